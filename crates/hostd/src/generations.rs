@@ -118,7 +118,8 @@ impl Generations {
         }
     }
 
-    /// Blocking.
+    /// Raises the ceiling on disk if it is less than half of [`AHEAD`] above the clock and all
+    /// generations. Blocking.
     fn raise_ceiling(&self) -> io::Result<()> {
         let ceiling = {
             let state = *self.lock();

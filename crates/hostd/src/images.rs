@@ -25,7 +25,7 @@ use checksums::{Checksums, Damaged};
 pub struct Image {
     pub name: TemplateName,
     pub path: PathBuf,
-    /// Bytes that it takes on disk.
+    /// Bytes that the image takes on disk.
     pub size_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
@@ -50,7 +50,7 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Images {
     dir: PathBuf,
-    /// Files that the log has as passed over.
+    /// Files about which it was logged that they are no images.
     logged: Arc<Mutex<BTreeSet<PathBuf>>>,
     checksums: Arc<Checksums>,
 }
@@ -94,10 +94,10 @@ impl Images {
         self.checksums.check(path)
     }
 
-    /// The image of that name.
+    /// Returns the image of that name.
     ///
     /// # Errors
-    /// [`Error::Unknown`] names those that there are.
+    /// [`Error::Unknown`] if there is none; it names up to 20 that exist.
     pub fn find(&self, name: &TemplateName) -> Result<Image, Error> {
         let images = self.list()?;
         let known = || {
@@ -114,7 +114,7 @@ impl Images {
         })
     }
 
-    /// All images, by name. No directory means no images.
+    /// Lists all images, by name. A missing directory has no images.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -129,7 +129,7 @@ impl Images {
         Ok(images)
     }
 
-    /// Files that look like images and are none, by name.
+    /// Lists files that look like images and are none, by name.
     ///
     /// # Errors
     /// As [`Images::list`].

@@ -57,7 +57,7 @@ impl Jails {
         })
     }
 
-    /// Users only, without control groups and processes: for simulations.
+    /// Creates jails with users only, without control groups and processes: for simulations.
     #[must_use]
     pub fn without_groups(uid_base: u32) -> Self {
         Self {
@@ -68,13 +68,13 @@ impl Jails {
         }
     }
 
-    /// The user, and the group of the same number.
+    /// Returns the user of a slot's VMM; its group has the same number.
     #[must_use]
     pub fn user(&self, slot: Slot) -> u32 {
         self.uid_base + u32::from(slot.number())
     }
 
-    /// For the VMM of the sandbox that has this slot.
+    /// Returns the jail for the VMM of the sandbox that has this slot.
     #[must_use]
     pub fn of(&self, slot: Slot) -> vmm::Jail {
         let user = self.user(slot);

@@ -1,5 +1,5 @@
-//! The host agent: does what the control plane tells it to with the VMs, disks and networks of one
-//! machine, remembers what it did, and reports.
+//! The host agent: carries out the commands of the control plane on the VMs, disks and networks of
+//! one machine, records what it did, and reports it.
 //!
 //! [`Agent::prepare`] and [`Agent::serve`] are all that a program needs: `wrenn-agent` and
 //! `wrenn up` use the same two.
@@ -39,7 +39,8 @@ pub use config::Config;
 pub use egress::dns::Upstream;
 pub use vmm::pager::serve_if_asked;
 
-/// At an orderly end: for sandboxes that are being created, and then for answers in flight.
+/// Times that a shutdown waits for sandboxes that are being created, and then for responses in
+/// flight.
 const CREATES_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -55,10 +56,10 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Prepares the host and takes over what an earlier run left.
+    /// Prepares the host and takes over the sandboxes of an earlier run.
     ///
     /// # Errors
-    /// What the host lacks, in words for the user, with what to do about it.
+    /// When the host lacks something: a text for the user, with a fix.
     // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with
     // all that it awaits.
     pub fn prepare<'a>(config: &'a Config, token: &'a str) -> BoxFuture<'a, Result<Self, String>> {
@@ -146,7 +147,7 @@ impl Agent {
             () = self.wait_for_end(&shutdown) => {}
         }
         over.cancel();
-        // A panic in them has been logged.
+        // A panic in one of them has been logged already.
         let _ = tokio::join!(pool, near, mtu, checksums);
         Ok(())
     }

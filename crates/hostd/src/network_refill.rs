@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::host::Host;
 use crate::operation::run_blocking;
 
-/// A sandbox that has just taken a network needs the processors more.
+/// Pause after a sandbox has taken a network: it needs the processors more.
 const REST: Duration = Duration::from_secs(2);
-/// After a network could not be made.
+/// Pause after a network could not be made.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Keeps `size` networks preallocated until `shutdown`, and removes the rest of them then.
@@ -38,7 +38,7 @@ pub(crate) async fn keep_refilled(host: Arc<Host>, size: usize, shutdown: Cancel
     }
 }
 
-/// Makes one network. Returns how long to wait before the next attempt, if that failed.
+/// Makes a network. If that fails, returns the pause before the next attempt.
 async fn preallocate(host: &Arc<Host>) -> Option<Duration> {
     let host = Arc::clone(host);
     let made = run_blocking(move || host.networks.preallocate(|slot| host.jails.user(slot))).await;

@@ -1,10 +1,10 @@
 //! The agent's directory and the token in it, which the control plane on the same machine reads.
 //!
-//! The agent works in the directory as root, so who owns the directory can become root. It is
-//! root's, therefore, when the agent makes it ([`make_dir`]), as with `sudo wrenn up`. Only an agent
-//! that leaves its token for a control plane of its own ([`load_or_make`]) gives both to the user
-//! behind sudo: who has the token commands the agent, so the directory gives them nothing more, and
-//! they can start the control plane without sudo.
+//! The agent works in the directory as root, so the owner of the directory can become root.
+//! Therefore root owns it if the agent makes it ([`make_dir`]), as with `sudo wrenn up`. Only an
+//! agent that leaves its token for a separate control plane ([`load_or_make`]) gives both to the
+//! user behind sudo: the token already gives control over the agent, so the directory gives nothing
+//! more, and that user can start the control plane without sudo.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -16,7 +16,7 @@ const FILE: &str = "agent-token";
 /// own in it (`credentials`), and list nothing.
 ///
 /// # Errors
-/// In words for the user.
+/// When it cannot be created: a text for the user.
 pub fn make_dir(dir: &Path) -> Result<(), String> {
     if dir.is_dir() {
         return Ok(());
@@ -37,7 +37,7 @@ pub fn make_dir(dir: &Path) -> Result<(), String> {
 /// (the file with mode 0600).
 ///
 /// # Errors
-/// In words for the user.
+/// When a file cannot be read or created: a text for the user.
 pub fn load_or_make(dir: &Path) -> Result<String, String> {
     load_or_make_for(dir, caller())
 }
@@ -61,7 +61,7 @@ fn load_or_make_for(dir: &Path, owner: Option<Owner>) -> Result<String, String> 
     Ok(token)
 }
 
-/// 256 bits as hexadecimal digits.
+/// Returns 256 random bits as hexadecimal digits.
 #[must_use]
 pub fn random() -> String {
     stdx::random::hex::<32>()

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::host::Host;
 use crate::images::checksums::{self, WatchedFile};
 
-/// Keeps their checksums. Returns after `shutdown`.
+/// Keeps checksums of the files in the background. Returns after `shutdown`.
 pub(crate) async fn keep_checksums(host: Arc<Host>, shutdown: CancellationToken) {
     let sums = host.images.checksums();
     checksums::keep(sums, move || list_files(&host), shutdown).await;

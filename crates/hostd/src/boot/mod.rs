@@ -117,8 +117,8 @@ fn read(
     })
 }
 
-/// Beside the kernel, where `make kernel` puts them, or those of the host when it runs the same
-/// kernel.
+/// Returns the directory of the kernel's modules: beside the kernel, where `make kernel` puts them,
+/// or those of the host if it has the same kernel. `None` if there is neither.
 fn modules_dir(kernel: &Path, image: &[u8]) -> Option<PathBuf> {
     let version = kernel::version(image)?;
     let beside = kernel.parent()?.join("modules").join(&version);
@@ -157,7 +157,7 @@ fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io
     linux::file::sync_dir(dir.parent().unwrap_or(dir))
 }
 
-/// Boot files of other kernels and agents: no VM needs them after it has started.
+/// Removes boot files of other kernels and agents: no VM needs them after it has started.
 fn remove_others(cache: &Path, keep: &[Option<&PathBuf>]) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -1,6 +1,6 @@
 //! The disk with all modules of a guest kernel: a read-only file that every VM has as its second
-//! disk, so that a guest loads what it needs (overlay, fuse, wireguard, …) and one that needs
-//! nothing has no cost of it.
+//! disk, so that a guest loads the modules that it needs (overlay, fuse, wireguard, …), and others
+//! cost nothing.
 //!
 //! It is made once for each kernel and kept as `DIR/modules-HASH.ext4`, the hash of what tells its
 //! content: an image of `/lib/modules/VERSION`, whose root is that directory. Sandboxes have a link
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// By which the guest agent knows the disk.
+/// Label of the file system, by which the guest agent finds the disk.
 const LABEL: &str = "wrenn-modules";
 
 /// Part of the hash: raise it when the way the disk is made changes.
@@ -29,8 +29,8 @@ const OVERHEAD_PART: u64 = 20;
 const BLOCK: u64 = 4096;
 const INODE: u64 = 512;
 
-/// Makes the disk of the modules in `from` below `cache`, or finds it made. Blocking: a second or
-/// two the first time.
+/// Returns the path of the disk of the modules in `from` below `cache`, making it if need be.
+/// Blocking: a second or two the first time.
 ///
 /// # Errors
 /// When `from` cannot be read, or the disk not be written.

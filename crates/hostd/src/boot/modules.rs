@@ -23,8 +23,8 @@ pub struct Module {
     pub content: Vec<u8>,
 }
 
-/// The modules in `dir` (as `/lib/modules/VERSION`, with its `modules.dep`) that a guest needs,
-/// dependencies first.
+/// Returns the modules in `dir` (as `/lib/modules/VERSION`, with its `modules.dep`) that a guest
+/// needs, dependencies first.
 ///
 /// # Errors
 /// When `modules.dep` or a module that it names cannot be read.
@@ -50,14 +50,14 @@ fn parse(text: &str) -> Dependencies {
     Dependencies(text.lines().filter_map(line).collect())
 }
 
-/// `kernel/drivers/net/virtio_net.ko.xz` → `virtio_net`. Hyphens and underscores are the same in
-/// module names.
+/// Returns the name of the module at a path: `kernel/drivers/net/virtio_net.ko.xz` → `virtio_net`.
+/// Hyphens and underscores are the same in module names.
 fn name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
 
-/// Paths, each after everything it depends on.
+/// Returns the paths of the wanted modules and their dependencies, dependencies first.
 fn load_order(table: &Dependencies) -> Vec<String> {
     let mut order = Vec::new();
     for wanted in WANTED {

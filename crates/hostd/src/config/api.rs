@@ -1,4 +1,4 @@
-//! How the agent is called: address, bounds of its listener, token.
+//! Access to the agent: address, bounds of its listener, token.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -14,8 +14,8 @@ const TOKEN: &str = "AGENT_TOKEN";
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 const TOKEN_CREDENTIAL: &str = "agent-token";
 
-/// Each connection to a port of a sandbox is one to the agent: 2048 for each of a few dozen busy
-/// sandboxes.
+/// Default of `AGENT_MAX_CONNECTIONS`. Each connection to a port of a sandbox is one to the agent:
+/// 2048 for each of a few dozen busy sandboxes.
 const DEFAULT_CONNECTIONS: usize = 64 * 1024;
 const CONNECTIONS: RangeInclusive<usize> = 16..=1024 * 1024;
 /// Shortest token, in characters.

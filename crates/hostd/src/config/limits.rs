@@ -1,4 +1,4 @@
-//! How much there may be on one host.
+//! Limits of the numbers of sandboxes, checkpoints and snapshots on one host.
 
 use runtime::config::Variables;
 
@@ -6,14 +6,15 @@ pub(crate) const SANDBOXES: &str = "AGENT_MAX_SANDBOXES";
 pub(crate) const CHECKPOINTS: &str = "AGENT_MAX_CHECKPOINTS";
 pub(crate) const SNAPSHOTS: &str = "AGENT_MAX_SNAPSHOTS";
 
-/// More than the memory of most hosts has room for.
+/// Default of `AGENT_MAX_SANDBOXES`: more than the memory of most hosts has room for.
 const DEFAULT_SANDBOXES: usize = 1000;
-/// Each takes inodes, and disk for what was written since the one before.
+/// Default of `AGENT_MAX_CHECKPOINTS`. Each checkpoint takes inodes, and disk space for the data
+/// that was written since the one before.
 const DEFAULT_CHECKPOINTS: usize = 100;
-/// Each takes a whole image on disk.
+/// Default of `AGENT_MAX_SNAPSHOTS`. Each snapshot takes a whole image on disk.
 const DEFAULT_SNAPSHOTS: usize = 100;
 
-/// Numbers of things on one host.
+/// Most sandboxes, checkpoints and snapshots on one host.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Sandboxes that hold resources (`AGENT_MAX_SANDBOXES`).

@@ -22,13 +22,13 @@ pub use paths::PathConfig;
 
 const DIR: &str = "WRENN_DIR";
 
-/// Where everything lives unless `WRENN_DIR` says otherwise (the original Wrenn's place).
+/// Default of `WRENN_DIR`, as in the original Wrenn.
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 
 /// Configuration of one host agent.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `WRENN_DIR`: everything is in it unless named apart.
+    /// `WRENN_DIR`: the parent of all paths that have no setting of their own.
     pub dir: PathBuf,
     pub paths: PathConfig,
     pub api: ApiConfig,

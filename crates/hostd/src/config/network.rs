@@ -16,7 +16,8 @@ pub(crate) const EGRESS: &str = "AGENT_EGRESS_MBPS";
 pub(crate) const INGRESS: &str = "AGENT_INGRESS_MBPS";
 pub(crate) const CONNECTIONS: &str = "AGENT_SANDBOX_CONNECTIONS";
 
-/// A burst of creates that a person starts; each network costs some kernel objects.
+/// Default of `AGENT_NETWORK_POOL`: a burst of creates that a person starts. Each network costs
+/// some kernel objects.
 const DEFAULT_POOL: usize = 4;
 const POOL_SIZES: RangeInclusive<usize> = 0..=256;
 const DEFAULT_DNS: &str = "8.8.8.8,8.8.4.4";

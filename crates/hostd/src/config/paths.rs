@@ -1,4 +1,4 @@
-//! Where files are that the agent reads and makes.
+//! Paths of the files that the agent reads and makes.
 
 use std::path::{Path, PathBuf};
 

@@ -122,7 +122,7 @@ fn device_ranges(dir: &Path) -> Result<Option<Vec<Range<u64>>>, Error> {
     read().map_err(io_error("read", &store))
 }
 
-/// The same bytes, each in one range, in order.
+/// Returns the union of the ranges, disjoint and in order.
 fn union(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = ranges.collect();
     ranges.sort_unstable_by_key(|range| range.start);

@@ -136,7 +136,7 @@ impl Mapper {
         self.bases.list()
     }
 
-    /// See [`super::Disks::reclaim`].
+    /// Does what [`super::Disks::reclaim`] says.
     pub(super) fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
         if !dm::is_there() {
             return Vec::new();

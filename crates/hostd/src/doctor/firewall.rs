@@ -61,7 +61,7 @@ impl By {
     }
 }
 
-/// Chains that are asked about forwarded packets, and do not let those of sandboxes pass.
+/// Reports chains of other software that do not let forwarded packets of sandboxes pass.
 pub(super) fn check() -> Check {
     match look(Family::Ip) {
         Ok(chains) => judge(&chains, has_legacy_rules("ip_tables_names")),
@@ -73,8 +73,8 @@ pub(super) fn check() -> Check {
     }
 }
 
-/// Of the chains that are asked about forwarded IPv6 the first that does not let sandboxes' packets
-/// pass: what it does, and what to type.
+/// Returns what stops forwarded IPv6 packets of sandboxes, and a fix: the first of the host's
+/// chains that does not let them pass. `None` if there is none.
 ///
 /// # Errors
 /// When the rules cannot be read.

@@ -2,8 +2,7 @@
 //!
 //! The time of the host is out of date when it arrives, by as long as the request took, and a guest
 //! that was just restored can take a second for it. So the guest answers with its own time, and the
-//! request is repeated, ahead by half of the last round trip, until what is left is known to be
-//! small.
+//! request is repeated, ahead by half of the last round trip, until the error is known to be small.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +11,17 @@ use http_body_util::{BodyExt, Limited};
 
 use super::{Error, Guest, MAX_SMALL_BODY};
 
-/// Largest error that is left in a guest's clock on purpose.
+/// Error of a guest's clock that is accepted: an attempt below it is the last.
 const ACCURACY: Duration = Duration::from_millis(60);
 
-/// Requests before a guest that is too slow to be measured is left with what it has. Each of them
-/// sets its clock.
+/// Most requests to a guest that is too slow to be measured. Each of them sets its clock.
 const ATTEMPTS: usize = 5;
 
 impl Guest {
     /// Sets the guest's wall clock to the host's. Call it after every stop of the VM (checkpoint,
     /// snapshot, fork, failed pause) and after [`Guest::init`], whose time is as old as that
     /// request was slow. Idempotent; the guest's monotonic clock, its disk and its token are left
-    /// alone. Returns the error that is left at most: above 100 ms only where the guest takes
+    /// alone. Returns an upper bound of the remaining error: above 100 ms only if the guest takes
     /// longer than that to answer.
     ///
     /// # Errors
@@ -65,8 +63,8 @@ fn now() -> Duration {
     stdx::time::since_epoch()
 }
 
-/// Largest error that the guest's clock can have if it was `guest` at some moment of the round
-/// trip.
+/// Returns the largest error that the guest's clock can have if it was `guest` at some moment of
+/// the round trip.
 fn error_bound(sent: Duration, round_trip: Duration, guest: Duration) -> Duration {
     guest.abs_diff(sent + round_trip / 2) + round_trip / 2
 }

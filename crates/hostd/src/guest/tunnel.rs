@@ -1,6 +1,6 @@
-//! TCP connections to programs in the guest: straight to the guest's address, which reaches what
-//! listens on all addresses, and else through the guest agent, which reaches what listens on the
-//! guest's loopback.
+//! TCP connections to programs in the guest: straight to the guest's address, which reaches
+//! listeners on all addresses, and otherwise through the guest agent, which reaches listeners on
+//! the guest's loopback.
 
 use http::StatusCode;
 use http::header::{CONNECTION, UPGRADE};
@@ -12,7 +12,7 @@ use tokio_util::either::Either;
 
 use super::{CONNECT_TIMEOUT, Error, Guest, empty};
 
-/// Straight, or through the guest agent.
+/// Connection to a port of the guest: straight, or through the guest agent.
 pub type Connection = Either<TcpStream, TokioIo<Upgraded>>;
 
 impl Guest {
@@ -29,11 +29,11 @@ impl Guest {
         .await
         {
             listener::set_keepalive(&stream);
-            // That it is a little slower is no reason to refuse.
+            // Without the option the connection is only a little slower.
             let _ = stream.set_nodelay(true);
             return Ok(Either::Left(stream));
         }
-        // Behind its port on loopback there is but the agent itself.
+        // On that port of the guest's loopback only the guest agent itself listens.
         if port == guest_rpc::PORT {
             return Err(Error::Closed(port));
         }

@@ -28,27 +28,28 @@ use tokio_util::sync::CancellationToken;
 
 /// Name of the file, in the directory of the installation.
 pub const FILE: &str = "checksums.json";
-/// From the start of the agent, when a host that was just booted has other things to do.
+/// Pause after the start of the agent: a host that was just booted has other things to do.
 const START_DELAY: Duration = Duration::from_secs(120);
-/// Between two looks at the files.
+/// Interval at which the files are examined.
 const PERIOD: Duration = Duration::from_secs(600);
-/// After which a file is read again. At [`BYTES_PER_SECOND`] a terabyte of images takes half a day.
+/// Age of a checksum after which its file is read again. At [`BYTES_PER_SECOND`] a terabyte of
+/// images takes half a day.
 const VERIFY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Bytes that are read in a second: a tenth of what a slow SSD gives.
+/// Most bytes that are read in a second: a tenth of what a slow SSD can do.
 const BYTES_PER_SECOND: u64 = 32 << 20;
 /// Bytes that are read at once, and unit in which zeroes are left out.
 const CHUNK: usize = 1 << 20;
 const BLOCK: usize = 4096;
 
-/// A file to be looked at.
+/// A file whose content is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedFile {
     pub path: PathBuf,
-    /// It is made by the agent and never changed, so that any other content is damage.
+    /// True if the agent has made it and never changes it, so that any other content is damage.
     pub is_immutable: bool,
 }
 
-/// The content of a file is not what it was.
+/// Error of a file whose content changed without a reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the content of {path} is damaged: its checksum changed, though its size and time did not, or \
@@ -59,7 +60,7 @@ pub struct Damaged {
     path: String,
 }
 
-/// Tells one state of a file from another.
+/// Metadata that changes whenever a file is written or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct FileState {
     bytes: u64,
@@ -104,7 +105,7 @@ pub struct Checksums {
 }
 
 impl Checksums {
-    /// Reads those that are kept in `dir`. A file that cannot be read is as good as none.
+    /// Reads the checksums in `dir`. If they cannot be read, it begins without any.
     #[must_use]
     pub fn open(dir: &Path) -> Self {
         let path = dir.join(FILE);
@@ -149,7 +150,7 @@ impl Checksums {
         (paths.len(), damaged.collect())
     }
 
-    /// Looks at all `files`, and forgets all others.
+    /// Examines all `files`, and forgets all others.
     fn examine_all(&self, files: &[WatchedFile], pace: &mut Pace) {
         for file in files {
             if pace.is_over() {
@@ -184,7 +185,7 @@ impl Checksums {
             return Ok(());
         };
         if FileState::read(path)? != state {
-            // It is being written; the next look finds it finished.
+            // It is being written; it is examined again in the next round.
             return Ok(());
         }
         let entry = Self::compare(file, known, state, sha256, now);
@@ -192,7 +193,7 @@ impl Checksums {
         self.save()
     }
 
-    /// Returns the new entry of a file; tells the log what is worth telling.
+    /// Returns the new entry of a file; logs damage, and images that were overwritten in place.
     fn compare(
         file: &WatchedFile,
         known: Option<Entry>,
@@ -240,7 +241,8 @@ impl Checksums {
     }
 }
 
-/// Keeps reading in the background. `files` lists what there is now. Returns after `shutdown`.
+/// Examines the files that `files` lists in the background, every [`PERIOD`]. Returns after
+/// `shutdown`.
 pub(crate) async fn keep(
     checksums: Arc<Checksums>,
     files: impl Fn() -> Vec<WatchedFile> + Send + Sync + 'static,
@@ -270,12 +272,12 @@ pub(crate) async fn keep(
             tracing::warn!(%error, "no checksums are made");
             continue;
         }
-        // An error says that the thread has ended all the same.
+        // An error means that the thread has panicked.
         let _ = finished.await;
     }
 }
 
-/// Limits how fast content is read.
+/// Rate limit of reads, to [`BYTES_PER_SECOND`].
 #[derive(Debug)]
 struct Pace {
     over: CancellationToken,
@@ -296,7 +298,7 @@ impl Pace {
         self.over.is_cancelled()
     }
 
-    /// Counts bytes, and sleeps for as long as they are too many.
+    /// Counts bytes, and sleeps while they are above the limit.
     fn count(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         let due = Duration::from_millis(self.bytes * 1000 / BYTES_PER_SECOND);
@@ -305,7 +307,7 @@ impl Pace {
 }
 
 /// Returns SHA-256 of a file's length and of each block that is not all zeroes, after its place, so
-/// that holes and zeroes are the same. `None` when it was to end before.
+/// that holes and zeroes are the same. `None` if it was cancelled.
 fn content_sum(path: &Path, pace: &mut Pace) -> io::Result<Option<String>> {
     let file = File::open(path)?;
     let mut hasher = Sha256::new();

@@ -1,10 +1,10 @@
-//! How long a paused sandbox is not resumed again after its guest did not come back.
+//! Backoff of resumes of a paused sandbox whose guest did not come back.
 //!
-//! A resume that fails late costs a restore and up to two minutes of waiting, and a stranger with a
-//! link to a port can ask for it again and again. So after the second failure in a row resumes are
-//! refused at once, with the reason, for a time that each failure doubles. The first may be bad
-//! luck, and is tried again whenever that is asked for. What fails before the guest runs (no room,
-//! another engine) costs little and is not counted.
+//! A resume that fails late costs a restore and up to two minutes of waiting, and any client with a
+//! signed URL of a port can request it again and again. So after the second failure in a row
+//! resumes are refused at once, with the reason, for a time that each failure doubles. After the
+//! first, which may be bad luck, the next request tries again. Failures before the guest runs (no
+//! space, another engine) cost little and are not counted.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// Returns why the sandbox is not resumed now; `None` when it may be.
+    /// Returns the reason for which the sandbox is not resumed now; `None` if it may be.
     pub(super) fn refusal(&self) -> Option<String> {
         let (failed, reason) = self.last.as_ref()?;
         let doubled = 1_u32

@@ -1,9 +1,9 @@
 //! The image below a sandbox's disk, which other sandboxes share and a user may overwrite
 //! ([`crate::images::identity`]).
 //!
-//! It is compared when the disk is made, before each resume and snapshot, and now and then while the
-//! sandbox runs. A sandbox that runs goes on: it has what it has read, and may be worth saving by
-//! hand. But nothing is resumed or created from it.
+//! It is compared when the disk is made, before each resume and snapshot, and every [`LOOK`] while
+//! the sandbox runs. A sandbox that runs goes on: blocks that it has read are in its memory, and
+//! may be worth saving by hand. But nothing is resumed or created from it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,18 +13,18 @@ use crate::disk::DiskRecord;
 use crate::images::identity::Changed;
 use crate::operation::OperationKind;
 
-/// Between two comparisons while the sandbox runs.
+/// Time between two comparisons while the sandbox runs.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Compares the image below the disk in `dir`, if it shares one, with what was noted. Blocking.
 ///
 /// # Errors
-/// The difference.
+/// [`Changed`] if it differs or cannot be read.
 pub(super) fn check_unchanged(dir: &Path, disk: Option<DiskRecord>) -> Result<(), Changed> {
     let noted = disk.and_then(|disk| disk.base);
     match (noted, crate::disk::shared_base(dir)) {
         (Some(noted), Some(base)) => noted.check(&base),
-        // A disk of its own, or of a version that noted nothing.
+        // The disk shares no base, or is of a version that noted none.
         _ => Ok(()),
     }
 }

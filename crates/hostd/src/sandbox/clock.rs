@@ -17,16 +17,17 @@ use tokio::time::timeout;
 use super::handle::Handle;
 use crate::guest;
 
-/// A clock is not set for an error that is smaller.
+/// Smallest error for which a clock is set.
 pub(super) const ACCURACY: Duration = Duration::from_millis(60);
-/// For a guest to take the time.
+/// Time for a guest to set its clock.
 const SET_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two looks at the host's own clock, and attempts to set a guest's.
+/// Interval at which the host's own clock is checked, and first pause between attempts to set a
+/// guest's.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest pause between attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Sets the guest's clock now; one that does not answer is set later.
+/// Sets the guest's clock now; if the guest does not answer, [`keep_set`] does it later.
 pub(super) async fn set_now(handle: &Handle) {
     if !try_set(handle).await {
         handle.clock.notify_one();
@@ -75,7 +76,7 @@ pub(super) async fn keep_set(handle: &Handle) {
 /// while the host sleeps. It changes when the wall clock is set and when the host has slept.
 fn offset() -> Duration {
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
-    // Taken first: of the two, the start is the one that may be made just now.
+    // Before the wall clock is read: the first call sets the start.
     let awake = START.elapsed();
     stdx::time::since_epoch().saturating_sub(awake)
 }

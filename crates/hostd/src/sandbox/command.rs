@@ -1,6 +1,6 @@
 //! Commands to a sandbox's actor. It carries out one at a time, in the order in which they came, so
-//! that two pauses, or a pause and a fork, can never overlap. Removal is no command: it outranks
-//! them all.
+//! that two pauses, or a pause and a fork, can never overlap. Removal is no command: it interrupts
+//! all others.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::SandboxError;
 
-/// Commands that wait. Senders wait when there are more.
+/// Most commands in the queue. Senders of more wait.
 const QUEUE: usize = 16;
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) enum Command {
     SetNetwork(NetworkSpec),
 }
 
-/// A command, and who waits for its outcome.
+/// A command, and the sender of its outcome to its caller.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) command: Command,
@@ -47,8 +47,7 @@ impl Request {
         (Self { command, reply }, outcome)
     }
 
-    /// Sends the outcome. A sender that waits no more is fine: the command is carried out all the
-    /// same.
+    /// Sends the outcome. The caller may be gone: the command is carried out all the same.
     pub(crate) fn complete(self, outcome: Result<(), SandboxError>) {
         let _ = self.reply.send(outcome);
     }

@@ -22,7 +22,7 @@ use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::format::{self, INITRAMFS, KERNEL, MEMORY, MODULES, Snapshot};
 use crate::snapshot::preboot::BootKey;
 
-/// A VM that runs, and how it came to that.
+/// A running VM, and its origin.
 type Started = (Arc<dyn Vm>, BootKind);
 
 /// Makes everything up to the running VM.
@@ -197,7 +197,7 @@ async fn create_disk(
             }
             BootSource::Restarted => host.disks.restore(&record.id, &dir, size)?,
         };
-        // After the link: from now on it is the file of the image as it is now.
+        // After the link, which keeps this file even if the image is replaced.
         base_image::check_unchanged(&dir, record.disk)?;
         Ok::<_, disk::Error>(created)
     };
@@ -223,8 +223,8 @@ async fn restore_disk(
     OperationKind::Disk.run_blocking(restore).await
 }
 
-/// Links kernel and initramfs under names that live as long as the sandbox: it may be resumed when
-/// this host has others.
+/// Links kernel and initramfs into the sandbox's directory: it may be resumed when this host has
+/// others.
 fn link_boot_files(host: &Host, source: &BootSource, dir: &Path) -> io::Result<()> {
     match source {
         BootSource::Snapshot { dir: from, .. } => format::link_boot_files(from, dir),

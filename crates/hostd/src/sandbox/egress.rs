@@ -1,5 +1,4 @@
-//! Starts and stops what stands between a sandbox and the internet ([`crate::egress`]), by the rules
-//! in its record.
+//! Starts and stops the egress of a sandbox ([`crate::egress`]), by the rules in its record.
 
 use std::sync::Arc;
 
@@ -8,11 +7,11 @@ use crate::egress::{Egress, NetnsContext};
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 
-/// Starts it, once there is a network and before there is a VM; for an adopted VM, again. `is_open`
-/// says that the kernel has the rules of a sandbox without any of its own.
+/// Starts the egress, after the network is made and before the VM is; for an adopted VM, again.
+/// `is_open` is true if the kernel has the default rules already.
 ///
 /// # Errors
-/// When the rules do not hold: no guest may run then.
+/// When the rules cannot be applied: no guest may run then.
 pub(super) async fn start(
     host: &Host,
     handle: &Handle,
@@ -21,7 +20,7 @@ pub(super) async fn start(
     if !host.networks.are_real() {
         return Ok(());
     }
-    // What an earlier attempt left would have the sockets.
+    // An earlier attempt may still have the sockets.
     stop(handle).await;
     let record = handle.record.borrow().clone();
     let slot = record
@@ -43,7 +42,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-/// Stops it, before the network goes. Idempotent.
+/// Stops the egress, before the network is removed. Idempotent.
 pub(super) async fn stop(handle: &Handle) {
     let egress = handle.egress.lock().take();
     if let Some(egress) = egress {

@@ -1,4 +1,4 @@
-//! Why a call about a sandbox is refused or has failed.
+//! Errors of calls about a sandbox.
 
 use model::{SandboxId, SandboxState};
 
@@ -6,8 +6,7 @@ use super::state::Phase;
 use crate::operation::OperationError;
 use crate::{disk, images};
 
-/// Outcome of a call that did not do what it was to do. [`SandboxError::code`] is its code in the
-/// API.
+/// Error of a call that was refused or has failed. [`SandboxError::code`] is its code in the API.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     #[error(transparent)]
@@ -54,7 +53,7 @@ pub enum SandboxError {
     NotRunning { state: SandboxState, reason: String },
     #[error(transparent)]
     Failed(#[from] OperationError),
-    /// A part of the agent itself.
+    /// Failure of a step of the agent.
     #[error("{0}")]
     Internal(String),
 }

@@ -76,11 +76,11 @@ impl ForkNotes {
         file::sync_dir(&self.dir)
     }
 
-    /// At start: marks the children of every unfinished fork as removed.
+    /// Marks the children of every unfinished fork as removed. Call it at the start of the agent.
     ///
-    /// A note that was never finished is of a fork that was never begun; whether it can be read or
-    /// not, no sandbox is removed for it. One whose removals cannot be written is kept, since the
-    /// next start must decide the same.
+    /// A note that cannot be read was not written to its end, so its fork was never begun: no
+    /// sandbox is removed for it. A note whose removals cannot be written is kept, since the next
+    /// start must decide the same.
     pub(super) fn recover_forks(
         &self,
         ledger: &Ledger,
@@ -118,8 +118,7 @@ fn read(note: &Path) -> io::Result<Vec<SandboxId>> {
     Ok(serde_json::from_slice(&fs::read(note)?)?)
 }
 
-/// Returns true if all children have started, and none is being removed. What became of them since
-/// does not matter.
+/// Returns true if all children have started, and none is being removed. They may have ended since.
 fn is_complete(children: &[SandboxId], records: &[Record]) -> bool {
     let holds = |record: &Record| record.started_at_ms.is_some() && record.phase != Phase::Removing;
     children.iter().all(|child| {

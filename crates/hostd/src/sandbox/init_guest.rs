@@ -1,4 +1,4 @@
-//! From a VM that runs to a guest that is ready: waits for the guest agent, and gives the guest the
+//! Makes the guest of a running VM ready: waits for the guest agent, and gives the guest the
 //! identity of its sandbox (`POST /init`).
 
 use std::sync::Arc;
@@ -25,15 +25,15 @@ use crate::host::Host;
 use crate::network::{GATEWAY_IP6, GUEST_IP6, GUEST_PREFIX6, TAP_MAC};
 use crate::operation::{OperationError, OperationKind};
 
-/// From the start of the VM until the guest agent answers, and again for `/init`. Without hardware
-/// virtualisation and beside many others a boot takes tens of seconds.
+/// Time from the start of the VM until the guest agent answers, and again for `/init`. Without
+/// hardware virtualisation and beside many others a boot takes tens of seconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
-/// Until a guest agent that listens says that it is well; then it is asked again, after a pause.
+/// Time for a guest agent that listens to answer `/health`; then it is asked again, after [`POLL`].
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Waits for the guest agent, and gives the guest its identity. Returns [`Event::Ready`], or what
-/// kept it from that.
+/// Waits for the guest agent, and gives the guest its identity. Returns [`Event::Ready`], or the
+/// event of the failure.
 pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: BootKind) -> Event {
     let Some(vm) = handle.vm.get() else {
         return Event::Failed(OperationKind::Vm.message("the virtual machine is gone"));
@@ -77,8 +77,8 @@ async fn init_guest(
         handle.set_guest(host.guest(&handle.record.borrow()));
     }
     if sent.elapsed() > clock::ACCURACY {
-        // The time in the request was as old as that when it arrived. Waited for: the sandbox is
-        // used as soon as it is ready.
+        // The request took so long that the time in it was out of date when it arrived. Waited for,
+        // since the sandbox is used as soon as it is ready.
         clock::set_now(handle).await;
     }
     fail::fail_point!("create::guest-ready");
@@ -130,7 +130,7 @@ async fn send_init(
             None => guest.init(&request).await,
         }
     };
-    // A hostile guest may never answer, and others wait for the turn of this one.
+    // A hostile guest may never answer, and other boots wait for this one's turn.
     let answer = timeout(READY_TIMEOUT, sending).await.map_err(|_| {
         let seconds = READY_TIMEOUT.as_secs();
         OperationKind::Guest.message(format!(
@@ -157,10 +157,10 @@ fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest 
         template_id: Some(record.spec.template.to_string()),
         machine_id: Some(derived_id(&record.id, "machine")),
         boot_id: Some(as_uuid(&derived_id(&record.id, "boot"))),
-        // They lead to the network of another sandbox, or of another time.
+        // Connections in the snapshot lead to another sandbox's network, or to a former one.
         reset_connections: is_restored,
         mtu: Some(host.networks.mtu()),
-        // The network was made by this agent, just now or ahead.
+        // The network was made by this run of the agent, so it has the mode of now.
         ipv6: host.networks.ipv6_mode().is_on().then_some(Ipv6 {
             address: GUEST_IP6,
             prefix: GUEST_PREFIX6,
@@ -171,8 +171,8 @@ fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest 
     }
 }
 
-/// Returns 32 hex digits that are the same for one sandbox at all times, and others for every
-/// other.
+/// Returns 32 hex digits that are derived from the sandbox's id and the purpose, so that they never
+/// change and differ between sandboxes.
 fn derived_id(id: &SandboxId, purpose: &str) -> String {
     let hash = Sha256::digest(format!("{purpose} {id}"));
     hex::encode(&hash[..16])

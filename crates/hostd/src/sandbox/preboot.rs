@@ -1,5 +1,5 @@
-//! Between a create and the preboot cache ([`crate::snapshot::preboot`]): finds the entry that spares a boot,
-//! and adds one at the first boot of its kind.
+//! Use of the preboot cache ([`crate::snapshot::preboot`]) in a create: finds the entry that
+//! replaces a boot, and adds one at the first boot of its kind.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -95,8 +95,8 @@ pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path,
     }
 }
 
-/// At the first boot with this key, adds an entry for the next ones. The guest must not have its
-/// identity yet. Failure costs the next sandboxes a boot, and is logged.
+/// Adds an entry at the first boot with this key. The guest must not have its identity yet. A
+/// failure is logged: the next sandboxes boot.
 pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, key: &BootKey) {
     let starting = Arc::clone(host);
     let wanted = key.clone();

@@ -1,4 +1,4 @@
-//! From a sandbox's record to the report that the control plane gets.
+//! Builds the report about a sandbox for the control plane from its record.
 
 use host_rpc as rpc;
 use model::SandboxState;
@@ -9,7 +9,7 @@ use super::ledger::{Ledger, Record};
 use super::state::Phase;
 use crate::disk::MIB;
 
-/// Returns the report about a sandbox. Reads what its disk takes.
+/// Returns the report about a sandbox. Reads the usage of its disk, which may block.
 #[must_use]
 pub fn sandbox_report(ledger: &Ledger, record: &Record, handle: &Handle) -> rpc::SandboxReport {
     let is_running = record.phase.state() == SandboxState::Running;
@@ -35,7 +35,7 @@ pub fn sandbox_report(ledger: &Ledger, record: &Record, handle: &Handle) -> rpc:
     }
 }
 
-/// Returns why it has ended, is paused or is stalled; empty if there is nothing to say.
+/// Returns the reason for which it has ended, is paused or is stalled; empty if there is none.
 fn reason(record: &Record, handle: &Handle) -> String {
     let stalled = handle.stalled.reason();
     let stalled = stalled.filter(|_| record.phase == Phase::Running);

@@ -5,12 +5,12 @@
 //! | permit | as many as processors | before network and disk are made | the VM runs |
 //! | boot turn | as many as processors | before the permit, for a boot only | the guest agent has answered, or [`BOOT_TURN`] is over |
 //!
-//! What happens under a permit is our own work and the VMM's, all of it with deadlines. A guest has
-//! no part in it: one that never answers keeps no permit, and so no other sandbox from starting.
+//! A permit is held for our own work and the VMM's only, all of it with deadlines. A guest that
+//! never answers keeps no permit, and so no other sandbox from starting.
 //!
 //! Boots need the processors until the guest agent answers, and each makes the others slower; and
-//! the first of a kind spares the others their boot ([`crate::snapshot::preboot`]). So they take
-//! turns, but only as a courtesy: no boot waits longer than [`TURN_WAIT`], whatever the guests do
+//! the first of a kind saves the others their boot ([`crate::snapshot::preboot`]). So they take
+//! turns, but this is best effort: no boot waits longer than [`TURN_WAIT`], whatever the guests do
 //! that have the turns.
 
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl BootTurn<'_> {
         Self(None)
     }
 
-    /// Waits for the guest, and gives the turn back when its time is over.
+    /// Waits for the guest, and releases the turn after [`BOOT_TURN`] at the latest.
     pub(super) async fn hold_during<T>(self, guest: impl Future<Output = T>) -> T {
         let mut guest = std::pin::pin!(guest);
         if self.0.is_some()

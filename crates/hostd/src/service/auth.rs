@@ -1,4 +1,4 @@
-//! Every call carries the agent's token.
+//! Checks that every call carries the agent's token.
 
 use std::sync::Arc;
 

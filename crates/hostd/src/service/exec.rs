@@ -18,16 +18,16 @@ use crate::guest::{Exec, ExecEvent, Running};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
 
-/// Messages on their way to a reader; when it is slow, so becomes the process.
+/// Most messages in the queue to a reader; when it is full, the process has to wait.
 const QUEUE: usize = 8;
-/// For the guest to hear that a process is to be killed.
+/// Time for the guest to kill a process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the guest to say that it has started a program, or why not. Generous: a guest without
-/// hardware virtualisation that has just been resumed can be slow.
+/// Time for the guest to start a program. Generous: a guest without hardware virtualisation that
+/// has just been resumed can be slow.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// Characters of the guest's word about the end of a program.
+/// Most characters of the guest's text about the end of a program.
 const MAX_REASON: usize = 1000;
-/// For the guest's stream to end after its last event.
+/// Time for the guest's stream to end after its last event.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Exit codes of a program that could not be started, as shells give them (POSIX, Shell Command

@@ -154,7 +154,7 @@ fn bounded(mut text: String, most: usize) -> String {
     text
 }
 
-/// `info`, then the content.
+/// Returns a stream with the file's description, and then its content.
 pub(super) async fn read(
     handle: &Handle,
     request: rpc::ReadFileRequest,
@@ -181,7 +181,8 @@ pub(super) async fn read(
     Ok(first.chain(rest).boxed())
 }
 
-/// The same bytes in few messages: they come from the guest in the size of packets.
+/// Gathers the content into messages of [`rpc::FILE_CHUNK_BYTES`] or little more: it comes from the
+/// guest in the size of packets.
 fn gathered(
     handle: Handle,
     content: FileBody,
@@ -203,7 +204,7 @@ async fn gather(content: &mut FileBody) -> Result<Vec<u8>, ConnectError> {
     Ok(message)
 }
 
-/// The first message of an upload, which says where it goes, and the rest.
+/// Returns the first message of an upload, which is its target, and the rest of the stream.
 pub(super) async fn target(
     mut requests: InboundStream<rpc::WriteFileRequest>,
 ) -> Result<(rpc::WriteFileTarget, InboundStream<rpc::WriteFileRequest>), ConnectError> {
@@ -223,8 +224,8 @@ pub(super) async fn target(
     }
 }
 
-/// Writes what follows, up to `done`. A stream that ends without it breaks the upload off in the
-/// guest too.
+/// Writes the content of an upload, up to `done`; returns its bytes. A stream that ends without
+/// `done` aborts the upload in the guest, too.
 pub(super) async fn write(
     handle: &Handle,
     target: rpc::WriteFileTarget,

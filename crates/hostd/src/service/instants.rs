@@ -1,5 +1,5 @@
-//! Forks, snapshots and checkpoints. What takes long goes on when the caller goes away, and undoes
-//! itself if it fails.
+//! Forks, templates and checkpoints. Long operations go on when the caller goes away, and undo
+//! themselves if they fail.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::sandbox::{Manager, SandboxError};
 use crate::snapshot::checkpoint::Checkpoint;
 use crate::snapshot::template::Template;
 
-/// Children of one fork: as many as a host starts in a reasonable time.
+/// Most children of one fork: as many as a host starts in a reasonable time.
 const MAX_CHILDREN: usize = 100;
 
-/// Runs to its end whether or not the caller still waits.
+/// Runs work to its end, also if the caller is cancelled.
 async fn on_its_own<T: Send + 'static>(
     work: impl Future<Output = Result<T, SandboxError>> + Send + 'static,
 ) -> Result<T, ConnectError> {
@@ -149,7 +149,7 @@ pub(super) async fn roll_back(
     })
 }
 
-/// All that sandboxes can be made from here.
+/// Lists the templates of this host: base images, and those made from sandboxes.
 pub(super) fn templates(host: &Host) -> Result<Vec<rpc::Template>, SandboxError> {
     let images = host.images.list()?.into_iter().map(|image| rpc::Template {
         name: image.name.to_string(),

@@ -1,6 +1,6 @@
 //! The Connect service that the control plane calls (`api/host/hostagent.proto`).
 //!
-//! Requests are checked here, at the edge; what is behind takes valid values only.
+//! Requests are checked here, at the edge; other modules take valid values only.
 
 mod alive;
 mod auth;
@@ -28,7 +28,7 @@ use crate::sandbox::report::sandbox_report;
 use crate::sandbox::{Handle, Manager};
 use error::{invalid, refused};
 
-/// The service as a router, which lets in only who has the token.
+/// Returns a router of the service, which refuses requests without the token.
 pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
     let tunnels = tunnel::router(Arc::clone(&manager));
     let service = connectrpc::Router::new().add_service(Arc::new(Service { manager }));

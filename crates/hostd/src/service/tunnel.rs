@@ -1,8 +1,7 @@
 //! Connections of users to ports of their sandboxes ([`host_rpc::tunnel`] has the protocol).
 //!
-//! A connection counts as activity as long as it is open, and ends when the VM of now does. The
-//! only destination is the guest of the sandbox that was named: no name is looked up, no redirect
-//! followed.
+//! A connection counts as activity as long as it is open, and ends when the current VM does. The
+//! only destination is the guest of the named sandbox: no name is looked up, no redirect followed.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::guest;
 use crate::sandbox::activity::Active;
 use crate::sandbox::{Handle, Manager, SandboxError};
 
-/// Why there is no connection: a status of the protocol, and a text.
+/// Error of a connection: a status of the protocol, and a text.
 struct NoTunnel(StatusCode, String);
 
 #[derive(Clone)]
@@ -30,7 +29,7 @@ struct Tunnels {
     open: Connections,
 }
 
-/// A connection that is ready, and what has to live as long as it does.
+/// A connection that is ready, with values that have to live as long as it does.
 struct Ready {
     handle: Handle,
     connection: guest::Connection,

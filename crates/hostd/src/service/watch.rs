@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::sandbox::Manager;
 
-/// So that a watcher notices a connection that is dead.
+/// Interval of heartbeats, by which a watcher notices a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 type Sender = mpsc::Sender<Result<rpc::WatchSandboxesResponse, ConnectError>>;

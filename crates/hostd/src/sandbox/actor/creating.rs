@@ -23,7 +23,7 @@ impl Actor {
             return Event::Remove;
         };
         let created = create::create_vm(host, handle, &self.source).await;
-        // The guest has no part in what a permit is for.
+        // A permit is only for the work of host and VMM: a guest must not hold it up.
         drop(permit);
         match created {
             Ok((vm, kind)) => {

@@ -7,7 +7,7 @@ use crate::sandbox::error::SandboxError;
 use crate::sandbox::release::{self, DiskContent};
 use crate::sandbox::state::{Event, Phase};
 
-/// Pauses between attempts to release what could not be released; the last one repeats.
+/// Pauses between attempts of a release; the last one repeats.
 const RETRY: [Duration; 4] = [
     Duration::from_millis(100),
     Duration::from_millis(500),

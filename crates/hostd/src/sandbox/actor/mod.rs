@@ -1,10 +1,10 @@
 //! Drives one sandbox through its phases ([`super::state`]): one task, and nothing else touches its
 //! VM, network or disk. Each phase has a file.
 //!
-//! Each turn does what the present phase asks for, which yields one event; the next phase goes into
-//! the ledger, then becomes visible, then is acted on. Removal can be asked for at any time through
-//! a token, which every wait watches; steps that make kernel objects are not cancelled in the
-//! middle, they are waited for and then undone.
+//! Each turn does the work of the present phase, which yields one event; the next phase is written
+//! into the ledger, then becomes visible, then is acted on. Removal can be requested at any time
+//! through a token, which every wait watches; steps that make kernel objects are not cancelled in
+//! the middle, they are waited for and then undone.
 
 mod creating;
 mod ended;
@@ -35,7 +35,7 @@ use super::state::{Event, IfUnwritten, Phase};
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 
-/// The task of one sandbox. What it alone needs is its own; the rest is in the context.
+/// Task of one sandbox, with state that only it needs; the rest is in the context.
 pub(super) struct Actor {
     context: Context,
     source: BootSource,
@@ -44,7 +44,7 @@ pub(super) struct Actor {
     commands: mpsc::Receiver<Request>,
     /// Command that is carried out in a phase of its own.
     in_progress: Option<Request>,
-    /// How long resumes are refused after the guest did not come back.
+    /// Backoff of resumes after the guest did not come back.
     backoff: Backoff,
 }
 
@@ -119,7 +119,7 @@ impl Actor {
                     record.phase = before.phase.after(event.clone());
                 }
             }
-            // A start that is not written has not happened.
+            // The record of the start could not be written, so the sandbox has not started.
             record.started_at_ms = before.started_at_ms;
         }
         self.log_phase(&record);
@@ -128,7 +128,7 @@ impl Actor {
         self.complete_command(&event, &phase);
     }
 
-    /// The next phase does not begin: releases the slot that was claimed for it, and fails the
+    /// Stays in this phase: releases the slot that was claimed for the next one, and fails the
     /// command.
     async fn stay(&mut self, event: Event, error: OperationError) {
         if let Event::Resume { slot } = event {
@@ -143,7 +143,7 @@ impl Actor {
         if let Some(request) = self.in_progress.take() {
             request.complete(Err(error.into()));
         }
-        // A pause for idleness is not tried again at once.
+        // So that a pause for idleness is not tried again at once.
         self.context.handle.activity.start();
     }
 

@@ -5,7 +5,7 @@ use model::NetworkSpec;
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::context::Context;
 
-/// Writes the rules into the record, then makes them hold if there is a network. If that fails the
+/// Writes the rules into the record, then applies them if there is a network. If that fails the
 /// former ones are written again.
 pub(super) async fn set_rules(
     context: &Context,

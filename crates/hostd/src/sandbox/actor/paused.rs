@@ -27,14 +27,14 @@ enum Next {
 /// Merges the layers of the saved memory in the background, so that resuming it is fast.
 struct Compaction {
     cancel: CancellationToken,
-    /// The driver can restore layers as well: a resume stops the merge.
+    /// True if the driver can restore layers, too, so that a resume stops the merge.
     can_stop: bool,
     task: Option<JoinHandle<()>>,
 }
 
 impl Actor {
-    /// Waits until it is to be resumed, rolled back or removed. Removal waits for nothing: a
-    /// command that is being carried out is cancelled.
+    /// Waits until it is to be resumed, rolled back or removed. Removal is immediate: a command in
+    /// progress is cancelled.
     pub(super) async fn stay_paused(&mut self) -> Event {
         let handle = self.context.handle.clone();
         let mut compaction = Compaction::start(&self.context);
@@ -119,8 +119,8 @@ impl Compaction {
         }
     }
 
-    /// Waits until it is done: nothing else may use or move the files before. A resume stops it,
-    /// where the driver allows that.
+    /// Waits until the merge is done, since nothing else may use or move its files before. A resume
+    /// stops it, if the driver allows that.
     async fn finish(&mut self, is_resume: bool) {
         if is_resume && self.can_stop {
             self.cancel.cancel();

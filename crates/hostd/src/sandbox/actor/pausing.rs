@@ -14,14 +14,14 @@ use crate::sandbox::state::Event;
 use crate::snapshot::format;
 
 impl Actor {
-    /// Saves memory and disk, until that has worked, has failed, or the sandbox is to be removed.
+    /// Saves memory and disk. Ends early if the sandbox is to be removed.
     pub(super) async fn save(&mut self) -> Event {
         let context = &self.context;
         let Some(vm) = context.handle.vm.get() else {
             return Event::NotSaved(OperationKind::Vm.message("there is no virtual machine"));
         };
         if self.in_progress.is_none() && context.handle.activity.is_in_use() {
-            // A call came between the timeout and the phase, and waits for the guest.
+            // A call began between the timeout and the change of phase, and waits for the guest.
             return Event::NotSaved(OperationKind::Vm.message("it is in use again"));
         }
         let saved = context.handle.unless_removed(save_vm(context, &vm)).await;
@@ -31,7 +31,7 @@ impl Actor {
             Some(Err(error)) => {
                 let error = error.context("it could not be paused and runs on");
                 context.handle.log.agent(&error.to_string());
-                // A pause for idleness is not tried again at once.
+                // So that a pause for idleness is not tried again at once.
                 context.handle.activity.start();
                 Event::NotSaved(error)
             }
@@ -39,7 +39,7 @@ impl Actor {
     }
 }
 
-/// Saves a VM, which ends. If that fails it runs.
+/// Saves a VM, which ends then. If that fails, it runs on.
 async fn save_vm(context: &Context, vm: &Arc<dyn Vm>) -> Result<(), OperationError> {
     let dir = context.dir();
     let new = dir.join(PAUSED_NEW);
@@ -65,7 +65,7 @@ async fn save_vm(context: &Context, vm: &Arc<dyn Vm>) -> Result<(), OperationErr
     let published = OperationKind::Snapshot.run_blocking(publish).await;
     if published.is_err() {
         remove_saved(context).await;
-        // The first error is the one to tell; a guest that stays stopped is resumed by `running`.
+        // The first error is returned; a guest that stays stopped is resumed by `running`.
         let resumed = capture::resume_and_thaw(&context.handle, vm).await;
         return published.and(resumed);
     }

@@ -37,8 +37,8 @@ async fn remove_unfinished_checkpoints(context: &Context) {
     }
 }
 
-/// Finds the VM again, and lets it run, whatever was in progress. Returns the event that this is for
-/// the phase, if any.
+/// Adopts the VM of the earlier run, and lets it run, whatever was in progress. Returns the event
+/// that follows from it, if any.
 async fn adopt(context: &Context) -> Option<Event> {
     let handle = &context.handle;
     let was_pausing = context.phase() == Phase::Pausing;
@@ -73,8 +73,8 @@ async fn adopt(context: &Context) -> Option<Event> {
     }
 }
 
-/// Starts resolver and proxy again. Where that fails the kernel's rules are as the agent before left
-/// them: nothing is open that was not.
+/// Starts resolver and proxy again. If that fails, the kernel's rules stay those of the former
+/// agent, so that nothing more is open than before.
 async fn restart_egress(context: &Context) {
     let handle = &context.handle;
     if let Err(error) = egress::start(&context.host, handle, false).await {

@@ -17,14 +17,14 @@ use crate::sandbox::state::Event;
 use crate::sandbox::{base_image, capture, clock};
 use crate::snapshot::format;
 
-/// How often the console is read and idleness is checked.
+/// Interval at which the console is read and idleness is checked.
 const TICK: Duration = Duration::from_secs(1);
-/// Use is reported no more often than this.
+/// Least time between two reports of use.
 const REPORT_USE: Duration = Duration::from_secs(5);
 
 impl Actor {
     /// Runs until the guest ends, is to be paused, is idle for too long, or is to be removed.
-    /// Removal waits for nothing: a command that is being carried out is cancelled.
+    /// Removal is immediate: a command in progress is cancelled.
     pub(super) async fn run_guest(&mut self) -> Event {
         let handle = self.context.handle.clone();
         let Some(vm) = handle.vm.get() else {
@@ -112,7 +112,7 @@ impl Actor {
         }
     }
 
-    /// Copies a checkpoint next to the present state; from the next phase on it counts.
+    /// Copies a checkpoint next to the present state, which the next phase replaces by it.
     pub(super) async fn stage_rollback(&mut self, request: Request) -> Option<Event> {
         let Command::Rollback { checkpoint } = &request.command else {
             return None;

@@ -1,5 +1,5 @@
-//! Keeps the disk of a running sandbox from running into a full disk of the host. What that means,
-//! and every decision, is in [`crate::disk::room`].
+//! Guards the disk of a running sandbox against a full disk of the host. The rules and all
+//! decisions are in [`crate::disk::room`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::disk::room::{self, Decision, Found, Look};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::context::Context;
 
-/// Between two looks at a disk that cannot be examined, or that needs no guard.
+/// Interval at which a disk is examined that needs no guard, or whose usage could not be read.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Reason of a stalled sandbox.
 const STALLED: &str = "it stands still: the host's disk is full, and what it writes would be lost; it goes on by itself when \
@@ -25,7 +25,7 @@ pub(super) async fn watch(context: &Context, vm: &Arc<dyn Vm>) -> String {
     let mut watch = Watch {
         context,
         vm,
-        // After a restart it may be: resuming a VM that runs changes nothing.
+        // It may be stalled after a restart of the agent: resuming a VM that runs changes nothing.
         is_stalled: true,
         last: None,
         is_nearly_full: false,
@@ -56,7 +56,7 @@ struct Watch<'a> {
     is_stalled: bool,
     /// Time of the last look, and the bytes used then.
     last: Option<(Instant, u64)>,
-    /// The host's disk is nearly full, and the log says so.
+    /// True if it was logged that the host's disk is nearly full.
     is_nearly_full: bool,
 }
 
@@ -128,7 +128,7 @@ impl Watch<'_> {
         self.context.handle.clock.notify_one();
     }
 
-    /// Shows the reason in the log and in reports.
+    /// Sets or clears the reason, in the log and in reports.
     fn set_stalled(&self, reason: Option<&str>) {
         let handle = &self.context.handle;
         let line = reason.unwrap_or("it goes on: there is room on the host's disk again");

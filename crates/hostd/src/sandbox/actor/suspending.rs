@@ -15,7 +15,7 @@ use crate::sandbox::release::DiskContent;
 use crate::sandbox::state::Event;
 use crate::snapshot::format::{self, Snapshot};
 
-/// Between attempts to install a checkpoint.
+/// Time between attempts to install a checkpoint.
 const RETRY: Duration = Duration::from_secs(2);
 
 impl Actor {
@@ -54,14 +54,14 @@ async fn install_checkpoint(context: &Context) {
     }
 }
 
-/// Moves the staged checkpoint to the place of disk and saved state. Repeated after a crash, it does
-/// the rest: its manifest moves last.
+/// Replaces disk and saved state by the staged checkpoint. Its manifest moves last, so that it can
+/// be repeated after a crash.
 fn install(dir: &Path) -> io::Result<()> {
     let staged = dir.join(ROLLBACK);
     let saved = dir.join(PAUSED);
     let manifest = match Snapshot::read(&staged) {
         Ok(manifest) => manifest,
-        // All of it has moved already.
+        // An earlier attempt has moved all of it.
         Err(error) if error.kind() == io::ErrorKind::NotFound && Snapshot::read(&saved).is_ok() => {
             return format::remove(&staged);
         }

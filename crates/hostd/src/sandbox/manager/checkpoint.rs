@@ -96,7 +96,7 @@ impl Manager {
         Ok(listed)
     }
 
-    /// Removes a checkpoint. One that does not exist is fine.
+    /// Removes a checkpoint. Idempotent.
     ///
     /// # Errors
     /// [`SandboxError::Unknown`]; what failed.

@@ -15,7 +15,7 @@ use crate::sandbox::command::Command;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::handle::Handle;
 
-/// Between attempts to remove the note of a fork.
+/// Time between attempts to remove the note of a fork.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Manager {
@@ -132,7 +132,7 @@ async fn try_remove_note(host: &Arc<Host>, note: &Path) -> bool {
 async fn wait_until_all_run(children: Vec<Handle>) -> Result<Vec<Handle>, SandboxError> {
     for child in &children {
         let record = child.wait_until_created().await;
-        // One that was quicker than the others may be paused for idleness by now.
+        // A child that was ready early may be paused for idleness by now.
         let state = record.phase.state();
         if !matches!(state, SandboxState::Running | SandboxState::Paused) {
             let id = &child.id;

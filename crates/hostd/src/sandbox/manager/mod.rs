@@ -33,14 +33,13 @@ use registry::{Registry, Reserved};
 pub struct Manager {
     pub(crate) host: Arc<Host>,
     registry: Registry,
-    /// Held while a name of a template is given or taken away. Only calls that do that wait for one
-    /// another.
+    /// Lock of changes to names of templates. Only calls that make such a change wait for it.
     template_names: Mutex<()>,
 }
 
 impl Manager {
-    /// Takes over what an earlier run left: running sandboxes are adopted, unfinished ones removed,
-    /// and with them the other children of an unfinished fork.
+    /// Takes over the sandboxes of an earlier run: running ones are adopted, unfinished ones
+    /// removed, and with them the other children of an unfinished fork.
     ///
     /// # Errors
     /// When the ledger, or notes of forks, cannot be read.
@@ -86,7 +85,7 @@ impl Manager {
     /// failed.
     ///
     /// # Errors
-    /// When it cannot even be begun: unknown template, no room.
+    /// When it cannot be begun: unknown template, limit of sandboxes, no space.
     pub async fn ensure(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -131,7 +130,7 @@ impl Manager {
         tokio::spawn(runtime::trace::in_current_context(beginning)).await?
     }
 
-    /// Removes the sandbox, and waits until it is. A sandbox that does not exist is fine.
+    /// Removes the sandbox, and waits until it is gone. Idempotent.
     pub async fn remove(&self, id: &SandboxId) {
         if let Some(handle) = self.registry.find(id).await {
             handle.removing.cancel();
@@ -148,16 +147,17 @@ impl Manager {
         found.ok_or_else(|| SandboxError::Unknown(id.clone()))
     }
 
-    /// Returns the sandbox, which runs, and goes on running while the second is held. A paused one
-    /// that may be resumed by use is resumed; a transition in progress is waited for.
+    /// Returns the running sandbox, which is not paused for idleness while the second value is
+    /// held. A paused one that may be resumed by use is resumed; a transition in progress is waited
+    /// for.
     ///
     /// # Errors
-    /// [`SandboxError::NotRunning`] with its state; [`SandboxError::Stalled`]; why it could not be
-    /// resumed.
+    /// [`SandboxError::NotRunning`] with its state; [`SandboxError::Stalled`]; the error of the
+    /// resume.
     pub async fn find_running(&self, id: &SandboxId) -> Result<(Handle, Active), SandboxError> {
         let handle = self.find(id).await?;
-        // Before the look at its phase: a pause for idleness looks at this after it has changed the
-        // phase.
+        // Before the phase is read: a pause for idleness checks the activity after it has changed
+        // the phase.
         let active = handle.activity.begin();
         let mut record = handle.record.clone();
         loop {
@@ -180,20 +180,20 @@ impl Manager {
         }
     }
 
-    /// Pauses the sandbox, and waits until its state is saved. One that is paused already is fine.
+    /// Pauses the sandbox, and waits until its state is saved. Idempotent.
     ///
     /// # Errors
-    /// Why it could not be paused; it runs on then.
+    /// The step that failed; it runs on then.
     pub async fn pause(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
         let handle = self.find(id).await?;
         handle.send_command(Command::Pause).await?;
         Ok(handle)
     }
 
-    /// Resumes the sandbox, and waits until it runs. One that runs already is fine.
+    /// Resumes the sandbox, and waits until it runs. Idempotent.
     ///
     /// # Errors
-    /// Why it could not be resumed; it is paused as before then.
+    /// The step that failed; it is paused as before then.
     pub async fn resume(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
         let handle = self.find(id).await?;
         if matches!(handle.record.borrow().phase, Phase::Paused { .. }) {
@@ -203,11 +203,10 @@ impl Manager {
         Ok(handle)
     }
 
-    /// Replaces the rules for where it may connect to. Waits until they hold, or are written down
-    /// for when it is resumed.
+    /// Replaces its network rules. Waits until they hold, or are in the record for the next resume.
     ///
     /// # Errors
-    /// What failed; the former rules hold then.
+    /// The step that failed; the former rules hold then.
     pub async fn set_network(
         &self,
         id: &SandboxId,
@@ -229,7 +228,7 @@ impl Manager {
         handles
     }
 
-    /// Waits until no sandbox is being created, so that an orderly end of the agent cuts off none.
+    /// Waits until no sandbox is being created, so that a shutdown of the agent cuts off none.
     pub async fn wait_for_creates(&self) {
         self.registry.wait_until_begun().await;
         for handle in self.list().await {

@@ -1,4 +1,4 @@
-//! At start: removes what no sandbox has, and returns the records of the rest.
+//! Removes at the start of the agent what no sandbox has, and returns the records of the rest.
 //!
 //! | found | means | done |
 //! |---|---|---|
@@ -23,9 +23,9 @@ use crate::network::{Holder, Slot};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::ledger::{self, Record};
 
-/// How long killed processes may take to end.
+/// Time that killed processes may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait for another agent that clears orphans.
+/// Time to wait for another agent that clears orphans.
 const ORPHANS_TIMEOUT: Duration = Duration::from_secs(30);
 const ORPHANS_POLL: Duration = Duration::from_millis(50);
 
@@ -94,7 +94,8 @@ async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), Op
     Ok(())
 }
 
-/// Waits a while for other agents that start now, too; what they leave goes at the next start.
+/// Takes the lock for clearing orphans. Waits up to [`ORPHANS_TIMEOUT`] for another agent that
+/// starts now, too; then orphans stay until the next start.
 async fn lock_orphans(host: &Arc<Host>) -> Result<Option<Lock>, OperationError> {
     let deadline = Instant::now() + ORPHANS_TIMEOUT;
     loop {

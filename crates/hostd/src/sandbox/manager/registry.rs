@@ -28,7 +28,7 @@ pub(super) struct Registry(Arc<Mutex<Entries>>);
 
 #[derive(Debug)]
 enum Entry {
-    /// Cancelled when the entry is this no more.
+    /// Token that is cancelled when the entry is replaced or removed.
     Beginning(CancellationToken),
     Begun(Handle),
 }
@@ -41,7 +41,7 @@ pub(super) enum Reserved {
     New(Reservation),
 }
 
-/// The right to begin the sandbox of one id.
+/// Exclusive right to begin the sandbox of one id.
 #[derive(Debug)]
 pub(super) struct Reservation {
     registry: Registry,

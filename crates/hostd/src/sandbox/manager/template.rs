@@ -120,8 +120,7 @@ impl Manager {
         })
     }
 
-    /// Removes the template of that name, and those whose name it had taken. One that does not exist
-    /// is fine.
+    /// Removes the template of that name, and those whose name it had taken. Idempotent.
     ///
     /// # Errors
     /// [`SandboxError::TemplateInUse`] names the sandboxes that were created from it.
@@ -151,7 +150,7 @@ impl Manager {
             name: template.name.to_string(),
             users: users.iter().map(ToString::to_string).collect(),
         };
-        // Marked before the look at its users: see `snapshot/template/pins.rs`.
+        // Marked before its users are looked up: see `snapshot/template/pins.rs`.
         let retiring = self.host.templates.begin_retiring(&template.id);
         let _retiring = retiring.map_err(in_use)?;
         let is_user =
@@ -183,7 +182,7 @@ impl Manager {
         for template in outdated.unwrap_or_default() {
             match self.retire_template(template).await {
                 Ok(dir) => retired.push(dir),
-                // A sandbox has been created from it since the look.
+                // A sandbox has been created from it since the list was made.
                 Err(SandboxError::TemplateInUse { .. }) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot remove a snapshot whose name another one has");
@@ -218,8 +217,8 @@ fn check_name(host: &Host, name: &TemplateName, overwrite: bool) -> Result<(), S
 fn flatten_disk(host: &Host, dir: &Path) -> Result<(), disk::Error> {
     let snapshot = Snapshot::read(dir).map_err(disk::Error::snapshot(dir))?;
     let size_bytes = snapshot.disk.size_bytes;
-    // For the device, if it is one: no sandbox has this id, so what an interrupted run leaves is
-    // removed at the next start.
+    // Name of the disk's device, if it needs one. No sandbox has this id, so the next start removes
+    // the device if this is interrupted.
     let id = SandboxId::random();
     host.disks.restore(&id, dir, size_bytes)?;
     let image = Templates::image_in(dir);
