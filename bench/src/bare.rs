@@ -103,7 +103,7 @@ pub struct Running {
 /// Takes away the networks of all bare machines.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's.
 pub fn clear_namespaces() -> io::Result<()> {
     netns::list(NETNS)?
         .iter()
@@ -341,7 +341,7 @@ impl Running {
     /// Ends it and takes its files away.
     ///
     /// # Errors
-    /// What stays.
+    /// When it does not end, or files of it stay.
     pub async fn end(self) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || self.end_here()).await?
     }

@@ -22,7 +22,7 @@ const MODULE_DISK: &str = "modules";
 /// Parts of Firecracker's configuration that say where output goes.
 const OUTPUT: [&str; 3] = ["logger", "metrics", "serial"];
 
-/// The command line as it stands in `/proc/PID/cmdline`, and what came after it.
+/// Command line as in `/proc/PID/cmdline`, and the configuration that Firecracker got over its API.
 #[derive(Debug, Clone)]
 pub struct Command {
     pub program: PathBuf,
@@ -111,7 +111,7 @@ impl Command {
     /// that of `id`.
     ///
     /// # Errors
-    /// When what Firecracker reads cannot be written.
+    /// When Firecracker's files cannot be written.
     pub fn prepare(&self, dir: &Path, id: &SandboxId, disk: &Path) -> anyhow::Result<Vec<String>> {
         let Some(told) = &self.told else {
             return Ok(self.args_for(dir, id));
@@ -206,7 +206,7 @@ pub fn link_boot_files(from: &Path, to: &Path) -> anyhow::Result<()> {
 /// Gives files of `from` names in `to` as well, unless something has them there.
 ///
 /// # Errors
-/// What the file system said.
+/// Those of the file system.
 pub fn link_all(from: &Path, to: &Path, names: &[&str]) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for name in names {

@@ -73,7 +73,7 @@ fn measure_in(dir: &Path, image: &Path, cancelled: &CancellationToken) -> anyhow
     ])
 }
 
-/// Takes away what a killed run left: bare devices, and those of the disks in `roots`. Their loop
+/// Removes the remains of a killed run: bare devices, and those of the disks in `roots`. Their loop
 /// devices go with them.
 ///
 /// # Errors

@@ -16,8 +16,8 @@ use reqwest::{Body, RequestBuilder};
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
-/// The one program that is run everywhere: what it does costs nothing, so all that is measured is
-/// the way there.
+/// Program that is run everywhere: its own work costs nothing, so all that is measured is the way
+/// there.
 pub const PROGRAM: &str = "true";
 /// Pause between attempts to connect: packets to a guest without a network are lost. They run
 /// beside those before, whose answer may just be slow.

@@ -3,8 +3,8 @@
 //! Agent and control plane are one process, `wrenn up`; whatever the rows before asked of it has
 //! been asked. A bare machine has no such process, so there is nothing to compare with. Per
 //! sandbox: its virtual machine monitor with the guest's memory, after one program, against a bare
-//! one of the same shape at the same point of its life. Both have booted; those that go on from one
-//! instant are in [`crate::siblings`].
+//! one of the same shape at the same point of its life. Both have booted; those that are restored
+//! from one snapshot are in [`crate::siblings`].
 
 use std::fs;
 use std::time::Duration;

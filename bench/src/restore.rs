@@ -24,8 +24,8 @@ const INCOMING: &str = "incoming.sock";
 const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
 
-/// An instant, under names of ours: what the host agent does with its own does not change it. Its
-/// memory is flat.
+/// Snapshot under names of ours: changes of the host agent to its own do not reach it. Its memory
+/// file is full.
 #[derive(Debug, Clone)]
 pub struct Saved {
     pub dir: PathBuf,

@@ -184,7 +184,7 @@ impl Server {
         Envd::new(host_ip.parse()?, token)
     }
 
-    /// Removes what sandboxes there are.
+    /// Removes all sandboxes.
     ///
     /// # Errors
     /// When one stays.
@@ -195,7 +195,7 @@ impl Server {
         Ok(())
     }
 
-    /// Removes what sandboxes there are, and ends the server as Ctrl-C does.
+    /// Removes all sandboxes, and ends the server as Ctrl-C does.
     ///
     /// # Errors
     /// When a sandbox or the server stays.

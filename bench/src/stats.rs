@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// The middle, and what 99 of 100 measurements are at least as good as.
+/// Median and 99th percentile: 99 of 100 measurements are at least as good.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
     pub p50: f64,

@@ -225,7 +225,7 @@ impl Attached<'_> {
     }
 }
 
-/// Writes what the command writes until it exits.
+/// Writes the output of the command until it exits.
 async fn copy_output(
     mut events: ExecOutput,
     started: watch::Sender<Option<u32>>,

@@ -44,7 +44,7 @@ impl Stdio {
             .map_err(io::Error::other)?
     }
 
-    /// Reads what is there on a thread of its own; empty at the end.
+    /// Reads the available bytes on a thread of its own; empty at the end.
     pub async fn read_async(&self) -> io::Result<Bytes> {
         let mut stream = self.clone();
         let read = move || {

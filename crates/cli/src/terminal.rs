@@ -42,7 +42,7 @@ pub struct RawMode {
 }
 
 impl RawMode {
-    /// Keeps what was typed already: it is meant for the command.
+    /// Keeps bytes that were typed already: they are meant for the command.
     pub fn enter() -> std::io::Result<Self> {
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();

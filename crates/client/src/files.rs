@@ -101,8 +101,8 @@ impl Client {
         self.get_tar(self.archive_route(id, path, true)).await
     }
 
-    /// Writes one file from a tar archive with this only entry, with permission bits and holes.
-    /// What is there stays until the file is complete. A server or sandbox of an earlier version
+    /// Writes one file from a tar archive with this only entry, with permission bits and holes. The
+    /// old file stays until the new one is complete. A server or sandbox of an earlier version
     /// answers `invalid_request`.
     pub async fn write_sparse_file<S>(&self, id: &str, path: &PathRequest, tar: S) -> Result<()>
     where

@@ -62,7 +62,7 @@ impl Client {
         self.send(self.request(Method::DELETE, url)).await.map(drop)
     }
 
-    /// Puts it back to a checkpoint; what came after it is lost. It runs then if it ran before.
+    /// Rolls a sandbox back to a checkpoint; later changes are lost. It runs then if it ran before.
     pub async fn rollback(&self, id: &str, checkpoint: &str) -> Result<Sandbox> {
         let url = self.route(&["v1", "sandboxes", id, "checkpoints", checkpoint, "rollback"]);
         self.send_json(self.request(Method::POST, url)).await

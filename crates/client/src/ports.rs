@@ -34,8 +34,8 @@ impl Client {
             .await
     }
 
-    /// Connects to a port of a sandbox, whatever is spoken there. A paused sandbox is resumed, if
-    /// it lets itself.
+    /// Connects to a port of a sandbox, with any protocol. A paused sandbox is resumed, if it lets
+    /// itself.
     pub async fn connect_port(&self, id: &str, port: u16) -> Result<PortConnection> {
         let mut url = self.route(&["v1", "sandboxes", id, "tunnel"]);
         url.query_pairs_mut().append_pair("port", &port.to_string());

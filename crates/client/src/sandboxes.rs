@@ -86,7 +86,7 @@ impl Client {
             .await
     }
 
-    /// Removes it with everything in it, whatever its state.
+    /// Deletes a sandbox with everything in it, in any state.
     pub async fn delete(&self, id: &str) -> Result<()> {
         self.send(self.request(Method::DELETE, self.route(&["v1", "sandboxes", id])))
             .await

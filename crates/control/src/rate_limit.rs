@@ -31,7 +31,7 @@ const CREATES_WINDOW: Duration = Duration::from_secs(60);
 /// Requests between two searches for full buckets.
 const FORGET_EVERY: u32 = 4096;
 
-/// Bounds of what one API key may ask of the control plane; zero is none.
+/// Limits on the requests of one API key; zero is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimitSettings {
     pub requests_per_sec: u32,

@@ -1,4 +1,4 @@
-//! The limits of what clients share of the control plane, from the settings that hold them.
+//! The limits that all clients of the control plane share, from the settings that hold them.
 
 use model::SharedLimit;
 use model::shared_limit::or_none;

@@ -27,8 +27,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the group below a mounted cgroup2 `root` and sets what limits the controllers there
-    /// allow.
+    /// Makes the group below a mounted cgroup2 `root` and sets the limits that the controllers
+    /// there allow.
     ///
     /// # Errors
     /// Where `root` is no cgroup2 or no group can be made in it.

@@ -41,7 +41,7 @@ const ANSWER: usize = 4096;
 pub struct Link(Mutex<Option<Ipv6>>);
 
 impl Link {
-    /// Gives the link this, and takes away what it had if that was something else.
+    /// Gives the link `wanted`, and removes an earlier configuration if it differs.
     pub fn set(&self, wanted: Option<Ipv6>) {
         let mut given = self.0.lock();
         let old = given.take().filter(|old| Some(old) != wanted.as_ref());

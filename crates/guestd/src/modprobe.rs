@@ -68,7 +68,7 @@ pub fn module_dirs() -> [PathBuf; 3] {
 /// Loads a module, by name or alias, and before it all that it needs.
 ///
 /// # Errors
-/// Not found where no index knows it; what the kernel said.
+/// Not found where no index knows it; the kernel's error.
 pub fn load_module(name: &str) -> io::Result<()> {
     let folder = module_dirs()
         .into_iter()

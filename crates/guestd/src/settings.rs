@@ -77,9 +77,9 @@ impl Settings {
         self.auth
     }
 
-    /// Takes over what `/init` carries, if it may: the first time, or with the token in force,
-    /// either `presented` in the header or as the token that is to be set (a repeated call). Absent
-    /// fields stay.
+    /// Takes over the settings of an `/init`, if it may: the first time, or with the token in
+    /// force, either `presented` in the header or as the token that is to be set (a repeated call).
+    /// Absent fields stay.
     ///
     /// # Errors
     /// 401 where the token is wrong, 400 where a first call brings none; nothing is changed then.

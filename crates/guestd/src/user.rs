@@ -12,7 +12,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Longest user database that is read, bytes; what is beyond is not seen.
+/// Maximum number of bytes of a user database that are read; entries beyond are not seen.
 const DATABASE_LIMIT: u64 = 4 << 20;
 
 /// Maximum number of supplementary groups given to one process (`NGROUPS_MAX` of Linux is 65536; no

@@ -56,7 +56,7 @@ pub fn is_switch(headers: &HeaderMap) -> bool {
 /// gets what the server has sent.
 ///
 /// # Errors
-/// What broke.
+/// The error of either connection.
 pub async fn carry<A, B>(client: A, server: B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite,
@@ -69,7 +69,7 @@ where
 /// `goodbye` to end its own.
 ///
 /// # Errors
-/// What broke; `TimedOut`.
+/// The error of either connection; `TimedOut`.
 pub async fn carry_until<A, B>(client: A, server: B, goodbye: Option<Duration>) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite,

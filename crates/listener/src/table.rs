@@ -315,7 +315,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// Returns what `ip` is counted with; `None` for loopback, which is not counted.
+/// Returns the source that `ip` counts as; `None` for loopback, which is not counted.
 fn source_of(ip: IpAddr) -> Option<Source> {
     match ip.to_canonical() {
         ip if ip.is_loopback() => None,

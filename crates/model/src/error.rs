@@ -1,4 +1,4 @@
-//! The closed set of error codes that users can meet, and what a rejected value looks like.
+//! The closed set of error codes that users can meet, and errors of rejected values.
 
 use serde::{Deserialize, Serialize};
 

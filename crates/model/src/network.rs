@@ -89,7 +89,7 @@ const DOH: [&str; 12] = [
     "chrome.cloudflare-dns.com",
 ];
 
-/// Rules for what a sandbox connects to, and how fast it may be. [`NetworkSpec::check`] holds.
+/// Rules about where a sandbox may connect to, and how fast. [`NetworkSpec::check`] holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     #[serde(default)]

@@ -1,5 +1,5 @@
-//! Bounds of what sandboxes and clients share, as `wrenn doctor` and SECURITY.md list them. Each
-//! crate lists its own, from the constants and settings that it works with.
+//! Limits that sandboxes and clients share, as `wrenn doctor` and SECURITY.md list them. Each crate
+//! lists its own, from the constants and settings that it works with.
 
 use serde::Serialize;
 

@@ -55,7 +55,7 @@ const fn auto_resume() -> bool {
     SandboxSpec::DEFAULT_AUTO_RESUME
 }
 
-/// Bounds on what a sandbox may ask for. The upper ones can be configured.
+/// Limits on a sandbox's sizes and times. The upper ones can be configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     pub max_vcpus: u32,
@@ -95,7 +95,7 @@ impl SandboxSpec {
     /// A paused sandbox behaves like one that answers a little later.
     pub const DEFAULT_AUTO_RESUME: bool = true;
 
-    /// Refuses what is outside `limits`, naming the field and the bound.
+    /// Checks the spec against `limits`. The error names the field and the bound.
     pub fn check(&self, limits: &Limits) -> Result<(), InvalidValue> {
         within("vcpus", self.vcpus, 1, limits.max_vcpus)?;
         within(
@@ -163,20 +163,20 @@ impl ExecLimits {
     /// default).
     pub const DEFAULT_TIMEOUT_SEC: u32 = 30;
     pub const MAX_TIMEOUT_SEC: u32 = 24 * 3600;
-    /// Seconds that a program has to end after the SIGTERM of its time-out, before SIGKILL (as
+    /// Seconds that a program has to end after the SIGTERM of its timeout, before SIGKILL (as
     /// `docker stop`).
     pub const GRACE_SEC: u32 = 10;
     /// Bytes of one argument, or of one variable with its name: Linux' `MAX_ARG_STRLEN` (32 pages)
     /// without the NUL.
     pub const MAX_STRING_BYTES: usize = 128 * 1024 - 1;
     /// Bytes of command, arguments and environment together, each string with its NUL and its
-    /// pointer: what execve(2) takes with the usual stack of 8 MiB. What the guest's own kernel
-    /// refuses beyond that it names itself.
+    /// pointer: what execve(2) takes with the usual stack of 8 MiB. A refusal by the guest's own
+    /// kernel beyond that is reported as it is.
     pub const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
     /// Bytes of stdout and stderr together that a non-streaming exec returns.
     pub const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 
-    /// Refuses a command that no execve(2) would take, and time-outs out of bounds.
+    /// Refuses a command that no execve(2) would take, and timeouts out of bounds.
     pub fn check(
         cmd: &str,
         args: &[String],

@@ -124,7 +124,7 @@ pub enum Scopes {
 }
 
 impl Scopes {
-    /// Returns true if a key with these scopes may do what `scope` stands for.
+    /// Returns true if a key with these scopes has the right `scope`.
     #[must_use]
     pub fn allows(&self, scope: Scope) -> bool {
         match (self, scope) {

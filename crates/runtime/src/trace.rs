@@ -95,7 +95,7 @@ impl RequestContext {
     }
 }
 
-/// Returns true for what can neither forge a line of the log nor fill it.
+/// Returns true for an id that can neither forge a line of the log nor fill it.
 fn is_request_id(id: &str) -> bool {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(is_fit)

@@ -23,7 +23,7 @@ const ZEROES: [u8; HOLE] = [0; HOLE];
 pub struct SparseWriter {
     file: File,
     length: u64,
-    /// End of what has been written: behind it is a hole.
+    /// End of the data written so far: behind it is a hole.
     end: u64,
 }
 
@@ -144,7 +144,7 @@ fn add<'a>(runs: &mut Vec<Run<'a>>, at: u64, part: &'a [u8]) {
 /// stay holes.
 ///
 /// # Errors
-/// What the disk said; the content of `to` is then in part that of `from`.
+/// Those of the disk; the content of `to` is then in part that of `from`.
 pub fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(0)?;

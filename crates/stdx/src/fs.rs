@@ -13,7 +13,7 @@ const PRIVATE_DIR_MODE: u32 = 0o700;
 /// Removes a file. A file that does not exist is no error.
 ///
 /// # Errors
-/// Whatever else the file system returns.
+/// All others of the file system.
 pub fn remove_file_if_exists(path: impl AsRef<Path>) -> Result<()> {
     fs::remove_file(path).optional().map(drop)
 }
@@ -21,7 +21,7 @@ pub fn remove_file_if_exists(path: impl AsRef<Path>) -> Result<()> {
 /// Removes an empty directory. A directory that does not exist is no error.
 ///
 /// # Errors
-/// Whatever else the file system returns.
+/// All others of the file system.
 pub fn remove_dir_if_exists(path: impl AsRef<Path>) -> Result<()> {
     fs::remove_dir(path).optional().map(drop)
 }
@@ -29,7 +29,7 @@ pub fn remove_dir_if_exists(path: impl AsRef<Path>) -> Result<()> {
 /// Creates a directory that only its owner can enter.
 ///
 /// # Errors
-/// `AlreadyExists` when something has the name; whatever else the file system returns.
+/// `AlreadyExists` when the name is taken; all others of the file system.
 pub fn create_private_dir(path: impl AsRef<Path>) -> Result<()> {
     DirBuilder::new().mode(PRIVATE_DIR_MODE).create(path)
 }
@@ -38,7 +38,7 @@ pub fn create_private_dir(path: impl AsRef<Path>) -> Result<()> {
 /// that exists keeps its mode.
 ///
 /// # Errors
-/// What the file system returns.
+/// Those of the file system.
 pub fn create_private_dir_all(path: impl AsRef<Path>) -> Result<()> {
     DirBuilder::new()
         .recursive(true)

@@ -2,7 +2,7 @@
 
 use tokio::task::{JoinError, spawn_blocking};
 
-/// Runs `work` on a thread that may block, and returns what it returns.
+/// Runs `work` on a thread that may block, and returns its result.
 ///
 /// # Errors
 /// Those of `work`, or its panic.

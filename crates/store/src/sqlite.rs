@@ -3,8 +3,8 @@
 //! SQLite takes one writer at a time and lets the others poll, unfairly, until they fail with
 //! `SQLITE_BUSY`. So all writes of this process go through one connection, for which callers queue
 //! in order; only another process (`wrenn-cp migrate` beside a server) meets the polling, and that
-//! is bounded by a long busy time-out. Readers have connections of their own: with a write-ahead
-//! log nothing blocks them.
+//! is bounded by a long busy timeout. Readers have connections of their own: with a write-ahead log
+//! nothing blocks them.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Asks again and again until the answer is there, and gives it.
 ///
 /// # Panics
-/// When `limit` has passed: the text says what was waited for.
+/// When `limit` has passed: the text names the event that was waited for.
 pub async fn eventually<T, F>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,

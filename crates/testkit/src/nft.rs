@@ -1,5 +1,5 @@
-//! Rules in nft(8)'s own language, for what is no part of the product: other programs' rules, and
-//! what the kernel has made of ours. In the network namespace of the calling thread.
+//! Rules in nft(8)'s own language, for use outside the product: other programs' rules, and what the
+//! kernel has made of ours. In the network namespace of the calling thread.
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 /// Applies a ruleset. All of it takes effect, or nothing.
 ///
 /// # Errors
-/// When `nft` is not installed; what it refused.
+/// When `nft` is not installed; its refusal.
 pub fn apply(ruleset: &str) -> io::Result<()> {
     let mut child = Command::new("nft")
         .args(["-f", "-"])

@@ -1,4 +1,4 @@
-//! `wrenn exec`, and what `run` shares with it.
+//! `wrenn exec`, and the parts that `run` shares with it.
 
 use std::ffi::OsString;
 use std::string::FromUtf8Error;
@@ -25,7 +25,7 @@ pub async fn exec(session: &Session, args: ExecArgs) -> anyhow::Result<u8> {
     run_in(session, &id, args.process, args.command, &mut interrupt).await
 }
 
-/// Refuses what cannot work before anything is made.
+/// Checks the arguments before anything is made.
 pub fn check(args: &ProcessArgs, json: bool) -> anyhow::Result<()> {
     if json && args.interactive {
         return Err(failure::usage(

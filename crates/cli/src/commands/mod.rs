@@ -91,7 +91,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
-/// Refuses what makes no sense before any server or key is looked for.
+/// Checks the arguments before any server or key is looked for.
 fn check(command: &Command, json: bool) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => exec::check(&args.process, json),

@@ -1,4 +1,4 @@
-//! `wrenn rm`. One that cannot be removed does not keep the others.
+//! `wrenn rm`. A failure to remove one sandbox does not keep the others from removal.
 
 use anyhow::Context;
 use futures::{StreamExt, stream};

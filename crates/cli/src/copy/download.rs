@@ -82,7 +82,7 @@ pub async fn download(
     }
 }
 
-/// Refuses what cannot be copied, or is no directory although the path says so.
+/// Checks that a file can be copied, and that it is a directory if the path says so.
 fn check_kind(path: &str, info: &FileInfo) -> anyhow::Result<()> {
     if path.ends_with('/') && info.kind == FileKind::File {
         return Err(usage(format!(
@@ -165,7 +165,7 @@ async fn open(
     Ok(watch(data, total, quiet, stop))
 }
 
-/// Counts what comes, and breaks it off when it is told to stop.
+/// Counts the bytes of a stream, and breaks it off when it is told to stop.
 fn watch(
     data: ByteStream,
     total: Option<u64>,

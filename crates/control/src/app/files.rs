@@ -42,7 +42,7 @@ impl Download {
     /// Returns the next piece; `None` at the end.
     ///
     /// # Errors
-    /// What broke; the content so far is not whole then.
+    /// The error of the stream; the content so far is not whole then.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         tokio::select! {
             piece = self.stream.next() => piece,
@@ -96,7 +96,7 @@ impl App {
         host.write_file(id, target, content).await
     }
 
-    /// Returns what is at a path.
+    /// Describes the file at a path.
     ///
     /// # Errors
     /// `NotFound`, `Forbidden`.
@@ -112,7 +112,7 @@ impl App {
         host.stat_path(id, path).await
     }
 
-    /// Returns what is below a directory, `depth` levels down.
+    /// Lists a directory, `depth` levels down.
     ///
     /// # Errors
     /// `NotFound`, `Forbidden`; `InvalidRequest` if it is no directory.

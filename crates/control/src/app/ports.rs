@@ -35,7 +35,7 @@ impl App {
     /// Creates a signed URL for a port, for a client that reached us at `asked`, host and port.
     ///
     /// # Errors
-    /// `NotFound`; what is wrong with port or time.
+    /// `NotFound`; `InvalidRequest` for a wrong port or time.
     pub async fn create_port_url(
         &self,
         principal: &Principal,
@@ -96,7 +96,7 @@ impl App {
     /// Connects to a port.
     ///
     /// # Errors
-    /// What the sandbox's state, its host or the guest says against it.
+    /// Refusals by the sandbox's state, its host or the guest.
     pub async fn open_port_tunnel(
         &self,
         principal: &Principal,

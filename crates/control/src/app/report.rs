@@ -1,4 +1,4 @@
-//! Applies what hosts report of sandboxes to their rows.
+//! Applies reports of hosts about sandboxes to their rows.
 //!
 //! Reports carry generations that only grow, so late and doubled ones change nothing, whichever way
 //! they come: as the answer to a call, over the watch, or in a list.

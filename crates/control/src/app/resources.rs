@@ -27,8 +27,8 @@ impl ResourceRequest {
     }
 }
 
-/// Puts the sizes of a snapshot with memory into `spec`: its guest goes on with them. `spec` has the
-/// defaults for what `requested` leaves out.
+/// Puts the sizes of a snapshot with memory into `spec`: its guest goes on with them. `spec` has
+/// the defaults for the sizes that `requested` leaves out.
 ///
 /// # Errors
 /// `InvalidRequest` if the request names other sizes than the snapshot has.

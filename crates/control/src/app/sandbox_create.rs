@@ -229,7 +229,8 @@ impl App {
         Ok(Placement { spec: best, hosts })
     }
 
-    /// Returns what each host has; with `refresh` all are asked, otherwise those that are not known.
+    /// Returns the inventory of each host; with `refresh` all are asked, otherwise those that are
+    /// not known.
     async fn read_inventories(&self, refresh: bool) -> Vec<Result<Arc<Inventory>>> {
         let hosts = self.hosts.all().iter();
         let reads = hosts.map(async |host| {

@@ -19,7 +19,8 @@ pub(super) struct FoundTemplates {
 }
 
 impl FoundTemplates {
-    /// Returns the error for what was not found: a host that does not answer may have it.
+    /// Returns the error for a template that was not found: a host that does not answer may have
+    /// it.
     #[must_use]
     pub(super) fn missing(self, not_found: Error) -> Error {
         missing_unless(self.unreachable, not_found)

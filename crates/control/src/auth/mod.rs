@@ -61,7 +61,7 @@ impl Principal {
     }
 }
 
-/// Returns what is stored of a key: the hash of its digits, which all its spellings share.
+/// Returns the stored form of a key: the hash of its digits, which all its spellings share.
 #[must_use]
 pub fn hash(key: &ApiKey) -> [u8; 32] {
     Sha256::digest(key.hex().as_bytes()).into()

@@ -42,7 +42,7 @@ pub enum FileForm {
     /// The bytes of a file.
     #[default]
     Content,
-    /// A tar archive of what is in a directory.
+    /// A tar archive of the content of a directory.
     Directory,
     /// A tar archive of one file, without its holes.
     SingleFile,
@@ -79,7 +79,7 @@ impl FileStream {
     /// Returns the next piece; `None` at the end.
     ///
     /// # Errors
-    /// What broke; the content so far is not whole then.
+    /// The error of the stream; the content so far is not whole then.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         while let Some(part) = self.next_part().await? {
             if let read_file_response::Part::Data(data) = part {
@@ -145,7 +145,7 @@ impl Host {
         Ok(answer.into_owned().bytes_written)
     }
 
-    /// Returns what kind of file is at a path of the guest, with its size, mode and owner.
+    /// Describes the file at a path of the guest: kind, size, mode and owner.
     ///
     /// # Errors
     /// The guest's; the host's.

@@ -18,7 +18,8 @@ pub struct Inventory {
 }
 
 impl Host {
-    /// Asks the host what it has, and keeps the answer unless templates were changed in between.
+    /// Asks the host for its inventory, and keeps the answer unless templates were changed in
+    /// between.
     ///
     /// # Errors
     /// The host's, or that it cannot be reached.
@@ -33,7 +34,7 @@ impl Host {
         Ok(inventory)
     }
 
-    /// Returns what the host has, as it is known; asks the host where it is not.
+    /// Returns the cached inventory; asks the host if there is none.
     ///
     /// # Errors
     /// As [`Host::refresh_inventory`].

@@ -1,4 +1,4 @@
-//! Calls about sandboxes as a whole, and what hosts report of them.
+//! Calls about sandboxes as a whole, and reports of hosts about them.
 
 use std::sync::Arc;
 

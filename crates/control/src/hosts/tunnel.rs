@@ -36,7 +36,7 @@ impl Host {
     /// Connects to a port of a sandbox, which the host resumes for it if its spec allows that.
     ///
     /// # Errors
-    /// What the host says against it; that the host cannot be reached.
+    /// The host's refusal; that the host cannot be reached.
     pub async fn open_tunnel(&self, id: &SandboxId, port: u16) -> Result<Upgraded, TunnelError> {
         let limit = RESUME_TIMEOUT + GUEST_CONNECT_TIMEOUT;
         tokio::time::timeout(limit, self.connect_tunnel(id, port))

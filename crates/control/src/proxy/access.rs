@@ -318,7 +318,7 @@ fn is_cross_origin(address: &PortAddress, method: &Method, headers: &HeaderMap) 
     }
 }
 
-/// Takes out of a request what only we were to see.
+/// Removes the credentials from a request, which only we were to see.
 pub fn strip_credentials(headers: &mut HeaderMap) {
     if headers.get(KEY_HEADER).is_some_and(is_key) {
         headers.remove(KEY_HEADER);

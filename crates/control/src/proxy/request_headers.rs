@@ -39,7 +39,7 @@ pub struct ForwardedInfo<'a> {
     pub behind_proxy: bool,
 }
 
-/// Removes what belongs to one connection alone, of a request or an answer.
+/// Removes the hop-by-hop fields of a request or a response.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = list(headers, &CONNECTION)
         .iter()

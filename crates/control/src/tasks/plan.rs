@@ -37,7 +37,7 @@ pub(super) enum Step {
     MarkLost(Sandbox),
     /// The host of the row is not one of ours any more.
     MarkHostGone(Sandbox),
-    /// The host has what we have no row for, or what belongs to another host.
+    /// Removal from the host of a sandbox that has no row, or that belongs to another host.
     RemoveOrphan(SandboxId),
 }
 

@@ -125,8 +125,8 @@ fn grow(device: &Path, mounted: &Path) -> io::Result<()> {
     crate::syscall::grow_ext4(File::open(mounted)?.as_fd(), blocks)
 }
 
-/// Removes what is on the file system of `folder` below it. The pages of this very program stay,
-/// they run.
+/// Removes everything below `folder` on its file system. The pages of this very program stay, they
+/// run.
 fn free(folder: &Path) {
     let Ok(home) = fs::symlink_metadata(folder) else {
         return;

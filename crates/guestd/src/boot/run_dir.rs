@@ -1,4 +1,4 @@
-//! `/run`: in memory, as every distribution has it, with what the image has there.
+//! `/run`: in memory, as every distribution has it, with the image's own files.
 //!
 //! Programs of packages expect directories below `/run` that an init system makes at each boot,
 //! from the content of packages and from tmpfiles.d(5); images that are built without an init
@@ -78,7 +78,7 @@ struct Total {
 }
 
 impl Total {
-    /// Adds what is below `dir`; false once it is too much.
+    /// Adds all files below `dir`. Returns false once they are too many.
     fn add(&mut self, dir: &Path) -> bool {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let Ok(found) = entry.metadata() else {

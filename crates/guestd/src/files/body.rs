@@ -123,7 +123,7 @@ fn inflated(source: Pieces) -> Pieces {
     Box::pin(pieces.fuse())
 }
 
-/// Reads what is left and throws it away, for a while.
+/// Reads the rest and throws it away, for a while.
 pub async fn drain_body(body: &mut Pieces) {
     let deadline = Instant::now() + DRAIN;
     while let Ok(Some(Ok(_))) = timeout_at(deadline, body.next()).await {}

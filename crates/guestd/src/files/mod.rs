@@ -69,7 +69,7 @@ struct Asked {
 enum Form {
     /// The bytes of a file.
     Content,
-    /// A tar archive of what is in a directory.
+    /// A tar archive of the content of a directory.
     Directory,
     /// A tar archive of one file, without its holes.
     SingleFile,

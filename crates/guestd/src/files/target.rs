@@ -149,7 +149,7 @@ impl Target {
     /// holes.
     ///
     /// # Errors
-    /// No space, or what the disk says.
+    /// No space, or another error of the disk.
     pub fn write<'a>(
         &mut self,
         pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -279,7 +279,7 @@ impl Drop for Target {
     }
 }
 
-/// Opens what is to be written: the file itself, or one beside it.
+/// Opens the file to write: the target itself, or a file beside it.
 fn open(wish: &Wish) -> io::Result<(File, Place)> {
     let path = &wish.path;
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;

@@ -228,7 +228,7 @@ impl Unpacker {
         self.parent.as_ref().map_or(&self.top, |(_, fd)| fd)
     }
 
-    /// Opens a directory below the top, making what is missing.
+    /// Opens a directory below the top, and makes missing ones.
     fn directory(&self, dir: &Path) -> Result<OwnedFd, FileError> {
         match self.open(dir) {
             Err(Errno::NOENT) => {}

@@ -41,7 +41,7 @@ pub fn written_file(wish: Wish) -> WrittenFile {
 /// Writes everything; gives the wish back when it is fulfilled.
 ///
 /// # Errors
-/// Those of the file; what `broken` makes of those of the body.
+/// Those of the file; those of the body, converted by `broken`.
 pub async fn write_pieces<E>(
     wish: Wish,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,

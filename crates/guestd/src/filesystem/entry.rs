@@ -28,10 +28,10 @@ const YEARS: (i64, i64) = (-62_135_596_800, 253_402_300_799);
 /// `XATTR_SIZE_MAX`).
 const ATTRIBUTE_MAX: usize = 65536;
 
-/// Describes what is at `path`. Call it as the user.
+/// Describes the file at `path`. Call it as the user.
 ///
 /// # Errors
-/// What `lstat` says.
+/// Those of `lstat(2)`.
 pub fn read_entry(path: &Path, names: &Database) -> io::Result<EntryInfo> {
     let own = fs::symlink_metadata(path)?;
     Ok(describe_file(path, &own, names))

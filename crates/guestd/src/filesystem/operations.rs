@@ -133,7 +133,7 @@ pub fn rename_entry(source: &Path, destination: &Path) -> Result<EntryInfo, File
     stat_entry(destination)
 }
 
-/// Removes a file, or a directory with all that is in it; what is not there is removed already.
+/// Removes a file, or a directory with all that is in it. A missing path is no error.
 ///
 /// # Errors
 /// Denied; invalid for `/`.

@@ -79,10 +79,10 @@ pub fn file_name(path: &Path) -> String {
     )
 }
 
-/// Makes `path` and its missing parents; what exists already is left alone. Call it as the user.
+/// Makes `path` and its missing parents; existing ones are left alone. Call it as the user.
 ///
 /// # Errors
-/// Invalid where a component is no directory; what the kernel refuses.
+/// Invalid where a component is no directory; the kernel's.
 pub fn ensure_dir(path: &Path) -> Result<(), FileError> {
     let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.is_dir()).collect();
     for dir in missing.into_iter().rev() {

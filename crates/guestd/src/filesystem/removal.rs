@@ -92,7 +92,7 @@ fn ascend(here: &mut OwnedFd, way: &mut Vec<Level>) -> Result<()> {
     ))
 }
 
-/// Removes what is in `dir` and no directory; answers with the directories.
+/// Removes all entries of `dir` but directories, and returns these.
 fn empty(dir: &OwnedFd) -> Result<Vec<CString>> {
     let mut directories = Vec::new();
     for entry in Dir::read_from(dir)? {

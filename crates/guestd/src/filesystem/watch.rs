@@ -139,8 +139,8 @@ impl Watch {
             .map_err(|e| FileError::new(Kind::Exhausted, format!("cannot wait for events: {e}")))
     }
 
-    /// Takes over what the kernel has queued, and says whether it stopped before the end because
-    /// the queue here is full. Blocks; takes the user's identity by itself.
+    /// Takes over the kernel's queue. Returns true if it stopped before the end because the queue
+    /// here is full. Blocks; takes the user's identity by itself.
     pub fn drain(&mut self) -> bool {
         let user = self.user.clone();
         as_user(&user, || self.drain_here()).unwrap_or_else(|e| {
@@ -304,7 +304,7 @@ impl Watch {
         self.queue.push_back(event);
     }
 
-    /// Watches a directory and all below it; with `announce`, tells what is in it as created.
+    /// Watches a directory and all below it; with `announce`, reports its entries as created.
     fn adopt(&mut self, top: &Path, announce: bool) -> Result<(), Errno> {
         let names = if announce {
             Database::read(Path::new("/etc"))

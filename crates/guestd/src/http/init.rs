@@ -68,7 +68,7 @@ pub async fn init(
     Ok((StatusCode::NO_CONTENT, [(VERSION_HEADER, ENVD_VERSION)]))
 }
 
-/// Writes what belongs into files; on a disk that is held still `/thaw` does.
+/// Writes the files of the identity; on a disk that is held still `/thaw` does.
 async fn write_files(agent: &Agent) -> Result<(), HttpError> {
     if agent.disk.is_held() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what the guest uses, as its kernel counts it.
+//! `GET /metrics`: resource usage of the guest, as its kernel counts it.
 
 use std::fs;
 

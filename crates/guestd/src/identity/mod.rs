@@ -53,7 +53,7 @@ impl Identity {
         set(&mut wanted.machine_id, &request.machine_id);
     }
 
-    /// Writes what is wanted. Waits for as long as the disk is frozen. A file that cannot be
+    /// Writes the wanted files. Waits for as long as the disk is frozen. A file that cannot be
     /// written is told in the log: the machine is of use without.
     pub fn write(&self) {
         let _turn = lock(&self.writing);

@@ -26,7 +26,8 @@ impl Descriptor {
         Ok(Self(syscall::register_fd(fd)?))
     }
 
-    /// Reads what is there; 0 at the end. Cancel-safe: nothing is taken unless it is returned.
+    /// Reads the available bytes; 0 at the end. Cancel-safe: nothing is taken unless it is
+    /// returned.
     ///
     /// # Errors
     /// Those of `read(2)`, but a terminal whose other side closed (EIO) is an end.

@@ -38,7 +38,7 @@ impl Target {
     /// Reads an entry of the list `field`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Text for the user: what is wrong with it.
     pub fn parse(field: &'static str, text: &str) -> Result<Self, InvalidValue> {
         let shown: String = text.chars().take(MAX_NAME).collect();
         let wrong = |problem: &str| InvalidValue::new(field, format!("has {shown:?}: {problem}"));

@@ -65,7 +65,7 @@ async fn answer_one(
     stream.shutdown().await
 }
 
-/// Returns the head of a request, and what came after it.
+/// Returns the head of a request, and the bytes after it.
 async fn read_head(stream: &mut TcpStream) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     let mut read = Vec::new();
     loop {

@@ -38,7 +38,7 @@ enum Then {
     Drip(Vec<u8>),
 }
 
-/// Returns what is sent in place of the good answer.
+/// Returns the script in place of the good answer.
 pub(super) fn for_fault(call: Call, fault: Fault) -> Script {
     let good = answer::for_call(call);
     let chunked = || good.head("transfer-encoding: chunked");
@@ -234,7 +234,7 @@ fn compressed(good: &Answer) -> Vec<u8> {
     .concat()
 }
 
-/// Sends it, while it reads and forgets what comes.
+/// Sends the answer, and discards incoming bytes.
 pub(super) async fn play(script: Script, stream: TcpStream) -> std::io::Result<()> {
     let (mut reader, mut writer) = stream.into_split();
     let read = forget(&mut reader);

@@ -177,7 +177,7 @@ impl FakeHost {
     }
 
     /// Serves again, with the same world at the same address. As the real agent does when it
-    /// starts, it first removes what was half made.
+    /// starts, it first removes half-made sandboxes.
     ///
     /// # Panics
     /// When the threads of before do not end.

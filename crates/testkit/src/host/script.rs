@@ -125,7 +125,7 @@ impl Script {
             .unwrap_or_default()
     }
 
-    /// Counts a call that comes in, and does to it what the script says.
+    /// Counts a call that comes in, and applies the script to it.
     pub(super) async fn meet(&self, call: &'static str) -> Result<(), ConnectError> {
         *self
             .calls

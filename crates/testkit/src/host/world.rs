@@ -98,7 +98,7 @@ impl World {
             given_out: 0,
             taken_in: 0,
             traces: BTreeMap::new(),
-            // As of the real agent: never one that an earlier life gave.
+            // As of the real agent: never a generation from before a restart.
             generation: u64::try_from(now_ms()).unwrap_or_default() * 1000,
         }
     }

@@ -292,7 +292,7 @@ impl Running {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// `Timeout` when its time was up; otherwise what broke.
+    /// `Timeout` when its time was up; otherwise the error of the stream.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>> {
         loop {
             let event = tokio::select! {
