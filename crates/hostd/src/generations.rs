@@ -209,7 +209,7 @@ mod tests {
                 Generations::open(&dir.path().join("generation"), move || clock.load(Ordering::Relaxed)).unwrap()
             };
             let mut generations = open();
-            // What the record on disk says is as old as the last change of phase.
+            // The record on disk is as old as the last change of phase.
             let record = generations.next(Generation::FIRST);
             let mut before = record;
             let mut row = record;

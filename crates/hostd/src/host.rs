@@ -73,7 +73,7 @@ impl Host {
     /// Prepares everything that sandboxes need.
     ///
     /// # Errors
-    /// The first thing that this host lacks, with what to do about it.
+    /// Returns a text about the first thing that this host lacks, with a fix.
     pub async fn prepare(config: &Config) -> Result<Self, String> {
         let wanted = config.engine.wanted.clone();
         let engine = run_blocking(move || vmm::engine::choose(&wanted)).await?;

@@ -89,7 +89,7 @@ impl Images {
     /// Refuses a file that guests are made from, and that is known to be damaged.
     ///
     /// # Errors
-    /// [`Damaged`] names it and says what to do.
+    /// [`Damaged`], with the file and a fix in its text.
     pub fn check_content(&self, path: &Path) -> Result<(), Damaged> {
         self.checksums.check(path)
     }

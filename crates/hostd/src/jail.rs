@@ -9,7 +9,7 @@ use linux::process;
 
 use crate::network::Slot;
 
-/// First user and group, less one, unless `AGENT_UID_BASE` says otherwise. Distributions and
+/// First user and group, less one, unless `AGENT_UID_BASE` is set. Distributions and
 /// systemd give away nothing from 1,879,048,192 to 2,147,352,575 (systemd, "Users, Groups, UIDs and
 /// GIDs"), and container managers stay below.
 pub const DEFAULT_UID_BASE: u32 = 2_000_000_000;

@@ -152,7 +152,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits for `shutdown`, and then for what is in flight, while the server still answers.
+    /// Waits for `shutdown`, and then for creates and responses in flight, while the server still
+    /// answers.
     async fn wait_for_end(&self, shutdown: &CancellationToken) {
         shutdown.cancelled().await;
         if tokio::time::timeout(CREATES_TIMEOUT, self.manager.wait_for_creates())

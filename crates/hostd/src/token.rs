@@ -99,12 +99,12 @@ mod tests {
         assert_eq!(owner(&of_up), own);
         assert_eq!(fs::metadata(&of_up).unwrap().mode() & 0o777, 0o711);
         let shared = parent.path().join("shared");
-        // Only root can give files away; what is one's own is given by everybody.
+        // Only root can give files to another user; others can only "give" them to themselves.
         let other = if own == 0 { 4242 } else { own };
         load_or_make_for(&shared, Some((other, None))).unwrap();
         assert_eq!(owner(&shared), other);
         assert_eq!(owner(&shared.join(FILE)), other);
-        // A directory that was there stays whose it is.
+        // An existing directory keeps its owner.
         load_or_make_for(&of_up, Some((other, None))).unwrap();
         assert_eq!(owner(&of_up), own);
     }

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(devices_on(&image), 1);
         std::thread::scope(|scope| {
             for user in &users {
-                // Twice: the second one is nobody's.
+                // Twice: the second release must change nothing.
                 scope.spawn(|| [registry.release(user), registry.release(user)]);
             }
         });
@@ -200,8 +200,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
 
-        /// Whoever comes and goes in whatever order: a device is there exactly while its image has
-        /// users.
+        /// A device exists exactly while its image has users, in whatever order they acquire and
+        /// release it.
         #[test]
         fn devices_follow_their_users(steps in prop::collection::vec((any::<bool>(), 0..2_usize, 0..3_usize), 1..12)) {
             let dir = dir();

@@ -75,10 +75,12 @@ impl FromStr for Choice {
     }
 }
 
-/// Chooses for disks in `dir` over images like `image`, for a VMM that reads qcow2 or does not.
+/// Chooses the backend of disks in `dir` over images like `image`. `qcow2` is true if the VMM reads
+/// that format.
 ///
 /// # Errors
-/// When nothing can be written to `dir`, or what was asked for does not work; that says why.
+/// When nothing can be written to `dir`; [`Error::Unavailable`], with the reason, if the backend
+/// that was asked for does not work here.
 pub fn choose(
     choice: Choice,
     dir: &Path,

@@ -144,8 +144,8 @@ impl Mapper {
         let mut problems = Vec::new();
         match dm::list(names::PREFIX) {
             Ok(mut found) => {
-                // What is over another one comes before it: a sandbox's device has the shorter
-                // name.
+                // Sorted, so that a sandbox's device, whose name is shorter, is removed before the
+                // origin device below it.
                 found.sort_unstable();
                 problems.extend(
                     found
@@ -207,7 +207,7 @@ impl Mapper {
     }
 }
 
-/// Writes out what is on its way to the device of a sandbox, if it has one now.
+/// Flushes writes in flight to the device of a sandbox, if it has one now.
 pub(super) fn flush(id: &SandboxId) -> Result<(), Error> {
     let name = device_name(id);
     if !dm::is_there() || dm::info(&name).map_err(Error::Device)?.is_none() {

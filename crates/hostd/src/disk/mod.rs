@@ -231,7 +231,7 @@ impl Disks {
     /// was written is copied, the base shared. The disk must not be written to during that.
     ///
     /// # Errors
-    /// When the host's disk is full. Remove what is in `to` then.
+    /// When the host's disk is full. Remove the files in `to` then.
     pub fn duplicate(&self, id: &SandboxId, from: &Path, to: &Path) -> Result<(), Error> {
         mapper::flush(id)?;
         self.copy(from, to)

@@ -1,22 +1,20 @@
 //! Behaviour of sandboxes when the host's disk is full.
 //!
-//! The store of a snapshot is a sparse file, as long as it can ever get, so the guest cannot
-//! overflow it. But its blocks are the host's, and when the kernel cannot write one it gives the
-//! whole snapshot up: the guest gets errors for everything, for good. So blocks are allocated ahead
-//! of their use:
+//! The store of a device-mapper snapshot is a sparse file, as long as it can ever get, so the guest
+//! cannot overflow it. But its blocks are the host's, and if the kernel cannot write one it
+//! invalidates the whole snapshot: every access of the guest fails from then on. So blocks are
+//! allocated ahead of their use:
 //!
-//! 1. Every second, and ten times a second where much is written or little is left, each sandbox's
-//!    device is asked how far its store is used.
-//! 2. Room ahead of that is allocated (fallocate), more for a sandbox that writes fast.
-//! 3. The last part of the host's disk, the reserve, is never allocated ahead. It takes what a
-//!    sandbox writes between two looks, and what is in flight when its processors are stopped.
-//! 4. A sandbox that goes on writing and for which no room can be had is stopped: its processors
-//!    stand still, its log and its info say why, and nothing is lost. It goes on by itself when
-//!    there is room again.
+//! 1. The used part of each sandbox's store is read every second, and ten times a second if much is
+//!    written or little space is left.
+//! 2. Space ahead of that is allocated (fallocate), more for a sandbox that writes fast.
+//! 3. The last part of the host's disk, the reserve, is never allocated ahead. It takes the writes
+//!    of a sandbox between two reads, and those in flight when its processors are stopped.
+//! 4. A sandbox that goes on writing without space ahead is stalled: its processors are stopped,
+//!    its log and its info have the reason, and nothing is lost. It is resumed when there is space.
 //!
-//! Others are not touched: those that do not write, and those that have room ahead. [`decide`] is
-//! pure. All other backends need none of this: there, a full disk is an error of that one write in
-//! that one guest.
+//! Sandboxes that do not write, or that have space ahead, are not affected. [`decide`] is pure. No
+//! other backend needs this: there, a full disk is an error of that one write in that one guest.
 
 use std::io;
 use std::path::Path;
@@ -239,7 +237,7 @@ mod tests {
                     Decision::Go(to) => (allocated, stopped) = (to, false),
                 }
             }
-            // Whoever was stopped goes on when there is room.
+            // A stopped sandbox goes on when there is space.
             let look = Look { used, allocated, size, free: 4096 * MIB, reserve };
             prop_assert!(!stopped || matches!(decide(look, 0, true), Decision::Go(_)));
         }

@@ -1,10 +1,10 @@
 //! Effects of other software's firewall rules on the traffic of sandboxes.
 //!
 //! Our table decides what sandboxes must not reach: a drop there is final. An accept is not: every
-//! other chain at the same place of the kernel is asked, too, and one that drops what it does not
-//! know ends the packet. Nothing of ours can change that without touching what is not ours, so the
-//! examination says what to type. It reads, over netlink, whatever has written the rules: Docker,
-//! ufw, firewalld, `iptables-nft`. Only `iptables-legacy` hides its rules from it.
+//! other chain at the same hook of the kernel sees the packet, too, and may drop it. We cannot
+//! change that without touching rules of others, so the check has a command to type as its fix. It
+//! reads all rules over netlink, whatever has written them: Docker, ufw, firewalld, `iptables-nft`.
+//! Only those of `iptables-legacy` cannot be read so.
 
 use std::io;
 

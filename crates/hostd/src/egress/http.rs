@@ -1,6 +1,6 @@
 //! HTTP/1 through the proxy: the name of each request is checked, and the request written anew, so
-//! that what is checked is what the server reads. All requests of a connection go over one
-//! connection to where the guest connected to.
+//! that the server reads the same name that was checked. All requests of a connection go over one
+//! connection to its original destination.
 
 use std::convert::Infallible;
 use std::io;

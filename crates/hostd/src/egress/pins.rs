@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(new, [(address(1), LEAST), (address(2), LEAST)]);
         assert!(pins.has("a.com", address(1), now) && !pins.has("b.com", address(1), now));
         assert!(!pins.has("a.com", address(3), now) && !pins.has("a.com", address(1), now + LEAST));
-        // The kernel is told again only when it is about to forget.
+        // The kernel gets an address again only when it is about to expire.
         assert!(
             pins.add("b.com", &[address(1)], Duration::ZERO, now + LEAST / 4)
                 .is_empty()

@@ -6,7 +6,7 @@
 //! ```text
 //!   connection ─┬─ begins like TLS ──→ name of the ClientHello ──→ bytes are passed on
 //!               ├─ begins like HTTP/1 ──→ the name of each request ([`super::http`])
-//!               └─ else, or says nothing ──→ does its server speak first? ([`super::server_first`])
+//!               └─ else, or sends nothing ──→ does its server speak first? ([`super::server_first`])
 //! ```
 //! What is not allowed is reset, or answered with 403 where it speaks HTTP.
 

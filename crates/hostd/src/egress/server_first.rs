@@ -3,14 +3,14 @@
 //! address, as at all other ports.
 //!
 //! ```text
-//!   guest says nothing, or neither TLS nor HTTP ──→ its address is one of an allowed name's? ──→ connect, and tell the
+//!   guest sends nothing, or neither TLS nor HTTP ──→ its address is one of an allowed name's? ──→ connect, and send the
 //!   server nothing ──→ it speaks ──→ bytes are passed on
 //!                      it does not, or like HTTP or TLS ──→ denied, with a line in the log
 //! ```
 //! This is safe because the server speaks before it has received a byte: web servers, where one
-//! address has many names, never do, so no guest reaches another name's pages this way. A client
-//! that speaks first something that is neither TLS nor HTTP is denied: web servers may accept
-//! requests that do not look like HTTP to the proxy.
+//! address has many names, never do, so no guest reaches another name's pages this way. Bytes of a
+//! client that are neither TLS nor HTTP are not sent to a server that waits for them: web servers
+//! accept more than what the proxy takes for HTTP.
 
 use std::io;
 use std::net::SocketAddr;

@@ -104,7 +104,7 @@ async fn rules_about_addresses_hold_and_change() {
         world.talk(EVIL, 443, b"x").await.unwrap_err(),
         ErrorKind::ConnectionRefused
     );
-    // No rule allows a name, so nobody is asked for any.
+    // No rule allows a name, so no server is asked for any.
     assert!(world.ask("secret.evil.test").await.is_empty());
     assert_eq!(world.asked("secret.evil.test"), 0);
     // A connection that stands ends when the rules deny it, and one that they still allow goes on.
@@ -233,7 +233,7 @@ async fn quic_and_foreign_resolvers_are_refused() {
             .is_ok(),
         "a name that is really there"
     );
-    // The proxy itself is nobody's way.
+    // The proxy itself cannot be used directly.
     assert!(
         world
             .talk("169.254.0.22", 15_001, &client_hello("good.test"))
@@ -253,7 +253,7 @@ async fn denied_names_have_no_open_port() {
             .await
             .is_err()
     );
-    // Also when somebody else's name is put before its address.
+    // Also when the name of another address is put before its address.
     assert!(
         world
             .talk(EVIL, 443, &client_hello("good.test"))

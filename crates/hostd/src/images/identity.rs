@@ -1,12 +1,12 @@
 //! Notices that an image changed under the sandboxes whose disks are made over it.
 //!
 //! A disk shares the blocks of its image through a link to the same file. An image that is replaced
-//! (written under another name, then renamed) leaves that file alone. One that is overwritten in
-//! place (`cp new.ext4 images/minimal.ext4`) changes it, and what such a sandbox has in memory and
-//! wrote to its disk then lies over blocks of something else. So length and time of the last change
-//! are noted when a sandbox is made, and compared whenever its disk is about to be used again; one
-//! that does not match is refused, and nothing of the sandbox is thrown away. The inode is not
-//! compared: an installation that was copied to another disk has others.
+//! (written under another name, then renamed) leaves that file alone. An image that is overwritten
+//! in place (`cp new.ext4 images/minimal.ext4`) changes it, and the sandbox's cached and written
+//! blocks then lie over blocks of another file system. So length and time of the last change are
+//! noted when a sandbox is made, and compared whenever its disk is about to be used again; if they
+//! differ, the disk is refused, and nothing of the sandbox is removed. The inode is not compared:
+//! it changes when an installation is copied to another disk.
 
 use std::fs;
 use std::io;
@@ -53,7 +53,7 @@ impl ImageIdentity {
     /// Compares the image at `path` with what it was.
     ///
     /// # Errors
-    /// What is different.
+    /// [`Changed`] if length or time differ, or the image cannot be read.
     pub fn check(&self, path: &Path) -> Result<(), Changed> {
         let now = Self::read(path).map_err(|source| Changed::Io {
             path: path.to_owned(),

@@ -4,7 +4,7 @@
 //! it is narrower.
 //!
 //! ```text
-//!   AGENT_NETWORK_CIDR? ─ yes → that one, whatever uses it (a warning, and `wrenn doctor`, say what does)
+//!   AGENT_NETWORK_CIDR? ─ yes → that one, also if it is in use (then with a warning, and one of `wrenn doctor`)
 //!        └ no → one that this host has used already and that is still free → the first free one → none: the start fails
 //! ```
 //! Networks behind the host's default route with which it has no connection now cannot be found;

@@ -279,7 +279,7 @@ fn sandboxes_of_other_networks_are_translated() {
     let told = path.serve(443);
     path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
     told.recv_timeout(PATIENCE).unwrap();
-    // The claim says what its addresses are of, to whoever reads it.
+    // The claim has the networks of its addresses.
     let claimed = path.slots.claimed().unwrap();
     assert!(
         claimed.iter().any(|(slot, _)| *slot == path.slot),

@@ -6,14 +6,14 @@
 //!                  └─→ auto: a default route, a public address? → off
 //!                        └─→ on: forwarding, after what it would break
 //! ```
-//! Forwarding has a side: a kernel that forwards takes itself for a router, and links that got
-//! their addresses and routes from advertisements of routers would lose them. So before it is
-//! turned on, links whose `accept_ra` is 1 ("unless I forward") get 2 ("also then"). What was
-//! changed is noted before it is done, and put back by [`undo`].
+//! Forwarding has a side effect: a kernel that forwards ignores router advertisements, and links
+//! that got their addresses and routes from them would lose these. So before it is turned on, links
+//! whose `accept_ra` is 1 ("unless forwarding") get 2 ("also with forwarding"). Former values are
+//! noted before they are changed, and restored by [`undo`].
 //!
 //! Machines beside the host have public addresses over IPv6, which a router may shield from the
-//! internet, but not from who is behind it. So the networks that the host's own links are in are
-//! not public for sandboxes ([`local_prefixes`]).
+//! internet, but not from machines in the same network. So the networks that the host's own links
+//! are in are not public for sandboxes ([`local_prefixes`]).
 
 use std::fs;
 use std::io;
@@ -353,7 +353,7 @@ mod tests {
             let before = state();
             forward(dir.path())?;
             assert_eq!(state(), ["1", "0", "2", "1", "1"]);
-            // Somebody turns it off meanwhile, and the next agent on again.
+            // Another program turns it off, and the next agent on again.
             sysctl::set(FORWARDING, "0")?;
             forward(dir.path())?;
             undo(dir.path())?;

@@ -322,7 +322,7 @@ mod tests {
         let one = Slots::in_dir(&claims, dir.path());
         let first = one.claim("sb-a").unwrap();
         one.release(first).unwrap();
-        // Whoever asks: another agent, or the same one after a restart.
+        // The slot advances for another agent, too, and for the same one after a restart.
         let second = Slots::in_dir(&claims, &dir.path().join("other"))
             .claim("sb-b")
             .unwrap();
@@ -343,7 +343,7 @@ mod tests {
     fn foreign_lock_fails_claim_in_time() {
         let dir = tempfile::tempdir().unwrap();
         let claims = dir.path().join("claims");
-        // As an agent of before left it: everybody may enter, read, and so lock.
+        // As an earlier version left it: any user can enter, read, and so lock.
         fs::create_dir(&claims).unwrap();
         let next = File::create(claims.join(NEXT)).unwrap();
         for path in [claims.clone(), claims.join(NEXT)] {

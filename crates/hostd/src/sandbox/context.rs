@@ -76,7 +76,7 @@ impl Context {
                 other => return other,
             }
             if !is_gone {
-                // Its VM ends all the same: no record says that it must be there.
+                // Its VM ends all the same, since it is to be removed.
                 release::release(&self.host, &self.handle, DiskContent::Keep).await;
             }
             tokio::time::sleep(RETRY).await;

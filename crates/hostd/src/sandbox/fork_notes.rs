@@ -5,16 +5,16 @@
 //!   FORKS/….json   ids of the children of one fork; there from before the first is begun until all run, or none is left
 //! ```
 //!
-//! A fork is whole from the moment at which the ledger says of its last child that it has started.
-//! Until then no client can have seen all of them run: reports, from which the control plane knows
-//! of children, follow the ledger. So once one has, no restart removes any.
+//! A fork is complete when the ledger has the start of its last child. Until then no client can
+//! have seen all of them run, since reports to the control plane follow the ledger. So once a
+//! client has, no restart removes any.
 //!
 //! | the agent dies | what is on disk | next start |
 //! |---|---|---|
 //! | before the note | the snapshot | removes it ([`crate::snapshot::template`]) |
 //! | after it, before all children have started | note, records of some children | writes down that all children are to be removed, then removes the note |
 //! | while it does that | note, records of which some are of removals | decides the same: none of them can have started since |
-//! | when all have started | note, records that all say so | keeps all children, removes the note |
+//! | when all have started | note, records with the start of each | keeps all children, removes the note |
 //! | while a failed fork is undone | note, records of which some are of removals, or gone | removes the rest |
 //! | after the note is gone | children that are sandboxes like others, or none | – |
 
@@ -68,8 +68,8 @@ impl ForkNotes {
         Ok(note)
     }
 
-    /// Removes a note durably: all children run, or all are to be removed and the ledger says so.
-    /// Idempotent.
+    /// Removes a note durably. Call it when all children run, or the removal of all is in the
+    /// ledger. Idempotent.
     pub(super) fn end_fork(&self, note: &Path) -> io::Result<()> {
         fail::fail_point!("fork::decided");
         stdx::fs::remove_file_if_exists(note)?;

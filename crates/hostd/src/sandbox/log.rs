@@ -6,9 +6,9 @@
 //!
 //! | bound | of |
 //! |---|---|
-//! | [`MAX_WEIGHT`], [`MAX_ENTRIES`] | what is kept, each entry with what it costs besides its text; the oldest go first |
+//! | [`MAX_WEIGHT`], [`MAX_ENTRIES`] | kept entries, each with its overhead; the oldest are dropped first |
 //! | [`MAX_LINE`] | one line; longer ones are cut into several |
-//! | [`MAX_FILE`] | the file; then it is replaced by what is kept, which is less than half of that |
+//! | [`MAX_FILE`] | the file; then it is replaced by the kept entries, which are less than half of that |
 //!
 //! So a guest that floods its console with short lines costs no more than one that writes long
 //! ones: lines that do not stay in memory are not written to the file either, and the log has the

@@ -363,8 +363,8 @@ mod tests {
             }
         }
 
-        /// Where a record cannot be written, nothing begins that the record before does not lead
-        /// to: no sandbox is said to run, and no saved state is left.
+        /// If a record cannot be written, only phases begin that the former record leads to: no
+        /// sandbox is reported as running, and no saved state is given up.
         #[test]
         fn unwritten_record_promises_nothing(before in events(12), last in event()) {
             let phase = reach(&before);

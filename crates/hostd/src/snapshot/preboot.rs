@@ -102,7 +102,7 @@ pub struct PendingEntry {
 }
 
 impl PrebootCache {
-    /// Opens the directory, creating it if need be, and removes what is half-made.
+    /// Opens the directory, creating it if need be, and removes half-made entries.
     ///
     /// # Errors
     /// When it cannot be created or read.

@@ -108,7 +108,7 @@ async fn pin_addresses(
     name: &str,
     records: &[Record],
 ) -> Result<(), ResponseCode> {
-    // Loopback is the guest itself, whatever the rules say.
+    // Loopback is the guest itself, so no rule applies.
     let addresses: Vec<IpAddr> = records
         .iter()
         .filter_map(address)

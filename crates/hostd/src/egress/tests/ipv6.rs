@@ -96,7 +96,7 @@ async fn disabled_ipv6_is_not_announced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_about_addresses_hold_and_change() {
-    // What everybody writes for the whole internet closes all of it.
+    // The usual text for the whole internet closes all of it.
     let world = world(&[GOOD6], &["0.0.0.0/0"], true).await;
     assert_eq!(
         world.talk(GOOD6, 443, b"x").await.unwrap(),
@@ -152,7 +152,7 @@ async fn rules_about_addresses_hold_and_change() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_allowed_at_own_addresses() {
     let world = world(&["*.good.test"], &[], false).await;
-    // Nobody was told that the address is the name's.
+    // The guest has not resolved the name to this address.
     assert_eq!(
         world.talk(GOOD6, 22, b"x").await.unwrap_err(),
         ErrorKind::ConnectionRefused
@@ -253,7 +253,7 @@ async fn quic_and_foreign_resolvers_are_refused() {
             .is_ok(),
         "a name that is really there"
     );
-    // The proxy itself is nobody's way.
+    // The proxy itself cannot be used directly.
     assert!(
         world
             .talk(&GATEWAY_IP6.to_string(), 15_001, &client_hello("good.test"))

@@ -379,7 +379,7 @@ impl World {
         .await;
     }
 
-    /// Begins connections that nobody answers.
+    /// Begins connections that no server answers.
     pub(super) async fn flood(&self, address: &str, connections: u32) {
         let address = host(address);
         let sent = self.in_guest(move || {
@@ -392,7 +392,7 @@ impl World {
         sent.await.unwrap();
     }
 
-    /// What comes of a packet: nobody answers, so an error or a time-out.
+    /// Returns the result of a packet that no server answers: an error or a timeout.
     pub(super) async fn udp(&self, address: &str, port: u16) -> Result<(), ErrorKind> {
         let to = SocketAddr::from((host(address), port));
         let sent = self.in_guest(move || {
