@@ -184,7 +184,7 @@ impl Bare {
         Ok(took.as_secs_f64() * 1000.0)
     }
 
-    /// Starts a machine. One that does not start is ended, counted and started again, with a clock
+    /// Starts a machine. If it does not start, it is ended, counted and started again, with a clock
     /// of its own.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 //!
 //! Ours: `POST /v1/sandboxes` and one exec, with the default shape. The disk, network and boot are
 //! all in it. Bare: see [`crate::bare`]. The server does not keep guests that have booted
-//! (`AGENT_WARM=off`); taking the machine away again is outside both clocks. What goes on from such
-//! guests is in [`crate::warm`].
+//! (`AGENT_WARM=off`); taking the machine away again is outside both clocks. Creates from such
+//! guests are in [`crate::warm`].
 
 use std::time::Instant;
 

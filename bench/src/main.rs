@@ -101,8 +101,8 @@ fn bench() -> anyhow::Result<()> {
     outcome.and_then(Measured::publish).and(cleared)
 }
 
-/// Rows of all groups. One that fails takes no other's away, and leaves nothing for the next one to
-/// meet.
+/// Rows of all groups. The failure of a group affects no other: its rows stay, and the next one
+/// finds nothing of it.
 #[derive(Debug)]
 struct Measured<'a> {
     place: &'a Place,

@@ -15,7 +15,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Takes the directory for this run. What an earlier one left is still there: see
+    /// Takes the directory for this run. Remains of an earlier one are still there: see
     /// [`crate::cleanup`].
     ///
     /// # Errors

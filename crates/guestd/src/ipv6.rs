@@ -1,11 +1,11 @@
 //! IPv6 of the guest's link, as the host's `/init` wants it: address, default route, and the
 //! gateway's hardware address.
 //!
-//! The host answers no questions about neighbours or routers, so everything is told to the kernel
-//! for good, over rtnetlink (rtnetlink(7)), and it is told to believe no router. What was given is
-//! kept in memory, and so in snapshots: a guest that goes on from one on a host without IPv6 gives
-//! it up again. It is no reason to refuse a guest: one whose kernel has no IPv6, or whose user
-//! turned it off, has IPv4 as before.
+//! The host answers no questions about neighbours or routers, so the kernel gets permanent entries
+//! over rtnetlink (rtnetlink(7)), and ignores router advertisements. The configuration is kept in
+//! memory, and so in snapshots: a guest that is restored on a host without IPv6 removes it again.
+//! It is no reason to refuse a guest: one whose kernel has no IPv6, or whose user turned it off,
+//! has IPv4 as before.
 
 use std::fs;
 use std::io;

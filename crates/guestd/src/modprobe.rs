@@ -3,8 +3,8 @@
 //!
 //! The kernel starts `PROGRAM -q -- NAME` as root, outside of every container, and waits. NAME is a
 //! module or one of the names that `modules.alias` gives it (`fs-overlay`, `char-major-10-229`,
-//! `net-pf-16-proto-12`). What depmod(8) wrote says which files are loaded first. Lines `blacklist`
-//! and `options` of modprobe.d(5) of the image hold.
+//! `net-pf-16-proto-12`). The index of depmod(8) says which files are loaded first. Lines
+//! `blacklist` and `options` of modprobe.d(5) of the image hold.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsString};

@@ -1,6 +1,7 @@
 //! MTU of the guest's link, as the host's `/init` wants it: that of the way out to the internet,
-//! which may be another one behind the host of a restore. What was given last is kept in memory,
-//! and so in snapshots: an MTU that the guest's root has set stays until the host wants another.
+//! which may be another one behind the host of a restore. The last MTU that the host wanted is kept
+//! in memory, and so in snapshots: an MTU that the guest's root has set stays until the host wants
+//! another.
 
 use std::io;
 
@@ -14,8 +15,8 @@ use crate::syscall::Interfaces;
 pub struct LinkMtu(Mutex<Option<u32>>);
 
 impl LinkMtu {
-    /// Gives the link that MTU, unless it was given it already. A link that does not take it is no
-    /// reason to refuse a guest: the host's own links tell it what is too large.
+    /// Sets the link's MTU, unless the host wanted the same one before. A link that refuses it is
+    /// no reason to refuse a guest: path MTU discovery finds the host's smaller links.
     pub fn apply(&self, wanted: Option<u32>) {
         let Some(mtu) = wanted else {
             return;

@@ -133,8 +133,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Reads up to the data. What comes from the other side is hostile: the extents are in order,
-    /// within the file and few.
+    /// Reads up to the data. The archive is hostile: the extents are in order, within the file and
+    /// few.
     ///
     /// # Errors
     /// Those of the stream; an archive that is broken, or begins with something else than a plain

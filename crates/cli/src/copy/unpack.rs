@@ -2,10 +2,10 @@
 //!
 //! Every directory on the way is opened with `openat2` in a way that cannot leave the target, also
 //! not over a symbolic link that the archive itself brought; names that lead outside are left out.
-//! No device, pipe or set-id bit is made, and owners are ours. What the archive says between the
-//! contents of two entries (long names and the like, which are held in memory) is bounded. A file
-//! gets its name when it is whole: a copy that breaks off leaves what was there before, and if we
-//! are killed outright, at most one file `.wrenn-…` beside it.
+//! No device, pipe or set-id bit is made, and owners are ours. The headers between the contents of
+//! two entries (long names and the like, which are held in memory) are bounded. A file gets its
+//! name when it is whole: a copy that breaks off leaves the old file, and if we are killed
+//! outright, at most one file `.wrenn-…` beside it.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -6,8 +6,8 @@
 //! program that does not read stops the client's input. Either may wait for as long as it likes. A
 //! client that is gone is noticed by TCP keep-alive (the listener's) and not by missing answers to
 //! pings: a client whose output waits in a full pipe does not read our pings either, and neither do
-//! we its answers while a program leaves its input alone. Whatever ends the session, the call to
-//! the host is dropped, upon which the host kills what still runs.
+//! we its answers while a program leaves its input alone. In every case the end of the session
+//! drops the call to the host, upon which the host kills a program that still runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -308,7 +308,7 @@ async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()
     Some(())
 }
 
-/// Ends when the client is gone, or sends what it should not.
+/// Reads the client's messages until it is gone, or sends an invalid one.
 async fn read_frames(
     frames: &mut SplitStream<WebSocket>,
     process: &Process,

@@ -5,8 +5,8 @@
 //! others are reconcilers' and are private to the crate.
 //!
 //! A use case that changes something runs as a task of its own ([`spawn_detached`]): a client that
-//! hangs up in the middle does not cut it in half. What a dying process leaves half done is finished
-//! by `tasks`.
+//! hangs up in the middle does not cut it in half. After a crash in between, `tasks` finishes the
+//! work.
 
 pub mod checkpoints;
 pub mod exec;

@@ -1,5 +1,5 @@
 //! Header values as text, byte for byte: each byte is the character of its number (ISO 8859-1), and
-//! back. What is looked for in them is ASCII, and all other bytes pass as they forwarded.
+//! back. The proxy looks for ASCII alone; all other bytes are forwarded unchanged.
 
 use http::HeaderValue;
 

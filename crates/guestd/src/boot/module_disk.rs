@@ -33,7 +33,7 @@ const ASIDE: &str = "/run/wrenn/modules";
 /// Group of `/dev/loop-control` and of virtual machines, as in Debian's `base-passwd`.
 const DISK_GROUP: u32 = 6;
 
-/// Mounts the disk, if there is one. Whatever fails is told on the console: most guests need no
+/// Mounts the disk, if there is one. Failures are printed on the console: most guests need no
 /// module.
 pub fn mount_module_disk() {
     let Some(device) = find(Path::new("/sys/block")) else {

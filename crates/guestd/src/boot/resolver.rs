@@ -4,11 +4,11 @@
 //! Images say all kinds of things there: nothing; the stub of systemd-resolved or of dnsmasq, which
 //! would listen on loopback and is not started here; a link into `/run`, where nothing is after a
 //! boot; the name server of the machine that the image was built on, which is private, and no
-//! sandbox reaches private addresses. Only a public name server is taken for what the image wants.
+//! sandbox reaches private addresses. Only a public name server is taken for the wish of the image.
 //! Other lines (`search`, `options`) stay.
 //!
-//! A link is not replaced: what it leads to is made. What cannot be written (a read-only or full
-//! disk, a file that is immutable) is covered by a file in memory, mounted over it.
+//! A link is not replaced: its target is made. A file that cannot be written (a read-only or full
+//! disk, an immutable file) is covered by a file in memory, mounted over it.
 
 use std::fs;
 use std::io::{self, Write};

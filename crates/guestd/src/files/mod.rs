@@ -2,8 +2,8 @@
 //! `?archive=tar` and `?archive=file`.
 //!
 //! Everything is done with the permissions of the request's user and streamed in pieces; memory
-//! does not grow with the size of a file. What is on disk in the middle of an upload is told in
-//! [`target`] and [`unpack`].
+//! does not grow with the size of a file. [`target`] and [`unpack`] document the state of the disk
+//! in the middle of an upload.
 
 use std::path::PathBuf;
 use std::sync::Arc;

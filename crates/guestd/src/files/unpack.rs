@@ -3,11 +3,11 @@
 //! The archive is hostile: a name that is absolute or has `..` is refused, and every directory on
 //! the way is opened with `openat2` in a way that cannot leave the directory, also not over a
 //! symbolic link that the archive itself brought. Files belong to the user and keep mode and time;
-//! devices and pipes are passed over. What is in the way of a file is replaced, unless it is a
-//! directory: a new file is written beside it and renamed over it when it is whole. Blocks of
-//! zeroes become holes. If the upload breaks off, or the disk is full, the file being written is
-//! removed, what was complete before stays, and so does what would have been replaced next; so it
-//! is, too, if the process dies, except that then the last file is incomplete.
+//! devices and pipes are passed over. A file in the way of another is replaced, a directory is not:
+//! a new file is written beside it and renamed over it when it is whole. Blocks of zeroes become
+//! holes. If the upload breaks off, or the disk is full, the file being written is removed; files
+//! that were complete stay, and so do those that would have been replaced next. So it is, too, if
+//! the process dies, except that then the last file is incomplete.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! `EntryInfo` of a file (E2B contract 2.5).
 //!
-//! Size, permissions text, owner and time are the path's own; type and mode are those of what a
-//! symbolic link leads to. Whatever a link or attribute holds was written by the guest and is
-//! passed on as text only.
+//! Size, permissions text, owner and time are the path's own; type and mode are those of a symbolic
+//! link's target. The content of a link or attribute was written by the guest and is passed on as
+//! text only.
 
 use std::fs::{self, Metadata};
 use std::io;

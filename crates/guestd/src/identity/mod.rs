@@ -1,7 +1,7 @@
 //! Identity of this machine among its clones, in files: host name, machine id, boot id.
 //!
-//! Files on the root disk are written when the disk may be written: at once, or by `/thaw`. What is
-//! wanted is kept until then, the newest wins, and one writer writes at a time.
+//! Files on the root disk are written when the disk may be written: at once, or by `/thaw`. The
+//! wanted values are kept until then, the newest wins, and one writer writes at a time.
 
 mod boot_id;
 mod files;

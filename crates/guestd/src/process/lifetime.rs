@@ -152,8 +152,8 @@ async fn live(
     processes.remove(&process);
 }
 
-/// Waits for the end of the leader, and holds it to its deadline with all of its group. What it
-/// leaves behind when it ends in time lives on.
+/// Waits for the end of the leader, and holds it to its deadline with all of its group. If the
+/// leader ends in time, the processes that it leaves behind live on.
 async fn end_of_leader(
     processes: &Processes,
     process: &Process,

@@ -2,7 +2,7 @@
 //! test tells it to.
 //!
 //! It runs on threads of its own, so that [`FakeHost::stop`] is like `kill -9`: every connection
-//! breaks at once. What it has ([`World`]) outlives that, and [`FakeHost::restart`] serves it again
+//! breaks at once. Its state ([`World`]) outlives that, and [`FakeHost::restart`] serves it again
 //! at the same address.
 //!
 //! Sandboxes play a few programs (`programs`) and keep files in memory (`files`).
