@@ -206,7 +206,7 @@ pub fn link_boot_files(from: &Path, to: &Path) -> anyhow::Result<()> {
 /// Gives files of `from` names in `to` as well, unless something has them there.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn link_all(from: &Path, to: &Path, names: &[&str]) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for name in names {

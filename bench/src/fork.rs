@@ -159,7 +159,8 @@ fn state(stat: &str) -> Option<(bool, u64)> {
     let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace();
     let runs = fields.next()? == "R";
     // Fields 14 and 15 of proc(5), of which the third was just taken.
-    let (user, system): (u64, u64) = (fields.nth(10)?.parse().ok()?, fields.next()?.parse().ok()?);
+    let user: u64 = fields.nth(10)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
     Some((runs, user + system))
 }
 

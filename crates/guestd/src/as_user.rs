@@ -28,7 +28,7 @@ pub fn as_user<T>(user: &User, act: impl FnOnce() -> T) -> io::Result<T> {
 /// Runs `act` as `user` on a thread that may block.
 ///
 /// # Errors
-/// Those of `act`; internal where the identity cannot be taken or `act` panicked.
+/// Errors of `act`; internal where the identity cannot be taken or `act` panicked.
 pub async fn run<T: Send + 'static>(
     user: &User,
     act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
@@ -40,7 +40,7 @@ pub async fn run<T: Send + 'static>(
 /// Runs `act` with the agent's own permissions on a thread that may block.
 ///
 /// # Errors
-/// Those of `act`; internal where it panicked.
+/// Errors of `act`; internal where it panicked.
 pub async fn blocking_as_user<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, FileError> {

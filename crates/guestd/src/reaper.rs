@@ -60,7 +60,7 @@ impl Reaper {
     /// anything can collect it.
     ///
     /// # Errors
-    /// Those of `fork`.
+    /// Errors of `fork`.
     pub fn adopt<T>(
         &self,
         fork: impl FnOnce() -> io::Result<(u32, T)>,
@@ -76,7 +76,7 @@ impl Reaper {
     /// number may be another's.
     ///
     /// # Errors
-    /// Those of `kill(2)` other than ESRCH.
+    /// Errors of `kill(2)` other than ESRCH.
     pub fn signal_group(&self, leader: u32, signal: Signal) -> io::Result<bool> {
         let waiting = self.lock();
         if !waiting.contains_key(&leader.cast_signed()) {

@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper covers: waiting, terminals, file systems, the entropy
 //! pool, network interfaces.
 //!
-//! One of the two files of this crate with `unsafe` (the other is `process/spawn.rs`).
+//! This file and `process/spawn.rs` are the only ones of this crate with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -24,7 +24,7 @@ pub fn reap_child(pid: i32) -> Option<(i32, i32)> {
 /// Registers a non-blocking descriptor with the runtime.
 ///
 /// # Errors
-/// Those of `epoll_ctl(2)`.
+/// Errors of `epoll_ctl(2)`.
 pub fn register_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` answers with the same open descriptor for as long as it lives, and the
     // `AsyncFd` owns it.
@@ -35,7 +35,7 @@ pub fn register_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// SIGWINCH.
 ///
 /// # Errors
-/// Those of TIOCSWINSZ.
+/// Errors of TIOCSWINSZ.
 pub fn set_window_size(terminal: BorrowedFd<'_>, cols: u16, rows: u16) -> io::Result<()> {
     let size = libc::winsize {
         ws_row: rows,
@@ -51,7 +51,7 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, cols: u16, rows: u16) -> io::Re
 /// Safe between fork and exec: it is one system call.
 ///
 /// # Errors
-/// Those of TIOCSCTTY.
+/// Errors of TIOCSCTTY.
 pub fn take_terminal() -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes a plain number.
     check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })
@@ -64,7 +64,7 @@ const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 /// has as many.
 ///
 /// # Errors
-/// Those of EXT4_IOC_RESIZE_FS: the device is shorter, or the file system cannot grow so far.
+/// Errors of EXT4_IOC_RESIZE_FS: the device is shorter, or the file system cannot grow so far.
 pub fn grow_ext4(folder: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     // SAFETY: the kernel reads 64 bits from `blocks`, which outlives the call.
     check(unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) })
@@ -80,7 +80,7 @@ const FITRIM: libc::Ioctl = 0xC018_5879;
 /// Waits for writes that have begun.
 ///
 /// # Errors
-/// Those of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
+/// Errors of FIFREEZE: EBUSY where it is frozen, EOPNOTSUPP where its kind cannot be.
 pub fn freeze_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FIFREEZE takes no argument (the kernel does not look at it).
     check(unsafe { libc::ioctl(folder.as_raw_fd(), FIFREEZE, 0) })
@@ -89,7 +89,7 @@ pub fn freeze_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
 /// Ends [`freeze_filesystem`].
 ///
 /// # Errors
-/// Those of FITHAW: EINVAL where it is not frozen.
+/// Errors of FITHAW: EINVAL where it is not frozen.
 pub fn thaw_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: FITHAW takes no argument (the kernel does not look at it).
     check(unsafe { libc::ioctl(folder.as_raw_fd(), FITHAW, 0) })
@@ -98,7 +98,7 @@ pub fn thaw_filesystem(folder: BorrowedFd<'_>) -> io::Result<()> {
 /// Gives the disk blocks that are unused in these bytes of the file system back to its device.
 ///
 /// # Errors
-/// Those of FITRIM: EOPNOTSUPP where the device takes nothing back.
+/// Errors of FITRIM: EOPNOTSUPP where the device takes nothing back.
 pub fn trim_filesystem(folder: BorrowedFd<'_>, start: u64, length: u64) -> io::Result<()> {
     // `struct fstrim_range`: start, length, shortest run.
     let mut range = [start, length, 0];
@@ -126,7 +126,7 @@ const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 /// (kernel: `crng_reseed_interval`). Bytes beyond [`ENTROPY_LIMIT`] are left out.
 ///
 /// # Errors
-/// Those of RNDADDENTROPY and RNDRESEEDCRNG (CAP_SYS_ADMIN is needed).
+/// Errors of RNDADDENTROPY and RNDRESEEDCRNG (CAP_SYS_ADMIN is needed).
 pub fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let length = bytes.len().min(ENTROPY_LIMIT);
     let count = i32::try_from(length).unwrap_or(0);
@@ -151,7 +151,7 @@ impl Interfaces {
     /// Opens the socket.
     ///
     /// # Errors
-    /// Those of `socket(2)`.
+    /// Errors of `socket(2)`.
     pub fn open() -> io::Result<Self> {
         // SAFETY: plain numbers; the answer is checked before it is owned.
         let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
@@ -163,7 +163,7 @@ impl Interfaces {
     /// Sets address and prefix length.
     ///
     /// # Errors
-    /// Those of SIOCSIFADDR and SIOCSIFNETMASK.
+    /// Errors of SIOCSIFADDR and SIOCSIFNETMASK.
     pub fn set_address(&self, name: &str, address: Ipv4Addr, prefix: u32) -> io::Result<()> {
         let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0));
         for (request, value) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask)] {
@@ -177,7 +177,7 @@ impl Interfaces {
     /// Sets how many bytes an interface carries in one packet.
     ///
     /// # Errors
-    /// Those of SIOCSIFMTU; EINVAL where the driver carries less.
+    /// Errors of SIOCSIFMTU; EINVAL where the driver carries less.
     pub fn set_mtu(&self, name: &str, mtu: u32) -> io::Result<()> {
         let mut interface = request_for(name)?;
         interface.ifr_ifru.ifru_mtu =
@@ -188,7 +188,7 @@ impl Interfaces {
     /// Brings an interface up.
     ///
     /// # Errors
-    /// Those of SIOCSIFFLAGS; ENODEV where there is no such interface.
+    /// Errors of SIOCSIFFLAGS; ENODEV where there is no such interface.
     pub fn bring_up(&self, name: &str) -> io::Result<()> {
         let mut interface = request_for(name)?;
         interface.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
@@ -198,7 +198,7 @@ impl Interfaces {
     /// Adds a default route.
     ///
     /// # Errors
-    /// Those of SIOCADDRT other than that the route is there already.
+    /// Errors of SIOCADDRT other than that the route is there already.
     pub fn add_default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
         // SAFETY: all zero is a valid rtentry: no device name, all addresses unspecified.
         let mut route: libc::rtentry = unsafe { zeroed() };

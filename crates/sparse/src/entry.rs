@@ -40,7 +40,7 @@ pub fn modified(header: &Header) -> io::Result<i64> {
 /// Appends a file under `name`, without its holes.
 ///
 /// # Errors
-/// Those of the file and of the archive; when the file becomes shorter while it is read.
+/// Errors of the file and of the archive; when the file becomes shorter while it is read.
 pub fn append<W: Write>(archive: &mut Builder<W>, file: &File, name: &Path) -> io::Result<()> {
     // Of the open file: the name may mean another one by now.
     let metadata = file.metadata()?;
@@ -137,7 +137,7 @@ impl Entry {
     /// few.
     ///
     /// # Errors
-    /// Those of the stream; an archive that is broken, or begins with something else than a plain
+    /// Errors of the stream; an archive that is broken, or begins with something else than a plain
     /// file in the format of GNU tar or before.
     pub fn read(from: &mut impl Read) -> io::Result<Self> {
         let mut skipped = 0;
@@ -198,7 +198,7 @@ impl Entry {
     /// Reads the data. `write` gets it piece by piece with its place in the file, in order.
     ///
     /// # Errors
-    /// Those of the stream, also where it ends too early, and those of `write`.
+    /// Errors of the stream, also where it ends too early, and those of `write`.
     pub fn read_data<E: From<io::Error>>(
         &self,
         from: &mut impl Read,
@@ -225,7 +225,7 @@ impl Entry {
     /// Reads the data into an empty file, and gives the file its length.
     ///
     /// # Errors
-    /// Those of [`Entry::read_data`] and of the file.
+    /// Errors of [`Entry::read_data`] and of the file.
     pub fn read_into(&self, from: &mut impl Read, to: &mut SparseWriter) -> io::Result<()> {
         self.read_data(from, |at, data| {
             to.skip_to(at);

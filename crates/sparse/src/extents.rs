@@ -13,7 +13,7 @@ use crate::{BLOCK, HOLE, MAX_EXTENTS};
 /// where the file has no holes, or its file system cannot tell.
 ///
 /// # Errors
-/// Those of `lseek(2)`.
+/// Errors of `lseek(2)`.
 pub fn extents(file: &File, length: u64) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut found = Vec::new();
     let mut at = 0;

@@ -58,7 +58,7 @@ impl SparseWriter {
     /// Appends the pieces, in as few writes as their zeroes allow.
     ///
     /// # Errors
-    /// Those of `pwritev(2)`.
+    /// Errors of `pwritev(2)`.
     pub fn append<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut runs: Vec<Run<'a>> = Vec::new();
         for piece in pieces {
@@ -111,7 +111,7 @@ impl SparseWriter {
     /// Gives the file its length, which a hole at the end has not given it yet.
     ///
     /// # Errors
-    /// Those of `ftruncate(2)`.
+    /// Errors of `ftruncate(2)`.
     pub fn finish(&self) -> io::Result<()> {
         // Watchers see it as one more write.
         if self.end < self.length {
@@ -144,7 +144,7 @@ fn add<'a>(runs: &mut Vec<Run<'a>>, at: u64, part: &'a [u8]) {
 /// stay holes.
 ///
 /// # Errors
-/// Those of the disk; the content of `to` is then in part that of `from`.
+/// Errors of the disk; the content of `to` is then in part that of `from`.
 pub fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(0)?;

@@ -38,7 +38,7 @@ pub fn create_private_dir(path: impl AsRef<Path>) -> Result<()> {
 /// that exists keeps its mode.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn create_private_dir_all(path: impl AsRef<Path>) -> Result<()> {
     DirBuilder::new()
         .recursive(true)

@@ -5,7 +5,7 @@ use tokio::task::{JoinError, spawn_blocking};
 /// Runs `work` on a thread that may block, and returns its result.
 ///
 /// # Errors
-/// Those of `work`, or its panic.
+/// Errors of `work`, or its panic.
 pub async fn run_blocking<T, E>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E>

@@ -115,7 +115,8 @@ mod tests {
         fn signature_opens_own_port_until_expiry(
             port in 1..=u16::MAX, other in 1..=u16::MAX, expires in 1..=u64::MAX, now: u64, flip in 0..LENGTH,
         ) {
-            let (ours, others) = (UrlSigner::new([7; 32]), UrlSigner::new([8; 32]));
+            let ours = UrlSigner::new([7; 32]);
+            let others = UrlSigner::new([8; 32]);
             let target = PortTarget { id: SandboxId::random(), port };
             let link = ours.sign(&target, expires);
             prop_assert!(is_signature(&link));

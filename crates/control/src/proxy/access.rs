@@ -429,7 +429,8 @@ mod tests {
     ) -> Result<Access, Denied> {
         let mut request = Request::builder().method(method).uri(uri).body(()).unwrap();
         *request.headers_mut() = headers(all);
-        let (signer, address) = (UrlSigner::new([1; 32]), address());
+        let signer = UrlSigner::new([1; 32]);
+        let address = address();
         LinkCheck {
             signer: &signer,
             address: &address,

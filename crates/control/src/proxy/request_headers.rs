@@ -1,8 +1,8 @@
 //! Header fields of requests on their way to a guest.
 //!
-//! What belongs to one connection ends there (RFC 9110, 7.6.1). Lengths are written anew from the
-//! body that was read, so that whatever a client wrote about its length cannot be read differently
-//! by the guest.
+//! Hop-by-hop fields end at the proxy (RFC 9110, 7.6.1). Lengths are written anew from the body
+//! that was read, so that whatever a client wrote about its length cannot be read differently by
+//! the guest.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
 //! Reconcilers: they make rows and hosts agree, whatever was lost in between.
 //!
-//! One task per host keeps a watch on it and applies what it reports; beside that, rounds of
+//! A task per host keeps a watch on it and applies what it reports; beside that, rounds of
 //! `reconcile` compare all rows with all that the host has. Both start from the state as it is, not
 //! from what was missed, so any of them can die or be late at any moment.
 

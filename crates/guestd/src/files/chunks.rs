@@ -17,7 +17,7 @@ pub const CHUNK: usize = 256 * 1024;
 /// asked for.
 ///
 /// # Errors
-/// Those of `read(2)`.
+/// Errors of `read(2)`.
 pub fn read_up_to(file: impl AsFd, limit: usize) -> io::Result<Vec<u8>> {
     let mut buffer = Vec::with_capacity(limit);
     while buffer.len() < limit {

@@ -28,7 +28,7 @@ const HEAD_LIMIT: usize = 1 << 20;
 /// Writes the parts named `file` of a form, each to where `place` says for its file name.
 ///
 /// # Errors
-/// Those of the files; 400 for a form that cannot be read or names a path twice.
+/// Errors of the files; 400 for a form that cannot be read or names a path twice.
 pub async fn save_form(
     boundary: &str,
     body: &mut Pieces,

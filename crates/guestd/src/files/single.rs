@@ -41,7 +41,7 @@ pub async fn pack_file(path: PathBuf, user: &User) -> Result<Response, HttpError
 /// Writes the file of an archive.
 ///
 /// # Errors
-/// Those of an upload; 400 for an archive that is broken or holds no plain file.
+/// Errors of an upload; 400 for an archive that is broken or holds no plain file.
 pub async fn unpack_file(wish: Wish, body: &mut Pieces) -> Result<Vec<WrittenFile>, HttpError> {
     let wish = read_blocking(body, move |inlet| write(wish, inlet)).await?;
     Ok(vec![written_file(wish)])

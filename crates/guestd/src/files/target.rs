@@ -194,7 +194,7 @@ impl Target {
     /// Puts the file of a complete upload in its place. Blocks.
     ///
     /// # Errors
-    /// Those of the disk; the file that was there before stays.
+    /// Errors of the disk; the file that was there before stays.
     pub fn keep(mut self) -> Result<Wish, FileError> {
         self.writer
             .finish()

@@ -56,7 +56,7 @@ pub async fn unpack_archive(dir: PathBuf, user: &User, body: &mut Pieces) -> Res
 /// Gives a blocking thread the body as a reader.
 ///
 /// # Errors
-/// Those of `read`; 400 and 408 where the body breaks off.
+/// Errors of `read`; 400 and 408 where the body breaks off.
 pub async fn read_blocking<T: Send + 'static>(
     body: &mut Pieces,
     read: impl FnOnce(Inlet) -> Result<T, FileError> + Send + 'static,

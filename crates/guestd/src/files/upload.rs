@@ -22,7 +22,7 @@ const PIECES: usize = 512;
 /// Writes one file from a whole body.
 ///
 /// # Errors
-/// Those of the file; 400 and 408 where the body breaks off.
+/// Errors of the file; 400 and 408 where the body breaks off.
 pub async fn save_raw(wish: Wish, body: &mut Pieces) -> Result<Vec<WrittenFile>, HttpError> {
     let wish = write_pieces(wish, body, HttpError::from).await?;
     Ok(vec![written_file(wish)])
@@ -41,7 +41,7 @@ pub fn written_file(wish: Wish) -> WrittenFile {
 /// Writes everything; gives the wish back when it is fulfilled.
 ///
 /// # Errors
-/// Those of the file; those of the body, converted by `broken`.
+/// Errors of the file; those of the body, converted by `broken`.
 pub async fn write_pieces<E>(
     wish: Wish,
     mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,

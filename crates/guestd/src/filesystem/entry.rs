@@ -31,7 +31,7 @@ const ATTRIBUTE_MAX: usize = 65536;
 /// Describes the file at `path`. Call it as the user.
 ///
 /// # Errors
-/// Those of `lstat(2)`.
+/// Errors of `lstat(2)`.
 pub fn read_entry(path: &Path, names: &Database) -> io::Result<EntryInfo> {
     let own = fs::symlink_metadata(path)?;
     Ok(describe_file(path, &own, names))

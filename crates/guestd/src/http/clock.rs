@@ -49,7 +49,7 @@ pub async fn clock(
 /// which it was moved.
 ///
 /// # Errors
-/// Those of `clock_settime(2)`.
+/// Errors of `clock_settime(2)`.
 pub fn set_wall_clock(host: Duration) -> io::Result<i64> {
     let step = correction(now(), host);
     if step != 0 {

@@ -19,7 +19,7 @@ impl Descriptor {
     /// Takes over a descriptor whose open file is not shared, and makes it non-blocking.
     ///
     /// # Errors
-    /// Those of `fcntl(2)` and `epoll_ctl(2)`.
+    /// Errors of `fcntl(2)` and `epoll_ctl(2)`.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -30,7 +30,7 @@ impl Descriptor {
     /// returned.
     ///
     /// # Errors
-    /// Those of `read(2)`, but a terminal whose other side closed (EIO) is an end.
+    /// Errors of `read(2)`, but a terminal whose other side closed (EIO) is an end.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let result = self
             .0
@@ -45,7 +45,7 @@ impl Descriptor {
     /// Writes all of `bytes`. If it is cancelled in between, a part is written.
     ///
     /// # Errors
-    /// Those of `write(2)`; EPIPE where the reader is gone.
+    /// Errors of `write(2)`; EPIPE where the reader is gone.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self

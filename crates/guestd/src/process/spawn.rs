@@ -1,8 +1,8 @@
 //! The one place that starts programs: fork, become the user, exec.
 //!
-//! One of the two files of this crate with `unsafe` (the other is `syscall.rs`). Every process
-//! leads a session and a process group of its own, so one signal reaches all that it started and
-//! did not move elsewhere.
+//! This file and `syscall.rs` are the only ones of this crate with `unsafe`. Every process leads a
+//! session and a process group of its own, so one signal reaches all that it started and did not
+//! move elsewhere.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -67,7 +67,7 @@ pub struct Pipes {
 /// Starts `program`. Blocks until its exec has worked or failed.
 ///
 /// # Errors
-/// Those of fork, of entering user and directory, and of exec; the process is gone then.
+/// Errors of fork, of entering user and directory, and of exec; the process is gone then.
 pub fn spawn_child(
     reaper: &Reaper,
     cgroup: Option<&Cgroup>,
