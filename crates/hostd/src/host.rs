@@ -12,7 +12,7 @@ use vmm::engine::Engine;
 
 use crate::boot::BootFiles;
 use crate::config::{Config, Limits};
-use crate::disk::{self, Disks};
+use crate::disk::{self, Disks, RecentUse};
 use crate::egress::dns::Upstream;
 use crate::generations::Generations;
 use crate::guest::Guest;
@@ -47,6 +47,8 @@ pub struct Host {
     pub generations: Arc<Generations>,
     pub limits: Limits,
     pub start_permits: StartPermits,
+    /// Bytes of the host's disk that each sandbox has taken lately.
+    pub recent_use: RecentUse,
     pub reports: broadcast::Sender<rpc::SandboxReport>,
     /// Name servers that the resolvers of sandboxes ask.
     pub upstream: Arc<Upstream>,
@@ -139,6 +141,7 @@ impl Host {
             generations: Arc::new(components.generations),
             limits,
             start_permits: StartPermits::new(cpus),
+            recent_use: RecentUse::default(),
             reports,
             upstream,
         }

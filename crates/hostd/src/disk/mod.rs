@@ -25,6 +25,7 @@ mod files;
 mod flatten;
 mod mapper;
 mod names;
+mod recent_use;
 mod record;
 pub mod room;
 mod store;
@@ -41,6 +42,7 @@ use vmm::{Disk, DiskFormat};
 pub use choice::{Backend, Choice, Chosen, choose};
 pub(crate) use files::copy_disk as copy_files;
 pub use names::device_name;
+pub use recent_use::RecentUse;
 pub use record::DiskRecord;
 
 /// Bounds of the space that stays free on the file system of disks, bytes.

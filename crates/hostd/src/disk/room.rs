@@ -12,9 +12,13 @@
 //!    of a sandbox between two reads, and those in flight when its processors are stopped.
 //! 4. A sandbox that goes on writing without space ahead is stalled: its processors are stopped,
 //!    its log and its info have the reason, and nothing is lost. It is resumed when there is space.
+//! 5. The sandbox that has taken most lately ([`super::recent_use`]) is stalled first: for that one
+//!    the reserve is twice as large, so others still have space then.
 //!
-//! Sandboxes that do not write, or that have space ahead, are not affected. [`decide`] is pure. No
-//! other backend needs this: there, a full disk is an error of that one write in that one guest.
+//! Sandboxes that do not write, or that have space ahead, are not affected. With all other backends
+//! a full disk is an error of that one write in that one guest; of those only the sandbox that has
+//! taken most lately is stalled, when the reserve is touched. [`decide`] and [`decide_plain`] are
+//! pure.
 
 use std::io;
 use std::path::Path;
@@ -22,9 +26,10 @@ use std::time::Duration;
 
 use linux::{dm, file};
 use model::SandboxId;
+use stdx::io::OptionalExt;
 
 use super::MIB;
-use super::names::{COW, device_name};
+use super::names::{COW, OVERLAY, RAW, device_name};
 
 /// Bytes of the store that are allocated when a disk is made.
 pub(super) const FIRST_BYTES: u64 = LEAST_AHEAD;
@@ -63,12 +68,33 @@ pub enum Found {
     Look(Look),
     /// The kernel has invalidated the snapshot: every access of the guest fails from now on.
     Lost,
-    /// A disk without a store that must not overflow; bytes that are free on the host, and the
-    /// reserve, below which they are running out.
-    Plain {
-        free: u64,
-        reserve: u64,
-    },
+    /// A disk without a store that must not overflow.
+    Plain(PlainUse),
+}
+
+/// One look at a disk whose blocks are allocated as they are written. All in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainUse {
+    pub used: u64,
+    pub free: u64,
+    pub reserve: u64,
+}
+
+impl PlainUse {
+    /// Returns true if so little is free that writes may soon be refused.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        self.free < self.reserve
+    }
+}
+
+impl Look {
+    /// Returns the look of the sandbox that has taken most lately: more stays free for others.
+    #[must_use]
+    pub fn of_largest(self) -> Self {
+        let reserve = self.reserve * 2;
+        Self { reserve, ..self }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +143,27 @@ pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
     }
 }
 
+/// Decides about a sandbox whose blocks are allocated as they are written: only that one is stopped
+/// which has taken most lately (`is_largest`) and goes on, and no longer than it is that one.
+#[must_use]
+pub fn decide_plain(look: PlainUse, rate: u64, stopped: bool, is_largest: bool) -> Decision {
+    // More than what is enough to run, or it would stop again at once.
+    let has_room = look.free >= look.reserve.saturating_add(4 * LEAST_AHEAD);
+    if stopped {
+        let goes_on = has_room || !is_largest;
+        return if goes_on {
+            Decision::Go(0)
+        } else {
+            Decision::Leave
+        };
+    }
+    if is_largest && look.is_nearly_full() && rate > 0 {
+        Decision::Stop
+    } else {
+        Decision::Leave
+    }
+}
+
 /// Returns the time from this look to the next one.
 #[must_use]
 pub fn next_look(look: Look, rate: u64) -> Duration {
@@ -138,7 +185,12 @@ pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
     let reserve = (space.total / 8).clamp(LEAST_RESERVE, MOST_RESERVE);
     let store = dir.join(COW);
     if !store.exists() {
-        return Ok(Found::Plain { free, reserve });
+        let used = allocated_bytes(dir)?;
+        return Ok(Found::Plain(PlainUse {
+            used,
+            free,
+            reserve,
+        }));
     }
     let used = match dm::fill(&device_name(id)).map_err(io::Error::other)? {
         dm::Fill::Used(used) => used,
@@ -152,6 +204,17 @@ pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
         free,
         reserve,
     }))
+}
+
+/// Returns the bytes that the disk in `dir` takes.
+fn allocated_bytes(dir: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for name in [OVERLAY, RAW] {
+        sum += file::allocated_bytes(&dir.join(name))
+            .optional()?
+            .unwrap_or(0);
+    }
+    Ok(sum)
 }
 
 /// Allocates the store in `dir` up to `length`.
@@ -241,6 +304,44 @@ mod tests {
             let look = Look { used, allocated, size, free: 4096 * MIB, reserve };
             prop_assert!(!stopped || matches!(decide(look, 0, true), Decision::Go(_)));
         }
+    }
+
+    #[test]
+    fn largest_taker_stops_before_others() {
+        let look = Look {
+            used: 512 * MIB,
+            allocated: 516 * MIB,
+            size: 4096 * MIB,
+            free: LEAST_RESERVE + 48 * MIB,
+            reserve: LEAST_RESERVE,
+        };
+        assert!(matches!(decide(look, MIB, false), Decision::Extend(_)));
+        assert_eq!(decide(look.of_largest(), MIB, false), Decision::Stop);
+        assert_eq!(decide(look.of_largest(), 0, true), Decision::Leave);
+        assert!(matches!(
+            decide(look, 0, true),
+            Decision::Leave | Decision::Go(_)
+        ));
+    }
+
+    #[test]
+    fn plain_disks_stop_largest_only() {
+        let full = PlainUse {
+            used: 512 * MIB,
+            free: LEAST_RESERVE - MIB,
+            reserve: LEAST_RESERVE,
+        };
+        assert_eq!(decide_plain(full, MIB, false, true), Decision::Stop);
+        assert_eq!(decide_plain(full, 0, false, true), Decision::Leave);
+        assert_eq!(decide_plain(full, MIB, false, false), Decision::Leave);
+        assert_eq!(decide_plain(full, 0, true, true), Decision::Leave);
+        assert_eq!(decide_plain(full, 0, true, false), Decision::Go(0));
+        let freed = PlainUse {
+            free: LEAST_RESERVE + 4 * LEAST_AHEAD,
+            ..full
+        };
+        assert_eq!(decide_plain(freed, 0, true, true), Decision::Go(0));
+        assert_eq!(decide_plain(freed, MIB, false, true), Decision::Leave);
     }
 
     #[test]

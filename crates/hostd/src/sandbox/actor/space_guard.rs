@@ -8,7 +8,7 @@ use stdx::error::chain;
 use tokio::time::Instant;
 use vmm::Vm;
 
-use crate::disk::room::{self, Decision, Found, Look};
+use crate::disk::room::{self, Decision, Found};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::context::Context;
 
@@ -34,12 +34,23 @@ pub(super) async fn watch(context: &Context, vm: &Arc<dyn Vm>) -> String {
         match watch.look().await {
             Ok(Found::Lost) => return LOST.to_owned(),
             Ok(Found::Look(look)) => {
-                let rate = watch.rate(look);
-                watch.act(look, rate).await;
+                let rate = watch.rate(look.used);
+                let look = if watch.is_largest(look.used) {
+                    look.of_largest()
+                } else {
+                    look
+                };
+                watch.act(room::decide(look, rate, watch.is_stalled)).await;
                 tokio::time::sleep(room::next_look(look, rate)).await;
             }
-            Ok(Found::Plain { free, reserve }) => {
-                watch.note_full(free < reserve);
+            Ok(Found::Plain(look)) => {
+                let rate = watch.rate(look.used);
+                let is_largest = watch.is_largest(look.used);
+                watch.note_full(look.is_nearly_full());
+                // After a restart its memory of that is gone, and adoption lets it run.
+                let is_stalled = context.handle.stalled.reason().is_some();
+                let decision = room::decide_plain(look, rate, is_stalled, is_largest);
+                watch.act(decision).await;
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => {
@@ -60,6 +71,13 @@ struct Watch<'a> {
     is_nearly_full: bool,
 }
 
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let handle = &self.context.handle;
+        self.context.host.recent_use.forget(&handle.id);
+    }
+}
+
 impl Watch<'_> {
     async fn look(&self) -> Result<Found, OperationError> {
         let id = self.context.handle.id.clone();
@@ -70,19 +88,22 @@ impl Watch<'_> {
     }
 
     /// Returns the bytes written per second since the last look.
-    fn rate(&mut self, look: Look) -> u64 {
+    fn rate(&mut self, used: u64) -> u64 {
         let now = Instant::now();
-        let (before, used) = self
-            .last
-            .replace((now, look.used))
-            .unwrap_or((now, look.used));
+        let (before, used_before) = self.last.replace((now, used)).unwrap_or((now, used));
         let micros = now.duration_since(before).as_micros().max(1);
-        u64::try_from(u128::from(look.used.saturating_sub(used)) * 1_000_000 / micros)
+        u64::try_from(u128::from(used.saturating_sub(used_before)) * 1_000_000 / micros)
             .unwrap_or(u64::MAX)
     }
 
-    async fn act(&mut self, look: Look, rate: u64) {
-        match room::decide(look, rate, self.is_stalled) {
+    /// Returns true if this sandbox has taken most of the host's disk lately.
+    fn is_largest(&self, used: u64) -> bool {
+        let id = &self.context.handle.id;
+        self.context.host.recent_use.note(id, used, Instant::now())
+    }
+
+    async fn act(&mut self, decision: Decision) {
+        match decision {
             Decision::Leave => {}
             Decision::Extend(to) => {
                 if let Err(error) = self.extend(to).await {
@@ -100,7 +121,11 @@ impl Watch<'_> {
         }
     }
 
+    /// Allocates the store up to `to` bytes; 0 where there is no store.
     async fn extend(&self, to: u64) -> Result<(), OperationError> {
+        if to == 0 {
+            return Ok(());
+        }
         let dir = self.context.dir();
         OperationKind::Disk
             .run_blocking(move || room::extend(&dir, to))
