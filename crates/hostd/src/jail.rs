@@ -146,11 +146,12 @@ mod tests {
                 .spawn()
                 .unwrap()
         };
-        let hidden = start(slot);
+        let mut hidden = start(slot);
         let mut other = start(neighbour);
         jails.remove(slot).unwrap();
         assert!(!std::path::Path::new(&format!("/proc/{}", hidden.id())).exists());
         assert!(other.try_wait().unwrap().is_none());
+        let _ = hidden.wait();
         other.kill().unwrap();
         other.wait().unwrap();
     }

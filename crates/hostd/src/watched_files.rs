@@ -23,11 +23,15 @@ fn list_files(host: &Host) -> Vec<WatchedFile> {
     let templates = host.templates.list().into_iter();
     let made = templates
         .map(|template| template.image())
-        .chain([host.boot.kernel.clone(), host.boot.initramfs.clone()])
-        .chain(host.boot.modules.clone());
+        .chain([host.boot.kernel.clone(), host.boot.initramfs.clone()]);
     let made = made.map(|path| WatchedFile {
         path,
         is_immutable: true,
     });
-    images.chain(made).collect()
+    // Made again it has the same name and other bytes: `mke2fs` writes the time and a random id.
+    let modules = host.boot.modules.clone().map(|path| WatchedFile {
+        path,
+        is_immutable: false,
+    });
+    images.chain(made).chain(modules).collect()
 }

@@ -117,7 +117,9 @@ impl Links {
     /// # Errors
     /// `NotFound` when there is no such link.
     pub fn mtu(&self, name: &str) -> io::Result<u32> {
-        let request = self.handle.link().get().match_name(name.to_owned());
+        // By index: for a name that is not there the kernel answers an error of its own kind.
+        let index = self.index(name)?;
+        let request = self.handle.link().get().match_index(index);
         let found = self.run(request.execute().try_next())?;
         let attributes = found.ok_or_else(|| not_found(name))?.attributes;
         let mtu = attributes

@@ -150,19 +150,29 @@ impl Checksums {
         (paths.len(), damaged.collect())
     }
 
-    /// Examines all `files`, and forgets all others.
+    /// Examines all `files`, and forgets those that are gone.
     fn examine_all(&self, files: &[WatchedFile], pace: &mut Pace) {
         for file in files {
             if pace.is_over() {
                 return;
             }
             let examined = self.examine(file, SystemTime::now(), pace);
-            if let Err(error) = examined {
-                tracing::debug!(path = %file.path.display(), %error, "no checksum");
+            match examined {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::error!(path = %file.path.display(), %error, "it cannot be read");
+                }
+                _ => {}
             }
         }
         let known: BTreeSet<&PathBuf> = files.iter().map(|file| &file.path).collect();
-        self.entries.lock().retain(|path, _| known.contains(path));
+        // A directory that could not be listed once must not make a damaged file a good one.
+        let is_gone = |path: &Path| {
+            path.symlink_metadata()
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        self.entries
+            .lock()
+            .retain(|path, _| known.contains(path) || !is_gone(path));
     }
 
     /// Reads a file that is new, was changed, or was not read for [`VERIFY_AFTER`].
@@ -272,8 +282,9 @@ pub(crate) async fn keep(
             tracing::warn!(%error, "no checksums are made");
             continue;
         }
-        // An error means that the thread has panicked.
-        let _ = finished.await;
+        // An error says that the thread has ended all the same. One that hangs in a read keeps no
+        // agent from ending.
+        let _ = shutdown.run_until_cancelled(finished).await;
     }
 }
 

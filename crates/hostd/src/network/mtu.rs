@@ -89,14 +89,22 @@ pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
 }
 
 /// Sets the MTU of every network that has another one.
+///
+/// # Errors
+/// The first network's that failed; all others were set.
 pub(super) fn set_all(slots: &Slots, mtu: u32) -> io::Result<()> {
-    let ours = slots.claimed()?.into_iter();
-    let mut ours = ours.filter(|(_, holder)| matches!(holder, Holder::Ours(_)));
-    ours.try_for_each(|(slot, _)| match set_mtu(slot, mtu) {
-        // The network is being made or removed right now; a new one is set in the next round.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    })
+    let mut result = Ok(());
+    for (slot, holder) in slots.claimed()? {
+        if !matches!(holder, Holder::Ours(_)) {
+            continue;
+        }
+        match set_mtu(slot, mtu) {
+            // The network is being made or removed right now; a new one is set in the next round.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => result = result.and(other),
+        }
+    }
+    result
 }
 
 /// Sets the MTU of a network, the host's link last: as long as that one differs, it is tried again.

@@ -105,12 +105,15 @@ pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm
     let Some(pending) = begun.await.ok().flatten() else {
         return;
     };
+    // Held until the staging directory is published or removed: no other boot may begin it before.
+    let pending = Arc::new(pending);
+    let publishing = Arc::clone(&pending);
     let staging = pending.staging.clone();
     let added = async {
         save_guest(host, handle, vm, &staging).await?;
         let host = Arc::clone(host);
         OperationKind::Snapshot
-            .run_blocking(move || host.preboot.publish(&pending))
+            .run_blocking(move || host.preboot.publish(&publishing))
             .await
     };
     match added.await {
@@ -122,6 +125,7 @@ pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm
             tracing::warn!(sandbox = %handle.id, %error, "the next sandboxes like this one will boot, too");
         }
     }
+    drop(pending);
 }
 
 /// Writes memory and disk into `staging`, and seals the memory with its checksum.

@@ -198,7 +198,7 @@ async fn a_damaged_state_is_refused_and_stays_until_it_is_whole() {
         .join(id.as_str())
         .join("paused");
     let cases = [
-        ("instant.json", &["is gone", "is cut", "begins wrong"][..]),
+        ("snapshot.json", &["is gone", "is cut", "begins wrong"][..]),
         (
             "memory/snapshot.json",
             &["is gone", "is cut", "begins wrong"][..],
