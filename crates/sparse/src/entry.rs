@@ -13,6 +13,8 @@ use crate::{BLOCK, CHUNK, MAX_EXTENTS, SparseWriter, extents};
 /// Maximum number of bytes before the entry itself: long names, and the path of one has 4096 at
 /// most.
 const MAX_PREFIX: u64 = 64 * 1024;
+/// Most bytes behind the data: padding, and the blocks of zeros that tar fills its last record with.
+const MAX_REST: u64 = 64 * 1024;
 
 /// Creates a header with mode, owner and time of a file.
 #[must_use]
@@ -148,7 +150,7 @@ impl Entry {
                 EntryType::GNULongName | EntryType::XGlobalHeader => {}
                 _ => break header,
             }
-            skipped += size.min(MAX_PREFIX).next_multiple_of(BLOCK);
+            skipped += BLOCK + size.min(MAX_PREFIX).next_multiple_of(BLOCK);
             if size > MAX_PREFIX || skipped > MAX_PREFIX {
                 return Err(broken("too much before the file"));
             }
@@ -236,6 +238,19 @@ impl Entry {
     }
 }
 
+/// Reads what follows the first entry, up to the end of the stream: so a transfer that breaks off is
+/// never taken for whole.
+///
+/// # Errors
+/// Those of the stream; more than padding.
+pub fn read_rest(from: &mut impl Read) -> io::Result<()> {
+    let rest = io::copy(&mut from.take(MAX_REST + 1), &mut io::sink())?;
+    if rest > MAX_REST {
+        return Err(broken("too much behind the file"));
+    }
+    Ok(())
+}
+
 fn broken(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
@@ -265,13 +280,15 @@ fn read_extents(header: &Header, from: &mut impl Read) -> io::Result<(u64, Vec<R
     let mut extents = Vec::new();
     add_extents(&gnu.sparse, &mut extents)?;
     let mut is_extended = gnu.is_extended();
+    let mut blocks = 0;
     while is_extended {
+        blocks += 1;
         let mut extended = GnuExtSparseHeader::new();
         from.read_exact(extended.as_mut_bytes())?;
         add_extents(extended.sparse(), &mut extents)?;
         is_extended = extended.is_extended();
         // One more than are written says where the file ends.
-        if extents.len() > MAX_EXTENTS + 1 {
+        if extents.len() > MAX_EXTENTS + 1 || blocks > MAX_EXTENTS {
             return Err(broken("too many extents"));
         }
     }
@@ -370,6 +387,20 @@ mod tests {
         ] {
             assert!(changed(at, value).is_err(), "{value} at {at}");
         }
+        // Endless headers that hold nothing.
+        let mut empty = Header::new_gnu();
+        empty.set_entry_type(EntryType::GNULongName);
+        empty.set_size(0);
+        empty.set_cksum();
+        let endless = empty.as_bytes().repeat(1000);
+        assert!(unpack(&[&endless, archive.as_slice()].concat()).is_err());
+        let mut without_places = GnuExtSparseHeader::new();
+        without_places.set_is_extended(true);
+        let blocks = without_places.as_bytes().repeat(MAX_EXTENTS + 2);
+        let error = unpack(&[&archive[..512], &blocks].concat()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        assert!(read_rest(&mut io::repeat(0)).is_err());
+        assert!(read_rest(&mut [0; 10_240].as_slice()).is_ok());
         let mut sum = archive.clone();
         sum[0] = b'y';
         assert!(unpack(&sum).is_err());

@@ -229,7 +229,7 @@ async fn save_sparse(data: ByteStream, form: Form, file: File) -> anyhow::Result
             let entry = sparse::Entry::read(&mut reader)?;
             entry.read_into(&mut reader, &mut writer)?;
             // The end of the archive, so that a transfer that breaks off is never taken for whole.
-            io::copy(&mut reader, &mut io::sink())?;
+            sparse::read_rest(&mut reader)?;
             return Ok(entry.length);
         }
         let mut buffer = vec![0; CHUNK];

@@ -166,6 +166,12 @@ impl App {
                 {
                     refusal = error;
                 }
+                // The host's text names the templates of all teams.
+                Err(error) if error.code == ErrorCode::NotFound => {
+                    host.forget_inventory();
+                    tracing::debug!(sandbox = %sandbox.id, error = error.chain(), "no template");
+                    return Err(template_gone(&sandbox.spec.template));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -269,6 +275,13 @@ fn no_template(wanted: &TemplateName, known: &[String]) -> Error {
         format!("there is {}", known.join(", "))
     };
     let text = format!("there is no template {wanted}; {known}");
+    Error::new(ErrorCode::NotFound, text)
+}
+
+fn template_gone(template: &TemplateName) -> Error {
+    let text = format!(
+        "there is no template {template} on the sandbox's host; GET /v1/templates lists all there are"
+    );
     Error::new(ErrorCode::NotFound, text)
 }
 

@@ -58,7 +58,7 @@ impl Host {
 
     /// Drops the cached inventory. Call it before and after anything that may change templates of
     /// the host, whether or not it succeeded.
-    pub(super) fn forget_inventory(&self) {
+    pub fn forget_inventory(&self) {
         self.connection.forget_inventory();
     }
 }

@@ -21,7 +21,15 @@ use crate::hosts::{Host, SandboxReport};
 /// # Errors
 /// The store's, or that the host does not answer. Failures to remove single sandboxes are logged.
 pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -> Result<()> {
-    host.refresh_inventory().await?;
+    // A host whose templates cannot be listed still has its sandboxes reconciled.
+    if let Err(error) = host.refresh_inventory().await {
+        host.forget_inventory();
+        tracing::warn!(
+            host = host.url(),
+            error = error.chain(),
+            "its templates are not known"
+        );
+    }
     // Creates that begin later than this have no row yet.
     let in_flight = app.in_flight_creates.ids();
     let rows = app.store.sandbox_list_all().await?;

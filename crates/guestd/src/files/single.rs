@@ -64,7 +64,7 @@ fn write(wish: Wish, mut inlet: Inlet) -> Result<Wish, FileError> {
         .map_err(FileError::from)?;
     target.skip_to(entry.length);
     // What follows in the archive is padding.
-    std::io::copy(&mut inlet, &mut std::io::sink()).map_err(|e| broken(&e))?;
+    sparse::read_rest(&mut inlet).map_err(|e| broken(&e))?;
     target.keep()
 }
 
