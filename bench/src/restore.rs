@@ -120,7 +120,7 @@ fn warm_guest(server: &Server, memory_mb: u32) -> anyhow::Result<PathBuf> {
 }
 
 fn manifest(dir: &Path) -> anyhow::Result<Value> {
-    let path = dir.join("instant.json");
+    let path = dir.join("snapshot.json");
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(serde_json::from_slice(&text)?)
 }
