@@ -460,6 +460,9 @@ mod tests {
         host.checksums.examine_all(&[file], &mut host.pace);
         assert!(!host.is_good());
         host.checksums.examine_all(&[], &mut host.pace);
+        assert!(!host.is_good(), "it is there and was not listed once");
+        fs::remove_file(host.image()).unwrap();
+        host.checksums.examine_all(&[], &mut host.pace);
         assert_eq!(host.checksums.summary(), (0, Vec::new()), "it is gone");
     }
 

@@ -140,6 +140,10 @@ def replace(manner):
     if os.fork():
         return
     os.setsid()
+    # The caller waits for the end of its output.
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(quiet, stream)
     pid = os.getpid()
     time.sleep(0.5)
     commands = [
