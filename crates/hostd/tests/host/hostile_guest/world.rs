@@ -2,18 +2,14 @@
 //! that knows every name.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use hickory_proto::op::{Message, OpCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, Record, RecordType};
 use linux::netns;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::internet::{INTERNET, World, serve};
 
@@ -21,9 +17,6 @@ use crate::internet::{INTERNET, World, serve};
 pub const GOOD: &str = "good.test";
 pub const EVIL: &str = "evil.test";
 const HTTP: u16 = 80;
-/// For a guest's answer to one request.
-const ANSWER: Duration = Duration::from_secs(5);
-
 pub struct Internet {
     netns: String,
     pub name_server: String,
@@ -112,20 +105,4 @@ fn serve_names(count: Arc<AtomicU64>) -> io::Result<String> {
         }
     });
     Ok(at.to_string())
-}
-
-/// Returns true if what answers at the address is no envd, which says its version of HTTP's fields
-/// and never that it froze without a token.
-pub async fn is_hostile(address: SocketAddr) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let request = "POST /freeze HTTP/1.1\r\nHost: guest\r\nContent-Length: 0\r\n\r\n";
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = vec![0; 4096];
-        let length = stream.read(&mut answer).await?;
-        io::Result::Ok(String::from_utf8_lossy(&answer[..length]).contains("frozen"))
-    };
-    timeout(ANSWER, ask)
-        .await
-        .is_ok_and(|asked| asked.unwrap_or(false))
 }
