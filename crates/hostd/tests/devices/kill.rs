@@ -8,8 +8,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
+use hostd::disk::DiskRecord;
 use hostd::disk::{Backend, Disks, MIB, device_name};
-use hostd::sandbox::ledger::{DiskRecord, Ledger, Record};
+use hostd::sandbox::ledger::{Ledger, Record};
 use hostd::sandbox::state::Phase;
 use linux::dm;
 use model::{Generation, SandboxId, SandboxSpec};
