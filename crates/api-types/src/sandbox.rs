@@ -35,8 +35,8 @@ pub struct CreateSandbox {
     /// Default `pause`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_timeout: Option<OnTimeout>,
-    /// Whether running a program in the paused sandbox, a call on its files or a connection to a
-    /// port resumes it. Default true.
+    /// True if a command in the paused sandbox, a call on its files or a connection to a port
+    /// resumes it. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_resume: Option<bool>,
     /// MiB of the root disk. Default, and least, is the size of the template's file system; from a
@@ -47,8 +47,7 @@ pub struct CreateSandbox {
     /// Environment of every process in the sandbox.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
-    /// Whether whoever knows the address of one of its ports may use it, without a key or a link.
-    /// Default false.
+    /// True if the address of a port is enough to use it, without a key or a link. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_ports: Option<bool>,
     /// Where it may connect to. Default: the public internet.

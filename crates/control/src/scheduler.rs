@@ -106,8 +106,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is chosen answers and has the template, and no such host is left out or named
-        /// twice.
+        /// The ranking has each host that answers and has the template once, and no other.
         #[test]
         fn ranking_has_exactly_fit_hosts(hosts in proptest::collection::vec(
             proptest::option::of((any::<bool>(), any::<u32>(), any::<u64>())), 0..8,

@@ -137,7 +137,7 @@ pub async fn remove(State(world): Shared, Json(request): Json<PathRequest>) -> R
     }
 }
 
-/// What the archive routes are asked.
+/// Query of the archive routes.
 #[derive(Debug, serde::Deserialize)]
 pub struct ArchiveRequest {
     path: String,

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 
 /// Create a signed URL for a port
 ///
-/// Whoever has it can use the port over HTTP until it expires or the sandbox is deleted. Without a
+/// The URL opens the port over HTTP until it expires or the sandbox is deleted. Without a
 /// link, requests to the port need an API key. Of a sandbox with `public_ports` the link holds no
 /// secret and does not expire.
 #[utoipa::path(

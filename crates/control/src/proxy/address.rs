@@ -296,7 +296,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is understood as a port's host is the one spelling of it.
+        /// A text that names a port's host is the only spelling of that name.
         #[test]
         fn nothing_but_the_one_spelling_is_a_host(text in "[0-9a-z.:+-]{0,60}", port in 1..=u16::MAX) {
             if let Some(found) = from_host(&text, "localhost") {

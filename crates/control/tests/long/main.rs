@@ -1,4 +1,4 @@
-//! What takes minutes, or programs that `make test` does without: `make test-long`
+//! Tests that take minutes, or need programs that `make test` does without: `make test-long`
 //! (`scripts/test-long.sh`) runs it.
 
 #[expect(

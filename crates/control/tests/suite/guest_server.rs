@@ -50,7 +50,7 @@ async fn echo(upgrade: WebSocketUpgrade) -> Response {
     })
 }
 
-/// Two events; the second one only when somebody has posted to `/go`.
+/// Sends two events, the second one after a request to `/go`.
 async fn events() -> Response {
     let waits =
         futures::stream::once(async { Ok::<_, std::io::Error>(Bytes::from("data: 1\n\n")) })
@@ -83,7 +83,7 @@ async fn count(body: Body) -> String {
     total.to_string()
 }
 
-/// What runs in the sandboxes of `host`.
+/// Starts the server that runs in the sandboxes of `host`, and returns its address.
 pub async fn serve(host: &FakeHost) -> SocketAddr {
     let router = Router::new()
         .route("/ws", get(echo))

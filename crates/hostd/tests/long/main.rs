@@ -1,4 +1,4 @@
-//! What takes minutes on a host without hardware virtualisation: `make test-long`
+//! Tests that take minutes on a host without hardware virtualisation: `make test-long`
 //! (`scripts/test-long.sh`) runs it.
 
 #[allow(

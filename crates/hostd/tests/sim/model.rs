@@ -60,7 +60,7 @@ impl Known {
         }
     }
 
-    /// What may be seen by somebody who looks between the two times. Nobody may have begun anything
+    /// Returns the values that a reader may see between the two times. No change may have begun
     /// later.
     pub fn seen(&self, from: Time, to: Time) -> Values {
         let over = |set: &Set| {

@@ -50,7 +50,7 @@ impl Outcome {
     fn keep(&mut self, piece: &[u8], stream: impl Fn(&mut Self) -> &mut Vec<u8>) {
         let room = ExecLimits::MAX_OUTPUT_BYTES - self.stdout.len() - self.stderr.len();
         if self.truncated || piece.len() > room {
-            // What comes later would stand behind a gap.
+            // Later output would follow a gap.
             let fits = if self.truncated { 0 } else { room };
             self.truncated = true;
             return stream(self).extend_from_slice(&piece[..fits]);

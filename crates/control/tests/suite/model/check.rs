@@ -214,8 +214,8 @@ fn power_of(fake: &Fake) -> u64 {
     }
 }
 
-/// What nobody was told of was asked for, all of it or none, and counts from now on; `is_all_over`:
-/// nothing that was asked before can change it any more.
+/// Adds sandboxes that are there and that no answer named: each was asked for, all of a fork or
+/// none, and counts from now on. With `is_all_over` no earlier request can change them any more.
 fn find(scene: &Scene, settled: &Settled, is_all_over: bool) {
     for row in settled.rows.iter().filter(|row| row.host_id.is_some()) {
         let mut model = scene.model();

@@ -77,7 +77,7 @@ impl Register {
         self.0[change].values = Some(BTreeSet::new());
     }
 
-    /// What may be seen by somebody who looks between the two times. Nobody may have begun anything
+    /// Returns the values that a reader may see between the two times. No change may have begun
     /// later.
     pub fn seen(&self, from: Time, to: Time) -> Values {
         let over = |change: &Change| {
