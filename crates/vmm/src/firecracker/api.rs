@@ -104,12 +104,6 @@ pub struct Balloon {
     pub stats_polling_interval_s: u16,
 }
 
-/// `PATCH /balloon`.
-#[derive(Debug, Clone, Serialize)]
-pub struct BalloonUpdate {
-    pub amount_mib: u32,
-}
-
 /// `GET /balloon/statistics`. All but the first two members come from the guest's driver, if it has
 /// one, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -29,9 +29,9 @@ use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
 use super::api::{
-    Action, Balloon, BalloonStatistics, BalloonUpdate, BootSource, Drive, Entropy, InstanceInfo,
-    Logger, MachineConfig, Metrics, MmdsConfig, NetworkInterface, Serial, SnapshotCreate,
-    SnapshotLoad, VmUpdate,
+    Action, Balloon, BalloonStatistics, BootSource, Drive, Entropy, InstanceInfo, Logger,
+    MachineConfig, Metrics, MmdsConfig, NetworkInterface, Serial, SnapshotCreate, SnapshotLoad,
+    VmUpdate,
 };
 
 /// Name of the socket in Firecracker's working directory.
@@ -156,10 +156,6 @@ impl Client {
 
     pub async fn balloon(&self, balloon: &Balloon) -> Result<()> {
         self.put("/balloon", balloon).await
-    }
-
-    pub async fn resize_balloon(&self, balloon: &BalloonUpdate) -> Result<()> {
-        self.patch("/balloon", balloon).await
     }
 
     pub async fn balloon_statistics(&self) -> Result<BalloonStatistics> {
