@@ -22,6 +22,7 @@ use connectrpc::{
 use host_rpc as rpc;
 use host_rpc::HostAgentService;
 use model::SandboxId;
+use stdx::task::run_blocking;
 
 use crate::host::Host;
 use crate::sandbox::report::sandbox_report;
@@ -268,7 +269,11 @@ impl HostAgentService for Service {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
     ) -> ServiceResult<rpc::ListTemplatesResponse> {
-        let templates = instants::templates(&self.manager.host).map_err(refused)?;
+        // Walks directories, and is asked for in each round of reconciliation.
+        let host = Arc::clone(&self.manager.host);
+        let templates = run_blocking(move || instants::templates(&host))
+            .await
+            .map_err(refused)?;
         Response::ok(rpc::ListTemplatesResponse {
             templates,
             ..Default::default()
