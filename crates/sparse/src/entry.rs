@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 use tar::{Builder, EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use crate::{BLOCK, CHUNK, MAX_EXTENTS, SparseWriter, extents};
@@ -37,6 +38,24 @@ pub fn header(metadata: &Metadata) -> Header {
 /// A field that is no number.
 pub fn modified(header: &Header) -> io::Result<i64> {
     header.mtime().map(u64::cast_signed)
+}
+
+/// Returns the times to set on a file of which the modification is known, in seconds since 1970: the
+/// time of access stays as it is.
+#[must_use]
+pub fn modification_time(seconds: i64) -> Timestamps {
+    let last_access = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let last_modification = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access,
+        last_modification,
+    }
 }
 
 /// Appends a file under `name`, without its holes.

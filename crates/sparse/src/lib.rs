@@ -11,7 +11,7 @@ mod entry;
 mod extents;
 mod writer;
 
-pub use entry::{Entry, append, header, modified, read_rest};
+pub use entry::{Entry, append, header, modification_time, modified, read_rest};
 pub use extents::extents;
 pub use writer::{SparseWriter, copy_sparse};
 

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use client::archive::BoundedReader;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use sparse::SparseWriter;
 use tar::{Archive, Entry, EntryType};
@@ -173,7 +173,7 @@ impl Unpacker {
         self.buffer = buffer;
         let named = written.and_then(|file| {
             rustix::fs::fchmod(&file, mode.into())?;
-            rustix::fs::futimens(&file, &last_modified(modified))?;
+            rustix::fs::futimens(&file, &sparse::modification_time(modified))?;
             Ok(rustix::fs::renameat(
                 self.here(),
                 &temporary,
@@ -289,21 +289,6 @@ fn copy(
     }
     to.finish()?;
     Ok(to.into_file())
-}
-
-fn last_modified(seconds: i64) -> Timestamps {
-    let omit = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT,
-    };
-    let last_modification = Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    Timestamps {
-        last_access: omit,
-        last_modification,
-    }
 }
 
 #[cfg(test)]

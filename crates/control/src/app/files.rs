@@ -1,5 +1,7 @@
 //! Files of sandboxes, streamed both ways.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::Stream;
 use model::{ErrorCode, Resource, SandboxId};
@@ -9,7 +11,7 @@ use super::App;
 use super::exec::check_user;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{FileForm, FileInfo, FileStream, GuestPath, UploadTarget};
+use crate::hosts::{FileForm, FileInfo, FileStream, GuestPath, Host, UploadTarget};
 
 /// Longest path that Linux takes (PATH_MAX).
 pub const MAX_PATH: usize = 4096;
@@ -54,6 +56,30 @@ impl Download {
 }
 
 impl App {
+    /// Returns the host of a sandbox of which a key may read files.
+    async fn host_to_read(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        path: &GuestPath,
+    ) -> Result<Arc<Host>> {
+        principal.require_read(Resource::Sandboxes)?;
+        check_path(path)?;
+        Ok(self.find_usable(principal, id).await?.host)
+    }
+
+    /// Returns the host of a sandbox of which a key may change files.
+    async fn host_to_write(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        path: &GuestPath,
+    ) -> Result<Arc<Host>> {
+        principal.require_write(Resource::Sandboxes)?;
+        check_path(path)?;
+        Ok(self.find_usable(principal, id).await?.host)
+    }
+
     /// Opens a file or directory for reading.
     ///
     /// # Errors
@@ -66,9 +92,7 @@ impl App {
         path: GuestPath,
         form: FileForm,
     ) -> Result<Download> {
-        principal.require_read(Resource::Sandboxes)?;
-        check_path(&path)?;
-        let host = self.find_usable(principal, id).await?.host;
+        let host = self.host_to_read(principal, id, &path).await?;
         Ok(Download {
             stream: host.read_file(id, path, form).await?,
             shutdown: self.shutdown.clone(),
@@ -90,9 +114,7 @@ impl App {
     where
         S: Stream<Item = Result<Bytes>> + Send + 'static,
     {
-        principal.require_write(Resource::Sandboxes)?;
-        check_path(&target.path)?;
-        let host = self.find_usable(principal, id).await?.host;
+        let host = self.host_to_write(principal, id, &target.path).await?;
         host.write_file(id, target, content).await
     }
 
@@ -106,9 +128,7 @@ impl App {
         id: &SandboxId,
         path: GuestPath,
     ) -> Result<FileInfo> {
-        principal.require_read(Resource::Sandboxes)?;
-        check_path(&path)?;
-        let host = self.find_usable(principal, id).await?.host;
+        let host = self.host_to_read(principal, id, &path).await?;
         host.stat_path(id, path).await
     }
 
@@ -144,9 +164,7 @@ impl App {
         id: &SandboxId,
         path: GuestPath,
     ) -> Result<()> {
-        principal.require_write(Resource::Sandboxes)?;
-        check_path(&path)?;
-        let host = self.find_usable(principal, id).await?.host;
+        let host = self.host_to_write(principal, id, &path).await?;
         host.make_dir(id, path).await
     }
 
@@ -160,9 +178,7 @@ impl App {
         id: &SandboxId,
         path: GuestPath,
     ) -> Result<()> {
-        principal.require_write(Resource::Sandboxes)?;
-        check_path(&path)?;
-        let host = self.find_usable(principal, id).await?.host;
+        let host = self.host_to_write(principal, id, &path).await?;
         host.remove_path(id, path).await
     }
 }

@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 
 use http::Uri;
 use http::uri::PathAndQuery;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::upgrade::Upgraded;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
@@ -28,16 +27,9 @@ pub(super) struct Connector {
     hosts: Hosts,
 }
 
-/// Connection to a port of a sandbox.
+/// Connection to a port of a sandbox. Notes what passes, for [`super::retry`].
 #[derive(Debug)]
-pub(super) struct Tunnel {
-    stream: TokioIo<NotedStream>,
-    used: Arc<ConnectionUse>,
-}
-
-/// Stream that notes what passes, for [`super::retry`].
-#[derive(Debug)]
-struct NotedStream {
+pub(super) struct NotedStream {
     stream: TokioIo<Upgraded>,
     used: Arc<ConnectionUse>,
 }
@@ -79,9 +71,9 @@ pub(super) fn uri(
 }
 
 impl Service<Uri> for Connector {
-    type Response = Tunnel;
+    type Response = TokioIo<NotedStream>;
     type Error = TunnelError;
-    type Future = Pin<Box<dyn Future<Output = Result<Tunnel, TunnelError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, TunnelError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         Poll::Ready(Ok(()))
@@ -97,60 +89,16 @@ impl Service<Uri> for Connector {
                 ))
             };
             let (host, target) = found.ok_or_else(nowhere)?;
-            let used = Arc::<ConnectionUse>::default();
             let stream = TokioIo::new(host.open_tunnel(&target.id, target.port).await?);
-            let stream = TokioIo::new(NotedStream {
-                stream,
-                used: Arc::clone(&used),
-            });
-            Ok(Tunnel { stream, used })
+            let used = Arc::default();
+            Ok(TokioIo::new(NotedStream { stream, used }))
         })
     }
 }
 
-impl Connection for Tunnel {
+impl Connection for NotedStream {
     fn connected(&self) -> Connected {
         Connected::new().extra(Arc::clone(&self.used))
-    }
-}
-
-impl Read for Tunnel {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl Write for Tunnel {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 }
 

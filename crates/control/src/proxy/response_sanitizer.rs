@@ -261,7 +261,8 @@ fn redirect_below(headers: &mut HeaderMap, base: &str, authority: &str) {
 mod tests {
     use super::*;
 
-    fn sanitized(addressing: Addressing, access: &Access, sent: &[(&str, &str)]) -> HeaderMap {
+    /// Returns the address of a port, and the fields of an answer that it sent.
+    fn received(addressing: Addressing, sent: &[(&str, &str)]) -> (PortAddress, HeaderMap) {
         let target =
             super::super::address::from_host("80-sb-0123456789abcdefghij.localhost", "localhost")
                 .unwrap();
@@ -273,7 +274,11 @@ mod tests {
         let pair = |(name, value): &(&str, &str)| {
             (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
         };
-        let mut headers: HeaderMap = sent.iter().map(pair).collect();
+        (address, sent.iter().map(pair).collect())
+    }
+
+    fn sanitized(addressing: Addressing, access: &Access, sent: &[(&str, &str)]) -> HeaderMap {
+        let (address, mut headers) = received(addressing, sent);
         sanitize_response(&mut headers, &address, access);
         headers
     }
@@ -382,18 +387,7 @@ mod tests {
     }
 
     fn switched(addressing: Addressing, sent: &[(&str, &str)]) -> Vec<String> {
-        let target =
-            super::super::address::from_host("80-sb-0123456789abcdefghij.localhost", "localhost")
-                .unwrap();
-        let address = PortAddress {
-            target,
-            addressing,
-            authority: "localhost:8000".to_owned(),
-        };
-        let pair = |(name, value): &(&str, &str)| {
-            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
-        };
-        let mut headers: HeaderMap = sent.iter().map(pair).collect();
+        let (address, mut headers) = received(addressing, sent);
         sanitize_switch(&mut headers, &address, &Access::Link);
         headers
             .iter()

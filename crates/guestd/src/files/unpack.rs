@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use guest_rpc::archive::BoundedReader;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use sparse::SparseWriter;
 use tokio::sync::mpsc;
@@ -290,7 +290,8 @@ impl Unpacker {
         let done = copy(entry, size, &mut writer, &mut self.buffer, path).and_then(|()| {
             let file = writer.file();
             rustix::fs::fchmod(file, mode.into()).map_err(refused("set the mode of"))?;
-            let times = modified(sparse::modified(entry.header()).unwrap_or(0));
+            let modified = sparse::modified(entry.header()).unwrap_or(0);
+            let times = sparse::modification_time(modified);
             rustix::fs::futimens(file, &times).map_err(refused("set the time of"))?;
             match &staged {
                 Some(staged) => rustix::fs::renameat(self.here(), staged, self.here(), name)
@@ -440,20 +441,5 @@ fn copy(
         to.append([&buffer[..filled]])
             .map_err(|e| FileError::io("write", path, &e))?;
         left = left.saturating_sub(filled as u64);
-    }
-}
-
-fn modified(seconds: i64) -> Timestamps {
-    let omit = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT,
-    };
-    let last_modification = Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    Timestamps {
-        last_access: omit,
-        last_modification,
     }
 }

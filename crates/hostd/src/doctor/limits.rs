@@ -2,6 +2,7 @@
 
 use model::SharedLimit;
 use model::shared_limit::or_none;
+use runtime::environment::variable;
 
 use crate::config::{Config, api, disks, limits, network};
 use crate::egress::limits as egress;
@@ -17,9 +18,7 @@ pub fn shared_limits(config: &Config) -> Vec<SharedLimit> {
         .as_ref()
         .map(all)
         .unwrap_or_default();
-    SharedLimit::compare(all(config), defaults, |name| {
-        std::env::var_os(name).is_some_and(|value| !value.is_empty())
-    })
+    SharedLimit::compare(all(config), defaults, |name| variable(name).is_some())
 }
 
 fn all(config: &Config) -> Vec<SharedLimit> {

@@ -7,9 +7,8 @@
 use std::time::{Duration, Instant};
 
 use guest_rpc::http::{ClockAnswer, ClockRequest};
-use http_body_util::{BodyExt, Limited};
 
-use super::{Error, Guest, MAX_SMALL_BODY};
+use super::{Error, Guest, read_small_body};
 
 /// Error of a guest's clock that is accepted: an attempt below it is the last.
 const ACCURACY: Duration = Duration::from_millis(60);
@@ -49,12 +48,7 @@ impl Guest {
         let answer = self
             .send(Ok(self.post_json("/clock", &ClockRequest { time_ns })?))
             .await?;
-        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
-            .collect()
-            .await;
-        let body = body
-            .map_err(|error| Error::Nonsense(error.to_string()))?
-            .to_bytes();
+        let body = read_small_body(answer).await?;
         serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))
     }
 }

@@ -142,12 +142,7 @@ impl Guest {
     /// When the guest agent does not answer, or is of a version that cannot freeze.
     pub async fn freeze(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
         let answer = self.send(Ok(self.post_json("/freeze", request)?)).await?;
-        let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
-            .collect()
-            .await;
-        let body = body
-            .map_err(|error| Error::Nonsense(error.to_string()))?
-            .to_bytes();
+        let body = read_small_body(answer).await?;
         let answer: FreezeAnswer =
             serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))?;
         Ok(FreezeAnswer {
@@ -279,17 +274,21 @@ pub(crate) fn fuzz_event(message: guest_rpc::process::StartResponse) {
     drop(exec::exec_event(message));
 }
 
+/// Reads a body of at most [`MAX_SMALL_BODY`] bytes.
+async fn read_small_body(answer: Response<Incoming>) -> Result<Bytes, Error> {
+    let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
+        .collect()
+        .await;
+    let body = body.map_err(|error| Error::Nonsense(error.to_string()))?;
+    Ok(body.to_bytes())
+}
+
 async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, Error> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
-    let body = Limited::new(answer.into_body(), MAX_SMALL_BODY)
-        .collect()
-        .await;
-    let body = body
-        .map_err(|error| Error::Nonsense(error.to_string()))?
-        .to_bytes();
+    let body = read_small_body(answer).await?;
     let message = match serde_json::from_slice::<ErrorBody>(&body) {
         Ok(error) => shortened(&error.message),
         Err(_) => format!("the guest agent answered with status {status}"),

@@ -36,7 +36,7 @@ pub(super) async fn create_vm(
 ) -> Result<Started, Event> {
     let key = preboot::boot_key(host, handle, source).await;
     let Some(entry) = preboot::find_entry(host, key.clone()).await else {
-        let config = prepare_vm(host, handle, source).await?;
+        let config = prepare_new_vm(host, handle, source).await?;
         return match source {
             BootSource::Snapshot { dir, .. } => restore(host, handle, &config, dir).await,
             BootSource::Image(_) | BootSource::Restarted => boot(host, handle, &config, key).await,
@@ -47,7 +47,7 @@ pub(super) async fn create_vm(
         dir: entry.clone(),
         image: None,
     };
-    let config = prepare_vm(host, handle, &prebooted).await?;
+    let config = prepare_new_vm(host, handle, &prebooted).await?;
     match restore(host, handle, &config, &entry).await {
         Err(Event::Remove) => Err(Event::Remove),
         Err(event) => {
@@ -67,36 +67,36 @@ pub(super) async fn resume_vm(
     handle: &Handle,
     saved: &Path,
 ) -> Result<Started, Event> {
-    let network = create_network(host, handle);
-    let disk = restore_disk(host, handle, saved);
-    let (network, disk) = tokio::join!(network, disk);
-    network.map_err(Event::Failed)?;
-    let disk = disk.map_err(Event::Failed)?;
-    if handle.removing.is_cancelled() {
-        return Err(Event::Remove);
-    }
-    let config = vm_config(host, handle, disk).await.map_err(Event::Failed)?;
+    let config = prepare_vm(host, handle, restore_disk(host, handle, saved)).await?;
     fail::fail_point!("resume::disk-and-network-made");
     restore(host, handle, &config, saved).await
 }
 
-/// Makes network and disk, and the directory of the VM.
-async fn prepare_vm(
+/// Prepares the VM of a new sandbox, with a disk made from `source`.
+async fn prepare_new_vm(
     host: &Arc<Host>,
     handle: &Handle,
     source: &BootSource,
 ) -> Result<VmConfig, Event> {
+    let config = prepare_vm(host, handle, create_disk(host, handle, source)).await?;
+    fail::fail_point!("create::disk-and-network-made");
+    Ok(config)
+}
+
+/// Creates the network and, at the same time, the disk, and then the directory of the VM.
+async fn prepare_vm(
+    host: &Arc<Host>,
+    handle: &Handle,
+    disk: impl Future<Output = Result<Disk, OperationError>>,
+) -> Result<VmConfig, Event> {
     let network = create_network(host, handle);
-    let disk = create_disk(host, handle, source);
     let (network, disk) = tokio::join!(network, disk);
     network.map_err(Event::Failed)?;
     let disk = disk.map_err(Event::Failed)?;
     if handle.removing.is_cancelled() {
         return Err(Event::Remove);
     }
-    let config = vm_config(host, handle, disk).await.map_err(Event::Failed)?;
-    fail::fail_point!("create::disk-and-network-made");
-    Ok(config)
+    vm_config(host, handle, disk).await.map_err(Event::Failed)
 }
 
 async fn boot(

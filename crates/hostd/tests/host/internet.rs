@@ -2,8 +2,8 @@
 //! and all of its host's side live in the first one, so that neither routes nor rules of this
 //! machine are touched; the second one answers for every address that there is, public or not.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -193,4 +193,22 @@ pub fn serve<A: Into<IpAddr> + Copy>(addresses: &[A]) -> io::Result<Heard> {
 pub fn is_reached(address: impl Into<IpAddr>, port: u16) -> bool {
     let patience = Duration::from_secs(5);
     std::net::TcpStream::connect_timeout(&(address.into(), port).into(), patience).is_ok()
+}
+
+/// Answers every HTTP request at an address with 200, until the process of the test ends.
+pub fn serve_http(address: impl ToSocketAddrs) -> io::Result<()> {
+    let listener = TcpListener::bind(address)?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                while stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0) {
+                    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    if stream.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
 }

@@ -2,8 +2,7 @@
 //! own, whose internet is another one: 45.90.28.1 and .2, with a name server on loopback. Nothing
 //! of it leaves the machine.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -15,6 +14,7 @@ use model::SandboxId;
 use testkit::eventually;
 
 use crate::agent::{Agent, PATIENCE, spec};
+use crate::internet::serve_http;
 
 const GOOD: Ipv4Addr = Ipv4Addr::new(45, 90, 28, 1);
 const EVIL: Ipv4Addr = Ipv4Addr::new(45, 90, 28, 2);
@@ -76,20 +76,7 @@ fn furnish() -> std::io::Result<()> {
         if port == 22 {
             links.add_address("lo", address, 32)?;
         }
-        let listener = TcpListener::bind((address, port))?;
-        // They go with the process of the test.
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                std::thread::spawn(move || {
-                    while stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0) {
-                        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-                        if stream.write_all(answer.as_bytes()).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
+        serve_http((address, port))?;
     }
     Ok(())
 }

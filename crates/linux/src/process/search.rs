@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{Identity, Process};
@@ -14,15 +14,8 @@ use super::{Identity, Process};
 /// When `/proc` cannot be read.
 pub fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        let Ok(cmdline) = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")) else {
+    for (pid, dir) in running()? {
+        let Ok(cmdline) = fs::read(dir.join("cmdline")) else {
             continue;
         };
         if wanted(&cmdline) {
@@ -32,23 +25,25 @@ pub fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
+/// Lists the processes in `/proc`, each with its directory.
+fn running() -> io::Result<impl Iterator<Item = (u32, PathBuf)>> {
+    let entries = fs::read_dir("/proc")?.flatten();
+    Ok(entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        Some((pid, entry.path()))
+    }))
+}
+
 /// Returns every running process of that user. Zombies count as ended.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn of_user(uid: u32) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
+    for (pid, dir) in running()? {
         // The directory belongs to root where the process must not be looked into; its status tells
         // the truth.
-        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+        let Ok(status) = fs::read_to_string(dir.join("status")) else {
             continue;
         };
         if is_of_user(&status, uid) && Identity::of(pid)?.is_some() {
@@ -102,6 +97,7 @@ fn is_of_user(status: &str, uid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::CommandExt;
+    use std::path::Path;
 
     use super::*;
     use crate::programs;

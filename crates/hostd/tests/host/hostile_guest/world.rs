@@ -1,8 +1,8 @@
 //! The internet of an attacker: a server that can be slow to take connections, and a name server
 //! that knows every name.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +11,7 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, Record, RecordType};
 use linux::netns;
 
-use crate::internet::{INTERNET, World, serve};
+use crate::internet::{INTERNET, World, serve, serve_http};
 
 /// A name of the server, and a domain in which every name has an address of its own.
 pub const GOOD: &str = "good.test";
@@ -27,7 +27,7 @@ pub fn with_internet() -> (World, Internet) {
     let world = World::make("hostile");
     world.on_internet(|| {
         serve(&[INTERNET])?;
-        serve_http()
+        serve_http((INTERNET, HTTP))
     });
     let questions = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&questions);
@@ -57,23 +57,6 @@ impl Internet {
     pub fn let_go(&self) {
         netns::enter(&self.netns, || testkit::nft::apply("delete table ip held")).unwrap();
     }
-}
-
-fn serve_http() -> io::Result<()> {
-    let listener = TcpListener::bind((INTERNET, HTTP))?;
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                while stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0) {
-                    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-                    if stream.write_all(answer.as_bytes()).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    Ok(())
 }
 
 /// Serves on loopback, where the agent asks; returns where.
