@@ -116,7 +116,7 @@ struct Layered {
 /// A stretch of pages filled with a byte.
 type Fill = (usize, usize, u8);
 
-/// A base and a difference for each generation, in the form that `vmm/src/diff.rs` documents.
+/// A base and a difference for each generation, in the form that `vmm/src/diff/mod.rs` documents.
 fn layered(base: &[Fill], generations: &[Vec<Fill>]) -> Layered {
     let dir = tempfile::tempdir().expect("a directory");
     let mut model = vec![0; BYTES];

@@ -348,7 +348,7 @@ mod tests {
         }
         assert_eq!(
             findings(
-                "crates/cli/src/args.rs",
+                "crates/cli/src/args/mod.rs",
                 "use clap::Command; fn f() { Command::new(\"x\"); }"
             ),
             []
