@@ -143,4 +143,18 @@ mod tests {
             assert_eq!(json, format!("\"{code}\""));
         }
     }
+
+    #[test]
+    fn errors_document_lists_all_codes() {
+        let document = include_str!("../../../docs/errors.md");
+        let rows: Vec<&str> = document
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        let expected = ErrorCode::ALL.map(|code| format!("| `{code}` | {} |", code.http_status()));
+        assert_eq!(rows.len(), expected.len());
+        for (row, start) in rows.iter().zip(&expected) {
+            assert!(row.starts_with(start), "{row} should start with {start}");
+        }
+    }
 }
