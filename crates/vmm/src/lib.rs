@@ -41,6 +41,7 @@ mod seal;
 mod snapshot_store;
 mod watcher;
 
+pub use compat::SnapshotError;
 pub use jail::Jail;
 pub use snapshot_store::{HeldMemory, SnapshotStore};
 
@@ -156,8 +157,8 @@ pub enum Error {
     Jail(#[source] std::io::Error),
     #[error("the VM has ended")]
     Ended,
-    #[error("the snapshot in {dir} cannot be restored: {reason}")]
-    BadSnapshot { dir: PathBuf, reason: String },
+    #[error("the snapshot in {dir} cannot be restored")]
+    BadSnapshot { dir: PathBuf, source: SnapshotError },
     #[error("cannot {action} {path}")]
     Io {
         action: &'static str,

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::compat::{MANIFEST, check_lengths};
 use crate::diff::{self, Seal, check_cancelled};
 use crate::files::{in_file, new_file, place};
-use crate::{Error, Result, seal};
+use crate::{Error, Result, SnapshotError, seal};
 
 /// Names of the files.
 pub(crate) const MEMORY: &str = "memory";
@@ -117,7 +117,7 @@ impl MemoryLayout {
     }
 
     /// Checks that the files exist and have the right lengths.
-    pub(crate) fn is_whole(&self, dir: &Path, bytes: u64) -> Result<(), String> {
+    pub(crate) fn check_files(&self, dir: &Path, bytes: u64) -> Result<(), SnapshotError> {
         let here = self.clone().on_disk(dir);
         let wanted = std::iter::once(bytes).chain(here.diffs().iter().map(|seal| seal.bytes));
         here.names()
@@ -137,9 +137,12 @@ impl MemoryLayout {
 /// [`Error::BadSnapshot`] when it is damaged, [`Error::Io`] when a file cannot be written or the
 /// merge was cancelled; then it is as it was.
 pub(crate) fn merge_memory(dir: &Path, cancel: &CancellationToken) -> Result<()> {
-    let Layers { memory, memory_mb } = Layers::read(dir).map_err(|error| Error::BadSnapshot {
+    let Layers { memory, memory_mb } = Layers::read(dir).map_err(|source| Error::BadSnapshot {
         dir: dir.into(),
-        reason: format!("{MANIFEST}: {error}"),
+        source: SnapshotError::File {
+            name: MANIFEST.to_owned(),
+            source,
+        },
     })?;
     match memory {
         MemoryLayout::Layers(_) => {
@@ -183,7 +186,7 @@ pub(crate) fn damaged(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     move |error| match error.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::NotFound => Error::BadSnapshot {
             dir,
-            reason: format!("its memory: {error}"),
+            source: SnapshotError::Memory(error),
         },
         _ => in_file("use the memory in", &dir)(error),
     }

@@ -19,6 +19,7 @@ use linux::process::Process;
 use linux::uffd::Region;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use stdx::error::chain;
 use tempfile::TempDir;
 use vmm::pager::{self, Pager};
 use vmm::{Disk, DiskFormat, Jail, VmConfig};
@@ -448,7 +449,7 @@ fn damage_is_told_before_anything_runs() {
         bad[at] ^= 1;
         let error = restore(&bad);
         assert!(
-            matches!(&error, vmm::Error::BadSnapshot { reason, .. } if reason.contains("checksum")),
+            matches!(&error, vmm::Error::BadSnapshot { source, .. } if chain(source).contains("checksum")),
             "{error:?}"
         );
     }

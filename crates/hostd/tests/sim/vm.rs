@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use vmm::{AfterSnapshot, DiskFormat, Driver, Error, Exit, Result, Vm, VmConfig};
+use vmm::{AfterSnapshot, DiskFormat, Driver, Error, Exit, Result, SnapshotError, Vm, VmConfig};
 
 use crate::world::World;
 
@@ -380,7 +380,7 @@ impl Driver for SimDriver {
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
         let bad = |reason: String| Error::BadSnapshot {
             dir: snapshot.to_owned(),
-            reason,
+            source: SnapshotError::Refused(reason),
         };
         let bytes = fs::read(snapshot.join(MEMORY)).map_err(|error| bad(error.to_string()))?;
         let memory = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;

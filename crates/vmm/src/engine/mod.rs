@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use stdx::error::chain;
+
 use crate::Driver;
 use crate::firecracker::{self, Firecracker};
 use crate::pager;
@@ -143,9 +145,7 @@ pub fn choose(wanted: &Wanted) -> Result<Engine, Error> {
             Err(Error::Firecracker(firecracker::VersionError::Missing)) => {
                 qemu(wanted, "Firecracker is not installed", || kvm.clone())
             }
-            Err(Error::Firecracker(error)) => {
-                qemu(wanted, &stdx::error::chain(&error), || kvm.clone())
-            }
+            Err(Error::Firecracker(error)) => qemu(wanted, &chain(&error), || kvm.clone()),
             Err(Error::FirecrackerNeedsKvm(_)) => {
                 qemu(wanted, "Firecracker needs KVM", || kvm.clone())
             }
@@ -179,14 +179,17 @@ fn firecracker(wanted: &Wanted, probe: impl FnOnce() -> KvmReport) -> Result<Eng
     if !report.usable {
         return Err(Error::FirecrackerNeedsKvm(report.detail));
     }
-    let (pager, layers) = match pager::find(wanted.pager.as_deref()) {
+    let (pager, layers) = match pager::find_program(wanted.pager.as_deref()) {
         Ok(pager) => (
             Some(pager),
             "memory in layers is served on demand".to_owned(),
         ),
-        Err(reason) => (
+        Err(error) => (
             None,
-            format!("memory in layers is merged before it is used, since {reason}"),
+            format!(
+                "memory in layers is merged before it is used, since {}",
+                chain(&error)
+            ),
         ),
     };
     let why = format!(

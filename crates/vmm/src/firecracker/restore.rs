@@ -9,12 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use stdx::error::chain;
+
 use crate::compat::{self, check_lengths, check_sha256, require_equal};
 use crate::files::in_file;
 use crate::memory_files::{self, MEMORY, MemoryLayout};
 use crate::pager::{self, Prepared};
 use crate::run_dir::RunDir;
-use crate::{Error, Result, VmConfig, cpu, record};
+use crate::{Error, Result, SnapshotError, VmConfig, cpu, record};
 
 use super::api::{MemoryBackend, NetworkOverride, SnapshotLoad};
 use super::args::{NIC, STATE};
@@ -30,9 +32,9 @@ pub(super) async fn restore(
     snapshot: PathBuf,
 ) -> Result<FirecrackerVm> {
     check(&config).await?;
-    let found = fits(&config, &snapshot).map_err(|reason| Error::BadSnapshot {
+    let found = read_compatible(&config, &snapshot).map_err(|source| Error::BadSnapshot {
         dir: snapshot.clone(),
-        reason,
+        source,
     })?;
     let disk = &config.disk.path;
     File::open(disk).map_err(in_file("open", disk))?;
@@ -146,7 +148,7 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     };
     let bad = |reason| Error::BadSnapshot {
         dir: snapshot.into(),
-        reason,
+        source: SnapshotError::Refused(reason),
     };
     // Firecracker waits for ever when it needs a page and its pager has ended.
     let loaded = tokio::select! {
@@ -157,7 +159,8 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
     loaded.map_err(|error| match error {
         Error::Refused { reason, .. } => bad(reason),
         other => bad(format!(
-            "{other}: {}",
+            "{}: {}",
+            chain(&other),
             super::end::words(&started.dir, &started.output)
         )),
     })?;
@@ -169,9 +172,9 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
 
 /// Reads the manifest and compares it with the configuration, and with the files beside it.
 /// Blocking.
-fn fits(config: &VmConfig, snapshot: &Path) -> Result<Manifest, String> {
+fn read_compatible(config: &VmConfig, snapshot: &Path) -> Result<Manifest, SnapshotError> {
     let found: Manifest = compat::read_manifest(snapshot, VERSION)?;
-    let cpu = cpu::identity().map_err(|error| format!("this processor is not known: {error}"))?;
+    let cpu = cpu::identity().map_err(SnapshotError::Processor)?;
     let network = |has| if has { "there" } else { "not there" };
     require_equal("processor", &found.cpu, &cpu)?;
     require_equal("number of virtual CPUs", found.vcpus, config.vcpus)?;
@@ -180,7 +183,7 @@ fn fits(config: &VmConfig, snapshot: &Path) -> Result<Manifest, String> {
     check_lengths(snapshot, &[(STATE, found.state_bytes)])?;
     found
         .memory
-        .is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
+        .check_files(snapshot, u64::from(found.memory_mb) << 20)?;
     check_sha256(snapshot, STATE, &found.state_sha256)?;
     Ok(found)
 }
@@ -309,7 +312,9 @@ mod tests {
                 .is_some()
         );
         assert_eq!(memory::read(&config.dir).unwrap(), Some(memory.clone()));
-        assert!(!snapshot.join(MEMORY).exists() && memory.is_whole(&config.dir, 1 << 20).is_ok());
+        assert!(
+            !snapshot.join(MEMORY).exists() && memory.check_files(&config.dir, 1 << 20).is_ok()
+        );
         run.socket(pager::SOCKET).unwrap();
         run.remove(pager::SOCKET).unwrap();
         // Damage is seen in what it was given, whoever changes the snapshot's name for it.
@@ -340,7 +345,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let refusal = |change: fn(&mut Manifest)| {
             let (snapshot, config) = snapshot(root.path(), change);
-            fits(&config, &snapshot).map(drop)
+            let checked = read_compatible(&config, &snapshot);
+            checked.map(drop).map_err(|error| error.to_string())
         };
         assert_eq!(refusal(|_| {}), Ok(()));
         assert_eq!(

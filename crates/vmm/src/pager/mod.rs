@@ -52,6 +52,7 @@ use linux::jail::{Enforcement, Syscalls};
 use linux::process::{Ended, Identity, Process, Spawn};
 use linux::uffd;
 use serde::{Deserialize, Serialize};
+use stdx::error::chain;
 use tokio::io::AsyncReadExt;
 
 use crate::compat::MANIFEST;
@@ -124,11 +125,27 @@ pub fn serve_if_asked() -> Option<ExitCode> {
         Err(error) => {
             let _ = writeln!(
                 io::stderr(),
-                "the guest's memory can be served no longer: {error}"
+                "the guest's memory can be served no longer: {}",
+                chain(&error)
             );
             ExitCode::FAILURE
         }
     })
+}
+
+/// Reason why no pager can run here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PagerUnavailable {
+    #[error("there is no {} (Linux 6.1)", uffd::DEVICE)]
+    NoDevice,
+    #[error("this program is not known")]
+    UnknownProgram(#[source] io::Error),
+    #[error("{program} cannot serve memory: {ended}")]
+    Refused { program: PathBuf, ended: Ended },
+    #[error("{0} does not end")]
+    Hangs(PathBuf),
+    #[error("{program} cannot be started")]
+    Start { program: PathBuf, source: io::Error },
 }
 
 /// Returns a program that can be a pager on this kernel, found by running it: `wanted`, or the
@@ -136,9 +153,9 @@ pub fn serve_if_asked() -> Option<ExitCode> {
 ///
 /// # Errors
 /// The missing part, for people.
-pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf, String> {
+pub(crate) fn find_program(wanted: Option<&Path>) -> Result<PathBuf, PagerUnavailable> {
     if !Path::new(uffd::DEVICE).exists() {
-        return Err(format!("there is no {} (Linux 6.1)", uffd::DEVICE));
+        return Err(PagerUnavailable::NoDevice);
     }
     let program = wanted.map_or_else(std::env::current_exe, |path| Ok(path.to_owned()));
     let ask = |program: &Path| {
@@ -151,15 +168,12 @@ pub(crate) fn find(wanted: Option<&Path>) -> Result<PathBuf, String> {
         .spawn()?
         .wait(PROBE_LIMIT)
     };
-    let program = program.map_err(|error| format!("this program is not known: {error}"))?;
+    let program = program.map_err(PagerUnavailable::UnknownProgram)?;
     match ask(&program) {
         Ok(Some(Ended::Code(code))) if code == i32::from(CAN_SERVE) => Ok(program),
-        Ok(Some(ended)) => Err(format!(
-            "{} cannot serve memory: {ended}",
-            program.display()
-        )),
-        Ok(None) => Err(format!("{} does not end", program.display())),
-        Err(error) => Err(format!("{} cannot be started: {error}", program.display())),
+        Ok(Some(ended)) => Err(PagerUnavailable::Refused { program, ended }),
+        Ok(None) => Err(PagerUnavailable::Hangs(program)),
+        Err(source) => Err(PagerUnavailable::Start { program, source }),
     }
 }
 

@@ -42,16 +42,25 @@ impl Region {
     }
 }
 
+/// Error in the regions that a VMM reports.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RegionsError {
+    #[error("it is no description of a memory")]
+    Json(#[from] serde_json::Error),
+    #[error("there are {0} regions, which is more than {MOST}")]
+    TooMany(usize),
+    #[error("a region makes no sense: {0:?}")]
+    Invalid(Region),
+    #[error("there are {actual} bytes of memory instead of {wanted}")]
+    Length { actual: u64, wanted: u64 },
+}
+
 /// Parses the regions, which must cover a memory of that many bytes without gaps, in the order of
 /// their offsets.
-pub(super) fn read(message: &[u8], bytes: u64) -> Result<Vec<Region>, String> {
-    let mut regions: Vec<Region> = serde_json::from_slice(message)
-        .map_err(|error| format!("no description of a memory: {error}"))?;
+pub(super) fn parse_regions(message: &[u8], bytes: u64) -> Result<Vec<Region>, RegionsError> {
+    let mut regions: Vec<Region> = serde_json::from_slice(message)?;
     if regions.len() > MOST {
-        return Err(format!(
-            "{} regions, which is more than {MOST}",
-            regions.len()
-        ));
+        return Err(RegionsError::TooMany(regions.len()));
     }
     regions.sort_unstable_by_key(|region| region.offset);
     let mut end = 0_u64;
@@ -64,14 +73,17 @@ pub(super) fn read(message: &[u8], bytes: u64) -> Result<Vec<Region>, String> {
             .iter()
             .all(|number| number % PAGE == 0);
         if region.page_size != PAGE || region.offset != end || !fits || !whole || region.size == 0 {
-            return Err(format!("a region that makes no sense: {region:?}"));
+            return Err(RegionsError::Invalid(region.clone()));
         }
         end += region.size;
     }
     if end == bytes {
         Ok(regions)
     } else {
-        Err(format!("{end} bytes of memory instead of {bytes}"))
+        Err(RegionsError::Length {
+            actual: end,
+            wanted: bytes,
+        })
     }
 }
 
@@ -89,7 +101,7 @@ mod tests {
 
     #[test]
     fn addresses_and_offsets_convert_back() {
-        let regions = read(
+        let regions = parse_regions(
             &message(&[
                 (0x7000_0000, 0x2000, 0x3000, 4096),
                 (0x1000, 0x3000, 0, 4096),
@@ -130,12 +142,12 @@ mod tests {
             vec![(0x1000, 0x3000, 0, 4096), (0x9000, 0x3000, 0x2000, 4096)],
             vec![(0x1000, u64::MAX - 0xfff, 0, 4096)],
         ] {
-            assert!(read(&message(&bad), 0x5000).is_err(), "{bad:x?}");
+            assert!(parse_regions(&message(&bad), 0x5000).is_err(), "{bad:x?}");
         }
-        assert!(read(b"[", 0x5000).is_err());
+        assert!(parse_regions(b"[", 0x5000).is_err());
         let many: Vec<_> = (0..17)
             .map(|number| (number << 20, 0x1000, number << 12, 4096))
             .collect();
-        assert!(read(&message(&many), 17 << 12).is_err());
+        assert!(parse_regions(&message(&many), 17 << 12).is_err());
     }
 }

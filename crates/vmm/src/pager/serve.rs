@@ -13,6 +13,7 @@
 //! are hostile, and can harm only its own guest.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -111,8 +112,8 @@ fn next<T: From<OwnedFd>>(descriptors: &mut impl Iterator<Item = OwnedFd>) -> io
         .ok_or_else(|| invalid("a descriptor is missing"))
 }
 
-fn invalid(problem: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, problem.into())
+fn invalid(problem: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
 /// Maps the base, without its holes, and the diffs over it.
@@ -161,7 +162,7 @@ fn accept(
     let (vmm, _) = listener.accept()?;
     vmm.set_read_timeout(Some(HANDSHAKE))?;
     let (message, descriptors) = descriptors::receive(&vmm, MESSAGE)?;
-    let regions = regions::read(&message, task.bytes).map_err(invalid)?;
+    let regions = regions::parse_regions(&message, task.bytes).map_err(invalid)?;
     let faults = next::<OwnedFd>(&mut descriptors.into_iter()).map(Faults::new)?;
     linux::poll::never_block(&faults)?;
     Ok(Some((vmm, faults, regions)))

@@ -29,7 +29,7 @@ use crate::run_dir::RunDir;
 use crate::{Error, Exit, Result};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
-use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns};
+use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns, Violation};
 use super::start::Started;
 use super::{Record, exit_reason};
 
@@ -154,7 +154,7 @@ impl Instance {
     }
 
     /// Kills a QEMU that has been taken over, or is none.
-    async fn end_hostile(&self, violation: &str) -> Exit {
+    async fn end_hostile(&self, violation: &Violation) -> Exit {
         tracing::warn!(pid = self.process.pid(), dir = %self.dir.display(), "QEMU is ended, since it {violation}");
         self.end_process().await;
         Exit::Vmm(format!("QEMU was ended, since it {violation}"))
@@ -183,7 +183,7 @@ impl Instance {
         &self,
         shutdowns: &mut Shutdowns,
         mut before: Before,
-    ) -> Result<Option<ShutdownCause>, String> {
+    ) -> Result<Option<ShutdownCause>, Violation> {
         loop {
             // The event goes only to a connected client, so a guest that may have ended before is
             // asked.
@@ -211,7 +211,7 @@ impl Instance {
         }
     }
 
-    async fn connect_again(&self) -> Result<(Qmp, Shutdowns), String> {
+    async fn connect_again(&self) -> Result<(Qmp, Shutdowns), Violation> {
         loop {
             match Qmp::connect(&self.run, &self.process).await {
                 Ok(connected) => return Ok(connected),

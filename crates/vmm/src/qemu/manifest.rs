@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compat::{self, check_lengths, check_sha256, mismatch, require_equal};
 use crate::memory_files::MemoryLayout;
-use crate::{Error, Result, VmConfig, cpu};
+use crate::{Error, Result, SnapshotError, VmConfig, cpu};
 
 use super::{Accel, Host};
 
@@ -48,29 +48,28 @@ pub(super) fn processor(accel: Accel) -> io::Result<String> {
 /// Blocking.
 pub(super) fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<Manifest> {
     let checked = compat::read_manifest(snapshot, VERSION).and_then(|found: Manifest| {
-        fits(&found, host, config)?;
-        is_whole(&found, snapshot)?;
+        check_compatible(&found, host, config)?;
+        check_files(&found, snapshot)?;
         Ok(found)
     });
-    checked.map_err(|reason| Error::BadSnapshot {
+    checked.map_err(|source| Error::BadSnapshot {
         dir: snapshot.into(),
-        reason,
+        source,
     })
 }
 
-fn fits(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), String> {
-    let cpu =
-        processor(host.accel).map_err(|error| format!("this processor is not known: {error}"))?;
+fn check_compatible(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), SnapshotError> {
+    let cpu = processor(host.accel).map_err(SnapshotError::Processor)?;
     require_equal("accelerator", found.accel.name(), host.accel.name())?;
     require_equal("processor", &found.cpu, &cpu)?;
     require_equal("number of virtual CPUs", found.vcpus, config.vcpus)?;
     require_equal("memory in MiB", found.memory_mb, config.memory_mb)
 }
 
-fn is_whole(found: &Manifest, snapshot: &Path) -> Result<(), String> {
+fn check_files(found: &Manifest, snapshot: &Path) -> Result<(), SnapshotError> {
     found
         .memory
-        .is_whole(snapshot, u64::from(found.memory_mb) << 20)?;
+        .check_files(snapshot, u64::from(found.memory_mb) << 20)?;
     check_lengths(snapshot, &[(STATE, found.state_bytes)])?;
     check_sha256(snapshot, STATE, &found.state_sha256)
 }
@@ -78,7 +77,7 @@ fn is_whole(found: &Manifest, snapshot: &Path) -> Result<(), String> {
 /// Checks that QEMU's versions agree but for the last part. The state can be loaded by the QEMU
 /// that wrote it and by its later fixes, which do not change its form. The machine `microvm` has no
 /// versions, so there is no wider promise.
-pub(super) fn same_release(found: &Manifest, here: &str) -> Result<(), String> {
+pub(super) fn check_release(found: &Manifest, here: &str) -> Result<(), SnapshotError> {
     let release = |version: &str| {
         version
             .splitn(3, '.')
@@ -155,7 +154,7 @@ mod tests {
         };
         match check(&host, &config, dir.path()) {
             Ok(_) => None,
-            Err(Error::BadSnapshot { reason, .. }) => Some(reason),
+            Err(Error::BadSnapshot { source, .. }) => Some(source.to_string()),
             Err(other) => panic!("{other}"),
         }
     }
@@ -198,11 +197,13 @@ mod tests {
 
     #[test]
     fn patch_release_takes_snapshots_minor_refuses() {
-        assert_eq!(same_release(&manifest(), "7.2.23"), Ok(()));
+        check_release(&manifest(), "7.2.23").unwrap();
         assert_eq!(
-            same_release(&manifest(), "7.20.0").unwrap_err(),
+            check_release(&manifest(), "7.20.0")
+                .unwrap_err()
+                .to_string(),
             "its QEMU is 7.2.22, but here it is 7.20.0"
         );
-        assert!(same_release(&manifest(), "10.0.2").is_err());
+        assert!(check_release(&manifest(), "10.0.2").is_err());
     }
 }

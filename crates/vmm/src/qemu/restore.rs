@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use crate::diff::Seal;
 use crate::files::in_file;
 use crate::memory_files::damaged;
-use crate::{Error, Result, VmConfig, in_flight};
+use crate::{Error, Result, SnapshotError, VmConfig, in_flight};
 
 use super::args::INCOMING_SOCKET;
 use super::manifest::{self, Manifest, STATE};
@@ -32,11 +32,11 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let started = launch(&host, &config, taken.ram, &taken.path, true).await?;
     drop(taken.device);
     let loaded = async {
-        let bad = |reason| Error::BadSnapshot {
+        let bad = |source| Error::BadSnapshot {
             dir: snapshot.clone(),
-            reason,
+            source,
         };
-        manifest::same_release(&manifest, started.qmp.version()).map_err(bad)?;
+        manifest::check_release(&manifest, started.qmp.version()).map_err(bad)?;
         let laid = async {
             checked.await.map_err(io::Error::other).flatten()?;
             lay_over(&started, taken.over).await
@@ -87,7 +87,7 @@ async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<(
 async fn load_state(started: &Started, snapshot: &Path) -> Result<()> {
     let bad = |reason: String| Error::BadSnapshot {
         dir: snapshot.into(),
-        reason,
+        source: SnapshotError::Refused(reason),
     };
     let path = snapshot.join(STATE);
     let send = async {

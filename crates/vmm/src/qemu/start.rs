@@ -169,7 +169,7 @@ pub(super) async fn connect(
     loop {
         let error = match Qmp::connect(run, process).await {
             Ok(connected) => return Ok(connected),
-            Err(QmpError::Violation(violation)) => return Err(hostile(violation)),
+            Err(QmpError::Violation(violation)) => return Err(hostile(violation.to_string())),
             Err(error) => error,
         };
         let gone = process.has_ended().map_err(|source| Error::Io {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use linux::process::Process;
 use qapi::qmp::{Event, QapiCapabilities, QmpCommand, ShutdownCause, qmp_capabilities};
 use serde::Deserialize;
+use stdx::error::chain;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -28,8 +29,8 @@ use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
 use super::args::QMP_SOCKET;
-use wire::Lines;
-pub(super) use wire::QmpError;
+use wire::{CommandError, Lines};
+pub(super) use wire::{QmpError, Violation};
 
 mod wire;
 
@@ -170,20 +171,18 @@ impl Qmp {
             .await
             .map_err(elapsed)?;
         let text = text.ok_or_else(|| refused("the connection broke".to_owned()))?;
-        parse(&text).map_err(refused)
+        parse_answer(&text).map_err(|error| refused(chain(&error)))
     }
 }
 
 /// Reads the greeting and leaves the mode in which QEMU takes no commands. Returns QEMU's version.
 async fn negotiate(lines: &mut Lines, write: &mut OwnedWriteHalf) -> Result<String, QmpError> {
     let greeting = lines.next_message().await?;
-    let wrong =
-        |what: &str| QmpError::Violation(format!("{what} at the beginning of a QMP connection"));
     if greeting.head.greeting.is_none() {
-        return Err(wrong("sent no greeting"));
+        return Err(Violation::NoGreeting.into());
     }
-    let greeting: QapiCapabilities = serde_json::from_str(&greeting.line)
-        .map_err(|error| wrong(&format!("sent a wrong greeting ({error})")))?;
+    let greeting: QapiCapabilities =
+        serde_json::from_str(&greeting.line).map_err(Violation::WrongGreeting)?;
     let id = next_id();
     write
         .write_all(line(&qmp_capabilities { enable: None }, id)?.as_bytes())
@@ -191,8 +190,7 @@ async fn negotiate(lines: &mut Lines, write: &mut OwnedWriteHalf) -> Result<Stri
     for _ in 0..BEFORE_ANSWER {
         let message = lines.next_message().await?;
         if message.head.id == Some(id) {
-            let answer: Result<qapi::Empty, String> = parse(&message.line);
-            answer.map_err(|reason| wrong(&format!("refused a command ({reason})")))?;
+            parse_answer::<qapi::Empty>(&message.line).map_err(Violation::RefusedHandshake)?;
             let version = greeting.QMP.version.qemu;
             return Ok(format!(
                 "{}.{}.{}",
@@ -200,7 +198,7 @@ async fn negotiate(lines: &mut Lines, write: &mut OwnedWriteHalf) -> Result<Stri
             ));
         }
     }
-    Err(wrong("does not answer but sends other messages"))
+    Err(Violation::NoHandshakeAnswer.into())
 }
 
 /// Carries commands and answers until the connection ends, or has no handle any more.
@@ -233,7 +231,7 @@ async fn serve(
             match serde_json::from_str(&message.line) {
                 // Further ones than fit in the channel say nothing new.
                 Ok(Event::SHUTDOWN { data, .. }) => drop(shutdowns.try_send(data.reason)),
-                _ => return QmpError::Violation("sent a SHUTDOWN event that is none".to_owned()),
+                _ => return Violation::WrongShutdown.into(),
             }
         } else if let Some(answer) = message.head.id.and_then(|id| waiting.remove(&id)) {
             let _ = answer.send(message.line);
@@ -260,8 +258,8 @@ fn line<C: QmpCommand>(command: &C, id: u64) -> io::Result<String> {
     Ok(line)
 }
 
-/// Parses an answer: the value that a command returned, or the text with which it was refused.
-fn parse<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, String> {
+/// Parses the answer to a command into the value that it returned.
+fn parse_answer<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, CommandError> {
     #[derive(Deserialize)]
     struct Returned<T> {
         #[serde(rename = "return")]
@@ -276,13 +274,13 @@ fn parse<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, String> {
         desc: String,
     }
     match serde_json::from_str::<Failed>(line) {
-        Ok(failed) => Err(crate::console::printable(
-            failed.error.desc.as_bytes(),
-            REASON_LIMIT,
-        )),
+        Ok(failed) => {
+            let text = crate::console::printable(failed.error.desc.as_bytes(), REASON_LIMIT);
+            Err(CommandError::Refused(text))
+        }
         Err(_) => match serde_json::from_str::<Returned<T>>(line) {
             Ok(returned) => Ok(returned.value),
-            Err(error) => Err(format!("its answer is not what was expected: {error}")),
+            Err(error) => Err(CommandError::UnexpectedAnswer(error)),
         },
     }
 }

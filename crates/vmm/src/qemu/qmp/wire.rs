@@ -34,9 +34,44 @@ pub(in crate::qemu) enum QmpError {
     /// The connection can be made again.
     #[error("the connection broke: {0}")]
     Lost(#[from] io::Error),
-    /// This process was taken over, or is no QEMU. The text is its violation, to follow "it".
     #[error("it {0}")]
-    Violation(String),
+    Violation(#[from] Violation),
+}
+
+/// Violation of the protocol, which shows that the process was taken over, or is no QEMU. Texts
+/// follow "it".
+#[derive(Debug, thiserror::Error)]
+pub(in crate::qemu) enum Violation {
+    #[error("sent a QMP line of more than {LINE_LIMIT} bytes")]
+    LongLine,
+    #[error("sent a QMP line that is no text")]
+    NotText,
+    #[error("sent more than {MESSAGE_RATE} QMP messages a second for a while")]
+    TooManyMessages,
+    #[error("sent more than {BYTE_RATE} bytes of QMP a second for a while")]
+    TooManyBytes,
+    #[error("sent a line that is no QMP message ({0})")]
+    NotMessage(serde_json::Error),
+    #[error("sent no greeting at the beginning of a QMP connection")]
+    NoGreeting,
+    #[error("sent a wrong greeting ({0}) at the beginning of a QMP connection")]
+    WrongGreeting(serde_json::Error),
+    #[error("refused a command ({0}) at the beginning of a QMP connection")]
+    RefusedHandshake(CommandError),
+    #[error("does not answer but sends other messages at the beginning of a QMP connection")]
+    NoHandshakeAnswer,
+    #[error("sent a SHUTDOWN event that is none")]
+    WrongShutdown,
+}
+
+/// Error of a command that was answered.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::qemu) enum CommandError {
+    /// QEMU refused it, with this text, bounded and printable.
+    #[error("{0}")]
+    Refused(String),
+    #[error("its answer is not what was expected")]
+    UnexpectedAnswer(#[source] serde_json::Error),
 }
 
 /// Reader of messages within the bounds.
@@ -91,32 +126,24 @@ impl Lines {
         let line = match self.lines.next().await {
             Some(Ok(line)) => line,
             Some(Err(LinesCodecError::MaxLineLengthExceeded)) => {
-                return Err(violation(format!(
-                    "sent a QMP line of more than {LINE_LIMIT} bytes"
-                )));
+                return Err(Violation::LongLine.into());
             }
             // Lines that are not UTF-8 are reported as this, too.
             Some(Err(LinesCodecError::Io(error))) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(violation("sent a QMP line that is no text".to_owned()));
+                return Err(Violation::NotText.into());
             }
             Some(Err(LinesCodecError::Io(error))) => return Err(QmpError::Lost(error)),
             None => return Err(QmpError::Lost(io::ErrorKind::UnexpectedEof.into())),
         };
         if !self.messages.spend(1) {
-            return Err(violation(format!(
-                "sent more than {MESSAGE_RATE} QMP messages a second for a while"
-            )));
+            return Err(Violation::TooManyMessages.into());
         }
         if !self.bytes.spend(line.len() as u64) {
-            return Err(violation(format!(
-                "sent more than {BYTE_RATE} bytes of QMP a second for a while"
-            )));
+            return Err(Violation::TooManyBytes.into());
         }
         match serde_json::from_str(&line) {
             Ok(head) => Ok(Message { head, line }),
-            Err(error) => Err(violation(format!(
-                "sent a line that is no QMP message ({error})"
-            ))),
+            Err(error) => Err(Violation::NotMessage(error).into()),
         }
     }
 }
@@ -140,10 +167,6 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         let write = async move { drop(theirs.write_all(bytes).await) };
         tokio::join!(read, write);
     });
-}
-
-fn violation(what: String) -> QmpError {
-    QmpError::Violation(what)
 }
 
 #[cfg(test)]
@@ -183,7 +206,7 @@ mod tests {
     }
 
     fn is_violation(error: &QmpError, words: &str) -> bool {
-        matches!(error, QmpError::Violation(text) if text.contains(words))
+        matches!(error, QmpError::Violation(violation) if violation.to_string().contains(words))
     }
 
     #[tokio::test]
