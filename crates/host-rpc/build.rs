@@ -4,7 +4,17 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = PathBuf::from("../../api/host");
-    let files = ["hostagent.proto"];
+    let files = [
+        "host.proto",
+        "sandbox.proto",
+        "command.proto",
+        "file.proto",
+        "snapshot.proto",
+        "template.proto",
+        "network.proto",
+        "log.proto",
+        "common.proto",
+    ];
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let descriptors = out.join("host.binpb");
     let mut compiler = protox::Compiler::new([&protos])?;

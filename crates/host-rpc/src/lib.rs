@@ -1,9 +1,12 @@
-//! The contract between control plane and host agent, generated from `api/host/hostagent.proto`.
+//! The contract between control plane and host agent, generated from `api/host`: one service for
+//! each noun. [`services::register_services`] serves all of them, [`client::HostClient`] calls them.
 //!
-//! Both sides are upgraded in rolling order: a change must work with the release before it.
+//! Both sides are always of the same release.
 
+pub mod client;
 pub mod linger;
 pub mod network;
+pub mod services;
 pub mod spec;
 pub mod tunnel;
 

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectrpc::client::{ClientTransport, HttpClient, ServerStream};
-use host_rpc as rpc;
 
 use super::Host;
-use crate::error::Result;
 
 /// Time for calls that a host answers at once.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,11 +66,12 @@ macro_rules! next_part {
 }
 pub(super) use next_part;
 
-/// A call with one answer, under a time limit: `unary!(host, call_with_options(request), limit)`.
+/// A call with one answer, under a time limit:
+/// `unary!(host, service.call_with_options(request), limit)`.
 macro_rules! unary {
-    ($host:expr, $call:ident($request:expr), $limit:expr) => {{
+    ($host:expr, $service:ident.$call:ident($request:expr), $limit:expr) => {{
         let options = ::connectrpc::client::CallOptions::default().with_timeout($limit);
-        let answer = $host.client()?.$call($request, options).await;
+        let answer = $host.client()?.$service().$call($request, options).await;
         answer
             .map(|answer| answer.into_owned())
             .map_err(|error| $host.failed(&error))
@@ -82,9 +81,10 @@ pub(super) use unary;
 
 /// A call whose answers come one by one, for as long as they do.
 macro_rules! streaming {
-    ($host:expr, $call:ident($request:expr)) => {{
+    ($host:expr, $service:ident.$call:ident($request:expr)) => {{
         let stream = $host
             .client()?
+            .$service()
             .$call($request)
             .await
             .map_err(|error| $host.failed(&error))?;
@@ -95,43 +95,3 @@ macro_rules! streaming {
     }};
 }
 pub(super) use streaming;
-
-impl Host {
-    /// Asks the host who it is and what it has room for, with its token read afresh.
-    ///
-    /// # Errors
-    /// That it cannot be reached, or refuses our token.
-    pub async fn connect(&self) -> Result<HostInfo> {
-        let token = self.read_token()?;
-        let options = connectrpc::client::CallOptions::default().with_timeout(ASK_TIMEOUT);
-        let request = rpc::GetHostRequest::default();
-        let asked = self
-            .client_with(&token)?
-            .get_host_with_options(request, options)
-            .await;
-        let host = asked.map_err(|error| {
-            if error.code == connectrpc::ErrorCode::Unauthenticated {
-                self.connection.forget_token();
-            }
-            self.failed(&error)
-        })?;
-        let host = host.into_owned();
-        self.connection.set_identity(&host.host_id, &token);
-        Ok(HostInfo {
-            id: host.host_id,
-            agent_version: host.agent_version,
-            memory_bytes: host.memory_bytes,
-            sandboxes: host.sandboxes,
-        })
-    }
-}
-
-/// A host as it describes itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostInfo {
-    pub id: String,
-    pub agent_version: String,
-    pub memory_bytes: u64,
-    /// Number of sandboxes, in whatever state.
-    pub sandboxes: u32,
-}

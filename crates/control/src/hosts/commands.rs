@@ -117,7 +117,7 @@ impl Host {
             terminal: command.terminal.map(rpc::TerminalSize::from).into(),
             ..Default::default()
         };
-        Ok(streaming!(self, exec(request)))
+        Ok(streaming!(self, commands.exec(request)))
     }
 
     /// Sends a signal to the process group of a program.
@@ -131,7 +131,12 @@ impl Host {
             signal,
             ..Default::default()
         };
-        unary!(self, send_signal_with_options(request), GUEST_TIMEOUT).map(drop)
+        unary!(
+            self,
+            commands.send_signal_with_options(request),
+            GUEST_TIMEOUT
+        )
+        .map(drop)
     }
 
     /// Sends input to a program, without a time limit: a program may leave its input alone for as
@@ -150,7 +155,7 @@ impl Host {
             CommandInput::EndOfFile => request.close = true,
             CommandInput::Resize(size) => request.resize = rpc::TerminalSize::from(size).into(),
         }
-        let sent = self.client()?.send_input(request).await;
+        let sent = self.client()?.commands().send_input(request).await;
         sent.map(drop).map_err(|error| self.failed(&error))
     }
 }

@@ -109,7 +109,7 @@ impl Host {
             single_file: form == FileForm::SingleFile,
             ..Default::default()
         };
-        let mut stream = streaming!(self, read_file(request));
+        let mut stream = streaming!(self, files.read_file(request));
         match stream.next_part().await? {
             Some(read_file_response::Part::Info(_)) => Ok(stream),
             _ => Err(Error::new(
@@ -136,7 +136,7 @@ impl Host {
     {
         let failure = ContentFailure::default();
         let messages = upload_messages(id, target, content, failure.clone());
-        let answer = self.client()?.write_file(messages).await;
+        let answer = self.client()?.files().write_file(messages).await;
         // The host only sees that the upload broke off.
         if let Some(error) = failure.take() {
             return Err(error);
@@ -160,7 +160,7 @@ impl Host {
             user,
             ..Default::default()
         };
-        let answer = unary!(self, stat_path_with_options(request), GUEST_TIMEOUT)?;
+        let answer = unary!(self, files.stat_path_with_options(request), GUEST_TIMEOUT)?;
         Ok(answer.info.into_option().unwrap_or_default().into())
     }
 
@@ -185,7 +185,11 @@ impl Host {
             .with_timeout(GUEST_TIMEOUT)
             .with_max_message_size(MAX_LISTING)
             .with_element_memory_limit(4 * MAX_LISTING);
-        let answer = self.client()?.list_dir_with_options(request, options).await;
+        let answer = self
+            .client()?
+            .files()
+            .list_dir_with_options(request, options)
+            .await;
         let answer = answer.map_err(|error| self.failed(&error))?;
         let entries = answer.into_owned().entries;
         Ok(entries.into_iter().map(FileInfo::from).collect())
@@ -206,7 +210,7 @@ impl Host {
             user,
             ..Default::default()
         };
-        unary!(self, make_dir_with_options(request), GUEST_TIMEOUT).map(drop)
+        unary!(self, files.make_dir_with_options(request), GUEST_TIMEOUT).map(drop)
     }
 
     /// Removes a path of the guest.
@@ -224,7 +228,7 @@ impl Host {
             user,
             ..Default::default()
         };
-        unary!(self, remove_path_with_options(request), GUEST_TIMEOUT).map(drop)
+        unary!(self, files.remove_path_with_options(request), GUEST_TIMEOUT).map(drop)
     }
 }
 

@@ -65,6 +65,6 @@ impl Host {
             follow,
             ..Default::default()
         };
-        Ok(streaming!(self, read_logs(request)))
+        Ok(streaming!(self, logs.read_logs(request)))
     }
 }

@@ -1,5 +1,6 @@
 //! Connections to host agents: the only module that knows their protocol. It takes and gives types
-//! of ours, sets time limits and tokens, and maps Connect codes to ours.
+//! of ours, sets time limits and tokens, and maps Connect codes to ours. Each service of the agent
+//! (`api/host`) has a file here.
 //!
 //! Nothing of this is stored. Ids, templates and sizes of hosts are learnt from the hosts, and are
 //! gone with the process.
@@ -8,10 +9,14 @@ mod calls;
 mod commands;
 mod connection;
 mod files;
+mod host;
 mod inventory;
 mod logs;
+mod network;
+mod reports;
 mod sandboxes;
 mod snapshots;
+mod templates;
 mod tunnel;
 
 use std::path::PathBuf;
@@ -20,27 +25,27 @@ use std::time::Duration;
 
 use connectrpc::client::{ClientConfig, HttpClient};
 use connectrpc::{ConnectError, ErrorCode as RpcCode};
-use host_rpc::HostAgentServiceClient;
+use host_rpc::client::HostClient;
 use model::ErrorCode;
 
 pub use host_rpc::DEFAULT_PORT;
 pub use host_rpc::linger::linger;
 pub use host_rpc::tunnel::{Connections, Counted, MAX_CONNECTIONS, carry_until};
 
-pub use calls::HostInfo;
 pub(crate) use calls::RESUME_TIMEOUT;
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
 pub use files::{CHUNK_BYTES, FileForm, FileInfo, FileKind, FileStream, GuestPath, UploadTarget};
+pub use host::HostInfo;
 pub use inventory::Inventory;
 pub use logs::{LogEntry, LogSource, LogStream};
-pub use sandboxes::{SandboxReport, WatchEvent, WatchStream};
-pub use snapshots::{Checkpoint, Template, TemplateKind};
+pub use reports::SandboxReport;
+pub use sandboxes::{WatchEvent, WatchStream};
+pub use snapshots::Checkpoint;
+pub use templates::{Template, TemplateKind};
 pub use tunnel::TunnelError;
 
 use crate::error::Error;
-
-type Client = HostAgentServiceClient<HttpClient>;
 
 /// Time for a host to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -175,7 +180,7 @@ impl Host {
         self.connection.set_down(why)
     }
 
-    fn client(&self) -> Result<Client, Error> {
+    fn client(&self) -> Result<HostClient, Error> {
         let token = match self.connection.token() {
             Some(token) => token,
             None => self.read_token()?,
@@ -183,7 +188,7 @@ impl Host {
         self.client_with(&token)
     }
 
-    fn client_with(&self, token: &str) -> Result<Client, Error> {
+    fn client_with(&self, token: &str) -> Result<HostClient, Error> {
         let uri = self
             .addr
             .url
@@ -199,7 +204,7 @@ impl Host {
             .fold(config, |config, (name, value)| {
                 config.with_default_header(name, value)
             });
-        Ok(Client::new(self.transport.clone(), config))
+        Ok(HostClient::new(self.transport.clone(), config))
     }
 
     fn read_token(&self) -> Result<String, Error> {

@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use connectrpc::{ConnectError, InboundStream, ServiceStream};
+use connectrpc::{
+    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
+    ServiceStream,
+};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use guest_rpc::filesystem as guest_fs;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
+use host_rpc::FileService;
 
-use super::alive;
 use super::error::{from_guest, pass_on};
+use super::{Agent, alive};
 use crate::guest::{FileBody, FileForm, FileQuery, as_user, prompt_as_user};
 use crate::sandbox::Handle;
 
@@ -21,6 +25,103 @@ const MAX_ENTRIES: usize = 100_000;
 /// Longest name of a user or group (`LOGIN_NAME_MAX`).
 const MAX_NAME: usize = 256;
 
+#[expect(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl FileService for Agent {
+    async fn read_file(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ReadFileRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        Response::stream_ok(
+            self.in_guest(&id, |handle| async move {
+                read_guest_file(&handle, request).await
+            })
+            .await?,
+        )
+    }
+
+    async fn write_file(
+        &self,
+        _: RequestContext,
+        requests: InboundStream<rpc::WriteFileRequest>,
+    ) -> ServiceResult<rpc::WriteFileResponse> {
+        let (target, content) = receive_target(requests).await?;
+        let id = target.sandbox_id.clone();
+        let write =
+            |handle: Handle| async move { write_guest_file(&handle, target, content).await };
+        let bytes_written = self.in_guest(&id, write).await?;
+        Response::ok(rpc::WriteFileResponse {
+            bytes_written,
+            ..rpc::WriteFileResponse::default()
+        })
+    }
+
+    async fn stat_path(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::StatPathRequest>,
+    ) -> ServiceResult<rpc::StatPathResponse> {
+        let request = request.to_owned_message();
+        let stat = |handle: Handle| async move {
+            stat_guest_path(&handle, &request.path, request.user.as_deref()).await
+        };
+        let info = self.in_guest(&request.sandbox_id, stat).await?.into();
+        Response::ok(rpc::StatPathResponse {
+            info,
+            ..rpc::StatPathResponse::default()
+        })
+    }
+
+    async fn list_dir(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ListDirRequest>,
+    ) -> ServiceResult<rpc::ListDirResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        Response::ok(
+            self.in_guest(&id, |handle| async move {
+                list_guest_dir(&handle, request).await
+            })
+            .await?,
+        )
+    }
+
+    async fn make_dir(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::MakeDirRequest>,
+    ) -> ServiceResult<rpc::MakeDirResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        Response::ok(
+            self.in_guest(&id, |handle| async move {
+                make_guest_dir(&handle, request).await
+            })
+            .await?,
+        )
+    }
+
+    async fn remove_path(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RemovePathRequest>,
+    ) -> ServiceResult<rpc::RemovePathResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        self.in_guest(&id, |handle| async move {
+            remove_guest_path(&handle, request).await
+        })
+        .await?;
+        Response::ok(rpc::RemovePathResponse::default())
+    }
+}
+
 fn check_path(path: &str) -> Result<(), ConnectError> {
     if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
         let problem = format!("path must be 1 to {MAX_PATH} bytes without NUL");
@@ -29,7 +130,7 @@ fn check_path(path: &str) -> Result<(), ConnectError> {
     Ok(())
 }
 
-pub(super) async fn stat(
+async fn stat_guest_path(
     handle: &Handle,
     path: &str,
     user: Option<&str>,
@@ -50,7 +151,7 @@ pub(super) async fn stat(
     ))
 }
 
-pub(super) async fn list_dir(
+async fn list_guest_dir(
     handle: &Handle,
     request: rpc::ListDirRequest,
 ) -> Result<rpc::ListDirResponse, ConnectError> {
@@ -80,7 +181,7 @@ pub(super) async fn list_dir(
     })
 }
 
-pub(super) async fn make_dir(
+async fn make_guest_dir(
     handle: &Handle,
     request: rpc::MakeDirRequest,
 ) -> Result<rpc::MakeDirResponse, ConnectError> {
@@ -103,7 +204,7 @@ pub(super) async fn make_dir(
     })
 }
 
-pub(super) async fn remove(
+async fn remove_guest_path(
     handle: &Handle,
     request: rpc::RemovePathRequest,
 ) -> Result<(), ConnectError> {
@@ -155,12 +256,12 @@ fn bounded(mut text: String, most: usize) -> String {
 }
 
 /// Returns a stream with the file's description, and then its content.
-pub(super) async fn read(
+async fn read_guest_file(
     handle: &Handle,
     request: rpc::ReadFileRequest,
 ) -> Result<ServiceStream<rpc::ReadFileResponse>, ConnectError> {
     let active = handle.activity.begin();
-    let about = stat(handle, &request.path, request.user.as_deref()).await?;
+    let about = stat_guest_path(handle, &request.path, request.user.as_deref()).await?;
     let query = FileQuery {
         path: request.path,
         user: request.user,
@@ -205,7 +306,7 @@ async fn gather(content: &mut FileBody) -> Result<Vec<u8>, ConnectError> {
 }
 
 /// Returns the first message of an upload, which is its target, and the rest of the stream.
-pub(super) async fn target(
+async fn receive_target(
     mut requests: InboundStream<rpc::WriteFileRequest>,
 ) -> Result<(rpc::WriteFileTarget, InboundStream<rpc::WriteFileRequest>), ConnectError> {
     let first = requests
@@ -226,7 +327,7 @@ pub(super) async fn target(
 
 /// Writes the content of an upload, up to `done`; returns its bytes. A stream that ends without
 /// `done` aborts the upload in the guest, too.
-pub(super) async fn write(
+async fn write_guest_file(
     handle: &Handle,
     target: rpc::WriteFileTarget,
     requests: InboundStream<rpc::WriteFileRequest>,

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use connectrpc::ServiceStream;
+use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::{StreamExt, stream};
 use host_rpc as rpc;
+use host_rpc::LogService;
 use host_rpc::read_logs_response::Source as RpcSource;
 
+use super::error::refused;
+use super::{Agent, sandbox_id};
 use crate::sandbox::Handle;
 use crate::sandbox::log::{Entry, Source};
 
@@ -14,9 +17,29 @@ use crate::sandbox::log::{Entry, Source};
 /// time does not keep its readers busy all the time.
 const FOLLOW_EVERY: Duration = Duration::from_millis(250);
 
+#[expect(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl LogService for Agent {
+    async fn read_logs(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ReadLogsRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ReadLogsResponse>> {
+        let follow = request.follow;
+        let handle = self
+            .manager
+            .find(&sandbox_id(request.sandbox_id)?)
+            .await
+            .map_err(refused)?;
+        Response::stream_ok(read_log(handle, follow))
+    }
+}
+
 /// Returns a stream of the entries of the log; with `follow` also of new ones, until the sandbox
 /// has ended.
-pub(super) fn read(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse> {
+fn read_log(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse> {
     stream::unfold(Some((handle, 0)), move |state| async move {
         let (handle, from) = state?;
         handle.drain_console().await;

@@ -8,7 +8,7 @@ use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
 use connectrpc::{ConnectError, ErrorCode};
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
-use host_rpc::HostAgentServiceClient;
+use host_rpc::client::HostClient;
 use hostd::network::Slot;
 use model::SandboxId;
 use nix::sys::signal::{Signal, kill};
@@ -16,8 +16,6 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use testkit::eventually;
 use tokio::process::{Child, Command};
-
-pub type Client = HostAgentServiceClient<HttpClient>;
 
 /// For a boot beside others without hardware virtualisation.
 pub const PATIENCE: Duration = Duration::from_secs(150);
@@ -114,6 +112,7 @@ impl Agent {
         // Made anew for each attempt: the token is there only once the agent has started.
         let list = async || {
             self.client()
+                .sandboxes()
                 .list_sandboxes(rpc::ListSandboxesRequest::default())
                 .await
                 .ok()
@@ -164,17 +163,17 @@ impl Agent {
         self.port
     }
 
-    pub fn client(&self) -> Client {
+    pub fn client(&self) -> HostClient {
         let token =
             std::fs::read_to_string(self.dir.path().join("agent-token")).unwrap_or_default();
         self.client_with(token.trim())
     }
 
-    pub fn client_with(&self, token: &str) -> Client {
+    pub fn client_with(&self, token: &str) -> HostClient {
         let url = format!("http://127.0.0.1:{}", self.port).parse().unwrap();
         let config =
             ClientConfig::new(url).with_default_header("authorization", format!("Bearer {token}"));
-        Client::new(HttpClient::plaintext(), config)
+        HostClient::new(HttpClient::plaintext(), config)
     }
 
     pub async fn ensure(
@@ -190,6 +189,7 @@ impl Agent {
         let options = CallOptions::default().with_timeout(PATIENCE);
         let answer = self
             .client()
+            .sandboxes()
             .ensure_sandbox_with_options(request, options)
             .await?;
         Ok(answer.into_owned().sandbox.into_option().unwrap())
@@ -212,7 +212,11 @@ impl Agent {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        self.client().remove_sandbox(request).await.unwrap();
+        self.client()
+            .sandboxes()
+            .remove_sandbox(request)
+            .await
+            .unwrap();
     }
 
     pub async fn pause(&self, id: &SandboxId) -> Result<rpc::SandboxReport, ConnectError> {
@@ -222,6 +226,7 @@ impl Agent {
         };
         Ok(self
             .client()
+            .sandboxes()
             .pause_sandbox(request)
             .await?
             .into_owned()
@@ -237,6 +242,7 @@ impl Agent {
         };
         Ok(self
             .client()
+            .sandboxes()
             .resume_sandbox(request)
             .await?
             .into_owned()
@@ -258,6 +264,7 @@ impl Agent {
         };
         Ok(self
             .client()
+            .sandboxes()
             .fork_sandbox(request)
             .await?
             .into_owned()
@@ -279,6 +286,7 @@ impl Agent {
         };
         Ok(self
             .client()
+            .snapshots()
             .create_snapshot(request)
             .await?
             .into_owned()
@@ -292,7 +300,11 @@ impl Agent {
             name: name.to_owned(),
             ..Default::default()
         };
-        self.client().remove_snapshot(request).await.map(drop)
+        self.client()
+            .snapshots()
+            .remove_snapshot(request)
+            .await
+            .map(drop)
     }
 
     pub async fn checkpoint(
@@ -308,6 +320,7 @@ impl Agent {
         };
         Ok(self
             .client()
+            .snapshots()
             .create_checkpoint(request)
             .await?
             .into_owned()
@@ -328,6 +341,7 @@ impl Agent {
         };
         Ok(self
             .client()
+            .network()
             .update_network(request)
             .await?
             .into_owned()
@@ -349,6 +363,7 @@ impl Agent {
         };
         Ok(self
             .client()
+            .snapshots()
             .rollback_sandbox(request)
             .await?
             .into_owned()
@@ -366,6 +381,7 @@ impl Agent {
 
     pub async fn list(&self) -> Vec<rpc::SandboxReport> {
         self.client()
+            .sandboxes()
             .list_sandboxes(rpc::ListSandboxesRequest::default())
             .await
             .unwrap()
@@ -396,7 +412,7 @@ impl Agent {
 
     /// Runs a program to its end.
     pub async fn exec(&self, request: rpc::ExecRequest) -> Result<Done, ConnectError> {
-        let mut stream = self.client().exec(request).await?;
+        let mut stream = self.client().commands().exec(request).await?;
         let mut done = Done::default();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         while let Some(message) = stream.message::<rpc::ExecResponse>().await? {

@@ -26,6 +26,7 @@ async fn agent_port_evicts_silent_connections() {
     let client = agent.client();
     let list = async || {
         client
+            .sandboxes()
             .list_sandboxes(rpc::ListSandboxesRequest::default())
             .await
     };
@@ -46,6 +47,7 @@ async fn agent_port_evicts_silent_connections() {
     // So has a new one, though all places are taken.
     agent
         .client()
+        .sandboxes()
         .list_sandboxes(rpc::ListSandboxesRequest::default())
         .await
         .unwrap();

@@ -292,7 +292,12 @@ async fn a_removal_that_was_cut_off_anywhere_is_finished() {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        let answer = world.agent.client().remove_sandbox(request).await;
+        let answer = world
+            .agent
+            .client()
+            .sandboxes()
+            .remove_sandbox(request)
+            .await;
         assert!(answer.is_err(), "{point}");
         world.recovers(point).await;
     }
@@ -317,6 +322,7 @@ async fn a_slot_that_is_somebody_elses_by_now_is_left_alone() {
     world
         .agent
         .client()
+        .sandboxes()
         .remove_sandbox(request)
         .await
         .unwrap_err();

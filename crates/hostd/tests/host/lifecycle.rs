@@ -2,25 +2,58 @@
 
 use std::time::Duration;
 
-use connectrpc::ErrorCode;
+use connectrpc::{ConnectError, ErrorCode};
 use host_rpc as rpc;
+use host_rpc::client::HostClient;
 use model::SandboxId;
 use testkit::eventually;
 
 use crate::agent::{Agent, PATIENCE, claims_of, slots_of, spec};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_who_has_the_token_is_let_in() {
+async fn every_service_refuses_wrong_tokens() {
     let agent = Agent::start(&[]).await;
     for token in ["", "wrong", &"0".repeat(64)] {
-        let error = agent
-            .client_with(token)
-            .list_sandboxes(rpc::ListSandboxesRequest::default())
-            .await
-            .unwrap_err();
-        assert_eq!(error.code, ErrorCode::Unauthenticated, "{error}");
+        for (service, answer) in call_every_service(&agent.client_with(token)).await {
+            let error = answer.unwrap_err();
+            assert_eq!(error.code, ErrorCode::Unauthenticated, "{service}: {error}");
+        }
+    }
+    let answers = call_every_service(&agent.client()).await;
+    for (service, answer) in answers {
+        let code = answer.err().map(|error| error.code);
+        let is_served = !matches!(
+            code,
+            Some(ErrorCode::Unauthenticated | ErrorCode::Unimplemented)
+        );
+        assert!(is_served, "{service}: {code:?}");
     }
     agent.finish().await;
+}
+
+/// Makes one call of each service, about nothing that exists.
+async fn call_every_service(client: &HostClient) -> [(&'static str, Result<(), ConnectError>); 8] {
+    let host = client.host().get_host(Default::default()).await;
+    let sandboxes = client.sandboxes().list_sandboxes(Default::default()).await;
+    let commands = client.commands().exec(Default::default()).await;
+    let files = client.files().stat_path(Default::default()).await;
+    let snapshots = client
+        .snapshots()
+        .list_checkpoints(Default::default())
+        .await;
+    let templates = client.templates().list_templates(Default::default()).await;
+    let network = client.network().update_network(Default::default()).await;
+    let logs = client.logs().read_logs(Default::default()).await;
+    [
+        ("host", host.map(drop)),
+        ("sandboxes", sandboxes.map(drop)),
+        ("commands", commands.map(drop)),
+        ("files", files.map(drop)),
+        ("snapshots", snapshots.map(drop)),
+        ("templates", templates.map(drop)),
+        ("network", network.map(drop)),
+        ("logs", logs.map(drop)),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]

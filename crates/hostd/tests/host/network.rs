@@ -135,7 +135,7 @@ async fn told(agent: &Agent, id: &SandboxId, line: &str) {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        let mut stream = agent.client().read_logs(request).await.unwrap();
+        let mut stream = agent.client().logs().read_logs(request).await.unwrap();
         while let Some(message) = stream.message::<rpc::ReadLogsResponse>().await.unwrap() {
             if message.to_owned_message().line == line {
                 return Some(());

@@ -6,6 +6,7 @@ use connectrpc::ErrorCode;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
+use host_rpc::client::HostClient;
 use host_rpc::write_file_request::WriteFileDone;
 use linux::process;
 use model::SandboxId;
@@ -13,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testkit::eventually;
 
-use crate::agent::{Agent, Client, Done, PATIENCE, shell};
+use crate::agent::{Agent, Done, PATIENCE, shell};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn programs_are_run_as_asked_and_ended_when_nobody_listens() {
@@ -66,8 +67,12 @@ async fn programs_are_run_as_asked_and_ended_when_nobody_listens() {
 }
 
 /// Starts something long and goes away.
-async fn hang_up(client: &Client, id: &SandboxId) {
-    let mut stream = client.exec(shell(id, "sleep 3002")).await.unwrap();
+async fn hang_up(client: &HostClient, id: &SandboxId) {
+    let mut stream = client
+        .commands()
+        .exec(shell(id, "sleep 3002"))
+        .await
+        .unwrap();
     let first = stream
         .message::<rpc::ExecResponse>()
         .await
@@ -119,7 +124,12 @@ async fn files_go_in_and_come_out_byte_for_byte() {
         ..Default::default()
     };
     eventually("the half file gone", Duration::from_secs(20), async || {
-        let error = agent.client().stat_path(request.clone()).await.err()?;
+        let error = agent
+            .client()
+            .files()
+            .stat_path(request.clone())
+            .await
+            .err()?;
         (error.code == ErrorCode::NotFound).then_some(())
     })
     .await;
@@ -127,7 +137,7 @@ async fn files_go_in_and_come_out_byte_for_byte() {
 }
 
 pub async fn write(
-    client: &Client,
+    client: &HostClient,
     id: &SandboxId,
     path: &str,
     content: &[u8],
@@ -151,6 +161,7 @@ pub async fn write(
         )));
     }
     Ok(client
+        .files()
         .write_file(connectrpc::stream_iter(messages))
         .await?
         .into_owned()
@@ -158,7 +169,7 @@ pub async fn write(
 }
 
 pub async fn read(
-    client: &Client,
+    client: &HostClient,
     id: &SandboxId,
     path: &str,
 ) -> Result<Vec<u8>, connectrpc::ConnectError> {
@@ -167,7 +178,7 @@ pub async fn read(
         path: path.into(),
         ..Default::default()
     };
-    let mut stream = client.read_file(request).await?;
+    let mut stream = client.files().read_file(request).await?;
     let mut content = Vec::new();
     while let Some(message) = stream.message::<rpc::ReadFileResponse>().await? {
         if let Some(read_file_response::Part::Data(data)) = message.to_owned_message().part {
@@ -202,10 +213,11 @@ async fn calls_to_a_guest_that_dies_are_answered() {
         ..Default::default()
     };
     let client = agent.client();
+    let files = client.files();
     let calls = async {
         tokio::join!(
             agent.sh(&id, "true"),
-            client.stat_path(stat),
+            files.stat_path(stat),
             write(&client, &id, "file", b"content", true)
         )
     };
@@ -262,13 +274,13 @@ async fn the_log_tells_how_a_guest_ended() {
     agent.finish().await;
 }
 
-async fn log(client: &Client, id: &SandboxId) -> Vec<String> {
+async fn log(client: &HostClient, id: &SandboxId) -> Vec<String> {
     let request = rpc::ReadLogsRequest {
         sandbox_id: id.to_string(),
         follow: true,
         ..Default::default()
     };
-    let mut stream = client.read_logs(request).await.unwrap();
+    let mut stream = client.logs().read_logs(request).await.unwrap();
     let mut lines = Vec::new();
     // It has ended, so following comes to an end too.
     let read = async {

@@ -9,7 +9,7 @@ use connectrpc::client::{ClientConfig, HttpClient};
 use connectrpc::{ConnectError, ErrorCode};
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
-use host_rpc::HostAgentServiceClient;
+use host_rpc::client::HostClient;
 use hostd::sandbox::Manager;
 use model::SandboxId;
 use testkit::envd::{self, Call, Fault};
@@ -77,10 +77,10 @@ impl Agent {
     }
 
     /// Returns a client of its own connection, which ends with it.
-    pub fn client(&self) -> HostAgentServiceClient<HttpClient> {
+    pub fn client(&self) -> HostClient {
         let config = ClientConfig::new(format!("http://{}", self.address).parse().unwrap())
             .with_default_header("authorization", format!("Bearer {TOKEN}"));
-        HostAgentServiceClient::new(HttpClient::plaintext(), config)
+        HostClient::new(HttpClient::plaintext(), config)
     }
 
     pub fn set_fault(&self, id: &SandboxId, call: Call, fault: Fault) {
@@ -107,6 +107,7 @@ impl Agent {
         };
         let report = self
             .client()
+            .sandboxes()
             .ensure_sandbox(request)
             .await?
             .into_owned()
@@ -129,7 +130,11 @@ impl Agent {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        self.client().pause_sandbox(request).await.map(drop)
+        self.client()
+            .sandboxes()
+            .pause_sandbox(request)
+            .await
+            .map(drop)
     }
 
     pub async fn resume(&self, id: &SandboxId) -> Result<(), ConnectError> {
@@ -137,7 +142,11 @@ impl Agent {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        self.client().resume_sandbox(request).await.map(drop)
+        self.client()
+            .sandboxes()
+            .resume_sandbox(request)
+            .await
+            .map(drop)
     }
 
     pub async fn checkpoint(&self, id: &SandboxId) -> Result<(), ConnectError> {
@@ -146,7 +155,11 @@ impl Agent {
             name: "one".into(),
             ..Default::default()
         };
-        self.client().create_checkpoint(request).await.map(drop)
+        self.client()
+            .snapshots()
+            .create_checkpoint(request)
+            .await
+            .map(drop)
     }
 
     pub async fn remove(&self, id: &SandboxId) {
@@ -154,7 +167,11 @@ impl Agent {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        self.client().remove_sandbox(request).await.unwrap();
+        self.client()
+            .sandboxes()
+            .remove_sandbox(request)
+            .await
+            .unwrap();
         self.clear_fault(id);
     }
 
@@ -166,7 +183,7 @@ impl Agent {
             ..Default::default()
         };
         let client = self.client();
-        let mut stream = client.exec(request).await?;
+        let mut stream = client.commands().exec(request).await?;
         let mut written = Vec::new();
         while let Some(message) = stream.message::<rpc::ExecResponse>().await? {
             match message.to_owned_message().event {
@@ -197,7 +214,9 @@ impl Agent {
                 PATIENCE,
                 timeout(
                     PROMPT,
-                    self.client().get_host(rpc::GetHostRequest::default()),
+                    self.client()
+                        .host()
+                        .get_host(rpc::GetHostRequest::default()),
                 ),
             )
             .await;

@@ -42,7 +42,12 @@ async fn program(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Connec
             signal: 15,
             ..Default::default()
         };
-        return agent.client().send_signal(request).await.map(drop);
+        return agent
+            .client()
+            .commands()
+            .send_signal(request)
+            .await
+            .map(drop);
     }
     let data = if call == Call::SendInput {
         b"input".to_vec()
@@ -64,7 +69,12 @@ async fn program(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Connec
         resize,
         ..Default::default()
     };
-    agent.client().send_input(request).await.map(drop)
+    agent
+        .client()
+        .commands()
+        .send_input(request)
+        .await
+        .map(drop)
 }
 
 async fn content(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
@@ -76,7 +86,7 @@ async fn content(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Connec
             ..Default::default()
         };
         let client = agent.client();
-        let mut content = client.read_file(request).await?;
+        let mut content = client.files().read_file(request).await?;
         while content.message::<rpc::ReadFileResponse>().await?.is_some() {}
         return Ok(());
     }
@@ -96,6 +106,7 @@ async fn content(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Connec
     });
     agent
         .client()
+        .files()
         .write_file(futures::stream::iter(requests).boxed())
         .await
         .map(drop)
@@ -111,7 +122,7 @@ async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectEr
                 depth: 1,
                 ..Default::default()
             };
-            agent.client().list_dir(request).await.map(drop)
+            agent.client().files().list_dir(request).await.map(drop)
         }
         Call::MakeDir => {
             let request = rpc::MakeDirRequest {
@@ -119,7 +130,7 @@ async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectEr
                 path,
                 ..Default::default()
             };
-            agent.client().make_dir(request).await.map(drop)
+            agent.client().files().make_dir(request).await.map(drop)
         }
         Call::Remove => {
             let request = rpc::RemovePathRequest {
@@ -127,7 +138,7 @@ async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectEr
                 path,
                 ..Default::default()
             };
-            agent.client().remove_path(request).await.map(drop)
+            agent.client().files().remove_path(request).await.map(drop)
         }
         _ => {
             let request = rpc::StatPathRequest {
@@ -135,7 +146,7 @@ async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectEr
                 path,
                 ..Default::default()
             };
-            agent.client().stat_path(request).await.map(drop)
+            agent.client().files().stat_path(request).await.map(drop)
         }
     }
 }

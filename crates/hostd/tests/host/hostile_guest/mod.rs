@@ -106,7 +106,11 @@ impl Arena {
         let client = self.agent.client();
         let mut is_prompt = false;
         for _ in 0..QUESTIONS {
-            let asked = timeout(PROMPT, client.get_host(rpc::GetHostRequest::default())).await;
+            let asked = timeout(
+                PROMPT,
+                client.host().get_host(rpc::GetHostRequest::default()),
+            )
+            .await;
             is_prompt = asked.is_ok_and(|answer| answer.is_ok());
             if is_prompt {
                 break;
@@ -172,7 +176,7 @@ impl Arena {
             follow: true,
             ..Default::default()
         };
-        let mut stream = self.agent.client().read_logs(request).await.unwrap();
+        let mut stream = self.agent.client().logs().read_logs(request).await.unwrap();
         let follower = tokio::spawn(async move {
             let mut lines = 0_u64;
             while let Ok(Some(_)) = stream.message::<rpc::ReadLogsResponse>().await {
@@ -293,7 +297,7 @@ impl Arena {
                 sandbox_id: self.attacker.to_string(),
                 ..Default::default()
             };
-            let mut stream = self.agent.client().read_logs(request).await.unwrap();
+            let mut stream = self.agent.client().logs().read_logs(request).await.unwrap();
             while let Some(message) = stream.message::<rpc::ReadLogsResponse>().await.unwrap() {
                 if message.to_owned_message().line == line {
                     return Some(());

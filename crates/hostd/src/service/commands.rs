@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
-use connectrpc::{ConnectError, ErrorCode, ServiceStream};
+use connectrpc::{
+    ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
 use futures::StreamExt;
 use guest_rpc::process::Signal;
 use guest_rpc::start_error;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
+use host_rpc::CommandService;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::alive;
 use super::error::pass_on;
+use super::{Agent, alive};
 use crate::guest::{Exec, ExecEvent, Running};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
@@ -39,9 +42,57 @@ const ENOENT: i32 = 2;
 
 type Sender = mpsc::Sender<Result<rpc::ExecResponse, ConnectError>>;
 
+#[expect(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl CommandService for Agent {
+    async fn exec(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ExecRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        Response::stream_ok(
+            self.in_guest(&id, |handle| start_command(handle, request))
+                .await?,
+        )
+    }
+
+    async fn send_input(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SendInputRequest>,
+    ) -> ServiceResult<rpc::SendInputResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        self.in_guest(
+            &id,
+            |handle| async move { send_input(&handle, request).await },
+        )
+        .await?;
+        Response::ok(rpc::SendInputResponse::default())
+    }
+
+    async fn send_signal(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SendSignalRequest>,
+    ) -> ServiceResult<rpc::SendSignalResponse> {
+        let pid = request.pid;
+        let signal = request.signal;
+        self.in_guest(request.sandbox_id, |handle| async move {
+            send_signal(&handle, pid, signal).await
+        })
+        .await?;
+        Response::ok(rpc::SendSignalResponse::default())
+    }
+}
+
 /// Starts a program; the stream ends with its end. When the reader goes away first, its process
 /// group is killed.
-pub(super) async fn exec(
+async fn start_command(
     handle: Handle,
     request: rpc::ExecRequest,
 ) -> Result<ServiceStream<rpc::ExecResponse>, ConnectError> {
@@ -239,10 +290,7 @@ impl Pump {
 }
 
 /// Sends input, closes it, or changes the size of the terminal.
-pub(super) async fn send_input(
-    handle: &Handle,
-    request: rpc::SendInputRequest,
-) -> Result<(), ConnectError> {
+async fn send_input(handle: &Handle, request: rpc::SendInputRequest) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
     let terminal = handle.terminals.lock().contains(&request.pid);
     let pid = request.pid;
@@ -269,11 +317,7 @@ pub(super) async fn send_input(
     .map_err(|error| pass_on(&error))
 }
 
-pub(super) async fn send_signal(
-    handle: &Handle,
-    pid: u32,
-    number: u32,
-) -> Result<(), ConnectError> {
+async fn send_signal(handle: &Handle, pid: u32, number: u32) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
     let signal = signal(number)?;
     let sent = match handle.guest().signal(pid, signal).await {

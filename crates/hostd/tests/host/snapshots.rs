@@ -105,6 +105,7 @@ async fn a_snapshot_is_a_template_with_memory_or_without() {
     assert_eq!(image.memory_mb, 0, "{image:?}");
     let templates = agent
         .client()
+        .templates()
         .list_templates(rpc::ListTemplatesRequest::default())
         .await
         .unwrap()

@@ -1,0 +1,86 @@
+//! Calls about templates.
+
+use host_rpc as rpc;
+use model::{InvalidValue, TemplateName};
+
+use super::Host;
+use super::calls::{ASK_TIMEOUT, unary};
+use crate::error::Result;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TemplateKind {
+    /// Installed on the host as a root file system; sandboxes boot from it.
+    Base,
+    /// Disk of a sandbox; sandboxes boot from it.
+    Image,
+    /// Disk and memory of a sandbox; sandboxes resume from it, with its sizes.
+    Snapshot,
+}
+
+/// Template on a host, from which sandboxes can be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pub name: TemplateName,
+    pub kind: TemplateKind,
+    /// Bytes allocated on the host.
+    pub size_bytes: u64,
+    /// Milliseconds since the Unix epoch.
+    pub created_at: i64,
+    /// Sizes of a [`TemplateKind::Snapshot`]; 0 otherwise. MiB.
+    pub vcpus: u32,
+    pub memory_mb: u32,
+    pub disk_mb: u32,
+    pub source_sandbox_id: Option<String>,
+}
+
+impl Template {
+    /// Returns true if it was made of a sandbox, and so belongs to a team.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        self.kind != TemplateKind::Base
+    }
+}
+
+impl TryFrom<rpc::Template> for Template {
+    type Error = InvalidValue;
+
+    fn try_from(template: rpc::Template) -> std::result::Result<Self, InvalidValue> {
+        use rpc::TemplateKind as Message;
+        let kind = match template.kind.as_known() {
+            Some(Message::TEMPLATE_KIND_SNAPSHOT) => TemplateKind::Snapshot,
+            Some(Message::TEMPLATE_KIND_IMAGE) => TemplateKind::Image,
+            Some(Message::TEMPLATE_KIND_BASE | Message::TEMPLATE_KIND_UNSPECIFIED) | None => {
+                TemplateKind::Base
+            }
+        };
+        Ok(Self {
+            name: template.name.parse()?,
+            kind,
+            size_bytes: template.size_bytes,
+            created_at: template.created_at_ms,
+            vcpus: template.vcpus,
+            memory_mb: template.memory_mb,
+            disk_mb: template.disk_mb,
+            source_sandbox_id: Some(template.source_sandbox_id).filter(|id| !id.is_empty()),
+        })
+    }
+}
+
+impl Host {
+    /// Lists the templates of the host, without those whose names are invalid.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn list_templates(&self) -> Result<Vec<Template>> {
+        let request = rpc::ListTemplatesRequest::default();
+        let listed = unary!(
+            self,
+            templates.list_templates_with_options(request),
+            ASK_TIMEOUT
+        )?;
+        let templates = listed.templates.into_iter();
+        Ok(templates
+            .filter_map(|template| Template::try_from(template).ok())
+            .collect())
+    }
+}

@@ -1,0 +1,48 @@
+//! Clients of the services of one host agent.
+
+use connectrpc::client::{ClientConfig, HttpClient};
+
+use crate::{
+    CommandServiceClient, FileServiceClient, HostServiceClient, LogServiceClient,
+    NetworkServiceClient, SandboxServiceClient, SnapshotServiceClient, TemplateServiceClient,
+};
+
+/// Client of a host agent. All services are reached over the same transport, with the same header
+/// fields.
+#[derive(Debug, Clone)]
+pub struct HostClient {
+    transport: HttpClient,
+    config: ClientConfig,
+}
+
+impl HostClient {
+    #[must_use]
+    pub fn new(transport: HttpClient, config: ClientConfig) -> Self {
+        Self { transport, config }
+    }
+}
+
+/// Declares the methods that return the client of a service.
+macro_rules! service_clients {
+    ($($name:ident: $client:ident),* $(,)?) => {
+        impl HostClient {
+            $(
+                #[must_use]
+                pub fn $name(&self) -> $client<HttpClient> {
+                    $client::new(self.transport.clone(), self.config.clone())
+                }
+            )*
+        }
+    };
+}
+
+service_clients! {
+    host: HostServiceClient,
+    sandboxes: SandboxServiceClient,
+    commands: CommandServiceClient,
+    files: FileServiceClient,
+    snapshots: SnapshotServiceClient,
+    templates: TemplateServiceClient,
+    network: NetworkServiceClient,
+    logs: LogServiceClient,
+}

@@ -1,0 +1,140 @@
+//! Sandboxes as a whole: their life, and reports of it. Long operations go on when the caller goes
+//! away, and undo themselves if they fail.
+
+use std::sync::Arc;
+
+use connectrpc::{
+    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
+use host_rpc as rpc;
+use host_rpc::SandboxService;
+use model::SandboxId;
+
+use super::error::{invalid, refused};
+use super::{Agent, report_of, run_detached, sandbox_id, watch};
+
+/// Maximum number of children of one fork: as many as a host starts in a reasonable time.
+const MAX_CHILDREN: usize = 100;
+
+#[expect(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl SandboxService for Agent {
+    async fn ensure_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::EnsureSandboxRequest>,
+    ) -> ServiceResult<rpc::EnsureSandboxResponse> {
+        let request = request.to_owned_message();
+        let id = sandbox_id(&request.sandbox_id)?;
+        let spec = rpc::spec::from_message(&request.spec.into_option().unwrap_or_default())
+            .map_err(invalid)?;
+        let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
+        let sandbox = report_of(&self.manager.host, &handle).into();
+        Response::ok(rpc::EnsureSandboxResponse {
+            sandbox,
+            ..rpc::EnsureSandboxResponse::default()
+        })
+    }
+
+    async fn remove_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RemoveSandboxRequest>,
+    ) -> ServiceResult<rpc::RemoveSandboxResponse> {
+        self.manager.remove(&sandbox_id(request.sandbox_id)?).await;
+        Response::ok(rpc::RemoveSandboxResponse::default())
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::PauseSandboxRequest>,
+    ) -> ServiceResult<rpc::PauseSandboxResponse> {
+        let handle = self
+            .manager
+            .pause(&sandbox_id(request.sandbox_id)?)
+            .await
+            .map_err(refused)?;
+        let sandbox = report_of(&self.manager.host, &handle).into();
+        Response::ok(rpc::PauseSandboxResponse {
+            sandbox,
+            ..Default::default()
+        })
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ResumeSandboxRequest>,
+    ) -> ServiceResult<rpc::ResumeSandboxResponse> {
+        let handle = self
+            .manager
+            .resume(&sandbox_id(request.sandbox_id)?)
+            .await
+            .map_err(refused)?;
+        let sandbox = report_of(&self.manager.host, &handle).into();
+        Response::ok(rpc::ResumeSandboxResponse {
+            sandbox,
+            ..Default::default()
+        })
+    }
+
+    async fn fork_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ForkSandboxRequest>,
+    ) -> ServiceResult<rpc::ForkSandboxResponse> {
+        let request = request.to_owned_message();
+        let id = sandbox_id(&request.sandbox_id)?;
+        let children = child_ids(&request.child_ids)?;
+        let manager = Arc::clone(&self.manager);
+        let made = run_detached(async move { manager.fork(&id, &children).await }).await?;
+        let children = made
+            .iter()
+            .map(|handle| report_of(&self.manager.host, handle))
+            .collect();
+        Response::ok(rpc::ForkSandboxResponse {
+            children,
+            ..Default::default()
+        })
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
+    ) -> ServiceResult<rpc::ListSandboxesResponse> {
+        let sandboxes = self
+            .manager
+            .list()
+            .await
+            .iter()
+            .map(|handle| report_of(&self.manager.host, handle))
+            .collect();
+        Response::ok(rpc::ListSandboxesResponse {
+            sandboxes,
+            ..rpc::ListSandboxesResponse::default()
+        })
+    }
+
+    async fn watch_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::WatchSandboxesRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::WatchSandboxesResponse>> {
+        Response::stream_ok(watch::watch(Arc::clone(&self.manager)))
+    }
+}
+
+fn child_ids(ids: &[String]) -> Result<Vec<SandboxId>, ConnectError> {
+    if ids.is_empty() || ids.len() > MAX_CHILDREN {
+        let problem = format!(
+            "child_ids must be 1 to {MAX_CHILDREN} ids, not {}",
+            ids.len()
+        );
+        return Err(ConnectError::invalid_argument(problem));
+    }
+    ids.iter().map(|id| sandbox_id(id)).collect()
+}

@@ -1,0 +1,127 @@
+//! Snapshots, which are templates, and checkpoints. Long operations go on when the caller goes away,
+//! and undo themselves if they fail.
+
+use std::sync::Arc;
+
+use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
+use host_rpc as rpc;
+use host_rpc::SnapshotService;
+use model::{CheckpointName, TemplateName};
+
+use super::error::{invalid, refused};
+use super::templates::template_message;
+use super::{Agent, report_of, run_detached, sandbox_id};
+use crate::snapshot::checkpoint::Checkpoint;
+
+#[expect(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl SnapshotService for Agent {
+    async fn create_snapshot(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::CreateSnapshotRequest>,
+    ) -> ServiceResult<rpc::CreateSnapshotResponse> {
+        let id = sandbox_id(request.sandbox_id)?;
+        let name = template_name(request.name)?;
+        let memory = request.memory;
+        let overwrite = request.overwrite;
+        let manager = Arc::clone(&self.manager);
+        let create = async move { manager.create_template(&id, &name, memory, overwrite).await };
+        let created = run_detached(create).await?;
+        Response::ok(rpc::CreateSnapshotResponse {
+            template: template_message(&created).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn remove_snapshot(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RemoveSnapshotRequest>,
+    ) -> ServiceResult<rpc::RemoveSnapshotResponse> {
+        let name = template_name(request.name)?;
+        let manager = Arc::clone(&self.manager);
+        run_detached(async move { manager.remove_template(&name).await }).await?;
+        Response::ok(rpc::RemoveSnapshotResponse::default())
+    }
+
+    async fn create_checkpoint(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::CreateCheckpointRequest>,
+    ) -> ServiceResult<rpc::CreateCheckpointResponse> {
+        let id = sandbox_id(request.sandbox_id)?;
+        let name = checkpoint_name(request.name)?;
+        let manager = Arc::clone(&self.manager);
+        let create = async move { manager.create_checkpoint(&id, &name).await };
+        let created = run_detached(create).await?;
+        Response::ok(rpc::CreateCheckpointResponse {
+            checkpoint: checkpoint_message(created).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn list_checkpoints(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ListCheckpointsRequest>,
+    ) -> ServiceResult<rpc::ListCheckpointsResponse> {
+        let found = self
+            .manager
+            .list_checkpoints(&sandbox_id(request.sandbox_id)?)
+            .await
+            .map_err(refused)?;
+        Response::ok(rpc::ListCheckpointsResponse {
+            checkpoints: found.into_iter().map(checkpoint_message).collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn remove_checkpoint(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RemoveCheckpointRequest>,
+    ) -> ServiceResult<rpc::RemoveCheckpointResponse> {
+        let id = sandbox_id(request.sandbox_id)?;
+        let name = checkpoint_name(request.name)?;
+        self.manager
+            .remove_checkpoint(&id, &name)
+            .await
+            .map_err(refused)?;
+        Response::ok(rpc::RemoveCheckpointResponse::default())
+    }
+
+    async fn rollback_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RollbackSandboxRequest>,
+    ) -> ServiceResult<rpc::RollbackSandboxResponse> {
+        let id = sandbox_id(request.sandbox_id)?;
+        let name = checkpoint_name(request.name)?;
+        let manager = Arc::clone(&self.manager);
+        let handle = run_detached(async move { manager.rollback(&id, &name).await }).await?;
+        Response::ok(rpc::RollbackSandboxResponse {
+            sandbox: report_of(&self.manager.host, &handle).into(),
+            ..Default::default()
+        })
+    }
+}
+
+fn template_name(text: &str) -> Result<TemplateName, ConnectError> {
+    text.parse().map_err(invalid)
+}
+
+fn checkpoint_name(text: &str) -> Result<CheckpointName, ConnectError> {
+    text.parse().map_err(invalid)
+}
+
+fn checkpoint_message(checkpoint: Checkpoint) -> rpc::Checkpoint {
+    rpc::Checkpoint {
+        name: checkpoint.name.to_string(),
+        created_at_ms: checkpoint.created_at_ms,
+        size_bytes: checkpoint.size_bytes,
+        ..rpc::Checkpoint::default()
+    }
+}

@@ -1,0 +1,71 @@
+//! Templates of this host: base images, and those created from sandboxes.
+
+use std::sync::Arc;
+
+use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
+use host_rpc as rpc;
+use host_rpc::TemplateService;
+use stdx::task::run_blocking;
+
+use super::Agent;
+use super::error::refused;
+use crate::host::Host;
+use crate::sandbox::SandboxError;
+use crate::snapshot::template::Template;
+
+#[expect(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl TemplateService for Agent {
+    async fn list_templates(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
+    ) -> ServiceResult<rpc::ListTemplatesResponse> {
+        // Walks directories, and is asked for in each round of reconciliation.
+        let host = Arc::clone(&self.manager.host);
+        let templates = run_blocking(move || list_templates(&host))
+            .await
+            .map_err(refused)?;
+        Response::ok(rpc::ListTemplatesResponse {
+            templates,
+            ..Default::default()
+        })
+    }
+}
+
+fn list_templates(host: &Host) -> Result<Vec<rpc::Template>, SandboxError> {
+    let images = host.images.list()?.into_iter().map(|image| rpc::Template {
+        name: image.name.to_string(),
+        size_bytes: image.size_bytes,
+        created_at_ms: image.created_at_ms,
+        kind: rpc::TemplateKind::TEMPLATE_KIND_BASE.into(),
+        ..rpc::Template::default()
+    });
+    Ok(images
+        .chain(host.templates.list().iter().map(template_message))
+        .collect())
+}
+
+/// Converts a template that was created from a sandbox.
+pub(super) fn template_message(template: &Template) -> rpc::Template {
+    let (kind, snapshot) = match template.has_memory {
+        true => (
+            rpc::TemplateKind::TEMPLATE_KIND_SNAPSHOT,
+            Some(&template.snapshot),
+        ),
+        false => (rpc::TemplateKind::TEMPLATE_KIND_IMAGE, None),
+    };
+    rpc::Template {
+        name: template.name.to_string(),
+        size_bytes: template.size_bytes(),
+        created_at_ms: template.published_at_ms,
+        kind: kind.into(),
+        vcpus: snapshot.map_or(0, |snapshot| snapshot.vcpus),
+        memory_mb: snapshot.map_or(0, |snapshot| snapshot.memory_mb),
+        disk_mb: template.disk_mb(),
+        source_sandbox_id: template.source.to_string(),
+        ..rpc::Template::default()
+    }
+}

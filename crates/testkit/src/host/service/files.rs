@@ -1,0 +1,67 @@
+//! Files in sandboxes.
+
+use std::sync::Arc;
+
+use connectrpc::{
+    InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
+use host_rpc as rpc;
+use host_rpc::FileService;
+
+use super::super::{files, lifecycle};
+use super::{Agent, answer, unary};
+
+#[allow(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl FileService for Agent {
+    async fn read_file(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ReadFileRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
+        let request = request.to_owned_message();
+        self.shared.script.meet("ReadFile").await?;
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        Response::stream_ok(files::read(Arc::clone(&self.shared), &request)?)
+    }
+
+    async fn write_file(
+        &self,
+        _: RequestContext,
+        mut requests: InboundStream<rpc::WriteFileRequest>,
+    ) -> ServiceResult<rpc::WriteFileResponse> {
+        let target = files::target(&mut requests).await?;
+        self.shared.script.meet("WriteFile").await?;
+        lifecycle::usable(&self.shared, &target.sandbox_id)?;
+        let bytes_written = files::write(&self.shared, target, requests).await?;
+        answer!(WriteFileResponse {
+            bytes_written: bytes_written
+        })
+    }
+
+    unary!(stat_path(self, request: StatPathRequest) -> StatPathResponse, "StatPath", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let info = self.find(&request.sandbox_id, |sandbox| files::stat(sandbox, &request.path))??.into();
+        rpc::StatPathResponse { info, ..Default::default() }
+    });
+
+    unary!(list_dir(self, request: ListDirRequest) -> ListDirResponse, "ListDir", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let entries = self.find(&request.sandbox_id, |sandbox| files::list(sandbox, &request.path))??;
+        rpc::ListDirResponse { entries, ..Default::default() }
+    });
+
+    unary!(make_dir(self, request: MakeDirRequest) -> MakeDirResponse, "MakeDir", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let info = self.find(&request.sandbox_id, |sandbox| files::make_dir(sandbox, &request.path))??.into();
+        rpc::MakeDirResponse { info, ..Default::default() }
+    });
+
+    unary!(remove_path(self, request: RemovePathRequest) -> RemovePathResponse, "RemovePath", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        self.find(&request.sandbox_id, |sandbox| files::remove(sandbox, &request.path))??;
+        rpc::RemovePathResponse::default()
+    });
+}

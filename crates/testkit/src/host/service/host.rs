@@ -1,0 +1,30 @@
+//! The host itself.
+
+use connectrpc::{RequestContext, ServiceRequest, ServiceResult};
+use host_rpc as rpc;
+use host_rpc::HostService;
+
+use super::{Agent, answer};
+
+#[allow(
+    refining_impl_trait,
+    reason = "the concrete messages are what the handlers make"
+)]
+impl HostService for Agent {
+    async fn get_host(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, rpc::GetHostRequest>,
+    ) -> ServiceResult<rpc::GetHostResponse> {
+        self.shared.script.meet("GetHost").await?;
+        let world = self.shared.world();
+        let sandboxes = u32::try_from(world.sandboxes.len()).unwrap_or(u32::MAX);
+        answer!(GetHostResponse {
+            host_id: world.host_id.clone(),
+            agent_version: "0.0.0-fake".to_owned(),
+            cpu_count: 2,
+            memory_bytes: 1 << 34,
+            sandboxes: sandboxes
+        })
+    }
+}
