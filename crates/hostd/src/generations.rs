@@ -162,9 +162,9 @@ fn write(path: &Path, ceiling: u64) -> io::Result<()> {
 
 async fn raise(generations: &Arc<Generations>) {
     let raising = Arc::clone(generations);
-    if let Err(error) = crate::operation::run_blocking(move || raising.raise_ceiling()).await {
+    if let Err(error) = stdx::task::run_blocking(move || raising.raise_ceiling()).await {
         tracing::warn!(
-            error,
+            %error,
             "the ceiling of generations cannot be written; trying again"
         );
     }

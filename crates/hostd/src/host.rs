@@ -1,12 +1,13 @@
 //! State that all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the
 //! stream of reports about them.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use host_rpc as rpc;
-use stdx::error::chain;
 use stdx::io::OptionalExt;
+use stdx::task::run_blocking;
 use tokio::sync::broadcast;
 use vmm::engine::Engine;
 
@@ -19,12 +20,13 @@ use crate::guest::Guest;
 use crate::images::Images;
 use crate::jail::Jails;
 use crate::network::{GATEWAY_IP, Networks};
-use crate::operation::{OperationError, OperationKind, run_blocking};
+use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::fork_notes::ForkNotes;
 use crate::sandbox::ledger::{Ledger, Record};
 use crate::sandbox::start_permits::StartPermits;
 use crate::snapshot::preboot::PrebootCache;
 use crate::snapshot::template::Templates;
+use crate::start_error::StartError;
 
 /// Reports that a slow watcher may be behind before it is sent all of them afresh.
 const REPORTS_BEHIND: usize = 1024;
@@ -75,32 +77,31 @@ impl Host {
     /// Prepares everything that sandboxes need.
     ///
     /// # Errors
-    /// Returns a text about the first thing that this host lacks, with a fix.
-    pub async fn prepare(config: &Config) -> Result<Self, String> {
+    /// The first thing that this host lacks.
+    pub async fn prepare(config: &Config) -> Result<Self, StartError> {
         let wanted = config.engine.wanted.clone();
-        let engine = run_blocking(move || vmm::engine::choose(&wanted)).await?;
+        let engine = run_step(move || vmm::engine::choose(&wanted)).await?;
         // Creates the directory in which the disks are tried.
-        let ledger = Ledger::open(&config.paths.sandboxes).map_err(|error| chain(&error))?;
+        let ledger = Ledger::open(&config.paths.sandboxes)?;
         let disks = prepare_disks(&engine, config).await?;
         let boot = prepare_boot_files(config).await?;
         let owner = config.dir.clone();
         let settings = config.network.settings.clone();
-        let networks = run_blocking(move || Networks::prepare(&owner, &settings)).await?;
+        let networks = run_step(move || Networks::prepare(&owner, &settings)).await?;
         let uid_base = config.engine.uid_base;
         let disk_limits = config.disks.limits;
-        let jails = run_blocking(move || Jails::prepare(uid_base, disk_limits)).await?;
-        let dir = config.paths.snapshots.clone();
-        let templates = run_blocking(move || Templates::open(&dir)).await?;
-        let dir = config.dir.join("forks");
-        let fork_notes = run_blocking(move || ForkNotes::open(&dir)).await?;
-        let path = config.dir.join("generation");
-        let open = move || Generations::open(&path, stdx::time::now_ms);
-        let generations = run_blocking(open).await?;
-        let dir = config.dir.join("warm");
+        let jails =
+            run_step(move || Jails::prepare(uid_base, disk_limits).map_err(StartError::Jail))
+                .await?;
+        let templates = open_file(&config.paths.snapshots, Templates::open).await?;
+        let fork_notes = open_file(&config.dir.join("forks"), ForkNotes::open).await?;
+        let open = |path: &Path| Generations::open(path, stdx::time::now_ms);
+        let generations = open_file(&config.dir.join("generation"), open).await?;
         let is_on = config.engine.preboot;
-        let preboot = run_blocking(move || PrebootCache::open(&dir, is_on)).await?;
+        let open = move |dir: &Path| PrebootCache::open(dir, is_on);
+        let preboot = open_file(&config.dir.join("warm"), open).await?;
         let components = HostComponents {
-            id: host_id(config).map_err(|error| chain(&error))?,
+            id: open_file(&config.dir.join("host-id"), load_host_id).await?,
             engine,
             disks,
             boot,
@@ -113,7 +114,7 @@ impl Host {
             fork_notes,
             generations,
         };
-        let upstream = Upstream::of_setting(&config.network.settings.name_servers)?;
+        let upstream = Upstream::from_setting(&config.network.settings.name_servers)?;
         Ok(Self::from_components(components, config.limits, upstream))
     }
 
@@ -187,24 +188,42 @@ impl Host {
     }
 }
 
-async fn prepare_boot_files(config: &Config) -> Result<BootFiles, String> {
+/// Runs a step of the start on a thread that may block.
+async fn run_step<T, E>(
+    step: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, StartError>
+where
+    T: Send + 'static,
+    E: Into<StartError>,
+{
+    run_blocking(move || step().map_err(Into::into)).await
+}
+
+/// Opens a file or directory of the agent on a thread that may block.
+async fn open_file<T: Send + 'static>(
+    path: &Path,
+    open: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, StartError> {
+    let path = path.to_owned();
+    run_step(move || open(&path).map_err(|source| StartError::Io { path, source })).await
+}
+
+async fn prepare_boot_files(config: &Config) -> Result<BootFiles, StartError> {
     let kernel = config.paths.kernel.clone();
     let envd = config.paths.envd.clone();
     let cache = config.dir.join("boot");
-    run_blocking(move || crate::boot::prepare(&kernel, &envd, &cache)).await
+    run_step(move || crate::boot::prepare(&kernel, &envd, &cache)).await
 }
 
-async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String> {
-    let images = Images::new(&config.paths.images)
-        .list()
-        .map_err(|error| chain(&error))?;
+async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, StartError> {
+    let images = Images::new(&config.paths.images).list()?;
     let image = images.into_iter().next().map(|image| image.path);
     let choice = config.disks.backend;
     let dir = config.paths.sandboxes.clone();
     // The user of no slot, since these begin with 1.
     let reader = config.engine.uid_base;
     let qcow2 = engine.driver.supports(vmm::DiskFormat::Qcow2);
-    run_blocking(move || {
+    run_step(move || {
         let chosen = disk::choose(choice, &dir, image.as_deref(), qcow2)?;
         Disks::new(&dir, chosen).map(|disks| disks.with_reader(reader))
     })
@@ -212,14 +231,13 @@ async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, String
 }
 
 /// Returns the host's id, made at the first start.
-fn host_id(config: &Config) -> std::io::Result<String> {
-    let path = config.dir.join("host-id");
-    let stored = std::fs::read_to_string(&path).optional()?;
+fn load_host_id(path: &Path) -> io::Result<String> {
+    let stored = std::fs::read_to_string(path).optional()?;
     let stored = stored.map(|id| id.trim().to_owned());
     if let Some(id) = stored.filter(|id| !id.is_empty()) {
         return Ok(id);
     }
     let id = format!("host-{}", stdx::random::hex::<8>());
-    linux::file::write_atomic(&path, id.as_bytes(), 0o644)?;
+    linux::file::write_atomic(path, id.as_bytes(), 0o644)?;
     Ok(id)
 }

@@ -23,6 +23,7 @@ pub mod operation;
 pub mod sandbox;
 pub mod service;
 pub mod snapshot;
+mod start_error;
 pub mod token;
 mod watched_files;
 
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use egress::dns::Upstream;
+pub use start_error::StartError;
 pub use vmm::pager::serve_if_asked;
 
 /// Times that a shutdown waits for sandboxes that are being created, and then for responses in
@@ -59,30 +61,26 @@ impl Agent {
     /// Prepares the host and takes over the sandboxes of an earlier run.
     ///
     /// # Errors
-    /// When the host lacks something: a text for the user, with a fix.
+    /// When the host lacks something.
     // Boxed, and so compiled here: an `async fn` is compiled in each program that awaits it, with
     // all that it awaits.
-    pub fn prepare<'a>(config: &'a Config, token: &'a str) -> BoxFuture<'a, Result<Self, String>> {
+    pub fn prepare<'a>(
+        config: &'a Config,
+        token: &'a str,
+    ) -> BoxFuture<'a, Result<Self, StartError>> {
         Box::pin(Self::adopt_host(config, token))
     }
 
-    async fn adopt_host(config: &Config, token: &str) -> Result<Self, String> {
+    async fn adopt_host(config: &Config, token: &str) -> Result<Self, StartError> {
         if !doctor::is_root() {
-            return Err("VMs, disks and networks need root; start this again with sudo".to_owned());
+            return Err(StartError::NotRoot);
         }
-        token::make_dir(&config.dir)?;
+        token::create_agent_dir(&config.dir)?;
         // Each connection to a port of a sandbox takes two.
-        linux::limits::raise_open_files()
-            .map_err(|error| format!("cannot raise the limit of open files: {error}"))?;
+        linux::limits::raise_open_files().map_err(StartError::OpenFiles)?;
         let path = config.dir.join("agent.lock");
-        let lock = Lock::try_take(&path)
-            .map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
-        let Some(lock) = lock else {
-            return Err(format!(
-                "another host agent works in {}; stop it, or set WRENN_DIR",
-                config.dir.display()
-            ));
-        };
+        let lock = Lock::try_take(&path).map_err(|source| StartError::Lock { path, source })?;
+        let lock = lock.ok_or_else(|| StartError::DirInUse(config.dir.clone()))?;
         let host = host::Host::prepare(config).await?;
         tracing::info!(
             vmm = host.engine.vmm,
@@ -92,9 +90,8 @@ impl Agent {
             host.engine.why,
             host.disks.chosen().why
         );
-        let manager = sandbox::Manager::start(host)
-            .await
-            .map_err(|error| error.to_string())?;
+        let manager = sandbox::Manager::start(host).await;
+        let manager = manager.map_err(StartError::TakeOver)?;
         let router = service::router(Arc::clone(&manager), token);
         Ok(Self {
             manager,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::Parser;
 use hostd::{Agent, Config, token};
 use runtime::shutdown::cancel_on_signal;
@@ -55,11 +55,9 @@ async fn run() -> anyhow::Result<()> {
     let config = Config::from_env()?;
     let token = match &config.api.token {
         Some(token) => token.clone(),
-        None => token::load_or_make(&config.dir).map_err(|error| anyhow!(error))?,
+        None => token::load_or_make(&config.dir)?,
     };
-    let agent = Agent::prepare(&config, &token)
-        .await
-        .map_err(|error| anyhow!(error))?;
+    let agent = Agent::prepare(&config, &token).await?;
     let listener = TcpListener::bind(config.api.listen)
         .await
         .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.api.listen))?;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stdx::error::chain;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::Host;
-use crate::operation::run_blocking;
+use crate::operation::OperationKind;
 
 /// Pause after a sandbox has taken a network: it needs the processors more.
 const REST: Duration = Duration::from_secs(2);
@@ -33,18 +34,23 @@ pub(crate) async fn keep_refilled(host: Arc<Host>, size: usize, shutdown: Cancel
         };
         shutdown.run_until_cancelled(next).await;
     }
-    if let Err(error) = run_blocking(move || host.networks.clear_ready()).await {
-        tracing::warn!(error, "a preallocated network stays until the next start");
+    let cleared = OperationKind::Network.run_blocking(move || host.networks.clear_ready());
+    if let Err(error) = cleared.await {
+        tracing::warn!(
+            error = chain(&error),
+            "a preallocated network stays until the next start"
+        );
     }
 }
 
 /// Makes a network. If that fails, returns the pause before the next attempt.
 async fn preallocate(host: &Arc<Host>) -> Option<Duration> {
     let host = Arc::clone(host);
-    let made = run_blocking(move || host.networks.preallocate(|slot| host.jails.user(slot))).await;
-    let error = made.err()?;
+    let made = OperationKind::Network
+        .run_blocking(move || host.networks.preallocate(|slot| host.jails.user(slot)));
+    let error = made.await.err()?;
     tracing::warn!(
-        error,
+        error = chain(&error),
         "cannot preallocate a network; sandboxes make their own"
     );
     Some(RETRY)

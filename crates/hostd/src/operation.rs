@@ -1,12 +1,13 @@
 //! Error of a step of an operation: the part of the sandbox that it worked on, and the cause. It is
-//! formatted once, where a record, a log or a response needs text.
+//! formatted once, by [`chain`](stdx::error::chain), where a record, a log or a response needs
+//! text.
 
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::io;
 use std::sync::Arc;
 
-use stdx::error::{chain, sources};
+use stdx::error::sources;
 
 /// Part of a sandbox that a step works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +38,6 @@ struct Context {
     source: Arc<dyn Error + Send + Sync>,
 }
 
-/// A cause that is no error of another library.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Message(String);
-
 impl OperationKind {
     /// Wraps the error of a step.
     pub(crate) fn error(self, cause: impl Error + Send + Sync + 'static) -> OperationError {
@@ -54,11 +50,6 @@ impl OperationKind {
             kind,
             cause: Arc::new(cause),
         }
-    }
-
-    /// Returns an error with a text of ours.
-    pub(crate) fn message(self, text: impl Into<String>) -> OperationError {
-        self.error(Message(text.into()))
     }
 
     /// Runs blocking work beside the runtime. A panic in it is an error.
@@ -98,14 +89,16 @@ impl OperationError {
 }
 
 impl Display for OperationError {
-    /// Writes the cause and its own causes in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&chain(&*self.cause))
+        self.cause.fmt(f)
     }
 }
 
-/// The causes are in the text already, so there is no source.
-impl Error for OperationError {}
+impl Error for OperationError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.source()
+    }
+}
 
 fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
     let is_full = |error: &(dyn Error + 'static)| {
@@ -116,22 +109,10 @@ fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
     is_full(error) || sources(error).any(is_full)
 }
 
-/// Runs blocking work; its error, or its panic, as one line.
-pub(crate) async fn run_blocking<T, E>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, String>
-where
-    T: Send + 'static,
-    E: Error + Send + Sync + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| chain(&error)),
-        Err(panic) => Err(chain(&io::Error::other(panic))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use stdx::error::chain;
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -144,7 +125,7 @@ mod tests {
         let error = OperationKind::Ledger.error(Outer(full));
         assert_eq!(error.kind(), OperationKind::Space);
         let error = error.context("the fork cannot be noted");
-        let text = error.to_string();
+        let text = chain(&error);
         assert!(text.starts_with("the fork cannot be noted: cannot write the record: "));
         assert_eq!(error.kind(), OperationKind::Space);
     }

@@ -1,23 +1,32 @@
 //! The agent's directory and the token in it, which the control plane on the same machine reads.
 //!
 //! The agent works in the directory as root, so the owner of the directory can become root.
-//! Therefore root owns it if the agent makes it ([`make_dir`]), as with `sudo wrenn up`. Only an
+//! Therefore root owns it if the agent makes it ([`create_agent_dir`]), as with `sudo wrenn up`. Only an
 //! agent that leaves its token for a separate control plane ([`load_or_make`]) gives both to the
 //! user behind sudo: the token already gives control over the agent, so the directory gives nothing
 //! more, and that user can start the control plane without sudo.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const FILE: &str = "agent-token";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot make {dir}; run as root, or set WRENN_DIR")]
+    MakeDir { dir: PathBuf, source: io::Error },
+    #[error("cannot use {path}")]
+    Io { path: PathBuf, source: io::Error },
+}
 
 /// Creates the agent's directory, owned by root, if there is none. Others can reach a file of their
 /// own in it (`credentials`), and list nothing.
 ///
 /// # Errors
-/// When it cannot be created: a text for the user.
-pub fn make_dir(dir: &Path) -> Result<(), String> {
+/// [`Error::MakeDir`].
+pub fn create_agent_dir(dir: &Path) -> Result<(), Error> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -25,11 +34,9 @@ pub fn make_dir(dir: &Path) -> Result<(), String> {
         .recursive(true)
         .mode(0o711)
         .create(dir);
-    made.map_err(|error| {
-        format!(
-            "cannot make {}: {error}; run as root, or set WRENN_DIR",
-            dir.display()
-        )
+    made.map_err(|source| Error::MakeDir {
+        dir: dir.to_owned(),
+        source,
     })
 }
 
@@ -37,22 +44,25 @@ pub fn make_dir(dir: &Path) -> Result<(), String> {
 /// (the file with mode 0600).
 ///
 /// # Errors
-/// When a file cannot be read or created: a text for the user.
-pub fn load_or_make(dir: &Path) -> Result<String, String> {
+/// When a file cannot be read or created.
+pub fn load_or_make(dir: &Path) -> Result<String, Error> {
     load_or_make_for(dir, caller())
 }
 
-fn load_or_make_for(dir: &Path, owner: Option<Owner>) -> Result<String, String> {
+fn load_or_make_for(dir: &Path, owner: Option<Owner>) -> Result<String, Error> {
     let path = dir.join(FILE);
-    let failed = |error| format!("cannot use {}: {error}", path.display());
+    let failed = |source| Error::Io {
+        path: path.clone(),
+        source,
+    };
     if !dir.is_dir() {
-        make_dir(dir)?;
+        create_agent_dir(dir)?;
         give(dir, owner).map_err(failed)?;
     }
     match fs::read_to_string(&path) {
         Ok(token) if token.trim().len() >= 16 => return Ok(token.trim().to_owned()),
         Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
     let token = random();
@@ -76,7 +86,7 @@ fn caller() -> Option<Owner> {
     Some((id("SUDO_UID")?, id("SUDO_GID")))
 }
 
-fn give(path: &Path, owner: Option<Owner>) -> std::io::Result<()> {
+fn give(path: &Path, owner: Option<Owner>) -> io::Result<()> {
     match owner {
         Some((uid, gid)) => chown(path, Some(uid), gid),
         None => Ok(()),
@@ -95,7 +105,7 @@ mod tests {
         let owner = |path: &Path| fs::metadata(path).unwrap().uid();
         let own = owner(parent.path());
         let of_up = parent.path().join("up");
-        make_dir(&of_up).unwrap();
+        create_agent_dir(&of_up).unwrap();
         assert_eq!(owner(&of_up), own);
         assert_eq!(fs::metadata(&of_up).unwrap().mode() & 0o777, 0o711);
         let shared = parent.path().join("shared");

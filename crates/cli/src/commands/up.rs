@@ -165,8 +165,9 @@ impl HostHalf {
     async fn start(dir: &Path) -> anyhow::Result<Self> {
         let token = hostd::token::random();
         let prepared = Agent::prepare(&hostd::Config::for_dir(dir)?, &token).await;
-        let agent = Arc::new(prepared.map_err(|problem| {
-            anyhow!("{problem}\n`wrenn doctor` tells what this host lacks and what to type")
+        let agent = Arc::new(prepared.map_err(|error| {
+            let problem = anyhow::Error::new(error);
+            anyhow!("{problem:#}\n`wrenn doctor` tells what this host lacks and what to type")
         })?);
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await

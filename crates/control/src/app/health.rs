@@ -20,7 +20,7 @@ impl App {
             .hosts
             .all()
             .iter()
-            .filter_map(|host| Some((host.url(), host.state().err()?)));
+            .filter_map(|host| Some((host.url(), host.check_up().err()?)));
         problems.extend(
             silent.map(|(url, why)| format!("no reports from the host agent at {url}: {why}")),
         );

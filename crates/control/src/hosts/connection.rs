@@ -43,6 +43,15 @@ enum Reports {
     Missing(String),
 }
 
+/// Reason why no reports come from a host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostDown {
+    #[error("it has not answered yet")]
+    NotYet,
+    #[error("{0}")]
+    Missing(String),
+}
+
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
@@ -75,11 +84,11 @@ impl HostConnection {
         self.read(|state| state.token.clone())
     }
 
-    pub(super) fn state(&self) -> Result<(), String> {
+    pub(super) fn check_up(&self) -> Result<(), HostDown> {
         self.read(|state| match &state.reports {
             Reports::Coming => Ok(()),
-            Reports::NotYet => Err("it has not answered yet".to_owned()),
-            Reports::Missing(why) => Err(why.clone()),
+            Reports::NotYet => Err(HostDown::NotYet),
+            Reports::Missing(why) => Err(HostDown::Missing(why.clone())),
         })
     }
 

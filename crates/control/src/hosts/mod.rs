@@ -35,6 +35,7 @@ pub use host_rpc::tunnel::{Connections, Counted, MAX_CONNECTIONS, carry_until};
 pub(crate) use calls::RESUME_TIMEOUT;
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
+pub use connection::HostDown;
 pub use files::{CHUNK_BYTES, FileForm, FileInfo, FileKind, FileStream, GuestPath, UploadTarget};
 pub use host::HostInfo;
 pub use inventory::Inventory;
@@ -165,9 +166,12 @@ impl Host {
         self.connection.id()
     }
 
-    /// Returns the reason if no reports come from it now.
-    pub fn state(&self) -> Result<(), String> {
-        self.connection.state()
+    /// Checks that reports come from it.
+    ///
+    /// # Errors
+    /// The reason why none come.
+    pub fn check_up(&self) -> Result<(), HostDown> {
+        self.connection.check_up()
     }
 
     /// Records that reports come. Returns true if they did not before.

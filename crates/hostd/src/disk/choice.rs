@@ -45,6 +45,19 @@ pub struct Chosen {
     pub why: String,
 }
 
+/// Reason why a backend does not work here.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendUnusable {
+    #[error(transparent)]
+    DeviceMapper(dm::Error),
+    #[error("images are on another file system than {0}")]
+    OtherFileSystem(PathBuf),
+    #[error("no blocks can be shared in {0}")]
+    NoSharedBlocks(PathBuf),
+    #[error("the VMM does not read qcow2")]
+    NotReadByVmm,
+}
+
 impl Backend {
     /// All backends, best first.
     pub const ALL: [Self; 4] = [Self::DeviceMapper, Self::Reflink, Self::Qcow2, Self::Copy];
@@ -92,7 +105,7 @@ pub fn choose(
         .into_iter()
         .filter(|backend| [Choice::Auto, Choice::Only(*backend)].contains(&choice))
     {
-        match works(backend, dir, image, qcow2)? {
+        match try_backend(backend, dir, image, qcow2)? {
             Ok(()) if choice == Choice::Auto => {
                 return Ok(Chosen {
                     backend,
@@ -105,11 +118,11 @@ pub fn choose(
                     why: format!("{} was asked for", backend.name()),
                 });
             }
-            Err(problem) if choice == Choice::Auto => found.push(problem),
-            Err(why) => {
+            Err(error) if choice == Choice::Auto => found.push(chain(&error)),
+            Err(source) => {
                 return Err(Error::Unavailable {
                     backend: backend.name(),
-                    why,
+                    source,
                 });
             }
         }
@@ -136,31 +149,26 @@ fn why(backend: Backend, found: &[String]) -> String {
 }
 
 /// Tries a backend; the inner error is the reason for which it does not work here.
-fn works(
+fn try_backend(
     backend: Backend,
     dir: &Path,
     image: Option<&Path>,
     qcow2: bool,
-) -> Result<Result<(), String>, Error> {
+) -> Result<Result<(), BackendUnusable>, Error> {
     match backend {
-        Backend::DeviceMapper => Ok(try_snapshot(dir).map_err(|error| chain(&error))),
+        Backend::DeviceMapper => Ok(try_snapshot(dir).map_err(BackendUnusable::DeviceMapper)),
         Backend::Reflink => {
             let able = file::can_reflink(dir).map_err(io_error("write to", dir))?;
             // Blocks can only be shared within one file system.
             let together =
                 image.is_none_or(|image| same_file_system(image, dir).unwrap_or_default());
-            let problem = if able {
-                "images are on another file system than"
-            } else {
-                "no blocks can be shared in"
-            };
-            Ok((able && together)
-                .then_some(())
-                .ok_or_else(|| format!("{problem} {}", dir.display())))
+            Ok(match (able, together) {
+                (true, true) => Ok(()),
+                (true, false) => Err(BackendUnusable::OtherFileSystem(dir.to_owned())),
+                (false, _) => Err(BackendUnusable::NoSharedBlocks(dir.to_owned())),
+            })
         }
-        Backend::Qcow2 => Ok(qcow2
-            .then_some(())
-            .ok_or_else(|| "the VMM does not read qcow2".to_owned())),
+        Backend::Qcow2 => Ok(qcow2.then_some(()).ok_or(BackendUnusable::NotReadByVmm)),
         Backend::Copy => Ok(Ok(())),
     }
 }
@@ -233,9 +241,8 @@ mod tests {
             (copy.backend, copy.why.as_str()),
             (Backend::Copy, "copy was asked for")
         );
-        let refused = choose(Choice::Only(Backend::Qcow2), dir.path(), None, false)
-            .unwrap_err()
-            .to_string();
+        let refused = choose(Choice::Only(Backend::Qcow2), dir.path(), None, false);
+        let refused = chain(&refused.unwrap_err());
         assert!(
             refused.contains("AGENT_DISK") && refused.contains("the VMM does not read qcow2"),
             "{refused}"

@@ -39,7 +39,7 @@ use linux::{dm, file};
 use model::SandboxId;
 use vmm::{Disk, DiskFormat};
 
-pub use choice::{Backend, Choice, Chosen, choose};
+pub use choice::{Backend, BackendUnusable, Choice, Chosen, choose};
 pub(crate) use files::copy_disk as copy_files;
 pub use names::device_name;
 pub use recent_use::RecentUse;
@@ -67,8 +67,11 @@ pub enum Error {
     Device(#[source] dm::Error),
     #[error("cannot take the sandbox's disk device away")]
     Busy(#[source] dm::Error),
-    #[error("AGENT_DISK asks for {backend} disks, which cannot be had here: {why}")]
-    Unavailable { backend: &'static str, why: String },
+    #[error("AGENT_DISK asks for {backend} disks, which cannot be had here")]
+    Unavailable {
+        backend: &'static str,
+        source: BackendUnusable,
+    },
     #[error(transparent)]
     Image(#[from] crate::images::identity::Changed),
     #[error(

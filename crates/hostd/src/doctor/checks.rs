@@ -394,7 +394,7 @@ pub(super) fn templates(config: &Config) -> Check {
     let passed_over: Vec<String> = passed_over
         .iter()
         .take(10)
-        .map(|file| format!("{} is none: {}", name(file), file.why))
+        .map(|file| format!("{} is none: {}", name(file), chain(&file.why)))
         .collect();
     let names: Vec<&str> = found
         .iter()

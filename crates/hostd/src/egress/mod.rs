@@ -38,18 +38,18 @@ use linux::nft::Transaction;
 use model::NetworkSpec;
 use model::network::{Access, Bandwidth};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use stdx::task::run_blocking;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::network::connections::limit_namespace;
 use crate::network::{self, Ipv6Mode, Slot, policy};
-use crate::operation::run_blocking;
 use crate::sandbox::log::Log;
 use budget::Budget;
 use dns::Upstream;
 use events::Events;
-use pin_writer::PinWriter;
+use pin_writer::{PinError, PinWriter};
 use pins::ResolvedAddresses;
 use sockets::{Servers, Sockets, from_std, tell_refused};
 
@@ -85,6 +85,15 @@ pub(crate) fn fuzz_client_hello(mut bytes: &[u8]) {
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use http::fuzz as fuzz_http;
+
+/// Error in the start of a sandbox's egress, or in a change of its rules.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    #[error("the sandbox's network rules cannot be set")]
+    Rules(#[source] io::Error),
+    #[error("the sandbox's resolver and proxy cannot serve")]
+    Serve(#[source] io::Error),
+}
 
 /// Resolver, proxy and rules of one sandbox, while it has a network.
 #[derive(Debug)]
@@ -149,7 +158,7 @@ impl Egress {
         spec: NetworkSpec,
         upstream: Arc<Upstream>,
         log: Arc<Log>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, EgressError> {
         let bandwidth = spec.bandwidth;
         // A preallocated network has the default rules already.
         let is_ruled =
@@ -162,9 +171,7 @@ impl Egress {
             context.limit(bandwidth)?;
             sockets::open(context.ipv6)
         });
-        let sockets = opened
-            .await
-            .map_err(|error| format!("the sandbox's network rules cannot be set: {error}"))?;
+        let sockets = opened.await.map_err(EgressError::Rules)?;
         let policy = Arc::new(EgressPolicy {
             context,
             has_ipv6: sockets.servers.len() > 1,
@@ -180,9 +187,7 @@ impl Egress {
             tasks: TaskTracker::new(),
         });
         let egress = Self { policy };
-        egress
-            .serve(sockets)
-            .map_err(|error| format!("the sandbox's resolver and proxy cannot serve: {error}"))?;
+        egress.serve(sockets).map_err(EgressError::Serve)?;
         Ok(egress)
     }
 
@@ -219,7 +224,7 @@ impl Egress {
     ///
     /// # Errors
     /// When the kernel refuses them; the former rules hold then.
-    pub(crate) async fn change(&self, spec: NetworkSpec) -> Result<(), String> {
+    pub(crate) async fn change(&self, spec: NetworkSpec) -> Result<(), EgressError> {
         let policy = &self.policy;
         let _writing = policy.kernel.lock().await;
         let pinned = policy
@@ -227,9 +232,10 @@ impl Egress {
             .keep(|name, address| spec.reaches(name, address), Instant::now());
         let before = policy.rules().bandwidth;
         let after = spec.bandwidth;
-        policy.limit(after).await?;
+        policy.limit(after).await.map_err(EgressError::Rules)?;
         if let Err(error) = policy.apply(policy::rules(&spec, &pinned)).await {
-            return policy.limit(before).await.and(Err(error));
+            let restored = policy.limit(before).await;
+            return Err(EgressError::Rules(restored.err().unwrap_or(error)));
         }
         policy.rules.send_replace(Arc::new(spec));
         Ok(())
@@ -248,7 +254,7 @@ impl NetnsContext {
     async fn within<T: Send + 'static>(
         self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> io::Result<T> {
         run_blocking(move || netns::enter(&self.slot.netns(), work)).await
     }
 
@@ -274,11 +280,11 @@ impl EgressPolicy {
         self.pins.lock()
     }
 
-    async fn apply(&self, rules: Transaction) -> Result<(), String> {
+    async fn apply(&self, rules: Transaction) -> io::Result<()> {
         self.context.within(move || rules.commit()).await
     }
 
-    async fn limit(&self, own: Bandwidth) -> Result<(), String> {
+    async fn limit(&self, own: Bandwidth) -> io::Result<()> {
         let context = self.context;
         context.within(move || context.limit(own)).await
     }
@@ -303,7 +309,7 @@ impl EgressPolicy {
         name: &str,
         addresses: &[IpAddr],
         ttl: Duration,
-    ) -> Result<(), String> {
+    ) -> Result<(), PinError> {
         let rules = self.rules();
         if !rules.has_names() {
             return Ok(());
@@ -317,7 +323,7 @@ impl EgressPolicy {
             let mut pins = self.pins();
             if !pins.knows(name) && !self.new_names.take() {
                 self.events.denied("new names beyond the limit");
-                return Err("the sandbox asks for too many new names".to_owned());
+                return Err(PinError::TooManyNames);
             }
             pins.add(name, &reached, ttl, Instant::now())
         };
@@ -396,8 +402,7 @@ impl EgressPolicy {
             socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
             Ok(TcpStream::from(socket))
         });
-        let socket =
-            tokio::net::TcpSocket::from_std_stream(socket.await.map_err(io::Error::other)?);
+        let socket = tokio::net::TcpSocket::from_std_stream(socket.await?);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(to)).await??;
         stream.set_nodelay(true)?;
         Ok(stream)

@@ -5,12 +5,14 @@
 //! Addresses that were queued before a change of rules, and are not written yet, are judged once
 //! more by the rules that hold when they are written.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linux::{conntrack, nft};
 use parking_lot::Mutex;
+use stdx::error::chain;
 use tokio::sync::{Notify, oneshot};
 
 use super::EgressPolicy;
@@ -24,7 +26,21 @@ const MOST: usize = 2048;
 /// Time between two renewals: four in [`RENEW_BEFORE`].
 const RENEW_EVERY: Duration = Duration::from_secs(RENEW_BEFORE.as_secs() / 4);
 
-type Outcome = Result<(), String>;
+/// Reason why the kernel does not let the addresses of a name through.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum PinError {
+    #[error("the sandbox asks for too many new names")]
+    TooManyNames,
+    #[error("the rules have changed")]
+    RulesChanged,
+    #[error("the sandbox's network ends")]
+    NetworkEnds,
+    /// Shared, since all names of one transaction fail together.
+    #[error("the kernel refuses the addresses")]
+    Kernel(#[source] Arc<io::Error>),
+}
+
+type Outcome = Result<(), PinError>;
 
 /// Queue of addresses that are to be written to the kernel.
 #[derive(Debug, Default)]
@@ -57,9 +73,7 @@ impl PinWriter {
         };
         self.queue.lock().push(entry);
         self.queued.notify_one();
-        outcome
-            .await
-            .unwrap_or_else(|_| Err("the sandbox's network ends".to_owned()))
+        outcome.await.unwrap_or(Err(PinError::NetworkEnds))
     }
 
     fn take(&self) -> Vec<Entry> {
@@ -105,7 +119,7 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
     for entry in denied {
         policy.pins().not_told(&entry.addresses);
         // The waiting task may be gone.
-        let _ = entry.told.send(Err("the rules have changed".to_owned()));
+        let _ = entry.told.send(Err(PinError::RulesChanged));
     }
     let addresses: Vec<(IpAddr, Duration)> = allowed
         .iter()
@@ -114,7 +128,8 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
     let told = policy
         .context
         .within(move || policy::pin(nft::Transaction::new(), &addresses).commit())
-        .await;
+        .await
+        .map_err(|error| PinError::Kernel(Arc::new(error)));
     for entry in allowed {
         if told.is_err() {
             policy.pins().not_told(&entry.addresses);
@@ -142,7 +157,7 @@ pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
         .within(conntrack::destinations)
         .await
         .unwrap_or_else(|error| {
-            tracing::warn!(error, "whether addresses are in use cannot be told");
+            tracing::warn!(%error, "whether addresses are in use cannot be told");
             Default::default()
         });
     for (name, addresses) in ending {
@@ -168,7 +183,7 @@ pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
         }
         if let Err(error) = policy.pin_writer.tell(&name, &new).await {
             tracing::warn!(
-                error,
+                error = chain(&error),
                 "an address of a name is forgotten though it is in use"
             );
         }

@@ -17,6 +17,7 @@ use std::time::UNIX_EPOCH;
 
 use model::TemplateName;
 use parking_lot::Mutex;
+use stdx::error::chain;
 
 use checksums::{Checksums, Damaged};
 
@@ -56,10 +57,25 @@ pub struct Images {
 }
 
 /// A file that looks like an image and is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct PassedOver {
     pub path: PathBuf,
-    pub why: String,
+    pub why: NotAnImage,
+}
+
+/// Reason why a file is no image, to follow its name.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAnImage {
+    #[error("its name is not UTF-8; rename it")]
+    NotUtf8,
+    #[error("its name must end with .ext4 in lower case; rename it")]
+    Suffix,
+    #[error("its name is none of a template")]
+    Name(#[from] model::InvalidValue),
+    #[error("it cannot be looked at")]
+    Io(#[from] io::Error),
+    #[error("it is no regular file")]
+    NotRegular,
 }
 
 impl Images {
@@ -123,7 +139,7 @@ impl Images {
         let mut logged = self.logged.lock();
         for PassedOver { path, why } in passed_over {
             if logged.insert(path.clone()) {
-                tracing::warn!(path = %path.display(), why, "a file in the images directory is no template");
+                tracing::warn!(path = %path.display(), why = chain(&why), "a file in the images directory is no template");
             }
         }
         Ok(images)
@@ -152,7 +168,7 @@ impl Images {
         let mut images = Vec::new();
         let mut passed_over = Vec::new();
         for path in paths.into_iter().filter(|path| looks_like_image(path)) {
-            match image(&path) {
+            match read_image(&path) {
                 Ok(image) => images.push(image),
                 Err(why) => passed_over.push(PassedOver { path, why }),
             }
@@ -171,20 +187,16 @@ fn looks_like_image(path: &Path) -> bool {
     !name.starts_with('.') && name.ends_with(".ext4")
 }
 
-fn image(path: &Path) -> Result<Image, String> {
+fn read_image(path: &Path) -> Result<Image, NotAnImage> {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
-        .ok_or("its name is not UTF-8; rename it")?;
-    let name = name
-        .strip_suffix(".ext4")
-        .ok_or("its name must end with .ext4 in lower case; rename it")?;
-    let name = name
-        .parse()
-        .map_err(|error: model::InvalidValue| format!("its name is none of a template: {error}"))?;
-    let meta = fs::metadata(path).map_err(|error| format!("it cannot be looked at: {error}"))?;
+        .ok_or(NotAnImage::NotUtf8)?;
+    let name = name.strip_suffix(".ext4").ok_or(NotAnImage::Suffix)?;
+    let name = name.parse()?;
+    let meta = fs::metadata(path)?;
     if !meta.is_file() {
-        return Err("it is no regular file".to_owned());
+        return Err(NotAnImage::NotRegular);
     }
     let created = meta
         .modified()
@@ -194,8 +206,7 @@ fn image(path: &Path) -> Result<Image, String> {
     Ok(Image {
         name,
         path: path.to_owned(),
-        size_bytes: linux::file::allocated_bytes(path)
-            .map_err(|error| format!("it cannot be looked at: {error}"))?,
+        size_bytes: linux::file::allocated_bytes(path)?,
         created_at_ms: i64::try_from(created.as_millis()).unwrap_or(i64::MAX),
     })
 }
@@ -234,9 +245,7 @@ mod tests {
             .collect();
         assert_eq!(names, ["BAD.ext4", "folder.ext4", "upper.EXT4"]);
         assert!(
-            passed_over[0]
-                .why
-                .contains("its name is none of a template"),
+            chain(&passed_over[0].why).contains("its name is none of a template"),
             "{passed_over:?}"
         );
         let unknown = images

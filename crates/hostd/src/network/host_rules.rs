@@ -24,7 +24,7 @@ use super::connections::{self, limit_host, limit_namespace};
 use super::ipv6::{self, Ipv6Mode, Ipv6Setting};
 use super::plan::Plan;
 use super::{CLAIMS_DIR, Error, NetworkSettings, Slot, Slots, TAP, addresses, rules};
-use crate::operation::run_blocking;
+use stdx::task::run_blocking;
 
 /// Directory of all that agents of this machine share until it is restarted. It is private, since
 /// ids of sandboxes are in there.
@@ -95,7 +95,7 @@ pub(crate) async fn keep_rules(ipv6: Ipv6Mode, connections: u32) {
             let kept = run_blocking(move || restore_rules(ipv6, connections, &known)).await;
             if let Err(error) = kept {
                 tracing::error!(
-                    error,
+                    %error,
                     "the host's rules are gone and cannot be made again: sandboxes may reach this host"
                 );
             }
@@ -105,7 +105,7 @@ pub(crate) async fn keep_rules(ipv6: Ipv6Mode, connections: u32) {
         match run_blocking(move || refresh_local_prefixes(ipv6, known)).await {
             Ok(now) => local = now,
             Err(error) => tracing::warn!(
-                error,
+                %error,
                 "sandboxes may reach new networks of this host over IPv6"
             ),
         }

@@ -22,7 +22,7 @@ use linux::{netns, route};
 
 use super::plan::{Slot, TAP};
 use super::slots::{Holder, Slots};
-use crate::operation::run_blocking;
+use stdx::task::run_blocking;
 
 /// MTU of Ethernet, in bytes. A link of a sandbox has no larger one, since a snapshot may be
 /// restored on any host.
@@ -81,7 +81,7 @@ pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
         });
         if let Err(error) = set.await {
             tracing::warn!(
-                error,
+                %error,
                 "networks of sandboxes do not have the MTU of the way out"
             );
         }

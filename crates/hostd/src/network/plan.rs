@@ -211,21 +211,23 @@ impl Slot {
     }
 }
 
-impl TryFrom<Written> for Slot {
-    type Error = String;
+/// Number of a slot that its networks do not have.
+#[derive(Debug, thiserror::Error)]
+#[error("network slots of {plan} go from 1 to {}, not {number}", plan.last())]
+struct NoSuchSlot {
+    number: u16,
+    plan: Plan,
+}
 
-    fn try_from(written: Written) -> Result<Self, String> {
+impl TryFrom<Written> for Slot {
+    type Error = NoSuchSlot;
+
+    fn try_from(written: Written) -> Result<Self, NoSuchSlot> {
         let (number, plan) = match written {
             Written::Number(number) => (number, Plan::ORIGINAL),
             Written::Planned { number, plan } => (number, plan),
         };
-        let problem = || {
-            format!(
-                "network slots of {plan} go from 1 to {}, not {number}",
-                plan.last()
-            )
-        };
-        Self::in_plan(number, plan).ok_or_else(problem)
+        Self::in_plan(number, plan).ok_or(NoSuchSlot { number, plan })
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use linux::{link, netns};
 use model::NetworkSpec;
 use parking_lot::{Mutex, MutexGuard};
+use stdx::error::chain;
 use tokio::sync::Notify;
 
 use super::{Error, Networks, Slot, policy};
@@ -90,7 +91,11 @@ impl Networks {
             Err(error) => {
                 tracing::warn!(slot = slot.number(), %error, "a network that was ready cannot be claimed");
                 if let Err(error) = self.clear(slot) {
-                    tracing::warn!(slot = slot.number(), %error, "nor cleared before the next start");
+                    tracing::warn!(
+                        slot = slot.number(),
+                        error = chain(&error),
+                        "nor cleared before the next start"
+                    );
                 }
                 None
             }

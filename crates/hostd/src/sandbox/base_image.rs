@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use stdx::error::chain;
+
 use super::handle::Handle;
 use crate::disk::DiskRecord;
 use crate::images::identity::Changed;
@@ -36,8 +38,10 @@ pub(super) async fn watch(handle: &Handle, dir: PathBuf, disk: Option<DiskRecord
         let dir = dir.clone();
         let checked = OperationKind::Disk.run_blocking(move || check_unchanged(&dir, disk));
         if let Err(error) = checked.await {
-            tracing::error!(sandbox = %handle.id, %error, "its disk is damaged");
-            handle.log.agent(&format!("the disk is damaged: {error}"));
+            tracing::error!(sandbox = %handle.id, error = chain(&error), "its disk is damaged");
+            handle
+                .log
+                .agent(&format!("the disk is damaged: {}", chain(&error)));
             return std::future::pending().await;
         }
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use guest_rpc::http::FreezeRequest;
+use stdx::error::chain;
 use tokio::time::timeout;
 use vmm::{AfterSnapshot, Vm};
 
@@ -19,6 +20,7 @@ use super::clock;
 use super::context::Context;
 use super::handle::Handle;
 use super::ledger::PAUSED;
+use super::step_error::StepError;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::format::{self, MEMORY, Snapshot};
@@ -97,7 +99,7 @@ pub(super) async fn snapshot_vm(
     then: AfterSnapshot,
 ) -> Result<(), OperationError> {
     if let Some(reason) = handle.stalled.reason() {
-        return Err(OperationKind::Space.message(reason));
+        return Err(StepError::Stalled(reason).into());
     }
     let mut manifest = new_manifest(host, handle, options.has_identity)?;
     prepare_dir(host, handle, dir).await?;
@@ -216,7 +218,10 @@ pub(super) async fn remove_snapshot(dir: &Path) {
     let dir = dir.to_owned();
     let removed = OperationKind::Snapshot.run_blocking(move || format::remove(&dir));
     if let Err(error) = removed.await {
-        tracing::error!(%error, "a snapshot that is not needed stays until the next start");
+        tracing::error!(
+            error = chain(&error),
+            "a snapshot that is not needed stays until the next start"
+        );
     }
 }
 
@@ -226,9 +231,7 @@ fn new_manifest(
     has_identity: bool,
 ) -> Result<Snapshot, OperationError> {
     let record = handle.record.borrow();
-    let disk = record.disk.ok_or_else(|| {
-        OperationKind::Disk.message("the sandbox is of a version that cannot be paused")
-    })?;
+    let disk = record.disk.ok_or(StepError::NeverPaused)?;
     let token = has_identity.then(|| record.token.clone());
     Ok(Snapshot::new(
         record.spec.vcpus,

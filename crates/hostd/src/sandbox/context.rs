@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stdx::error::chain;
 use tokio::sync::{Mutex, watch};
 
 use super::Handle;
@@ -71,7 +72,7 @@ impl Context {
             };
             match OperationKind::Ledger.run_blocking(write).await {
                 Err(error) if must_be_written => {
-                    tracing::error!(sandbox = %self.handle.id, %error, "cannot be removed yet");
+                    tracing::error!(sandbox = %self.handle.id, error = chain(&error), "cannot be removed yet");
                 }
                 other => return other,
             }

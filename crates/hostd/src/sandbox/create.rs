@@ -15,6 +15,7 @@ use super::egress;
 use super::handle::Handle;
 use super::preboot;
 use super::state::Event;
+use super::step_error::StepError;
 use crate::disk;
 use crate::host::Host;
 use crate::network::{GUEST_MAC, Slot, TAP};
@@ -145,11 +146,8 @@ async fn read_snapshot(host: &Host, dir: &Path) -> Result<Snapshot, OperationErr
     if snapshot.engine == engine {
         return Ok(snapshot);
     }
-    Err(OperationKind::Snapshot.message(format!(
-        "its memory was saved by {}, and this host agent uses {engine}; start the agent with the former \
-         (AGENT_VMM, AGENT_ACCEL)",
-        snapshot.engine
-    )))
+    let saved_by = snapshot.engine;
+    Err(StepError::OtherEngine { saved_by, engine }.into())
 }
 
 async fn create_network(host: &Arc<Host>, handle: &Handle) -> Result<(), OperationError> {
@@ -166,7 +164,7 @@ async fn create_network(host: &Arc<Host>, handle: &Handle) -> Result<(), Operati
 
 fn slot_of(handle: &Handle) -> Result<Slot, OperationError> {
     let slot = handle.record.borrow().slot;
-    slot.ok_or_else(|| OperationKind::Network.message("the sandbox has no network slot"))
+    Ok(slot.ok_or(StepError::NoSlot)?)
 }
 
 async fn create_disk(
@@ -175,9 +173,7 @@ async fn create_disk(
     source: &BootSource,
 ) -> Result<Disk, OperationError> {
     let record = handle.record.borrow().clone();
-    let size = record.disk.map(|disk| disk.size_bytes);
-    let size =
-        size.ok_or_else(|| OperationKind::Disk.message("the sandbox has no disk to make"))?;
+    let size = record.disk.ok_or(StepError::NoDisk)?.size_bytes;
     let host = Arc::clone(host);
     let dir = host.ledger.dir(&handle.id);
     let source = source.clone();

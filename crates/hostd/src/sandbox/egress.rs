@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::handle::Handle;
+use super::step_error::StepError;
 use crate::egress::{Egress, NetnsContext};
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
@@ -23,9 +24,7 @@ pub(super) async fn start(
     // An earlier attempt may still have the sockets.
     stop(handle).await;
     let record = handle.record.borrow().clone();
-    let slot = record
-        .slot
-        .ok_or_else(|| OperationKind::Network.message("the sandbox has no network slot"))?;
+    let slot = record.slot.ok_or(StepError::NoSlot)?;
     let context = NetnsContext {
         slot,
         limits: host.networks.limits(),
@@ -37,7 +36,7 @@ pub(super) async fn start(
     let log = Arc::clone(&handle.log);
     let egress = Egress::start(context, record.spec.network, upstream, log)
         .await
-        .map_err(|error| OperationKind::Network.message(error))?;
+        .map_err(|error| OperationKind::Network.error(error))?;
     *handle.egress.lock() = Some(Arc::new(egress));
     Ok(())
 }

@@ -3,7 +3,9 @@
 use model::{SandboxId, SandboxState};
 
 use super::state::Phase;
+use super::step_error::StepError;
 use crate::operation::OperationError;
+use crate::snapshot::template::OtherSizes;
 use crate::{disk, images};
 
 /// Error of a call that was refused or has failed. [`SandboxError::code`] is its code in the API.
@@ -47,15 +49,14 @@ pub enum SandboxError {
     NoCheckpoint { name: String, known: Vec<String> },
     #[error("snapshot {name} is in use by {}; delete those first", users.join(", "))]
     TemplateInUse { name: String, users: Vec<String> },
-    #[error("{0}")]
-    Invalid(String),
+    #[error(transparent)]
+    OtherSizes(#[from] OtherSizes),
     #[error("the sandbox is {state}{}", if reason.is_empty() { String::new() } else { format!(": {reason}") })]
     NotRunning { state: SandboxState, reason: String },
     #[error(transparent)]
     Failed(#[from] OperationError),
-    /// Failure of a step of the agent.
-    #[error("{0}")]
-    Internal(String),
+    #[error("a task of the host agent failed")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// Codes of errors in the API.
@@ -88,7 +89,7 @@ impl SandboxError {
             Self::Template(images::Error::Unknown { .. })
             | Self::Unknown(_)
             | Self::NoCheckpoint { .. } => ErrorCode::NotFound,
-            Self::Disk(disk::Error::TooSmall { .. }) | Self::Invalid(_) => {
+            Self::Disk(disk::Error::TooSmall { .. }) | Self::OtherSizes(_) => {
                 ErrorCode::InvalidArgument
             }
             Self::Stalled(_) | Self::TooMany { .. } => ErrorCode::ResourceExhausted,
@@ -101,13 +102,13 @@ impl SandboxError {
             Self::Template(images::Error::Io { .. })
             | Self::Disk(_)
             | Self::Failed(_)
-            | Self::Internal(_) => ErrorCode::Internal,
+            | Self::Task(_) => ErrorCode::Internal,
         }
     }
 }
 
-impl From<tokio::task::JoinError> for SandboxError {
-    fn from(error: tokio::task::JoinError) -> Self {
-        Self::Internal(error.to_string())
+impl From<StepError> for SandboxError {
+    fn from(error: StepError) -> Self {
+        Self::Failed(error.into())
     }
 }

@@ -20,6 +20,7 @@ use super::clock;
 use super::handle::Handle;
 use super::preboot;
 use super::state::Event;
+use super::step_error::StepError;
 use crate::guest;
 use crate::host::Host;
 use crate::network::{GATEWAY_IP6, GUEST_IP6, GUEST_PREFIX6, TAP_MAC};
@@ -36,7 +37,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// event of the failure.
 pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: BootKind) -> Event {
     let Some(vm) = handle.vm.get() else {
-        return Event::Failed(OperationKind::Vm.message("the virtual machine is gone"));
+        return Event::Failed(StepError::NoVm.into());
     };
     tokio::select! {
         biased;
@@ -107,7 +108,7 @@ async fn wait_for_agent(
     };
     timeout(READY_TIMEOUT, answers).await.map_err(|_| {
         let seconds = READY_TIMEOUT.as_secs();
-        OperationKind::Guest.message(format!("the guest agent did not answer within {seconds} s"))
+        StepError::SilentGuest { seconds }.into()
     })
 }
 
@@ -133,9 +134,7 @@ async fn send_init(
     // A hostile guest may never answer, and other boots wait for this one's turn.
     let answer = timeout(READY_TIMEOUT, sending).await.map_err(|_| {
         let seconds = READY_TIMEOUT.as_secs();
-        OperationKind::Guest.message(format!(
-            "the guest agent did not take its set-up within {seconds} s"
-        ))
+        OperationError::from(StepError::SlowSetup { seconds })
     })?;
     answer.map_err(|error| {
         let error = OperationKind::Guest.error(error);

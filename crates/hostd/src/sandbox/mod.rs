@@ -26,6 +26,7 @@ pub mod report;
 pub mod stalled;
 pub mod start_permits;
 pub mod state;
+mod step_error;
 
 pub use error::{ErrorCode, SandboxError};
 pub use handle::Handle;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use linux::untrusted_dir;
+use stdx::error::chain;
 use tokio_util::sync::CancellationToken;
 use vmm::{AfterSnapshot, Vm};
 
@@ -44,7 +45,10 @@ pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
     let held = OperationKind::Snapshot
         .run_blocking(move || host.preboot.hold(&dir, host.engine.driver.snapshot_store()));
     if let Err(error) = held.await {
-        tracing::debug!(%error, "each restore reads the memory of this entry again");
+        tracing::debug!(
+            error = chain(&error),
+            "each restore reads the memory of this entry again"
+        );
     }
 }
 
@@ -91,7 +95,10 @@ pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path,
         stdx::fs::create_private_dir(&vm_dir)
     });
     if let Err(error) = removed.await {
-        tracing::error!(%error, "a damaged preboot entry cannot be removed");
+        tracing::error!(
+            error = chain(&error),
+            "a damaged preboot entry cannot be removed"
+        );
     }
 }
 
@@ -122,7 +129,7 @@ pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm
         }
         Err(error) => {
             capture::remove_snapshot(&staging).await;
-            tracing::warn!(sandbox = %handle.id, %error, "the next sandboxes like this one will boot, too");
+            tracing::warn!(sandbox = %handle.id, error = chain(&error), "the next sandboxes like this one will boot, too");
         }
     }
     drop(pending);

@@ -32,6 +32,7 @@
 
 use model::SandboxState;
 use serde::{Deserialize, Serialize};
+use stdx::error::chain;
 use vmm::Exit;
 
 use crate::network::Slot;
@@ -165,7 +166,7 @@ impl Phase {
             (Self::Creating, Event::Failed(error)) => Self::Releasing {
                 end: End {
                     failed: true,
-                    reason: error.to_string(),
+                    reason: chain(&error),
                 },
             },
             (Self::Creating | Self::Running | Self::Pausing, Event::Exited(exit)) => {
@@ -189,7 +190,7 @@ impl Phase {
             },
             (Self::Suspending { why, .. }, Event::Released) => Self::Paused { why },
             (Self::Paused { .. }, Event::Resume { .. }) => Self::Resuming,
-            (Self::Resuming, Event::Failed(error)) => resume_failed(&error.to_string()),
+            (Self::Resuming, Event::Failed(error)) => resume_failed(&chain(&error)),
             (Self::Resuming, Event::Exited(exit)) => resume_failed(&End::from(exit).reason),
             (Self::Resuming, Event::Restarted) => resume_failed("the host agent ended meanwhile"),
             (phase, _) => phase,
@@ -270,7 +271,7 @@ mod tests {
     use crate::operation::OperationKind;
 
     fn event() -> impl Strategy<Value = Event> {
-        let error = || OperationKind::Disk.message("no room");
+        let error = || OperationKind::Disk.error(std::io::Error::other("no room"));
         prop_oneof![
             Just(Event::Ready),
             Just(Event::Failed(error())),
@@ -369,7 +370,7 @@ mod tests {
         fn unwritten_record_promises_nothing(before in events(12), last in event()) {
             let phase = reach(&before);
             let transition = phase.transition(None, &last);
-            let lost = OperationKind::Ledger.message("it cannot be written");
+            let lost = OperationKind::Ledger.error(std::io::Error::other("it cannot be written"));
             let unwritten = match transition.if_unwritten {
                 IfUnwritten::Proceed => transition.phase,
                 IfUnwritten::Stay => phase.clone(),

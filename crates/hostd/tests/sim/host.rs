@@ -147,7 +147,7 @@ impl Place {
         Host::from_components(
             components,
             self.limits,
-            Upstream::of_setting("192.0.2.1").unwrap(),
+            Upstream::from_setting("192.0.2.1").unwrap(),
         )
     }
 

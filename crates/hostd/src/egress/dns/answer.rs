@@ -122,7 +122,7 @@ async fn pin_addresses(
     policy.pin(name, &addresses, ttl).await.map_err(|error| {
         // A guest decides how often, so this is no warning; its own log has it.
         tracing::debug!(
-            error,
+            error = stdx::error::chain(&error),
             "an answer is kept back: the kernel does not let it through"
         );
         ResponseCode::ServFail

@@ -39,6 +39,14 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = answer::refusal(bytes);
 }
 
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("AGENT_DNS: {0:?} is no address; write addresses with commas between them")]
+    NoAddress(String),
+    #[error("cannot make a resolver")]
+    Resolver(#[source] NetError),
+}
+
 /// The name servers that are asked for all sandboxes.
 pub struct Upstream(TokioResolver);
 
@@ -53,8 +61,8 @@ impl Upstream {
     /// for that.
     ///
     /// # Errors
-    /// Returns the library's error.
-    pub fn new(servers: &[SocketAddr]) -> Result<Arc<Self>, String> {
+    /// [`UpstreamError::Resolver`].
+    pub fn new(servers: &[SocketAddr]) -> Result<Arc<Self>, UpstreamError> {
         let server = |address: &SocketAddr| {
             let mut connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
             connections
@@ -73,16 +81,15 @@ impl Upstream {
         // Guests must not see the names in the host's /etc/hosts.
         options.use_hosts_file = ResolveHosts::Never;
         options.preserve_intermediates = true;
-        Ok(Arc::new(Self(
-            builder.build().map_err(|error| error.to_string())?,
-        )))
+        let resolver = builder.build().map_err(UpstreamError::Resolver)?;
+        Ok(Arc::new(Self(resolver)))
     }
 
     /// Creates a resolver from the setting `AGENT_DNS`: addresses with commas between them.
     ///
     /// # Errors
-    /// When a part is no address; the error names it.
-    pub fn of_setting(text: &str) -> Result<Arc<Self>, String> {
+    /// [`UpstreamError::NoAddress`] names the part that is none.
+    pub fn from_setting(text: &str) -> Result<Arc<Self>, UpstreamError> {
         let servers = text.split(',').map(|server| {
             let address = server
                 .trim()
@@ -91,7 +98,7 @@ impl Upstream {
             // A port is for tests, whose servers must not have that of the host's.
             address
                 .or_else(|_| server.trim().parse())
-                .map_err(|_| format!("{server:?} is no address"))
+                .map_err(|_| UpstreamError::NoAddress(server.to_owned()))
         });
         Self::new(&servers.collect::<Result<Vec<_>, _>>()?)
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use stdx::error::chain;
+
 use super::Actor;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::release::{self, DiskContent};
@@ -35,7 +37,7 @@ impl Actor {
             if problems.is_empty() {
                 break;
             }
-            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let problems: Vec<String> = problems.iter().map(|error| chain(error)).collect();
             let problems = problems.join("; ");
             tracing::error!(sandbox = %handle.id, attempt, problems, "cannot release everything; trying again");
             handle.log.agent(&format!(

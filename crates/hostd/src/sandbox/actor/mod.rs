@@ -20,6 +20,7 @@ mod suspending;
 use std::sync::Arc;
 
 use runtime::trace::{RequestContext, in_context};
+use stdx::error::chain;
 use stdx::time::now_ms;
 use tokio::sync::{mpsc, watch};
 
@@ -32,6 +33,7 @@ use super::handle::Handle;
 use super::ledger::Record;
 use super::log::Log;
 use super::state::{Event, IfUnwritten, Phase};
+use super::step_error::StepError;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 
@@ -110,7 +112,7 @@ impl Actor {
             self.context.handle.activity.start();
         }
         if let Err(error) = self.context.persist(record.clone()).await {
-            tracing::error!(sandbox = %record.id, %error, "the ledger cannot be written");
+            tracing::error!(sandbox = %record.id, error = chain(&error), "the ledger cannot be written");
             match transition.if_unwritten {
                 IfUnwritten::Proceed => {}
                 IfUnwritten::Stay => return self.stay(event, error).await,
@@ -137,7 +139,7 @@ impl Actor {
             let released = OperationKind::Network
                 .run_blocking(move || host.networks.remove(slot, id.as_str()));
             if let Err(error) = released.await {
-                tracing::warn!(sandbox = %self.context.handle.id, %error, "a network slot stays claimed until the next start");
+                tracing::warn!(sandbox = %self.context.handle.id, error = chain(&error), "a network slot stays claimed until the next start");
             }
         }
         if let Some(request) = self.in_progress.take() {
@@ -193,11 +195,8 @@ fn command_outcome(
             Some(Err(error.clone().into()))
         }
         (Command::Resume, Phase::Suspending { why, .. }) => {
-            let kind = match event {
-                Event::Failed(error) => error.kind(),
-                _ => OperationKind::Vm,
-            };
-            Some(Err(kind.message(why.as_str()).into()))
+            let error = StepError::NotResumed(why.clone());
+            Some(Err(OperationError::from(error).into()))
         }
         (_, phase) => Some(Err(SandboxError::from_phase(phase))),
     }

@@ -19,8 +19,8 @@ pub(super) async fn set_rules(
         && let Err(error) = egress.change(rules.clone()).await
     {
         write_rules(context, former).await?;
-        let text = format!("the sandbox's former network rules hold: {error}");
-        return Err(OperationKind::Network.message(text));
+        let error = OperationKind::Network.error(error);
+        return Err(error.context("the sandbox's former network rules hold"));
     }
     let line = "the sandbox has other network rules";
     context.handle.log.agent(line);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use stdx::error::chain;
 use vmm::{AfterSnapshot, Vm};
 
 use super::Actor;
@@ -11,6 +12,7 @@ use crate::sandbox::capture::{self, SnapshotOptions};
 use crate::sandbox::context::Context;
 use crate::sandbox::ledger::{PAUSED, PAUSED_NEW};
 use crate::sandbox::state::Event;
+use crate::sandbox::step_error::StepError;
 use crate::snapshot::format;
 
 impl Actor {
@@ -18,11 +20,11 @@ impl Actor {
     pub(super) async fn save(&mut self) -> Event {
         let context = &self.context;
         let Some(vm) = context.handle.vm.get() else {
-            return Event::NotSaved(OperationKind::Vm.message("there is no virtual machine"));
+            return Event::NotSaved(StepError::NoVm.into());
         };
         if self.in_progress.is_none() && context.handle.activity.is_in_use() {
             // A call began between the timeout and the change of phase, and waits for the guest.
-            return Event::NotSaved(OperationKind::Vm.message("it is in use again"));
+            return Event::NotSaved(StepError::InUse.into());
         }
         let saved = context.handle.unless_removed(save_vm(context, &vm)).await;
         match saved {
@@ -30,7 +32,7 @@ impl Actor {
             Some(Ok(())) => Event::Saved,
             Some(Err(error)) => {
                 let error = error.context("it could not be paused and runs on");
-                context.handle.log.agent(&error.to_string());
+                context.handle.log.agent(&chain(&error));
                 // So that a pause for idleness is not tried again at once.
                 context.handle.activity.start();
                 Event::NotSaved(error)

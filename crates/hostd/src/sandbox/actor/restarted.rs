@@ -12,6 +12,7 @@ use crate::sandbox::context::Context;
 use crate::sandbox::egress;
 use crate::sandbox::ledger::{CHECKPOINTS, PAUSED};
 use crate::sandbox::state::{Event, Phase};
+use crate::sandbox::step_error::StepError;
 use crate::snapshot::checkpoint;
 use crate::snapshot::format::Snapshot;
 
@@ -33,7 +34,7 @@ async fn remove_unfinished_checkpoints(context: &Context) {
     let removed =
         OperationKind::Snapshot.run_blocking(move || checkpoint::remove_unfinished(&root));
     if let Err(error) = removed.await {
-        tracing::error!(sandbox = %context.handle.id, %error, "a checkpoint that was never finished stays");
+        tracing::error!(sandbox = %context.handle.id, error = chain(&error), "a checkpoint that was never finished stays");
     }
 }
 
@@ -58,8 +59,7 @@ async fn adopt(context: &Context) -> Option<Event> {
             handle.frozen.store(true, Ordering::Relaxed);
             if was_pausing {
                 remove_saved(context).await;
-                let error = OperationKind::Vm.message("the host agent ended meanwhile");
-                return Some(Event::NotSaved(error));
+                return Some(Event::NotSaved(StepError::AgentEnded.into()));
             }
             context.report();
             None
@@ -78,9 +78,10 @@ async fn adopt(context: &Context) -> Option<Event> {
 async fn restart_egress(context: &Context) {
     let handle = &context.handle;
     if let Err(error) = egress::start(&context.host, handle, false).await {
-        tracing::error!(sandbox = %handle.id, %error, "it finds no names until it is resumed");
+        tracing::error!(sandbox = %handle.id, error = chain(&error), "it finds no names until it is resumed");
         handle.log.agent(&format!(
-            "it finds no names until it is paused and resumed: {error}"
+            "it finds no names until it is paused and resumed: {}",
+            chain(&error)
         ));
     }
 }

@@ -1,5 +1,7 @@
 //! The phase `resuming`.
 
+use stdx::error::chain;
+
 use super::Actor;
 use crate::sandbox::ledger::PAUSED;
 use crate::sandbox::state::{End, Event};
@@ -27,7 +29,7 @@ impl Actor {
         let event = init_guest::wait_until_ready(host, handle, kind).await;
         match &event {
             Event::Ready => self.backoff.reset(),
-            Event::Failed(error) => self.backoff.record_failure(error.to_string()),
+            Event::Failed(error) => self.backoff.record_failure(chain(&error)),
             Event::Exited(exit) => {
                 let reason = End::from(exit.clone()).reason;
                 self.backoff.record_failure(reason);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::OnTimeout;
+use stdx::error::chain;
 use tokio::time::{Instant, sleep_until};
 use vmm::{Exit, Vm};
 
@@ -140,7 +141,7 @@ pub(super) async fn remove_saved(context: &Context) {
             .try_for_each(|name| format::remove(&dir.join(name)))
     });
     if let Err(error) = removed.await {
-        tracing::error!(sandbox = %context.handle.id, %error, "an old saved state stays; it is never used again");
+        tracing::error!(sandbox = %context.handle.id, error = chain(&error), "an old saved state stays; it is never used again");
     }
 }
 
@@ -148,7 +149,7 @@ pub(super) async fn remove_saved(context: &Context) {
 async fn retry_resume(context: &Context, vm: &Arc<dyn Vm>) {
     let resumed: Result<(), OperationError> = capture::resume_and_thaw(&context.handle, vm).await;
     if let Err(error) = resumed {
-        tracing::warn!(sandbox = %context.handle.id, %error, "it stands still; trying again");
+        tracing::warn!(sandbox = %context.handle.id, error = chain(&error), "it stands still; trying again");
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn watch(context: &Context, vm: &Arc<dyn Vm>) -> String {
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => {
-                tracing::warn!(sandbox = %context.handle.id, %error, "cannot examine the disk");
+                tracing::warn!(sandbox = %context.handle.id, error = chain(&error), "cannot examine the disk");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -107,7 +107,7 @@ impl Watch<'_> {
             Decision::Leave => {}
             Decision::Extend(to) => {
                 if let Err(error) = self.extend(to).await {
-                    tracing::warn!(sandbox = %self.context.handle.id, %error, "no room for what it writes");
+                    tracing::warn!(sandbox = %self.context.handle.id, error = chain(&error), "no room for what it writes");
                     self.stall().await;
                 }
             }
@@ -115,7 +115,7 @@ impl Watch<'_> {
             Decision::Go(to) => match self.extend(to).await {
                 Ok(()) => self.resume().await,
                 Err(error) => {
-                    tracing::warn!(sandbox = %self.context.handle.id, %error, "still no room")
+                    tracing::warn!(sandbox = %self.context.handle.id, error = chain(&error), "still no room")
                 }
             },
         }

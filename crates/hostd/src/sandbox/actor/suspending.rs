@@ -6,6 +6,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use stdx::error::chain;
+
 use super::Actor;
 use crate::disk;
 use crate::operation::OperationKind;
@@ -49,7 +51,7 @@ async fn install_checkpoint(context: &Context) {
         let Err(error) = installed.await else {
             return;
         };
-        tracing::error!(sandbox = %context.handle.id, %error, "cannot install the checkpoint");
+        tracing::error!(sandbox = %context.handle.id, error = chain(&error), "cannot install the checkpoint");
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -117,7 +117,7 @@ fn from_template(
     check_content(host, &image)?;
     let base = Some(read_identity(&image)?);
     let (source, size_bytes) = if template.has_memory {
-        template.check_sizes(spec).map_err(SandboxError::Invalid)?;
+        template.check_sizes(spec)?;
         let source = BootSource::Snapshot {
             dir: template.dir,
             image: Some(image),

@@ -13,6 +13,7 @@ use crate::sandbox::command::Command;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::handle::Handle;
 use crate::sandbox::ledger::CHECKPOINTS;
+use crate::sandbox::step_error::StepError;
 use crate::snapshot::checkpoint::{self, Checkpoint, Prepared};
 use crate::snapshot::format;
 
@@ -55,8 +56,7 @@ impl Manager {
         }
         let read = move || Ok::<_, Infallible>(checkpoint::read(&dir));
         let read = OperationKind::Snapshot.run_blocking(read).await?;
-        let unread = || OperationKind::Snapshot.message("the checkpoint cannot be read back");
-        Ok(read.ok_or_else(unread)?)
+        Ok(read.ok_or(StepError::UnreadableCheckpoint)?)
     }
 
     /// Checks that the name is free and the limit not reached.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{SandboxId, SandboxState};
+use stdx::error::chain;
 
 use super::Manager;
 use super::begin::Origin;
@@ -14,6 +15,7 @@ use crate::sandbox::capture::remove_snapshot;
 use crate::sandbox::command::Command;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::handle::Handle;
+use crate::sandbox::step_error::StepError;
 
 /// Time between attempts to remove the note of a fork.
 const RETRY: Duration = Duration::from_secs(1);
@@ -78,9 +80,7 @@ impl Manager {
         dir: &Path,
     ) -> Result<Vec<Handle>, SandboxError> {
         let record = source.record.borrow().clone();
-        let disk = record
-            .disk
-            .ok_or_else(|| OperationKind::Disk.message("the sandbox has no disk"))?;
+        let disk = record.disk.ok_or(StepError::NoDisk)?;
         let mut handles = Vec::new();
         for child in children {
             let origin = Origin::Snapshot {
@@ -123,7 +123,7 @@ async fn try_remove_note(host: &Arc<Host>, note: &Path) -> bool {
     let end = move |host: &Host| host.fork_notes.end_fork(&path);
     let ended = host.run_blocking(OperationKind::Ledger, end).await;
     if let Err(error) = &ended {
-        tracing::warn!(note = %note.display(), %error, "the note of a fork cannot be removed yet");
+        tracing::warn!(note = %note.display(), error = chain(&error), "the note of a fork cannot be removed yet");
     }
     ended.is_ok()
 }
@@ -135,10 +135,11 @@ async fn wait_until_all_run(children: Vec<Handle>) -> Result<Vec<Handle>, Sandbo
         // A child that was ready early may be paused for idleness by now.
         let state = record.phase.state();
         if !matches!(state, SandboxState::Running | SandboxState::Paused) {
-            let id = &child.id;
-            let reason = record.phase.reason();
-            let text = format!("child {id} did not start, so none was made: {reason}");
-            return Err(OperationKind::Vm.message(text).into());
+            let error = StepError::ChildNotStarted {
+                id: child.id.clone(),
+                reason: record.phase.reason().to_owned(),
+            };
+            return Err(error.into());
         }
         fail::fail_point!("fork::child-runs");
     }

@@ -119,7 +119,7 @@ async fn reclaim_disks(host: &Arc<Host>, records: &[Record]) {
 
 fn log_failure(what: &str, removed: Result<(), OperationError>) {
     if let Err(error) = removed {
-        tracing::error!(%error, "cannot clear {what}");
+        tracing::error!(error = chain(&error), "cannot clear {what}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::{SandboxId, TemplateName};
+use stdx::error::chain;
 use tokio_util::sync::CancellationToken;
 
 use super::Manager;
@@ -185,7 +186,10 @@ impl Manager {
                 // A sandbox has been created from it since the list was made.
                 Err(SandboxError::TemplateInUse { .. }) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot remove a snapshot whose name another one has");
+                    tracing::warn!(
+                        error = chain(&error),
+                        "cannot remove a snapshot whose name another one has"
+                    );
                 }
             }
         }

@@ -68,6 +68,19 @@ pub struct Template {
     pub dir: PathBuf,
 }
 
+/// Sizes of a template with memory, which its sandboxes must have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "snapshot {name} has {vcpus} vCPUs, {memory_mb} MiB of memory and a disk of {disk_mb} MiB, and sandboxes made \
+     from it have the same; for others make an image of the sandbox, without its memory"
+)]
+pub struct OtherSizes {
+    name: TemplateName,
+    vcpus: u32,
+    memory_mb: u32,
+    disk_mb: u32,
+}
+
 impl Template {
     /// Returns the path of its disk.
     #[must_use]
@@ -91,7 +104,7 @@ impl Template {
     ///
     /// # Errors
     /// The sizes that it has instead of those in the spec.
-    pub fn check_sizes(&self, spec: &SandboxSpec) -> Result<(), String> {
+    pub fn check_sizes(&self, spec: &SandboxSpec) -> Result<(), OtherSizes> {
         let vcpus = self.snapshot.vcpus;
         let memory_mb = self.snapshot.memory_mb;
         let disk_mb = self.disk_mb();
@@ -99,11 +112,12 @@ impl Template {
         if same && spec.disk_mb.is_none_or(|asked| asked == disk_mb) {
             return Ok(());
         }
-        Err(format!(
-            "snapshot {} has {vcpus} vCPUs, {memory_mb} MiB of memory and a disk of {disk_mb} MiB, and sandboxes made \
-             from it have the same; for others make an image of the sandbox, without its memory",
-            self.name
-        ))
+        Err(OtherSizes {
+            name: self.name.clone(),
+            vcpus,
+            memory_mb,
+            disk_mb,
+        })
     }
 }
 
@@ -356,9 +370,15 @@ mod tests {
         };
         template.check_sizes(&spec(192, None)).unwrap();
         template.check_sizes(&spec(192, Some(8))).unwrap();
-        let error = template.check_sizes(&spec(193, None)).unwrap_err();
+        let error = template
+            .check_sizes(&spec(193, None))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("192 MiB of memory"), "{error}");
-        let error = template.check_sizes(&spec(192, Some(9))).unwrap_err();
+        let error = template
+            .check_sizes(&spec(192, Some(9)))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("a disk of 8 MiB"), "{error}");
     }
 
