@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use model::FileKind;
+
 /// Names one path in the guest; relative paths start at the user's home. A byte that is not UTF-8
 /// is written as U+10FFFD, `x` and two hexadecimal digits, here and in all answers.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -27,15 +29,6 @@ pub struct ListFilesRequest {
     pub depth: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FileKind {
-    File,
-    Directory,
-    Symlink,
-    Other,
 }
 
 /// One file, as `stat` shows it.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use model::{InvalidValue, NetworkSpec, ResourceRequest, SandboxSpec, TemplateName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::network::NetworkRules;
+
+pub use model::{OnTimeout, SandboxState as SandboxStatus};
 
 /// Body of `POST /v1/sandboxes`. Every field has a default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -55,57 +58,50 @@ pub struct CreateSandbox {
     pub network: Option<NetworkRules>,
 }
 
-/// What is done with a sandbox that nobody uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnTimeout {
-    /// It is paused; nothing is lost.
-    #[default]
-    Pause,
-    /// It is stopped; its disk and memory go.
-    Kill,
-}
+impl TryFrom<CreateSandbox> for SandboxSpec {
+    type Error = InvalidValue;
 
-impl From<model::OnTimeout> for OnTimeout {
-    fn from(action: model::OnTimeout) -> Self {
-        match action {
-            model::OnTimeout::Pause => Self::Pause,
-            model::OnTimeout::Kill => Self::Kill,
-        }
-    }
-}
-
-impl From<OnTimeout> for model::OnTimeout {
-    fn from(action: OnTimeout) -> Self {
-        match action {
-            OnTimeout::Pause => Self::Pause,
-            OnTimeout::Kill => Self::Kill,
-        }
+    /// Returns the spec of a create, with defaults for the fields that the body leaves out.
+    fn try_from(body: CreateSandbox) -> Result<Self, InvalidValue> {
+        let CreateSandbox {
+            template,
+            vcpus,
+            memory_mb,
+            timeout_sec,
+            on_timeout,
+            auto_resume,
+            disk_mb,
+            envs,
+            public_ports,
+            network,
+        } = body;
+        let template: Option<TemplateName> = template.map(|name| name.parse()).transpose()?;
+        let network: Option<NetworkSpec> = network.map(TryInto::try_into).transpose()?;
+        let spec = Self::builder()
+            .template(template)
+            .vcpus(vcpus)
+            .memory_mb(memory_mb)
+            .timeout_sec(timeout_sec.filter(|&seconds| seconds > 0))
+            .on_timeout(on_timeout)
+            .auto_resume(auto_resume)
+            .disk_mb(disk_mb)
+            .envs(envs)
+            .public_ports(public_ports)
+            .network(network);
+        Ok(spec.build())
     }
 }
 
 const fn auto_resume() -> bool {
-    model::SandboxSpec::DEFAULT_AUTO_RESUME
+    SandboxSpec::DEFAULT_AUTO_RESUME
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SandboxStatus {
-    Pending,
-    Running,
-    Paused,
-    Stopped,
-    Error,
-}
-
-impl From<model::SandboxState> for SandboxStatus {
-    fn from(state: model::SandboxState) -> Self {
-        match state {
-            model::SandboxState::Pending => Self::Pending,
-            model::SandboxState::Running => Self::Running,
-            model::SandboxState::Paused => Self::Paused,
-            model::SandboxState::Stopped => Self::Stopped,
-            model::SandboxState::Error => Self::Error,
+impl From<&CreateSandbox> for ResourceRequest {
+    fn from(body: &CreateSandbox) -> Self {
+        Self {
+            vcpus: body.vcpus,
+            memory_mb: body.memory_mb,
+            disk_mb: body.disk_mb,
         }
     }
 }
@@ -148,6 +144,52 @@ pub struct Sandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_active_at: Option<String>,
     pub last_updated: String,
+}
+
+impl Sandbox {
+    /// Returns the answer about a sandbox on which no host has reported yet.
+    #[must_use]
+    pub fn from_spec(
+        id: String,
+        status: SandboxStatus,
+        spec: SandboxSpec,
+        created_at: String,
+    ) -> Self {
+        let SandboxSpec {
+            template,
+            vcpus,
+            memory_mb,
+            timeout_sec,
+            on_timeout,
+            auto_resume,
+            disk_mb,
+            // Environments can hold secrets.
+            envs: _,
+            public_ports,
+            network,
+        } = spec;
+        Self {
+            id,
+            status,
+            reason: None,
+            template: template.to_string(),
+            vcpus,
+            memory_mb,
+            timeout_sec,
+            on_timeout,
+            auto_resume,
+            disk_mb,
+            disk: None,
+            public_ports,
+            network: network.into(),
+            guest_ip: None,
+            host_ip: None,
+            last_updated: created_at.clone(),
+            created_at,
+            started_at: None,
+            last_active_at: None,
+        }
+    }
 }
 
 /// A root disk on its host.

@@ -3,16 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TemplateKind {
-    /// A root file system that was installed on the host; sandboxes boot from it.
-    Base,
-    /// The disk of a sandbox; sandboxes boot from it.
-    Image,
-    /// Memory and disk of a sandbox; sandboxes go on from there.
-    Snapshot,
-}
+pub use model::TemplateKind;
 
 /// Something that sandboxes can be created from.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

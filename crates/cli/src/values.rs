@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use client::types::OnTimeout;
+
 /// Parses MiB of memory or disk: `512`, `512m` or `2g`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
     parse_with_unit(
@@ -39,6 +42,18 @@ fn parse_with_unit(text: &str, units: &[(&str, u32)]) -> Option<u32> {
         units.iter().find(|(name, _)| *name == unit)?.1
     };
     number.parse::<u32>().ok()?.checked_mul(factor)
+}
+
+/// Returns the parser of actions for idle sandboxes, whose help describes each.
+pub fn on_timeout_parser() -> impl TypedValueParser<Value = OnTimeout> {
+    let values = OnTimeout::ALL.map(|action| {
+        let help = match action {
+            OnTimeout::Pause => "Save it with its memory; nothing is lost",
+            OnTimeout::Kill => "Stop it; its disk and memory go",
+        };
+        PossibleValue::new(action.as_str()).help(help)
+    });
+    PossibleValuesParser::new(values).try_map(|text| text.parse::<OnTimeout>())
 }
 
 /// `NAME=VALUE`, or `NAME` for the value that it has here. Both are bytes, as they are for Linux.

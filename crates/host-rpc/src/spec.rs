@@ -7,20 +7,32 @@ use crate::{SandboxSpec, network};
 /// Converts a spec to its message, which leaves out `public_ports`: only the control plane uses it.
 #[must_use]
 pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
+    let model::SandboxSpec {
+        template,
+        vcpus,
+        memory_mb,
+        timeout_sec,
+        on_timeout,
+        auto_resume,
+        disk_mb,
+        envs,
+        public_ports: _,
+        network,
+    } = spec.clone();
     SandboxSpec {
-        template: spec.template.to_string(),
-        vcpus: spec.vcpus,
-        memory_mb: spec.memory_mb,
-        timeout_sec: spec.timeout_sec,
-        on_timeout: match spec.on_timeout {
+        template: template.to_string(),
+        vcpus,
+        memory_mb,
+        timeout_sec,
+        on_timeout: match on_timeout {
             OnTimeout::Pause => crate::OnTimeout::ON_TIMEOUT_PAUSE,
             OnTimeout::Kill => crate::OnTimeout::ON_TIMEOUT_KILL,
         }
         .into(),
-        auto_resume: spec.auto_resume,
-        disk_mb: spec.disk_mb,
-        envs: spec.envs.clone().into_iter().collect(),
-        network: network::to_message(&spec.network).into(),
+        auto_resume,
+        disk_mb,
+        envs: envs.into_iter().collect(),
+        network: network::to_message(&network).into(),
         ..SandboxSpec::default()
     }
 }
@@ -60,14 +72,14 @@ mod tests {
 
     #[test]
     fn a_spec_comes_back_as_it_was() {
-        for on_timeout in [OnTimeout::Pause, OnTimeout::Kill] {
+        for on_timeout in OnTimeout::ALL {
             let spec = model::SandboxSpec {
                 template: "minimal".parse().unwrap(),
                 vcpus: 2,
                 memory_mb: 256,
                 timeout_sec: 60,
                 on_timeout,
-                auto_resume: true,
+                auto_resume: on_timeout == OnTimeout::Kill,
                 disk_mb: Some(8192),
                 envs: [("A".to_owned(), "b".to_owned())].into(),
                 public_ports: false,

@@ -66,6 +66,13 @@ impl TemplateName {
     }
 }
 
+impl Default for TemplateName {
+    /// Returns the template of a sandbox whose creator names none (the original Wrenn's default).
+    fn default() -> Self {
+        Self("minimal".to_owned())
+    }
+}
+
 impl FromStr for TemplateName {
     type Err = InvalidValue;
 

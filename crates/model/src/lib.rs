@@ -1,12 +1,14 @@
-//! The nouns that every part of Wrenn shares: ids, states and their legal moves, sandbox specs and
-//! limits, error codes. No I/O, no async, no SQL, no HTTP.
+//! The nouns that every part of Wrenn shares: ids, states and their allowed transitions, sandbox
+//! specs and limits, error codes. No I/O, no async, no SQL, no HTTP.
 //!
 //! A value of one of these types is valid: it was checked where it came in
 //! ([`FromStr`](std::str::FromStr), [`SandboxSpec::check`]), so code further in cannot meet an
-//! empty id or a path in place of a name.
+//! empty id or a path in place of a name. An enumeration of these is declared once more, in the
+//! protocol of host agents; REST and store spell it by its serde names.
 
 mod error;
 mod id;
+mod kind;
 pub mod network;
 pub mod shared_limit;
 mod spec;
@@ -15,8 +17,9 @@ mod team;
 
 pub use error::{ErrorCode, InvalidValue};
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
+pub use kind::{FileKind, LogSource, TemplateKind};
 pub use network::NetworkSpec;
 pub use shared_limit::{LimitOrigin, SharedLimit};
-pub use spec::{DEFAULT_TEMPLATE, ExecLimits, Limits, OnTimeout, SandboxSpec};
+pub use spec::{ExecLimits, Limits, OnTimeout, ResourceRequest, SandboxSpec, SandboxSpecBuilder};
 pub use state::{Generation, SandboxState};
 pub use team::{Resource, Scope, Scopes, TeamId};

@@ -8,10 +8,11 @@ use crate::error::InvalidValue;
 use crate::id::TemplateName;
 use crate::network::NetworkSpec;
 
-/// Template of a sandbox whose creator names none (the original Wrenn's default).
-pub const DEFAULT_TEMPLATE: &str = "minimal";
-
 /// A sandbox as asked for. [`SandboxSpec::check`] holds.
+///
+/// A new field is added here, to its builder, to the request and the answer in `api-types`, to the
+/// message and its conversions in `host-rpc`, and where it is used. The store keeps the spec as one
+/// column of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     pub template: TemplateName,
@@ -40,8 +41,9 @@ pub struct SandboxSpec {
     pub network: NetworkSpec,
 }
 
-/// Action when a sandbox has been idle for its timeout.
+/// What is done with a sandbox that has been idle for its timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnTimeout {
     /// Pauses it: nothing is lost.
@@ -49,6 +51,29 @@ pub enum OnTimeout {
     Pause,
     /// Ends it, and removes its disk and memory.
     Kill,
+}
+
+impl OnTimeout {
+    pub const ALL: [Self; 2] = [Self::Pause, Self::Kill];
+
+    /// Returns the action as it stands in bodies and flags.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+impl std::str::FromStr for OnTimeout {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|action| action.as_str() == text)
+            .ok_or_else(|| InvalidValue::new("on_timeout", "must be pause or kill"))
+    }
 }
 
 const fn auto_resume() -> bool {
@@ -88,12 +113,29 @@ impl Default for Limits {
 }
 
 impl SandboxSpec {
-    /// Defaults of the original Wrenn: 1 vCPU, 512 MiB, 300 s.
+    /// Defaults of the original Wrenn: `minimal`, 1 vCPU, 512 MiB, 300 s.
     pub const DEFAULT_VCPUS: u32 = 1;
     pub const DEFAULT_MEMORY_MB: u32 = 512;
     pub const DEFAULT_TIMEOUT_SEC: u32 = 300;
     /// A paused sandbox behaves like one that answers a little later.
     pub const DEFAULT_AUTO_RESUME: bool = true;
+
+    /// Begins a spec with the default of each field.
+    #[must_use]
+    pub fn builder() -> SandboxSpecBuilder {
+        SandboxSpecBuilder(Self {
+            template: TemplateName::default(),
+            vcpus: Self::DEFAULT_VCPUS,
+            memory_mb: Self::DEFAULT_MEMORY_MB,
+            timeout_sec: Self::DEFAULT_TIMEOUT_SEC,
+            on_timeout: OnTimeout::default(),
+            auto_resume: Self::DEFAULT_AUTO_RESUME,
+            disk_mb: None,
+            envs: BTreeMap::new(),
+            public_ports: false,
+            network: NetworkSpec::default(),
+        })
+    }
 
     /// Checks the spec against `limits`. The error names the field and the bound.
     pub fn check(&self, limits: &Limits) -> Result<(), InvalidValue> {
@@ -110,6 +152,66 @@ impl SandboxSpec {
         }
         self.network.check()?;
         check_envs(&self.envs)
+    }
+}
+
+/// Sizes that a request names; `None` leaves one to the template.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResourceRequest {
+    pub vcpus: Option<u32>,
+    /// MiB.
+    pub memory_mb: Option<u32>,
+    /// MiB.
+    pub disk_mb: Option<u32>,
+}
+
+impl From<&SandboxSpec> for ResourceRequest {
+    fn from(spec: &SandboxSpec) -> Self {
+        Self {
+            vcpus: Some(spec.vcpus),
+            memory_mb: Some(spec.memory_mb),
+            disk_mb: spec.disk_mb,
+        }
+    }
+}
+
+/// Builder of a [`SandboxSpec`]. `None` leaves a field at its default.
+#[derive(Debug, Clone)]
+pub struct SandboxSpecBuilder(SandboxSpec);
+
+/// Declares one setter for each field of a [`SandboxSpecBuilder`].
+macro_rules! setters {
+    ($($field:ident: $kind:ty,)+) => {
+        impl SandboxSpecBuilder {
+            $(#[must_use]
+            pub fn $field(mut self, $field: impl Into<Option<$kind>>) -> Self {
+                if let Some(value) = $field.into() {
+                    self.0.$field = value.into();
+                }
+                self
+            })+
+        }
+    };
+}
+
+setters! {
+    template: TemplateName,
+    vcpus: u32,
+    memory_mb: u32,
+    timeout_sec: u32,
+    on_timeout: OnTimeout,
+    auto_resume: bool,
+    disk_mb: u32,
+    envs: BTreeMap<String, String>,
+    public_ports: bool,
+    network: NetworkSpec,
+}
+
+impl SandboxSpecBuilder {
+    /// Returns the spec, unchecked: see [`SandboxSpec::check`].
+    #[must_use]
+    pub fn build(self) -> SandboxSpec {
+        self.0
     }
 }
 
@@ -236,39 +338,19 @@ impl ExecLimits {
 mod tests {
     use super::*;
 
-    fn spec() -> SandboxSpec {
-        SandboxSpec {
-            template: DEFAULT_TEMPLATE.parse().unwrap(),
-            vcpus: SandboxSpec::DEFAULT_VCPUS,
-            memory_mb: SandboxSpec::DEFAULT_MEMORY_MB,
-            timeout_sec: SandboxSpec::DEFAULT_TIMEOUT_SEC,
-            on_timeout: OnTimeout::default(),
-            auto_resume: true,
-            disk_mb: None,
-            envs: BTreeMap::new(),
-            public_ports: false,
-            network: NetworkSpec::default(),
-        }
-    }
-
     #[test]
     fn defaults_are_valid() {
-        spec().check(&Limits::default()).unwrap();
+        let spec = SandboxSpec::builder().build();
+        spec.check(&Limits::default()).unwrap();
+        assert_eq!(spec.template.as_str(), "minimal");
     }
 
     #[test]
     fn refusals_name_field_and_bound() {
-        let spec = SandboxSpec {
-            memory_mb: 0,
-            ..spec()
-        };
+        let spec = SandboxSpec::builder().memory_mb(0).build();
         let refused = spec.check(&Limits::default()).unwrap_err().to_string();
         assert_eq!(refused, "memory_mb must be from 128 to 65536, not 0");
-        let spec = SandboxSpec {
-            memory_mb: 512,
-            disk_mb: Some(1 << 30),
-            ..spec
-        };
+        let spec = SandboxSpec::builder().disk_mb(1 << 30).build();
         let refused = spec.check(&Limits::default()).unwrap_err().to_string();
         assert_eq!(
             refused,
@@ -280,9 +362,8 @@ mod tests {
     fn environment_is_checked() {
         let bad = |name: &str, value: &str| {
             let envs = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            SandboxSpec { envs, ..spec() }
-                .check(&Limits::default())
-                .is_err()
+            let spec = SandboxSpec::builder().envs(envs).build();
+            spec.check(&Limits::default()).is_err()
         };
         assert!(
             bad("", "x") && bad("A=B", "x") && bad("A", "a\0b") && bad("A", &"x".repeat(70_000))

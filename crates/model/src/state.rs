@@ -9,15 +9,15 @@
 //!                         paused ──────────────────┘
 //! ```
 //!
-//! From every state a sandbox can be deleted; then it is no more, which is not a state.
+//! From every state a sandbox can be deleted; then it is no more, which is not a state. The control
+//! plane owns the state until it has handed the sandbox to a host; from then on only the host agent
+//! changes it.
 
 use serde::{Deserialize, Serialize};
 
 /// State of a sandbox.
-///
-/// The control plane owns it until it has handed the sandbox to a host; from then on only the host
-/// agent moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = SandboxStatus))]
 #[serde(rename_all = "snake_case")]
 pub enum SandboxState {
     /// Promised, not yet usable.

@@ -8,6 +8,7 @@
 pub mod cycles;
 pub mod documents;
 pub mod edges;
+pub mod fields;
 pub mod language;
 pub mod places;
 pub mod sizes;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::MetadataCommand;
 use tidy::source::{self, Source};
-use tidy::{Finding, cycles, documents, edges, none, places, sizes, words, workspace};
+use tidy::{Finding, cycles, documents, edges, fields, none, places, sizes, words, workspace};
 
 fn each(check: impl Fn(&Source) -> Vec<Finding>) {
     let sources = source::all(&workspace());
@@ -50,6 +50,14 @@ fn crates_depend_as_architecture_allows() {
 #[test]
 fn modules_form_no_cycle() {
     none(cycles::check(&source::all(&workspace())));
+}
+
+#[test]
+fn fields_of_specs_stand_in_few_files() {
+    none(fields::check(
+        &source::all(&workspace()),
+        &fields::SPEC_FIELDS,
+    ));
 }
 
 #[test]

@@ -1,15 +1,6 @@
 //! Flags of fork, snapshots and checkpoints.
 
-use clap::{Args, Subcommand, ValueEnum};
-
-/// What is done with a sandbox that nobody uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnTimeout {
-    /// Save it with its memory; nothing is lost
-    Pause,
-    /// Stop it; its disk and memory go
-    Kill,
-}
+use clap::{Args, Subcommand};
 
 #[derive(Debug, Args)]
 #[command(after_help = "All copies run, or there is none. Prints their ids.")]

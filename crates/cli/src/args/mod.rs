@@ -6,20 +6,21 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use client::types::OnTimeout;
 
 mod lifecycle;
 mod network;
 mod ports;
 
 pub use lifecycle::{
-    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, OnTimeout, RollbackArgs,
-    SnapshotArgs, SnapshotsArgs, SnapshotsCommand,
+    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, RollbackArgs, SnapshotArgs,
+    SnapshotsArgs, SnapshotsCommand,
 };
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
 pub use network::{NetworkArgs, RulesArgs};
 
-use crate::values::{EnvVar, parse_memory, parse_seconds};
+use crate::values::{EnvVar, on_timeout_parser, parse_memory, parse_seconds};
 
 /// Runs untrusted code in microVMs.
 #[derive(Debug, Parser)]
@@ -171,7 +172,7 @@ pub struct ShapeArgs {
     pub disk: Option<u32>,
 
     /// What to do when nobody uses it any more [default: pause; `run`: kill]
-    #[arg(long, value_name = "ACTION", value_enum)]
+    #[arg(long, value_name = "ACTION", value_parser = on_timeout_parser())]
     pub on_timeout: Option<OnTimeout>,
 
     /// Refuse commands, file transfers and connections while it is paused, instead of resuming it

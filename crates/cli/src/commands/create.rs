@@ -2,10 +2,10 @@
 
 use std::io::IsTerminal;
 
-use client::types::{CreateSandbox, OnTimeout, SandboxStatus};
+use client::types::{CreateSandbox, SandboxStatus};
 
 use super::{Session, network};
-use crate::args::{self, CreateArgs, ShapeArgs};
+use crate::args::{CreateArgs, ShapeArgs};
 use crate::output::{self, Progress};
 use crate::values::environment;
 
@@ -42,10 +42,7 @@ pub fn shape(args: ShapeArgs) -> CreateSandbox {
         vcpus: args.vcpus,
         memory_mb: args.memory,
         disk_mb: args.disk,
-        on_timeout: args.on_timeout.map(|action| match action {
-            args::OnTimeout::Pause => OnTimeout::Pause,
-            args::OnTimeout::Kill => OnTimeout::Kill,
-        }),
+        on_timeout: args.on_timeout,
         auto_resume: args.no_auto_resume.then_some(false),
         network: network::rules(args.rules),
         ..CreateSandbox::default()

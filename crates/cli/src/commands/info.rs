@@ -3,7 +3,6 @@
 use client::types::{OnTimeout, Sandbox};
 use time::OffsetDateTime;
 
-use super::ls::status_name;
 use super::{Session, network};
 use crate::args::IdArgs;
 use crate::ids;
@@ -50,7 +49,7 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
     let time = |time: &str| format!("{} ({time})", ago(time, now));
     let facts = [
         ("Id", Some(sandbox.id.clone())),
-        ("Status", Some(status_name(sandbox.status).to_owned())),
+        ("Status", Some(sandbox.status.to_string())),
         ("Reason", sandbox.reason.clone()),
         ("Template", Some(sandbox.template.clone())),
         ("vCPUs", Some(sandbox.vcpus.to_string())),

@@ -74,16 +74,5 @@ fn status(status: SandboxStatus) -> Cell {
         SandboxStatus::Pending | SandboxStatus::Paused => Color::Yellow,
         SandboxStatus::Stopped => Color::Reset,
     };
-    coloured(status_name(status), color)
-}
-
-/// Returns the name of a status, as in JSON.
-pub fn status_name(status: SandboxStatus) -> &'static str {
-    match status {
-        SandboxStatus::Pending => "pending",
-        SandboxStatus::Running => "running",
-        SandboxStatus::Paused => "paused",
-        SandboxStatus::Stopped => "stopped",
-        SandboxStatus::Error => "error",
-    }
+    coloured(status.as_str(), color)
 }

@@ -4,7 +4,7 @@ use client::types::{CreateSnapshot, Template};
 use serde_json::json;
 
 use super::Session;
-use super::templates::{kind_name, table};
+use super::templates::table;
 use crate::args::{SnapshotArgs, SnapshotsArgs, SnapshotsCommand};
 use crate::failure::{self, Subject};
 use crate::ids;
@@ -63,7 +63,7 @@ async fn show(session: &Session, name: &str) -> anyhow::Result<()> {
 fn described(snapshot: &Template) -> String {
     let facts = [
         ("Name", Some(snapshot.name.clone())),
-        ("Type", Some(kind_name(snapshot.kind).to_owned())),
+        ("Type", Some(snapshot.kind.as_str().to_owned())),
         ("vCPUs", snapshot.vcpus.map(|vcpus| vcpus.to_string())),
         (
             "Memory",

@@ -1,6 +1,6 @@
 //! `wrenn templates`.
 
-use client::types::{Template, TemplateKind};
+use client::types::Template;
 use time::OffsetDateTime;
 
 use super::Session;
@@ -18,15 +18,6 @@ pub async fn templates(session: &Session) -> anyhow::Result<()> {
     table(&templates)
 }
 
-/// Returns the name of a kind of template, as in JSON.
-pub fn kind_name(kind: TemplateKind) -> &'static str {
-    match kind {
-        TemplateKind::Base => "base",
-        TemplateKind::Image => "image",
-        TemplateKind::Snapshot => "snapshot",
-    }
-}
-
 pub fn table(templates: &[Template]) -> anyhow::Result<()> {
     let now = OffsetDateTime::now_utc();
     let known = |number: Option<u32>, unit: &str| {
@@ -35,7 +26,7 @@ pub fn table(templates: &[Template]) -> anyhow::Result<()> {
     let row = |template: &Template| {
         vec![
             cell(&template.name),
-            cell(kind_name(template.kind)),
+            cell(template.kind.as_str()),
             cell(known(template.vcpus, "")),
             cell(known(template.memory_mb, " MiB")),
             cell(size(template.size_bytes)),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use model::{DEFAULT_TEMPLATE, SandboxSpec};
+use model::{ResourceRequest, SandboxSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::{Cursor, Idempotency};
@@ -15,7 +15,6 @@ use utoipa::IntoParams;
 
 use super::extract::{Id, Json, NoQuery, Query};
 use super::view;
-use crate::app::resources::ResourceRequest;
 use crate::app::sandbox_create::CreateRequest;
 use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
@@ -54,12 +53,8 @@ pub async fn create(
     headers: HeaderMap,
     Json(body): Json<CreateSandbox>,
 ) -> Result<Response> {
-    let resources = ResourceRequest {
-        vcpus: body.vcpus,
-        memory_mb: body.memory_mb,
-        disk_mb: body.disk_mb,
-    };
-    let spec = spec(body)?;
+    let resources = ResourceRequest::from(&body);
+    let spec = SandboxSpec::try_from(body)?;
     spec.check(&app.limits)?;
     let idempotency = idempotency(&headers, &spec)?;
     let request = CreateRequest {
@@ -70,28 +65,6 @@ pub async fn create(
     let created = async move { app.create_sandbox(&principal, request).await };
     let sandbox = spawn_detached(created).await?;
     Ok((StatusCode::CREATED, Answer(view::sandbox(sandbox))).into_response())
-}
-
-/// Returns the spec of a create, with defaults for the fields that the body leaves out. Sizes may
-/// still become those of a snapshot.
-fn spec(body: CreateSandbox) -> Result<SandboxSpec> {
-    let timeout = body.timeout_sec.filter(|&seconds| seconds > 0);
-    Ok(SandboxSpec {
-        template: body
-            .template
-            .as_deref()
-            .unwrap_or(DEFAULT_TEMPLATE)
-            .parse()?,
-        vcpus: body.vcpus.unwrap_or(SandboxSpec::DEFAULT_VCPUS),
-        memory_mb: body.memory_mb.unwrap_or(SandboxSpec::DEFAULT_MEMORY_MB),
-        timeout_sec: timeout.unwrap_or(SandboxSpec::DEFAULT_TIMEOUT_SEC),
-        on_timeout: body.on_timeout.unwrap_or_default().into(),
-        auto_resume: body.auto_resume.unwrap_or(SandboxSpec::DEFAULT_AUTO_RESUME),
-        disk_mb: body.disk_mb,
-        envs: body.envs,
-        public_ports: body.public_ports.unwrap_or_default(),
-        network: body.network.unwrap_or_default().try_into()?,
-    })
 }
 
 /// Reads the idempotency key of a request. Its fingerprint is that of the parsed request, so that

@@ -1,10 +1,11 @@
 //! Conversions from our types to those of the API.
 
+use model::TemplateKind;
 use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
-use crate::hosts::{Checkpoint, FileInfo, FileKind, LogEntry, LogSource, Template, TemplateKind};
+use crate::hosts::{Checkpoint, FileInfo, LogEntry, Template};
 
 /// RFC 3339, always with three digits for milliseconds, so that times sort as text.
 const TIME: StaticFormatDescription =
@@ -21,47 +22,31 @@ pub fn time(ms: i64) -> String {
 
 #[must_use]
 pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
+    let created_at = time(row.created_at);
+    let asked = api_types::Sandbox::from_spec(row.id.to_string(), row.state, row.spec, created_at);
+    let reported_size = row.disk.as_ref().map(|disk| disk.size_mb);
     api_types::Sandbox {
-        id: row.id.to_string(),
-        status: row.state.into(),
         reason: row.reason,
-        template: row.spec.template.to_string(),
-        vcpus: row.spec.vcpus,
-        memory_mb: row.spec.memory_mb,
-        timeout_sec: row.spec.timeout_sec,
-        on_timeout: row.spec.on_timeout.into(),
-        auto_resume: row.spec.auto_resume,
-        disk_mb: row
-            .disk
-            .as_ref()
-            .map(|disk| disk.size_mb)
-            .or(row.spec.disk_mb),
+        disk_mb: reported_size.or(asked.disk_mb),
         disk: row.disk.map(|disk| api_types::Disk {
             backend: disk.backend,
             used_bytes: u64::try_from(disk.used_bytes).unwrap_or_default(),
         }),
-        public_ports: row.spec.public_ports,
-        network: row.spec.network.into(),
         guest_ip: row.guest_ip,
         host_ip: row.host_ip,
-        created_at: time(row.created_at),
         started_at: row.started_at.map(time),
         last_active_at: row.last_active_at.map(time),
         last_updated: time(row.last_updated),
+        ..asked
     }
 }
 
 #[must_use]
 pub fn template(template: Template) -> api_types::Template {
-    let kind = match template.kind {
-        TemplateKind::Snapshot => api_types::TemplateKind::Snapshot,
-        TemplateKind::Image => api_types::TemplateKind::Image,
-        TemplateKind::Base => api_types::TemplateKind::Base,
-    };
     let has_sizes = template.kind == TemplateKind::Snapshot;
     let size = |size| Some(size).filter(|&size| size > 0 && has_sizes);
     api_types::Template {
-        kind,
+        kind: template.kind,
         vcpus: size(template.vcpus),
         memory_mb: size(template.memory_mb),
         disk_mb: size(template.disk_mb),
@@ -83,15 +68,9 @@ pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
 
 #[must_use]
 pub fn file(info: FileInfo) -> api_types::FileInfo {
-    let kind = match info.kind {
-        FileKind::File => api_types::FileKind::File,
-        FileKind::Directory => api_types::FileKind::Directory,
-        FileKind::Symlink => api_types::FileKind::Symlink,
-        FileKind::Other => api_types::FileKind::Other,
-    };
     api_types::FileInfo {
         path: info.path,
-        kind,
+        kind: info.kind,
         size: info.size,
         mode: info.mode,
         owner: info.owner,
@@ -103,13 +82,9 @@ pub fn file(info: FileInfo) -> api_types::FileInfo {
 
 #[must_use]
 pub fn log(entry: LogEntry) -> api_types::LogEntry {
-    let source = match entry.source {
-        LogSource::Agent => api_types::LogSource::Agent,
-        LogSource::Console => api_types::LogSource::Console,
-    };
     api_types::LogEntry {
         time: time(entry.time),
-        source,
+        source: entry.source,
         line: entry.line,
     }
 }

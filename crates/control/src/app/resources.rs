@@ -1,31 +1,10 @@
 //! Sizes of a new sandbox: those that its request names, those of its template, or the defaults.
 //! Pure.
 
-use model::SandboxSpec;
+use model::{ResourceRequest, SandboxSpec, TemplateKind};
 
 use crate::error::{Error, Result};
-use crate::hosts::{Template, TemplateKind};
-
-/// Sizes that a request names; `None` leaves one to the template.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ResourceRequest {
-    pub vcpus: Option<u32>,
-    /// MiB.
-    pub memory_mb: Option<u32>,
-    /// MiB.
-    pub disk_mb: Option<u32>,
-}
-
-impl ResourceRequest {
-    #[must_use]
-    pub fn from_spec(spec: &SandboxSpec) -> Self {
-        Self {
-            vcpus: Some(spec.vcpus),
-            memory_mb: Some(spec.memory_mb),
-            disk_mb: spec.disk_mb,
-        }
-    }
-}
+use crate::hosts::Template;
 
 /// Puts the sizes of a snapshot with memory into `spec`: its guest goes on with them. `spec` has
 /// the defaults for the sizes that `requested` leaves out.
@@ -68,23 +47,12 @@ pub fn resolve_resources(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn spec() -> SandboxSpec {
-        SandboxSpec {
-            template: "ready".parse().unwrap(),
-            vcpus: 1,
-            memory_mb: 512,
-            timeout_sec: 300,
-            on_timeout: model::OnTimeout::default(),
-            auto_resume: true,
-            disk_mb: None,
-            envs: BTreeMap::new(),
-            public_ports: false,
-            network: model::NetworkSpec::default(),
-        }
+        SandboxSpec::builder()
+            .template("ready".parse::<model::TemplateName>().unwrap())
+            .build()
     }
 
     fn template(kind: TemplateKind) -> Template {
@@ -106,7 +74,7 @@ mod tests {
         let fitted =
             resolve_resources(spec(), &ResourceRequest::default(), Some(&snapshot)).unwrap();
         assert_eq!(
-            ResourceRequest::from_spec(&fitted),
+            ResourceRequest::from(&fitted),
             ResourceRequest {
                 vcpus: Some(2),
                 memory_mb: Some(256),
@@ -116,7 +84,7 @@ mod tests {
         assert_eq!(
             resolve_resources(
                 fitted.clone(),
-                &ResourceRequest::from_spec(&fitted),
+                &ResourceRequest::from(&fitted),
                 Some(&snapshot)
             )
             .unwrap(),

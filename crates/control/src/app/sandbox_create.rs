@@ -10,13 +10,14 @@ use std::slice;
 use std::sync::Arc;
 
 use model::{
-    ErrorCode, NetworkSpec, Resource, SandboxId, SandboxSpec, SandboxState, TeamId, TemplateName,
+    ErrorCode, NetworkSpec, Resource, ResourceRequest, SandboxId, SandboxSpec, SandboxState,
+    TeamId, TemplateName,
 };
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::App;
-use super::resources::{ResourceRequest, resolve_resources};
+use super::resources::resolve_resources;
 use super::templates::{is_visible, missing_unless};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
@@ -131,7 +132,7 @@ impl App {
             owner if sandbox.host_id.is_some() => owner,
             _ if !hosts.is_empty() => hosts,
             _ => {
-                let resources = ResourceRequest::from_spec(&sandbox.spec);
+                let resources = ResourceRequest::from(&sandbox.spec);
                 let spec = sandbox.spec.clone();
                 self.place_sandbox(&sandbox.team_id, spec, &resources)
                     .await?

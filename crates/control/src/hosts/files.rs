@@ -7,7 +7,7 @@ use futures::{Stream, StreamExt, stream};
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
 use host_rpc::__buffa::view::ReadFileResponseView;
-use model::{ErrorCode, SandboxId};
+use model::{ErrorCode, FileKind, SandboxId};
 use parking_lot::Mutex;
 
 use super::Host;
@@ -46,14 +46,6 @@ pub enum FileForm {
     Directory,
     /// A tar archive of one file, without its holes.
     SingleFile,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
-    File,
-    Directory,
-    Symlink,
-    Other,
 }
 
 /// An entry of a guest's file system.

@@ -5,19 +5,11 @@ use std::sync::Arc;
 use host_rpc as rpc;
 use host_rpc::__buffa::view::ReadLogsResponseView;
 use host_rpc::read_logs_response::Source;
-use model::SandboxId;
+use model::{LogSource, SandboxId};
 
 use super::Host;
 use super::calls::{Messages, streaming};
 use crate::error::Result;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogSource {
-    /// The guest's serial console: written by the guest.
-    Console,
-    /// Actions of the host agent on the sandbox.
-    Agent,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {

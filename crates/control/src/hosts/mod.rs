@@ -36,14 +36,14 @@ pub(crate) use calls::RESUME_TIMEOUT;
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
 pub use connection::HostDown;
-pub use files::{CHUNK_BYTES, FileForm, FileInfo, FileKind, FileStream, GuestPath, UploadTarget};
+pub use files::{CHUNK_BYTES, FileForm, FileInfo, FileStream, GuestPath, UploadTarget};
 pub use host::HostInfo;
 pub use inventory::Inventory;
-pub use logs::{LogEntry, LogSource, LogStream};
+pub use logs::{LogEntry, LogStream};
 pub use reports::SandboxReport;
 pub use sandboxes::{WatchEvent, WatchStream};
 pub use snapshots::Checkpoint;
-pub use templates::{Template, TemplateKind};
+pub use templates::Template;
 pub use tunnel::TunnelError;
 
 use crate::error::Error;

@@ -1,21 +1,11 @@
 //! Calls about templates.
 
 use host_rpc as rpc;
-use model::{InvalidValue, TemplateName};
+use model::{InvalidValue, TemplateKind, TemplateName};
 
 use super::Host;
 use super::calls::{ASK_TIMEOUT, unary};
 use crate::error::Result;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TemplateKind {
-    /// Installed on the host as a root file system; sandboxes boot from it.
-    Base,
-    /// Disk of a sandbox; sandboxes boot from it.
-    Image,
-    /// Disk and memory of a sandbox; sandboxes resume from it, with its sizes.
-    Snapshot,
-}
 
 /// Template on a host, from which sandboxes can be created.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -77,18 +77,7 @@ async fn abandoned(ground: &Ground, age_ms: i64) -> SandboxId {
 }
 
 async fn abandoned_with(ground: &Ground, age_ms: i64, key: Option<&str>) -> SandboxId {
-    let spec = SandboxSpec {
-        template: "minimal".parse().unwrap(),
-        vcpus: 1,
-        memory_mb: 512,
-        timeout_sec: 300,
-        on_timeout: model::OnTimeout::default(),
-        auto_resume: true,
-        disk_mb: None,
-        envs: Default::default(),
-        public_ports: false,
-        network: Default::default(),
-    };
+    let spec = SandboxSpec::builder().build();
     let now = stdx::time::now_ms() - age_ms;
     let fingerprint = Sha256::digest(serde_json::to_vec(&spec).unwrap()).into();
     let idempotency = key.map(|key| Idempotency {

@@ -238,20 +238,15 @@ pub(super) mod tests {
     use crate::sandbox::state::End;
 
     pub(in crate::sandbox) fn record() -> Record {
+        let network = model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap();
+        let spec = SandboxSpec::builder()
+            .disk_mb(8192)
+            .envs(BTreeMap::from([("A".to_owned(), "b".to_owned())]))
+            .network(network)
+            .build();
         Record {
             id: SandboxId::random(),
-            spec: SandboxSpec {
-                template: "minimal".parse().unwrap(),
-                vcpus: 1,
-                memory_mb: 512,
-                timeout_sec: 300,
-                on_timeout: model::OnTimeout::default(),
-                auto_resume: true,
-                disk_mb: Some(8192),
-                envs: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
-                public_ports: false,
-                network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
-            },
+            spec,
             phase: Phase::Releasing {
                 end: End {
                     failed: true,

@@ -24,6 +24,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use model::LogSource;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -39,16 +40,9 @@ const MAX_LINE: usize = 1024;
 /// Most bytes of the file. An entry in it takes at most twice its weight.
 pub(crate) const MAX_FILE: u64 = 1024 * 1024;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    Console,
-    Agent,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    pub source: Source,
+    pub source: LogSource,
     /// Milliseconds since the Unix epoch.
     pub time_ms: i64,
     pub line: String,
@@ -116,7 +110,7 @@ impl Log {
 
     /// Adds an event of the agent.
     pub fn agent(&self, line: &str) {
-        self.add(|_| vec![Entry::new(Source::Agent, printable(line.as_bytes()))]);
+        self.add(|_| vec![Entry::new(LogSource::Agent, printable(line.as_bytes()))]);
     }
 
     /// Adds the guest's console output since the last call. An unfinished line is kept until it is
@@ -133,13 +127,13 @@ impl Log {
                 "the console wrote {} lines at once; the first {surplus} of them are not kept",
                 lines.len()
             );
-            let note = (surplus > 0).then(|| Entry::new(Source::Agent, note));
+            let note = (surplus > 0).then(|| Entry::new(LogSource::Agent, note));
             let lines = lines
                 .into_iter()
                 .skip(surplus)
                 .filter(|line| !line.is_empty());
             note.into_iter()
-                .chain(lines.map(|line| Entry::new(Source::Console, line)))
+                .chain(lines.map(|line| Entry::new(LogSource::Console, line)))
                 .collect()
         });
     }
@@ -252,7 +246,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 impl Entry {
-    fn new(source: Source, line: String) -> Self {
+    fn new(source: LogSource, line: String) -> Self {
         Self {
             source,
             time_ms: stdx::time::now_ms(),

@@ -7,11 +7,12 @@ use futures::{StreamExt, stream};
 use host_rpc as rpc;
 use host_rpc::LogService;
 use host_rpc::read_logs_response::Source as RpcSource;
+use model::LogSource;
 
 use super::error::refused;
 use super::{Agent, sandbox_id};
 use crate::sandbox::Handle;
-use crate::sandbox::log::{Entry, Source};
+use crate::sandbox::log::Entry;
 
 /// Least time between two reads of a log that is followed, so that a guest which writes all the
 /// time does not keep its readers busy all the time.
@@ -71,8 +72,8 @@ fn read_log(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse
 
 fn message(entry: Entry) -> rpc::ReadLogsResponse {
     let source = match entry.source {
-        Source::Console => RpcSource::SOURCE_CONSOLE,
-        Source::Agent => RpcSource::SOURCE_AGENT,
+        LogSource::Console => RpcSource::SOURCE_CONSOLE,
+        LogSource::Agent => RpcSource::SOURCE_AGENT,
     };
     rpc::ReadLogsResponse {
         source: source.into(),

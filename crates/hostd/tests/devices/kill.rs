@@ -13,7 +13,7 @@ use hostd::disk::{Backend, Disks, MIB, device_name};
 use hostd::sandbox::ledger::{Ledger, Record};
 use hostd::sandbox::state::Phase;
 use linux::dm;
-use model::{Generation, SandboxId, SandboxSpec};
+use model::{Generation, SandboxId, SandboxSpec, TemplateName};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -39,18 +39,10 @@ const DISK_MB: u64 = 32;
 const ROLE: &str = "WRENN_TEST_CHILD";
 
 fn record(id: &SandboxId, phase: Phase) -> Record {
-    let spec = SandboxSpec {
-        template: "image".parse().unwrap(),
-        vcpus: 1,
-        memory_mb: 128,
-        timeout_sec: 60,
-        on_timeout: model::OnTimeout::default(),
-        auto_resume: true,
-        disk_mb: Some(u32::try_from(DISK_MB).unwrap()),
-        envs: BTreeMap::new(),
-        public_ports: false,
-        network: model::NetworkSpec::default(),
-    };
+    let spec = SandboxSpec::builder()
+        .template("image".parse::<TemplateName>().unwrap())
+        .disk_mb(u32::try_from(DISK_MB).unwrap())
+        .build();
     Record {
         id: id.clone(),
         spec,

@@ -1,5 +1,6 @@
 //! One agent with a directory of its own, and the shortest ways to use it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::client::HostClient;
 use hostd::network::Slot;
-use model::SandboxId;
+use model::{SandboxId, SandboxSpec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -481,16 +482,13 @@ pub fn slots_of(dir: &Path) -> Vec<Slot> {
 }
 
 pub fn spec() -> rpc::SandboxSpec {
-    rpc::SandboxSpec {
-        template: "minimal".into(),
-        vcpus: 1,
-        memory_mb: 192,
-        timeout_sec: 300,
-        envs: [("GREETING".to_owned(), "hello".to_owned())]
-            .into_iter()
-            .collect(),
-        ..Default::default()
-    }
+    let envs = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
+    let spec = SandboxSpec::builder()
+        .memory_mb(192)
+        .auto_resume(false)
+        .envs(envs)
+        .build();
+    rpc::spec::to_message(&spec)
 }
 
 pub fn shell(id: &SandboxId, script: &str) -> rpc::ExecRequest {

@@ -11,7 +11,7 @@ use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::client::HostClient;
 use hostd::sandbox::Manager;
-use model::SandboxId;
+use model::{SandboxId, SandboxSpec, TemplateName};
 use testkit::envd::{self, Call, Fault};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -92,17 +92,14 @@ impl Agent {
     }
 
     pub async fn ensure(&self, id: &SandboxId) -> Result<(), ConnectError> {
-        let spec = rpc::SandboxSpec {
-            template: "base".into(),
-            vcpus: 1,
-            memory_mb: 128,
-            timeout_sec: 3600,
-            auto_resume: true,
-            ..Default::default()
-        };
+        let spec = SandboxSpec::builder()
+            .template("base".parse::<TemplateName>().unwrap())
+            .memory_mb(128)
+            .timeout_sec(3600)
+            .build();
         let request = rpc::EnsureSandboxRequest {
             sandbox_id: id.to_string(),
-            spec: spec.into(),
+            spec: rpc::spec::to_message(&spec).into(),
             ..Default::default()
         };
         let report = self

@@ -1,12 +1,12 @@
 //! What clients ask, and what the answers mean for the model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hostd::sandbox::{Handle, Manager, SandboxError};
-use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState};
+use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState, TemplateName};
 use vmm::Exit;
 
 use crate::history::{HOUR_MS, Kind};
@@ -29,18 +29,11 @@ pub struct Client {
 
 /// A small sandbox that stays as it is for an hour.
 pub fn spec(template: &str) -> SandboxSpec {
-    SandboxSpec {
-        template: template.parse().unwrap(),
-        vcpus: 1,
-        memory_mb: 64,
-        timeout_sec: 3600,
-        on_timeout: OnTimeout::Pause,
-        auto_resume: true,
-        disk_mb: None,
-        envs: BTreeMap::new(),
-        public_ports: false,
-        network: model::NetworkSpec::default(),
-    }
+    SandboxSpec::builder()
+        .template(template.parse::<TemplateName>().unwrap())
+        .memory_mb(64)
+        .timeout_sec(3600)
+        .build()
 }
 
 impl Client {

@@ -69,18 +69,13 @@ impl Db {
 }
 
 pub fn spec() -> SandboxSpec {
-    SandboxSpec {
-        template: "minimal".parse().unwrap(),
-        vcpus: 2,
-        memory_mb: 512,
-        timeout_sec: 300,
-        on_timeout: model::OnTimeout::default(),
-        auto_resume: true,
-        disk_mb: None,
-        envs: BTreeMap::from([("QUOTE'\"".to_owned(), "ü\n{}".to_owned())]),
-        public_ports: false,
-        network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
-    }
+    let envs = BTreeMap::from([("QUOTE'\"".to_owned(), "ü\n{}".to_owned())]);
+    let network = model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap();
+    SandboxSpec::builder()
+        .vcpus(2)
+        .envs(envs)
+        .network(network)
+        .build()
 }
 
 pub fn new_sandbox(now: i64) -> NewSandbox {

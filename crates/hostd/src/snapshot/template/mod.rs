@@ -356,29 +356,15 @@ mod tests {
     fn other_sizes_cannot_use_memory() {
         let dir = tempfile::tempdir().unwrap();
         let template = publish(&Templates::open(dir.path()).unwrap(), "a");
-        let spec = |memory_mb, disk_mb| SandboxSpec {
-            template: "a".parse().unwrap(),
-            vcpus: 1,
-            memory_mb,
-            timeout_sec: 300,
-            on_timeout: model::OnTimeout::Pause,
-            auto_resume: true,
-            disk_mb,
-            envs: std::collections::BTreeMap::new(),
-            public_ports: false,
-            network: model::NetworkSpec::default(),
-        };
-        template.check_sizes(&spec(192, None)).unwrap();
-        template.check_sizes(&spec(192, Some(8))).unwrap();
-        let error = template
-            .check_sizes(&spec(193, None))
-            .unwrap_err()
-            .to_string();
+        let spec = SandboxSpec::builder().memory_mb(192);
+        template.check_sizes(&spec.clone().build()).unwrap();
+        let same_disk = spec.clone().disk_mb(8).build();
+        template.check_sizes(&same_disk).unwrap();
+        let other_memory = spec.clone().memory_mb(193).build();
+        let error = template.check_sizes(&other_memory).unwrap_err().to_string();
         assert!(error.contains("192 MiB of memory"), "{error}");
-        let error = template
-            .check_sizes(&spec(192, Some(9)))
-            .unwrap_err()
-            .to_string();
+        let other_disk = spec.disk_mb(9).build();
+        let error = template.check_sizes(&other_disk).unwrap_err().to_string();
         assert!(error.contains("a disk of 8 MiB"), "{error}");
     }
 
