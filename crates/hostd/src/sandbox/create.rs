@@ -3,6 +3,7 @@
 //!
 //! Nothing is undone here: the caller releases everything when this fails.
 
+use std::future::ready;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,27 +37,54 @@ pub(super) async fn create_vm(
     source: &BootSource,
 ) -> Result<Started, Event> {
     let key = preboot::boot_key(host, handle, source).await;
+    let network = create_network(host, handle);
     let Some(entry) = preboot::find_entry(host, key.clone()).await else {
-        let config = prepare_new_vm(host, handle, source).await?;
-        return match source {
-            BootSource::Snapshot { dir, .. } => restore(host, handle, &config, dir).await,
-            BootSource::Image(_) | BootSource::Restarted => boot(host, handle, &config, key).await,
-        };
+        return create_from_source(host, handle, source, key, network).await;
     };
-    preboot::hold_memory(host, entry.clone()).await;
-    let prebooted = BootSource::Snapshot {
-        dir: entry.clone(),
+    match restore_prebooted(host, handle, &entry, network).await {
+        Err(Event::Failed(error)) if is_of_entry(&error) => {
+            preboot::discard_entry(host, handle, &entry, &error).await;
+            // The network is there: it was waited for, and did not fail.
+            create_from_source(host, handle, source, key, ready(Ok(()))).await
+        }
+        created => created,
+    }
+}
+
+/// Returns true for an error that a boot need not have.
+fn is_of_entry(error: &OperationError) -> bool {
+    !matches!(error.kind(), OperationKind::Network | OperationKind::Space)
+}
+
+async fn create_from_source(
+    host: &Arc<Host>,
+    handle: &Handle,
+    source: &BootSource,
+    key: Option<BootKey>,
+    network: impl Future<Output = Result<(), OperationError>>,
+) -> Result<Started, Event> {
+    let disk = create_disk(host, handle, source);
+    let config = prepare_vm(host, handle, network, disk).await?;
+    fail::fail_point!("create::disk-and-network-made");
+    match source {
+        BootSource::Snapshot { dir, .. } => restore(host, handle, &config, dir).await,
+        BootSource::Image(_) | BootSource::Restarted => boot(host, handle, &config, key).await,
+    }
+}
+
+/// Restores the VM from an entry of the preboot cache.
+async fn restore_prebooted(
+    host: &Arc<Host>,
+    handle: &Handle,
+    entry: &Path,
+    network: impl Future<Output = Result<(), OperationError>>,
+) -> Result<Started, Event> {
+    preboot::hold_memory(host, entry.to_owned()).await;
+    let source = BootSource::Snapshot {
+        dir: entry.to_owned(),
         image: None,
     };
-    let config = prepare_new_vm(host, handle, &prebooted).await?;
-    match restore(host, handle, &config, &entry).await {
-        Err(Event::Remove) => Err(Event::Remove),
-        Err(event) => {
-            preboot::discard_entry(host, handle, &entry, &event).await;
-            boot(host, handle, &config, None).await
-        }
-        restored => restored,
-    }
+    create_from_source(host, handle, &source, None, network).await
 }
 
 /// Makes the VM of a paused sandbox run again, from the snapshot in `saved`.
@@ -68,29 +96,21 @@ pub(super) async fn resume_vm(
     handle: &Handle,
     saved: &Path,
 ) -> Result<Started, Event> {
-    let config = prepare_vm(host, handle, restore_disk(host, handle, saved)).await?;
+    let network = create_network(host, handle);
+    let disk = restore_disk(host, handle, saved);
+    let config = prepare_vm(host, handle, network, disk).await?;
     fail::fail_point!("resume::disk-and-network-made");
     restore(host, handle, &config, saved).await
 }
 
-/// Prepares the VM of a new sandbox, with a disk made from `source`.
-async fn prepare_new_vm(
-    host: &Arc<Host>,
-    handle: &Handle,
-    source: &BootSource,
-) -> Result<VmConfig, Event> {
-    let config = prepare_vm(host, handle, create_disk(host, handle, source)).await?;
-    fail::fail_point!("create::disk-and-network-made");
-    Ok(config)
-}
-
-/// Creates the network and, at the same time, the disk, and then the directory of the VM.
+/// Creates the network and, at the same time, the disk, and then the directory of the VM. Waits for
+/// both also where one of them fails.
 async fn prepare_vm(
     host: &Arc<Host>,
     handle: &Handle,
+    network: impl Future<Output = Result<(), OperationError>>,
     disk: impl Future<Output = Result<Disk, OperationError>>,
 ) -> Result<VmConfig, Event> {
-    let network = create_network(host, handle);
     let (network, disk) = tokio::join!(network, disk);
     network.map_err(Event::Failed)?;
     let disk = disk.map_err(Event::Failed)?;

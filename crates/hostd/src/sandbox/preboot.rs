@@ -13,10 +13,10 @@ use vmm::{AfterSnapshot, Vm};
 use super::boot_source::BootSource;
 use super::capture::{self, SnapshotOptions};
 use super::handle::Handle;
-use super::state::Event;
+use crate::disk;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
-use crate::snapshot::format::MEMORY;
+use crate::snapshot::format::{self, MEMORY};
 use crate::snapshot::preboot::{BootKey, BootParameters};
 
 /// Returns true if the sandbox has to be booted, which needs a start permit.
@@ -82,24 +82,48 @@ pub(super) async fn boot_key(
     key.await.ok()
 }
 
-/// Removes an entry that cannot be restored, and files of the attempt, so that the sandbox can
-/// boot.
-pub(super) async fn discard_entry(host: &Arc<Host>, handle: &Handle, dir: &Path, event: &Event) {
-    tracing::warn!(sandbox = %handle.id, ?event, "a prebooted guest cannot be restored; booting");
-    let host = Arc::clone(host);
-    let dir = dir.to_owned();
-    let vm_dir = host.vm_dir(&handle.id);
-    let removed = OperationKind::Snapshot.run_blocking(move || {
-        host.preboot.remove(&dir)?;
-        untrusted_dir::remove_tree(&vm_dir)?;
-        stdx::fs::create_private_dir(&vm_dir)
-    });
-    if let Err(error) = removed.await {
+/// Removes an entry that cannot be restored, and the attempt's disk and files, so that the sandbox
+/// can be made anew and boot.
+pub(super) async fn discard_entry(
+    host: &Arc<Host>,
+    handle: &Handle,
+    dir: &Path,
+    error: &OperationError,
+) {
+    tracing::warn!(
+        sandbox = %handle.id,
+        error = chain(error),
+        "a prebooted guest cannot be restored; booting"
+    );
+    let removed = remove_entry(host, handle, dir.to_owned()).await;
+    if let Err(error) = removed {
         tracing::error!(
             error = chain(&error),
             "a damaged preboot entry cannot be removed"
         );
     }
+}
+
+async fn remove_entry(
+    host: &Arc<Host>,
+    handle: &Handle,
+    entry: PathBuf,
+) -> Result<(), OperationError> {
+    let preboot_host = Arc::clone(host);
+    OperationKind::Snapshot
+        .run_blocking(move || preboot_host.preboot.remove(&entry))
+        .await?;
+    let host = Arc::clone(host);
+    let id = handle.id.clone();
+    OperationKind::Disk
+        .run_blocking(move || {
+            let dir = host.ledger.dir(&id);
+            host.disks.remove(&id, &dir)?;
+            let removed = format::remove_boot_files(&dir)
+                .and_then(|()| untrusted_dir::remove_tree(&host.vm_dir(&id)));
+            removed.map_err(disk::Error::boot_files(&dir))
+        })
+        .await
 }
 
 /// Adds an entry at the first boot with this key. The guest must not have its identity yet. A

@@ -149,6 +149,13 @@ pub(crate) fn link_boot_files(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes kernel, initramfs and modules from a directory. Idempotent.
+pub(crate) fn remove_boot_files(dir: &Path) -> io::Result<()> {
+    [KERNEL, INITRAMFS, MODULES]
+        .iter()
+        .try_for_each(|name| stdx::fs::remove_file_if_exists(dir.join(name)))
+}
+
 /// Links the memory into another snapshot's directory.
 pub(crate) fn link_memory(from: &Path, to: &Path) -> io::Result<()> {
     let from = from.join(MEMORY);

@@ -173,12 +173,16 @@ impl PrebootCache {
         format::remove(dir)
     }
 
-    /// Publishes the snapshot that is finished in the staging directory. Blocking.
+    /// Publishes the snapshot that is finished in the staging directory, in place of one without a
+    /// manifest. Blocking.
     ///
     /// # Errors
     /// When it cannot be renamed, or old entries cannot be removed.
     pub fn publish(&self, pending: &PendingEntry) -> io::Result<()> {
-        format::publish(&pending.staging, &self.dir.join(&pending.key.0))?;
+        let dir = self.dir.join(&pending.key.0);
+        // When this entry was begun there was none that can be found.
+        self.remove(&dir)?;
+        format::publish(&pending.staging, &dir)?;
         self.remove_least_used()
     }
 

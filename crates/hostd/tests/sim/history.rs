@@ -59,6 +59,14 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// A quiet one whose agents have a preboot cache.
+    pub fn with_preboot_cache() -> Self {
+        Self {
+            warm: true,
+            ..Self::default()
+        }
+    }
+
     fn draw(world: &World) -> Self {
         let faults = [0, 0, 80, 25][usize::try_from(world.below(4)).unwrap_or_default()];
         Self {

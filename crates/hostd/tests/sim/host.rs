@@ -187,6 +187,22 @@ impl Place {
         fs::remove_file(dir.join("snapshot.json")).unwrap();
     }
 
+    /// All files of the preboot cache.
+    pub fn preboot_files(&self) -> Vec<PathBuf> {
+        let list = |dir: PathBuf| {
+            fs::read_dir(dir)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+        };
+        let entries = list(self.path("warm"));
+        let content = entries.flat_map(list);
+        let (dirs, files): (Vec<_>, Vec<_>) = content.partition(|path| path.is_dir());
+        files
+            .into_iter()
+            .chain(dirs.into_iter().flat_map(list))
+            .collect()
+    }
+
     /// Names of the snapshots that an agent left.
     pub fn snapshots(&self) -> Vec<model::TemplateName> {
         let snapshots = Templates::open(&self.path("snapshots")).unwrap();

@@ -19,6 +19,7 @@ mod hostile;
 mod limits;
 mod model;
 mod operations;
+mod preboot;
 mod rows;
 mod slow;
 mod verdict;
