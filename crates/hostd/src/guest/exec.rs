@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use connectrpc::ConnectError;
 use connectrpc::client::ServerStream;
+use connectrpc::{ConnectError, ErrorCode};
 use guest_rpc::process::__buffa::oneof;
 use guest_rpc::process::{
     CloseStdinRequest, PTY, ProcessConfig, ProcessInput, ProcessSelector, SendInputRequest,
@@ -151,9 +151,22 @@ impl Guest {
 
     /// Signals the whole process group.
     ///
+    /// Guests of earlier versions know SIGKILL and SIGTERM only. They get SIGTERM in place of the
+    /// signals that ask for the same: to end, and to clean up before.
+    ///
     /// # Errors
-    /// `NotFound` when the process has ended.
+    /// `NotFound` when the process has ended, `InvalidArgument` for a signal that the guest does not
+    /// know.
     pub async fn signal(&self, pid: u32, signal: Signal) -> Result<(), ConnectError> {
+        match self.send_signal(pid, signal).await {
+            Err(error) if error.code == ErrorCode::InvalidArgument && asks_to_end(signal) => {
+                self.send_signal(pid, Signal::SIGNAL_SIGTERM).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_signal(&self, pid: u32, signal: Signal) -> Result<(), ConnectError> {
         let request = SendSignalRequest {
             process: select(pid).into(),
             signal: signal.into(),
@@ -242,6 +255,13 @@ fn signal_number(name: &str) -> i32 {
     }
 }
 
+fn asks_to_end(signal: Signal) -> bool {
+    matches!(
+        signal,
+        Signal::SIGNAL_SIGHUP | Signal::SIGNAL_SIGINT | Signal::SIGNAL_SIGQUIT
+    )
+}
+
 fn size((cols, rows): (u32, u32)) -> PTY {
     PTY {
         size: pty::Size {
@@ -268,6 +288,15 @@ fn unreachable(error: Error) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use axum::routing::post;
+    use buffa::Message;
+    use bytes::Bytes;
+    use http::StatusCode;
+    use http::header::CONTENT_TYPE;
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[test]
@@ -317,6 +346,49 @@ mod tests {
         call.abort();
         assert!(request.contains("x-request-id: traced-1"), "{request}");
         assert!(request.contains(&trace), "{request}");
+    }
+
+    /// Serves as a guest agent that knows SIGKILL and SIGTERM only. Returns a client of it, and the
+    /// signals that it is sent.
+    async fn older_guest() -> (Guest, Arc<Mutex<Vec<i32>>>) {
+        let signals = Arc::<Mutex<Vec<i32>>>::default();
+        let sent = Arc::clone(&signals);
+        let handler = async move |body: Bytes| {
+            let request = SendSignalRequest::decode_from_slice(&body).unwrap();
+            let signal = request.signal.to_i32();
+            sent.lock().push(signal);
+            if [9, 15].contains(&signal) {
+                return (StatusCode::OK, [(CONTENT_TYPE, "application/proto")], "");
+            }
+            let error =
+                r#"{"code":"invalid_argument","message":"give SIGNAL_SIGKILL or SIGNAL_SIGTERM"}"#;
+            let json = [(CONTENT_TYPE, "application/json")];
+            (StatusCode::BAD_REQUEST, json, error)
+        };
+        let router = axum::Router::new().route("/process.Process/SendSignal", post(handler));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let guest = Guest::new(listener.local_addr().unwrap(), "token");
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (guest, signals)
+    }
+
+    #[tokio::test]
+    async fn older_guest_is_asked_to_terminate() {
+        let (guest, signals) = older_guest().await;
+        let asking = [
+            Signal::SIGNAL_SIGHUP,
+            Signal::SIGNAL_SIGINT,
+            Signal::SIGNAL_SIGQUIT,
+        ];
+        for signal in asking {
+            guest.signal(7, signal).await.unwrap();
+        }
+        guest.signal(7, Signal::SIGNAL_SIGKILL).await.unwrap();
+        assert_eq!(*signals.lock(), [1, 15, 2, 15, 3, 15, 9]);
+        // A program does with these what it likes, so nothing is in their place.
+        let error = guest.signal(7, Signal::SIGNAL_SIGUSR1).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
+        assert_eq!(signals.lock()[7..], [10]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -320,14 +320,7 @@ async fn send_input(handle: &Handle, request: rpc::SendInputRequest) -> Result<(
 async fn send_signal(handle: &Handle, pid: u32, number: u32) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
     let signal = signal(number)?;
-    let sent = match handle.guest().signal(pid, signal).await {
-        // A guest of an earlier version has no such signals. SIGTERM asks for the same: to end, and
-        // to clean up before.
-        Err(error) if error.code == ErrorCode::InvalidArgument && asks_to_end(signal) => {
-            handle.guest().signal(pid, Signal::SIGNAL_SIGTERM).await
-        }
-        sent => sent,
-    };
+    let sent = handle.guest().signal(pid, signal).await;
     sent.map_err(|error| pass_on(&error))
 }
 
@@ -345,11 +338,4 @@ fn signal(number: u32) -> Result<Signal, ConnectError> {
             return Err(ConnectError::invalid_argument(text));
         }
     })
-}
-
-fn asks_to_end(signal: Signal) -> bool {
-    matches!(
-        signal,
-        Signal::SIGNAL_SIGHUP | Signal::SIGNAL_SIGINT | Signal::SIGNAL_SIGQUIT
-    )
 }
