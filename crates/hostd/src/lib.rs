@@ -75,6 +75,7 @@ impl Agent {
         if !doctor::is_root() {
             return Err(StartError::NotRoot);
         }
+        linux::limits::bound_free_memory();
         token::create_agent_dir(&config.dir)?;
         // Each connection to a port of a sandbox takes two.
         linux::limits::raise_open_files().map_err(StartError::OpenFiles)?;
