@@ -449,7 +449,8 @@ impl Agent {
             .flatten()
             .collect();
         assert!(left.is_empty(), "files of removed snapshots: {left:?}");
-        assert_eq!(claims_of(self.dir.path()), 0, "claims of removed sandboxes");
+        let claims = slots_of(self.dir.path());
+        assert!(claims.is_empty(), "claims of removed sandboxes: {claims:?}");
         let needle = self.dir.path().to_string_lossy().into_owned().into_bytes();
         let names_us =
             |cmdline: &[u8]| cmdline.windows(needle.len()).any(|window| window == needle);
@@ -460,11 +461,6 @@ impl Agent {
         );
         self.kill_nine().await;
     }
-}
-
-/// How many network slots an agent in `dir` holds.
-pub fn claims_of(dir: &Path) -> usize {
-    slots_of(dir).len()
 }
 
 /// Network slots that an agent in `dir` holds.

@@ -8,7 +8,7 @@ use host_rpc::client::HostClient;
 use model::SandboxId;
 use testkit::eventually;
 
-use crate::agent::{Agent, PATIENCE, claims_of, slots_of, spec};
+use crate::agent::{Agent, PATIENCE, slots_of, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_service_refuses_wrong_tokens() {
@@ -100,7 +100,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
         );
     }
     assert!(agent.list().await.is_empty());
-    assert_eq!(claims_of(agent.dir.path()), 0);
+    assert_eq!(slots_of(agent.dir.path()).len(), 0);
     agent.finish().await;
 }
 
@@ -111,7 +111,7 @@ async fn asking_twice_makes_one_and_removing_twice_is_fine() {
     let (first, second) = tokio::join!(agent.ensure(&id, spec()), agent.ensure(&id, spec()));
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_eq!(first.host_ip, second.host_ip);
-    assert_eq!(claims_of(agent.dir.path()), 1);
+    assert_eq!(slots_of(agent.dir.path()).len(), 1);
     let unknown = agent
         .ensure(
             &SandboxId::random(),
@@ -189,7 +189,7 @@ async fn removal_outranks_creation() {
         let running =
             created.is_ok_and(|report| report.state == rpc::SandboxState::SANDBOX_STATE_RUNNING);
         assert!(!running, "after {delay_ms} ms");
-        assert_eq!(claims_of(agent.dir.path()), 0, "after {delay_ms} ms");
+        assert_eq!(slots_of(agent.dir.path()).len(), 0, "after {delay_ms} ms");
     }
     agent.finish().await;
 }
@@ -271,7 +271,7 @@ async fn networks_are_ready_and_go_with_the_agent() {
     let dir = agent.dir.path().to_owned();
     let claims = async |wanted: usize| {
         eventually("networks", PATIENCE, async || {
-            (claims_of(&dir) == wanted).then_some(())
+            (slots_of(&dir).len() == wanted).then_some(())
         })
         .await;
     };
@@ -289,7 +289,7 @@ async fn networks_are_ready_and_go_with_the_agent() {
     claims(3).await;
     assert_eq!(agent.out(&id, "echo still here").await, "still here");
     agent.stop().await;
-    assert_eq!(claims_of(&dir), 1, "the sandbox's stays");
+    assert_eq!(slots_of(&dir).len(), 1, "the sandbox's stays");
     agent.without_pool();
     agent.launch().await;
     agent.finish().await;

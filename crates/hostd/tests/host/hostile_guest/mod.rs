@@ -1,27 +1,26 @@
 //! Root of a real guest attacks what all sandboxes of a host share: its table of connections, the
-//! log, resolver, rules and disk.
+//! log, resolver, rules and disk; and, in the place of envd ([`impostor`]), the agent itself.
 //!
 //! During each attack the agent answers at once and another sandbox runs commands. After each one
 //! sandboxes are created, paused, resumed and removed as before, and memory and descriptors of the
-//! agent are back.
+//! agent are back ([`arena`]).
 
+mod arena;
+mod impostor;
 mod usage;
 mod world;
-
-use std::time::Duration;
 
 use connectrpc::ErrorCode;
 use host_rpc as rpc;
 use model::SandboxId;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use crate::agent::{Agent, PATIENCE};
 use crate::internet::{INTERNET, PORT};
 use crate::isolation::as_root;
-use usage::Usage;
+use arena::Arena;
 use world::Internet;
 
-const ATTACK: &str = include_str!("attack.py");
 /// Connections of one sandbox, and what the host tracks of it at most.
 const CONNECTIONS: u32 = 256;
 const TRACKED: u32 = CONNECTIONS + CONNECTIONS / 4;
@@ -30,22 +29,17 @@ const TRACKED_OF_OTHERS: u32 = 300;
 /// Flows that the attacker begins.
 const FLOWS: &str = "5000";
 const CHECKPOINTS: usize = 2;
-/// What the agent has to answer a question for itself, whatever guests do.
-const PROMPT: Duration = Duration::from_secs(1);
-/// Questions of which one has to be answered so fast: the machine may have stood still under some.
-const QUESTIONS: usize = 20;
 /// Seconds of each flood.
 const FLOOD: u64 = 3;
 /// Questions that the resolver asks for one sandbox: at once, and a second.
 const DNS_BURST: u64 = 500;
 const DNS_RATE: u64 = 100;
 
-/// A guest whose root attacks, and one that wants to work.
-struct Arena {
-    agent: Agent,
+/// A guest whose root attacks, beside others.
+struct Attacker {
+    id: SandboxId,
+    arena: Arena,
     internet: Internet,
-    attacker: SandboxId,
-    neighbour: SandboxId,
 }
 
 #[test]
@@ -60,92 +54,35 @@ fn root_of_guest_harms_nobody_else() {
             ("AGENT_MAX_CHECKPOINTS", &checkpoints),
         ])
         .await;
-        let (attacker, neighbour) = tokio::join!(agent.create(), agent.create());
-        let arena = Arena {
-            agent,
-            internet,
-            attacker,
-            neighbour,
-        };
+        let (id, neighbour) = tokio::join!(agent.create(), agent.create());
+        let arena = Arena { agent, neighbour };
         arena.check_works().await;
-        arena.during("questions", Box::pin(arena.questions())).await;
-        arena.during("rules", Box::pin(arena.rules())).await;
-        arena
-            .during("connections", Box::pin(arena.connections()))
-            .await;
-        arena.during("console", Box::pin(arena.console())).await;
-        arena
-            .during("checkpoints", Box::pin(arena.checkpoints()))
-            .await;
-        arena.agent.finish().await;
+        let attacker = Attacker {
+            id,
+            arena,
+            internet,
+        };
+        attacker.attack_all().await;
+        attacker.arena.agent.finish().await;
     });
     drop(world);
 }
 
-impl Arena {
-    /// Runs an attack to its end while the others work, and checks what it leaves.
-    async fn during(&self, name: &str, attack: impl Future<Output = String>) {
-        let before = Usage::of(self.agent.pid());
-        before.begin_peak();
-        let begun = Instant::now();
-        let mut attack = std::pin::pin!(attack);
-        let done = loop {
-            tokio::select! {
-                done = &mut attack => break done,
-                () = self.check_answers(&self.neighbour) => {}
-            }
-        };
-        let used = before.since(&Usage::of(self.agent.pid()), begun.elapsed());
-        println!("{name}: {done}; the agent: {used}");
-        self.check_works().await;
-        before.check_is_back(name).await;
-    }
-
-    /// Checks that the agent answers at once, and that commands run in a sandbox.
-    async fn check_answers(&self, id: &SandboxId) {
-        let client = self.agent.client();
-        let mut is_prompt = false;
-        for _ in 0..QUESTIONS {
-            let asked = timeout(
-                PROMPT,
-                client.host().get_host(rpc::GetHostRequest::default()),
-            )
-            .await;
-            is_prompt = asked.is_ok_and(|answer| answer.is_ok());
-            if is_prompt {
-                break;
-            }
-        }
-        assert!(
-            is_prompt,
-            "none of {QUESTIONS} questions was answered within {PROMPT:?}"
-        );
-        assert_eq!(self.agent.out(id, "echo works").await, "works");
-        sleep(Duration::from_millis(100)).await;
-    }
-
-    /// Checks that a sandbox is paused and resumed, and that others come and go.
-    async fn check_works(&self) {
-        let works = async {
-            self.check_answers(&self.neighbour).await;
-            self.agent.pause(&self.neighbour).await.unwrap();
-            self.agent.resume(&self.neighbour).await.unwrap();
-            let reach = format!(
-                "python3 -c \"import socket; socket.create_connection(('{INTERNET}', {PORT}), 20)\""
-            );
-            self.agent.out(&self.neighbour, &reach).await;
-            let other = self.agent.create().await;
-            self.check_answers(&other).await;
-            self.agent.remove(&other).await;
-        };
-        timeout(PATIENCE, works).await.expect("the agent hangs");
+impl Attacker {
+    async fn attack_all(&self) {
+        let arena = &self.arena;
+        let questions = Box::pin(self.questions());
+        arena.during("questions", questions).await;
+        arena.during("rules", Box::pin(self.rules())).await;
+        let connections = Box::pin(self.connections());
+        arena.during("connections", connections).await;
+        arena.during("console", Box::pin(self.console())).await;
+        let checkpoints = Box::pin(self.checkpoints());
+        arena.during("checkpoints", checkpoints).await;
     }
 
     async fn attack(&self, args: &[&str]) -> String {
-        let args = [&["-c", ATTACK], args].concat();
-        let done = as_root(&self.agent, &self.attacker, "python3", &args).await;
-        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{args:?}");
-        done.stdout.trim().to_owned()
+        self.arena.attack(&self.id, args).await
     }
 
     /// Fills the host's table of connections (S3).
@@ -172,11 +109,18 @@ impl Arena {
     /// Writes lines of one character to the console, while a client follows the log (S4).
     async fn console(&self) -> String {
         let request = rpc::ReadLogsRequest {
-            sandbox_id: self.attacker.to_string(),
+            sandbox_id: self.id.to_string(),
             follow: true,
             ..Default::default()
         };
-        let mut stream = self.agent.client().logs().read_logs(request).await.unwrap();
+        let mut stream = self
+            .arena
+            .agent
+            .client()
+            .logs()
+            .read_logs(request)
+            .await
+            .unwrap();
         let follower = tokio::spawn(async move {
             let mut lines = 0_u64;
             while let Ok(Some(_)) = stream.message::<rpc::ReadLogsResponse>().await {
@@ -185,11 +129,11 @@ impl Arena {
             lines
         });
         let flood = format!("timeout {FLOOD} yes a > /dev/console; true");
-        let done = as_root(&self.agent, &self.attacker, "/bin/sh", &["-c", &flood]).await;
+        let done = as_root(&self.arena.agent, &self.id, "/bin/sh", &["-c", &flood]).await;
         assert_eq!(done.code, 0, "{done:?}");
         follower.abort();
-        let file = self.agent.dir.path().join("sandboxes");
-        let file = file.join(self.attacker.as_str()).join("log.jsonl");
+        let file = self.arena.agent.dir.path().join("sandboxes");
+        let file = file.join(self.id.as_str()).join("log.jsonl");
         let kept = std::fs::metadata(file).unwrap().len();
         assert!(kept <= 2 << 20, "{kept} bytes of log on disk");
         format!("{kept} bytes of log on disk")
@@ -202,7 +146,7 @@ impl Arena {
             deny_internet: true,
             ..Default::default()
         };
-        self.agent.set_network(&self.attacker, rules).await.unwrap();
+        self.arena.agent.set_network(&self.id, rules).await.unwrap();
         let before = self.internet.questions();
         let begun = Instant::now();
         let done = self
@@ -216,7 +160,7 @@ impl Arena {
         );
         self.logged("denied: DNS questions beyond the limit").await;
         let open = rpc::NetworkRules::default();
-        self.agent.set_network(&self.attacker, open).await.unwrap();
+        self.arena.agent.set_network(&self.id, open).await.unwrap();
         format!("{done}, {asked} upstream")
     }
 
@@ -228,8 +172,9 @@ impl Arena {
             ..Default::default()
         };
         let set = async |rules: &rpc::NetworkRules| {
-            self.agent
-                .set_network(&self.attacker, rules.clone())
+            self.arena
+                .agent
+                .set_network(&self.id, rules.clone())
                 .await
                 .unwrap();
         };
@@ -247,7 +192,7 @@ impl Arena {
             let pending = self.attack(&args);
             let change = async {
                 let begun = format!("until [ -e {mark} ]; do sleep 0.05; done");
-                self.agent.out(&self.attacker, &begun).await;
+                self.arena.agent.out(&self.id, &begun).await;
                 if denies {
                     set(&denied).await;
                 }
@@ -268,12 +213,13 @@ impl Arena {
     /// Has the host save its memory again and again.
     async fn checkpoints(&self) -> String {
         let dirty = "python3 -c \"import time; pages = bytearray(32 << 20); time.sleep(100)\" >/dev/null 2>&1 &";
-        self.agent.out(&self.attacker, dirty).await;
+        self.arena.agent.out(&self.id, dirty).await;
         let mut made = 0;
         for number in 0..6 {
             match self
+                .arena
                 .agent
-                .checkpoint(&self.attacker, &format!("c{number}"))
+                .checkpoint(&self.id, &format!("c{number}"))
                 .await
             {
                 Ok(_) => made += 1,
@@ -294,10 +240,17 @@ impl Arena {
     async fn logged(&self, line: &str) {
         testkit::eventually(line, PATIENCE, async || {
             let request = rpc::ReadLogsRequest {
-                sandbox_id: self.attacker.to_string(),
+                sandbox_id: self.id.to_string(),
                 ..Default::default()
             };
-            let mut stream = self.agent.client().logs().read_logs(request).await.unwrap();
+            let mut stream = self
+                .arena
+                .agent
+                .client()
+                .logs()
+                .read_logs(request)
+                .await
+                .unwrap();
             while let Some(message) = stream.message::<rpc::ReadLogsResponse>().await.unwrap() {
                 if message.to_owned_message().line == line {
                     return Some(());

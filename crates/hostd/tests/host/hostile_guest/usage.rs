@@ -68,7 +68,7 @@ impl Usage {
 
     /// Waits until memory and descriptors are as they were.
     pub async fn check_is_back(&self, attack: &str) {
-        let what = format!("usage of the agent to be back after {attack}");
+        let what = format!("usage of the agent to be back after {attack}, to {self:?}");
         let back = async || {
             let now = Self::of(self.pid);
             (now.bytes < self.bytes + SLACK_BYTES
