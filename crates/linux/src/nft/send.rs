@@ -10,7 +10,7 @@ use std::ops::Range;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::SndBufForce;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 
 /// Bytes of a message's header, of which the first four are its length, two the kind, and four from
 /// the eighth on its number (netlink(7)).
@@ -18,21 +18,25 @@ const HEADER: usize = 16;
 const ERROR: u16 = 2;
 /// Longest write for the default buffer of a socket (net.core.wmem_default).
 const FITS: usize = 128 << 10;
+/// Room for the answer to a change, bytes: its 36, and the kernel's own record of it, less than 1 KiB.
+const ANSWER_ROOM: usize = 2 << 10;
 /// Bytes of answers that are read at a time.
 const ANSWERS: usize = 32 << 10;
 
-/// Sends a batch, in the network namespace of the calling thread; `numbers` are those of its
-/// changes.
-///
-/// # Errors
-/// The first that the kernel refused.
-pub(super) fn send(batch: &[u8], numbers: Range<u32>) -> io::Result<()> {
+/// Opens a socket in the network namespace of the calling thread.
+pub(super) fn open_socket() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
-    if batch.len() > FITS {
-        make_room(&socket, batch.len())?;
-    }
+    Ok(socket)
+}
+
+/// Sends a batch over a socket that was not used yet; `numbers` are those of its changes.
+///
+/// # Errors
+/// The first that the kernel refused.
+pub(super) fn send(socket: Socket, batch: &[u8], numbers: Range<u32>) -> io::Result<()> {
+    make_room(&socket, batch.len(), numbers.len())?;
     socket.send(batch, 0)?;
     let mut missing = numbers.len();
     let mut buffer = vec![0; ANSWERS];
@@ -49,9 +53,17 @@ pub(super) fn send(batch: &[u8], numbers: Range<u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// Enlarges the send buffer, to twice the bytes: the kernel counts its own overhead, too.
-fn make_room(socket: &Socket, bytes: usize) -> io::Result<()> {
-    setsockopt(socket, SndBufForce, &(2 * bytes)).map_err(io::Error::from)
+/// Enlarges the buffers, whatever the host's limits (net.core.wmem_* and rmem_*): the send buffer to
+/// twice the bytes, since the kernel counts its own overhead, too, and the receive buffer to all
+/// answers. An answer without room is lost (`ENOBUFS`), and a batch that was applied would look as
+/// if it had failed.
+fn make_room(socket: &Socket, bytes: usize, changes: usize) -> io::Result<()> {
+    if bytes > FITS {
+        setsockopt(socket, SndBufForce, &(2 * bytes))?;
+    }
+    // Errors have the refused change in them.
+    setsockopt(socket, RcvBufForce, &(bytes + changes * ANSWER_ROOM))?;
+    Ok(())
 }
 
 /// Returns the numbers of the messages that are answered, each with 0 or an error's negative code.

@@ -2,6 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBuf;
+
 use super::transaction::MOST_CHANGES;
 use super::*;
 use crate::{link, netns, programs, tap};
@@ -361,4 +364,24 @@ fn oversized_transaction_is_not_sent() {
         many.commit().unwrap_err().kind(),
         io::ErrorKind::InvalidInput
     );
+}
+
+/// As on a host with small net.core.rmem_default.
+#[test]
+fn full_transaction_fits_small_receive_buffer() {
+    let smallest = 2304;
+    inside("buffer", move || {
+        let begin = Transaction::new()
+            .table(TABLE)
+            .chain(TABLE, "c", Hook::filter(Hook::INPUT, 0));
+        let rules = MOST_CHANGES - 2;
+        let full = (0..rules).fold(begin, |changes, _| {
+            changes.rule(TABLE, "c", &Rule::new().accept())
+        });
+        let socket = send::open_socket()?;
+        setsockopt(&socket, RcvBuf, &smallest)?;
+        full.commit_over(socket)?;
+        assert_eq!(listed()?.matches("accept").count(), rules as usize + 1);
+        Ok(())
+    });
 }

@@ -9,14 +9,15 @@ use netlink_bindings::nftables::{
     VerdictCode,
 };
 use netlink_bindings::utils::{Pusher, RequestBuf, finalize_nested_header, push_nested_header};
+use netlink_sys::Socket;
 
 use super::rule::{NFPROTO_IPV6, NatKind, Rule, Step};
 use super::send;
 
 /// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h): the subsystem that a batch is for.
 const SUBSYSTEM: u16 = 10;
-/// Maximum number of changes in one batch: each answer of the kernel takes some 1 KiB of the
-/// socket's buffer, which has 208 KiB (net.core.rmem_default).
+/// Maximum number of changes in one batch, some times as many as the largest rules take: each
+/// answer takes some 1 KiB of the kernel's memory until it is read.
 pub(super) const MOST_CHANGES: u32 = 150;
 /// Sequence number of the message that begins a batch; its changes have those that follow.
 const FIRST: u32 = 1;
@@ -274,7 +275,12 @@ impl Transaction {
     /// # Errors
     /// The kernel's error, with the number of the refused change; no change takes effect then.
     /// `NotFound` for a table that does not exist.
-    pub fn commit(mut self) -> io::Result<()> {
+    pub fn commit(self) -> io::Result<()> {
+        self.commit_over(send::open_socket()?)
+    }
+
+    /// Sends the changes over a socket that was not used yet.
+    pub(super) fn commit_over(mut self, socket: Socket) -> io::Result<()> {
         if self.changes > MOST_CHANGES {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -283,7 +289,7 @@ impl Transaction {
         }
         self.batch.request().op_batch_end_do(&batch_header());
         let batch = self.batch.finalize();
-        send::send(batch.buf(), FIRST + 1..FIRST + 1 + self.changes)
+        send::send(socket, batch.buf(), FIRST + 1..FIRST + 1 + self.changes)
     }
 
     pub(super) fn change(&mut self) -> netlink_bindings::nftables::Request<'_> {
