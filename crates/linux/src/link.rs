@@ -13,7 +13,7 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
 };
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::netns;
@@ -42,25 +42,12 @@ impl Links {
 
     /// Creates a veth pair: `name` here, `peer` in the network namespace `peer_netns`. The peer is
     /// created there: to move a link takes the kernel some 20 ms, in which it lets no other thread
-    /// change links.
+    /// change links. The first hardware address is that of the end here. They are set from the
+    /// start: systemd-udevd leaves such an address alone.
     ///
     /// # Errors
     /// `AlreadyExists` when either name is taken; then nothing is left.
-    pub fn add_veth(&self, name: &str, peer: &str, peer_netns: &str) -> io::Result<()> {
-        self.add_pair(
-            LinkVeth::new(name, peer),
-            LinkUnspec::new_with_name(peer),
-            peer_netns,
-        )
-    }
-
-    /// Creates a veth pair as [`Links::add_veth`], with hardware addresses, the first of which is
-    /// that of the end here. They are set from the start: systemd-udevd leaves such an address
-    /// alone.
-    ///
-    /// # Errors
-    /// As [`Links::add_veth`].
-    pub fn add_veth_with(
+    pub fn add_veth(
         &self,
         name: &str,
         peer: &str,
@@ -68,19 +55,13 @@ impl Links {
         macs: [[u8; 6]; 2],
     ) -> io::Result<()> {
         let [here, there] = macs.map(Vec::from);
-        let there = LinkUnspec::new_with_name(peer).address(there);
-        self.add_pair(LinkVeth::new(name, peer).address(here), there, peer_netns)
-    }
-
-    fn add_pair(
-        &self,
-        here: LinkMessageBuilder<LinkVeth>,
-        there: LinkMessageBuilder<LinkUnspec>,
-        peer_netns: &str,
-    ) -> io::Result<()> {
         let namespace = netns::open(peer_netns)?;
-        let there = there.setns_by_fd(namespace.as_raw_fd()).build();
-        let pair = here
+        let there = LinkUnspec::new_with_name(peer)
+            .address(there)
+            .setns_by_fd(namespace.as_raw_fd())
+            .build();
+        let pair = LinkVeth::new(name, peer)
+            .address(here)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(there)))
             .build();
         self.run(self.handle.link().add(pair).execute())
@@ -427,6 +408,8 @@ pub fn list(prefix: &str) -> io::Result<Vec<String>> {
 mod tests {
     use super::*;
 
+    const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 8]];
+
     #[test]
     fn veth_pair_gets_addresses_and_routes() {
         let pid = std::process::id();
@@ -437,9 +420,12 @@ mod tests {
         let other = far.clone();
         netns::enter(&near, move || {
             let links = Links::here()?;
-            links.add_veth("one", "two", &other)?;
+            links.add_veth("one", "two", &other, MACS)?;
             assert_eq!(
-                links.add_veth("one", "three", &other).unwrap_err().kind(),
+                links
+                    .add_veth("one", "three", &other, MACS)
+                    .unwrap_err()
+                    .kind(),
                 io::ErrorKind::AlreadyExists
             );
             links.add_address("one", Ipv4Addr::new(10, 99, 0, 0), 31)?;
@@ -477,16 +463,15 @@ mod tests {
         netns::create(&far).unwrap();
         let address = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
         let gateway = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
-        let macs = [[2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 8]];
         let other = far.clone();
         let made = netns::enter(&near, move || {
             let links = Links::here()?;
-            links.add_veth_with("one", "two", &other, macs)?;
+            links.add_veth("one", "two", &other, MACS)?;
             links.without_own_ipv6("one")?;
             links.up("one")?;
             netns::enter(&other, || Links::here()?.up("two"))?;
             links.add_address("one", address, 126)?;
-            links.add_neighbour("one", gateway, macs[1])?;
+            links.add_neighbour("one", gateway, MACS[1])?;
             links.add_route6("one", Ipv6Addr::UNSPECIFIED, 0, gateway)?;
             let routes = routes6()?;
             let has = |destination, prefix, has_gateway| {
@@ -532,7 +517,7 @@ mod tests {
                 && addresses.contains(" 7e 00 82 "),
             "{addresses}"
         );
-        assert!(own.contains(&macs[0]), "{own:?}");
+        assert!(own.contains(&MACS[0]), "{own:?}");
     }
 
     #[test]

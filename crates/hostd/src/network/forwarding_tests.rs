@@ -72,7 +72,12 @@ impl Path {
         netns::enter(&self.host, move || {
             make::create_veth(slot, OFF, mtu::ETHERNET)?;
             let links = Links::here()?;
-            links.add_veth("up0", "inet0", &to)?;
+            links.add_veth(
+                "up0",
+                "inet0",
+                &to,
+                [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]],
+            )?;
             links.add_address("up0", UPLINK[0], 24)?;
             links.up("up0")?;
             sysctl::set("net/ipv4/ip_forward", "1")?;
@@ -88,7 +93,7 @@ impl Path {
         })?;
         let to = sandbox.clone();
         netns::enter(&self.guest, move || {
-            Links::here()?.add_veth_with("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])
+            Links::here()?.add_veth("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])
         })?;
         netns::enter(&sandbox, move || {
             let links = Links::here()?;

@@ -287,7 +287,12 @@ mod tests {
         let far = other.clone();
         let done = netns::enter(&name, move || {
             let links = Links::here()?;
-            links.add_veth("eth0", "far", &far)?;
+            links.add_veth(
+                "eth0",
+                "far",
+                &far,
+                [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]],
+            )?;
             links.without_own_ipv6("eth0")?;
             links.up("eth0")?;
             work(links)

@@ -25,7 +25,7 @@ const MEGABIT: u64 = 1_000_000;
 /// guest.
 pub(super) fn create_veth(slot: Slot, ipv6: Ipv6Mode, mtu: u32) -> io::Result<()> {
     let links = Links::here()?;
-    links.add_veth_with(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
+    links.add_veth(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
     set_mtu(&links, &slot.veth(), mtu)?;
     links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
     without_ipv6(&links, &slot.veth(), ipv6)?;

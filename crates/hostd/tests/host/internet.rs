@@ -14,6 +14,8 @@ use linux::{netns, sysctl};
 /// so.
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 14);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 2);
+/// Hardware addresses of the ends of the way out.
+const UPLINK_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]];
 const ROUTER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
 /// Where everything listens on all addresses: servers of the host, and of the internet.
 pub const PORT: u16 = 5432;
@@ -95,7 +97,7 @@ impl World {
         world.on_host(move || {
             let links = Links::here()?;
             links.up("lo")?;
-            links.add_veth("uplink", "cable", &internet)?;
+            links.add_veth("uplink", "cable", &internet, UPLINK_MACS)?;
             links.add_address("uplink", HOST, 24)?;
             links.up("uplink")
         });

@@ -46,7 +46,12 @@ fn in_a_world<F: Future<Output = ()>>(work: impl FnOnce(String) -> F + Send + 's
     let done = netns::enter(&host, move || {
         let links = Links::here()?;
         links.up("lo")?;
-        links.add_veth("inet0", "host0", &there)?;
+        links.add_veth(
+            "inet0",
+            "host0",
+            &there,
+            [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]],
+        )?;
         links.add_address("inet0", Ipv4Addr::new(45, 90, 29, 1), 24)?;
         links.up("inet0")?;
         netns::enter(&there, furnish)?;

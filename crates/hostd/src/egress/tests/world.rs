@@ -425,7 +425,7 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<IpAddr>) -> io:
     let to = sandbox.clone();
     netns::enter(guest, move || {
         let links = Links::here()?;
-        links.add_veth_with("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])?;
+        links.add_veth("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])?;
         links.add_address("eth0", vmm::GUEST_IP, GUEST_PREFIX)?;
         links.up("eth0")?;
         links.add_address("eth0", GUEST_IP6, GUEST_PREFIX6)?;
@@ -435,7 +435,7 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<IpAddr>) -> io:
     netns::enter(&sandbox, move || {
         let links = Links::here()?;
         links.up("lo")?;
-        links.add_veth_with(&slot.peer(), "inet0", &to, [PEER_MAC, INTERNET_MAC])?;
+        links.add_veth(&slot.peer(), "inet0", &to, [PEER_MAC, INTERNET_MAC])?;
         links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
         links.up(&slot.peer())?;
         links.add_address("tap0", GATEWAY_IP, GUEST_PREFIX)?;
