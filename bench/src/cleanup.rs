@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use hostd::network::{Holder, NetworkSettings, Networks};
+use hostd::network::{Holder, NetworkSettings, Networks, SandboxNetworks};
 use linux::process::Process;
 
 use crate::place::Place;

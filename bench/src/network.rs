@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hostd::network::{NetworkSettings, Networks, Slot};
+use hostd::network::{NetworkSettings, Networks, SandboxNetworks, Slot};
 use tokio_util::sync::CancellationToken;
 
 use crate::in_memory;

@@ -1,8 +1,8 @@
-//! State that all sandboxes of a host share: engine, networks, disks, boot files, ledger, and the
-//! stream of reports about them.
+//! A host: templates, the resources that sandboxes take, and the state that their tasks share. Only
+//! the manager of sandboxes and the service have all of it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use host_rpc as rpc;
@@ -15,14 +15,14 @@ use crate::boot::BootFiles;
 use crate::config::{Config, Limits};
 use crate::disk::{self, Disks, RecentUse};
 use crate::egress::dns::Upstream;
+use crate::egress::{EgressProvider, HostEgress};
 use crate::generations::Generations;
-use crate::guest::Guest;
 use crate::images::Images;
-use crate::jail::Jails;
-use crate::network::{GATEWAY_IP, Networks};
-use crate::operation::{OperationError, OperationKind};
+use crate::jail::{Jails, SandboxJails};
+use crate::network::{Networks, SandboxNetworks};
 use crate::sandbox::fork_notes::ForkNotes;
-use crate::sandbox::ledger::{Ledger, Record};
+use crate::sandbox::ledger::Ledger;
+use crate::sandbox::resources::{DiskResources, SandboxResources, SlotResources, VmResources};
 use crate::sandbox::start_permits::StartPermits;
 use crate::snapshot::preboot::PrebootCache;
 use crate::snapshot::template::Templates;
@@ -36,27 +36,26 @@ const REPORTS_BEHIND: usize = 1024;
 pub struct Host {
     /// Stable over restarts.
     pub id: String,
-    pub engine: Engine,
-    pub disks: Disks,
-    pub boot: BootFiles,
-    pub images: Images,
-    pub templates: Templates,
-    pub preboot: PrebootCache,
-    pub networks: Networks,
-    pub jails: Jails,
-    pub ledger: Ledger,
-    pub fork_notes: ForkNotes,
-    pub generations: Arc<Generations>,
     pub limits: Limits,
+    pub images: Images,
+    pub templates: Arc<Templates>,
+    pub fork_notes: Arc<ForkNotes>,
+    pub resources: SandboxResources,
+    pub state: Arc<SharedState>,
+}
+
+/// State that the tasks of all sandboxes share.
+#[derive(Debug)]
+pub struct SharedState {
+    pub ledger: Ledger,
+    pub generations: Arc<Generations>,
     pub start_permits: StartPermits,
     /// Bytes of the host's disk that each sandbox has taken lately.
     pub recent_use: RecentUse,
     pub reports: broadcast::Sender<rpc::SandboxReport>,
-    /// Name servers that the resolvers of sandboxes ask.
-    pub upstream: Arc<Upstream>,
 }
 
-/// Components of a host: see the fields of [`Host`].
+/// Components of a host: see the fields of [`Host`] and of what is in it.
 #[derive(Debug)]
 pub struct HostComponents {
     pub id: String,
@@ -66,11 +65,20 @@ pub struct HostComponents {
     pub images: Images,
     pub templates: Templates,
     pub preboot: PrebootCache,
-    pub networks: Networks,
-    pub jails: Jails,
+    pub networks: Arc<dyn SandboxNetworks>,
+    pub jails: Arc<dyn SandboxJails>,
+    pub egress: Arc<dyn EgressProvider>,
     pub ledger: Ledger,
     pub fork_notes: ForkNotes,
     pub generations: Generations,
+}
+
+/// A prepared host, with the parts that the agent keeps up beside its sandboxes.
+#[derive(Debug)]
+pub(crate) struct PreparedHost {
+    pub(crate) host: Host,
+    pub(crate) networks: Arc<Networks>,
+    pub(crate) jails: Arc<Jails>,
 }
 
 impl Host {
@@ -78,9 +86,10 @@ impl Host {
     ///
     /// # Errors
     /// The first thing that this host lacks.
-    pub async fn prepare(config: &Config) -> Result<Self, StartError> {
+    pub(crate) async fn prepare(config: &Config) -> Result<PreparedHost, StartError> {
         let wanted = config.engine.wanted.clone();
         let engine = run_step(move || vmm::engine::choose(&wanted)).await?;
+        let upstream = Upstream::from_setting(&config.network.settings.name_servers)?;
         // Creates the directory in which the disks are tried.
         let ledger = Ledger::open(&config.paths.sandboxes)?;
         let disks = prepare_disks(&engine, config).await?;
@@ -88,11 +97,14 @@ impl Host {
         let owner = config.dir.clone();
         let settings = config.network.settings.clone();
         let networks = run_step(move || Networks::prepare(&owner, &settings)).await?;
+        let networks = Arc::new(networks);
+        let egress = HostEgress::new(&networks, upstream);
         let uid_base = config.engine.uid_base;
         let disk_limits = config.disks.limits;
         let jails =
             run_step(move || Jails::prepare(uid_base, disk_limits).map_err(StartError::Jail))
                 .await?;
+        let jails = Arc::new(jails);
         let templates = open_file(&config.paths.snapshots, Templates::open).await?;
         let fork_notes = open_file(&config.dir.join("forks"), ForkNotes::open).await?;
         let open = |path: &Path| Generations::open(path, stdx::time::now_ms);
@@ -108,83 +120,58 @@ impl Host {
             images: Images::new(&config.paths.images).with_checksums(&config.dir),
             templates,
             preboot,
-            networks,
-            jails,
+            networks: Arc::clone(&networks) as Arc<dyn SandboxNetworks>,
+            jails: Arc::clone(&jails) as Arc<dyn SandboxJails>,
+            egress: Arc::new(egress),
             ledger,
             fork_notes,
             generations,
         };
-        let upstream = Upstream::from_setting(&config.network.settings.name_servers)?;
-        Ok(Self::from_components(components, config.limits, upstream))
+        Ok(PreparedHost {
+            host: Self::from_components(components, config.limits),
+            networks,
+            jails,
+        })
     }
 
-    /// Returns a host of these components, whose sandboxes' resolvers ask `upstream`.
+    /// Returns a host of these components.
     #[must_use]
-    pub fn from_components(
-        components: HostComponents,
-        limits: Limits,
-        upstream: Arc<Upstream>,
-    ) -> Self {
+    pub fn from_components(components: HostComponents, limits: Limits) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let reports = broadcast::channel(REPORTS_BEHIND).0;
-        Self {
-            id: components.id,
-            engine: components.engine,
-            disks: components.disks,
-            boot: components.boot,
-            images: components.images,
-            templates: components.templates,
-            preboot: components.preboot,
-            networks: components.networks,
-            jails: components.jails,
-            ledger: components.ledger,
-            fork_notes: components.fork_notes,
+        let ledger = components.ledger;
+        let resources = SandboxResources {
+            slot: SlotResources {
+                networks: components.networks,
+                jails: components.jails,
+                egress: components.egress,
+            },
+            disk: DiskResources {
+                disks: Arc::new(components.disks),
+                ledger: ledger.clone(),
+            },
+            vm: VmResources {
+                engine: components.engine,
+                boot: Arc::new(components.boot),
+                ledger: ledger.clone(),
+            },
+            preboot: Arc::new(components.preboot),
+        };
+        let state = SharedState {
+            ledger,
             generations: Arc::new(components.generations),
-            limits,
             start_permits: StartPermits::new(cpus),
             recent_use: RecentUse::default(),
-            reports,
-            upstream,
+            reports: broadcast::channel(REPORTS_BEHIND).0,
+        };
+        Self {
+            id: components.id,
+            limits,
+            images: components.images,
+            templates: Arc::new(components.templates),
+            fork_notes: Arc::new(components.fork_notes),
+            resources,
+            state: Arc::new(state),
         }
-    }
-
-    /// Returns the directory in which the VMM driver of a sandbox keeps its files.
-    #[must_use]
-    pub fn vm_dir(&self, id: &model::SandboxId) -> PathBuf {
-        self.ledger.dir(id).join("vm")
-    }
-
-    /// Returns the VMM and what runs guest code: memory that was saved by one can be restored by the
-    /// same only.
-    #[must_use]
-    pub fn engine_name(&self) -> String {
-        format!("{} {}", self.engine.vmm, self.engine.accel)
-    }
-
-    /// Returns the kernel's command line, which the guest agent reads (its boot contract).
-    #[must_use]
-    pub fn kernel_args(&self) -> String {
-        // The resolver at the gateway answers, whatever name server a guest asks.
-        format!("quiet wrenn.root=/dev/vda wrenn.dns={GATEWAY_IP}")
-    }
-
-    /// Returns a client of the guest agent of a sandbox.
-    pub(crate) fn guest(&self, record: &Record) -> Guest {
-        Guest::new(self.networks.guest(record.slot), &record.token)
-    }
-
-    /// Runs blocking work of the host beside the runtime.
-    pub(crate) async fn run_blocking<T, E>(
-        self: &Arc<Self>,
-        kind: OperationKind,
-        work: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, OperationError>
-    where
-        T: Send + 'static,
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        let host = Arc::clone(self);
-        kind.run_blocking(move || work(&host)).await
     }
 }
 

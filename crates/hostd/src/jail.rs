@@ -17,14 +17,30 @@ pub const DEFAULT_UID_BASE: u32 = 2_000_000_000;
 /// Our directory in the hierarchy of control groups, shared by all agents of this machine.
 const GROUPS: &str = "wrenn";
 
-/// Users and groups for the sandboxes of one agent.
+/// Jails of one agent's sandboxes, as sandboxes use them. Blocking: call it where that is allowed.
+pub trait SandboxJails: std::fmt::Debug + Send + Sync {
+    /// Returns the user of a slot's VMM; its group has the same number.
+    fn user(&self, slot: Slot) -> u32;
+
+    /// Returns the jail for the VMM of the sandbox that has this slot.
+    fn jail(&self, slot: Slot) -> vmm::Jail;
+
+    /// Ends whatever runs in the slot's control group or as its user, and removes the group. Only
+    /// then may the slot be given to another sandbox: two VMMs of one user could look into each
+    /// other. Idempotent.
+    ///
+    /// # Errors
+    /// When a process or the group stays.
+    fn remove(&self, slot: Slot) -> io::Result<()>;
+}
+
+/// Users and control groups of this machine for the sandboxes of one agent. All processes of these
+/// users are VMMs of the agent.
 #[derive(Debug)]
 pub struct Jails {
     uid_base: u32,
     groups: Option<Tree>,
     disk: DiskLimits,
-    /// True if all processes of our users are our VMMs, so that they may be killed.
-    ends_processes: bool,
 }
 
 /// Time that killed processes may take to end. Freeing a large guest's memory takes the kernel some
@@ -53,30 +69,16 @@ impl Jails {
             uid_base,
             groups,
             disk,
-            ends_processes: true,
         })
     }
+}
 
-    /// Creates jails with users only, without control groups and processes: for simulations.
-    #[must_use]
-    pub fn without_groups(uid_base: u32) -> Self {
-        Self {
-            uid_base,
-            groups: None,
-            disk: DiskLimits::default(),
-            ends_processes: false,
-        }
-    }
-
-    /// Returns the user of a slot's VMM; its group has the same number.
-    #[must_use]
-    pub fn user(&self, slot: Slot) -> u32 {
+impl SandboxJails for Jails {
+    fn user(&self, slot: Slot) -> u32 {
         self.uid_base + u32::from(slot.number())
     }
 
-    /// Returns the jail for the VMM of the sandbox that has this slot.
-    #[must_use]
-    pub fn of(&self, slot: Slot) -> vmm::Jail {
+    fn jail(&self, slot: Slot) -> vmm::Jail {
         let user = self.user(slot);
         let cgroup = self
             .groups
@@ -90,21 +92,12 @@ impl Jails {
         }
     }
 
-    /// Ends whatever runs in the slot's control group or as its user, and removes the group. Only
-    /// then may the slot be given to another sandbox: two VMMs of one user could look into each
-    /// other. Idempotent. Blocking.
-    ///
-    /// # Errors
-    /// When a process or the group stays.
-    pub fn remove(&self, slot: Slot) -> io::Result<()> {
+    fn remove(&self, slot: Slot) -> io::Result<()> {
         if let Some(groups) = &self.groups {
             cgroup::remove(&groups.group(&slot.cgroup()))?;
         }
-        if self.ends_processes {
-            // Without control groups nothing else finds a VMM that hides from its driver.
-            process::end_all_of_user(self.user(slot), END_TIMEOUT)?;
-        }
-        Ok(())
+        // Without control groups nothing else finds a VMM that hides from its driver.
+        process::end_all_of_user(self.user(slot), END_TIMEOUT)
     }
 }
 
@@ -112,29 +105,34 @@ impl Jails {
 mod tests {
     use super::*;
 
+    /// Jails as on a machine without control groups.
+    fn without_groups(uid_base: u32) -> Jails {
+        Jails {
+            uid_base,
+            groups: None,
+            disk: DiskLimits::default(),
+        }
+    }
+
     #[test]
-    fn every_slot_has_a_user_of_its_own_below_the_numbers_that_others_give_away() {
-        let jails = Jails::without_groups(DEFAULT_UID_BASE);
+    fn each_slot_has_own_unused_user() {
+        let jails = without_groups(DEFAULT_UID_BASE);
         let first = Slot::new(1).unwrap();
         let last = Slot::new(Slot::MAX).unwrap();
         assert_eq!(jails.user(first), 2_000_000_001);
         assert!(jails.user(last) < 2_147_352_576);
-        let jail = jails.of(last);
+        let jail = jails.jail(last);
         assert_eq!(
             (jail.uid, jail.gid, jail.cgroup),
             (2_000_032_767, 2_000_032_767, None)
         );
-        jails.remove(first).unwrap();
     }
 
     #[test]
     fn slot_is_not_free_while_its_user_has_processes() {
         use std::os::unix::process::CommandExt;
         // Of no agent on this machine.
-        let jails = Jails {
-            ends_processes: true,
-            ..Jails::without_groups(2_045_000_000 + std::process::id())
-        };
+        let jails = without_groups(2_045_000_000 + std::process::id());
         let slot = Slot::new(1).unwrap();
         let neighbour = Slot::new(2).unwrap();
         let start = |slot| {

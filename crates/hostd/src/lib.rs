@@ -36,8 +36,12 @@ use listener::ListenerLimits;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use host::{Host, PreparedHost};
+use jail::Jails;
+use network::{Networks, SandboxNetworks};
+
 pub use config::Config;
-pub use egress::dns::Upstream;
+pub use egress::{EgressError, EgressProvider, SandboxEgress};
 pub use start_error::StartError;
 pub use vmm::pager::serve_if_asked;
 
@@ -51,6 +55,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 pub struct Agent {
     manager: Arc<sandbox::Manager>,
     router: axum::Router,
+    networks: Arc<Networks>,
+    jails: Arc<Jails>,
     /// Number of networks that are preallocated.
     network_pool: usize,
     listener_limits: ListenerLimits,
@@ -82,14 +88,18 @@ impl Agent {
         let path = config.dir.join("agent.lock");
         let lock = Lock::try_take(&path).map_err(|source| StartError::Lock { path, source })?;
         let lock = lock.ok_or_else(|| StartError::DirInUse(config.dir.clone()))?;
-        let host = host::Host::prepare(config).await?;
+        let PreparedHost {
+            host,
+            networks,
+            jails,
+        } = Host::prepare(config).await?;
         tracing::info!(
-            vmm = host.engine.vmm,
-            accel = host.engine.accel,
-            disk = host.disks.chosen().backend.name(),
+            vmm = host.resources.vm.engine.vmm,
+            accel = host.resources.vm.engine.accel,
+            disk = host.resources.disk.disks.chosen().backend.name(),
             "{}; {}",
-            host.engine.why,
-            host.disks.chosen().why
+            host.resources.vm.engine.why,
+            host.resources.disk.disks.chosen().why
         );
         let manager = sandbox::Manager::start(host).await;
         let manager = manager.map_err(StartError::TakeOver)?;
@@ -97,6 +107,8 @@ impl Agent {
         Ok(Self {
             manager,
             router,
+            networks,
+            jails,
             network_pool: config.network.pool_size,
             listener_limits: config.api.listener,
             _lock: lock,
@@ -129,11 +141,12 @@ impl Agent {
         );
         let over = CancellationToken::new();
         let pool = tokio::spawn(network_refill::keep_refilled(
-            Arc::clone(&self.manager.host),
+            Arc::clone(&self.networks),
+            Arc::clone(&self.jails),
             self.network_pool,
             over.clone(),
         ));
-        let networks = &self.manager.host.networks;
+        let networks = &self.networks;
         let near = network::host_rules::keep_rules(networks.ipv6_mode(), networks.connections());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
         let host = Arc::clone(&self.manager.host);

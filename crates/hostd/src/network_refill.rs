@@ -6,7 +6,8 @@ use std::time::Duration;
 use stdx::error::chain;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::Host;
+use crate::jail::{Jails, SandboxJails};
+use crate::network::Networks;
 use crate::operation::OperationKind;
 
 /// Pause after a sandbox has taken a network: it needs the processors more.
@@ -15,26 +16,31 @@ const REST: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Keeps `size` networks preallocated until `shutdown`, and removes the rest of them then.
-pub(crate) async fn keep_refilled(host: Arc<Host>, size: usize, shutdown: CancellationToken) {
+pub(crate) async fn keep_refilled(
+    networks: Arc<Networks>,
+    jails: Arc<Jails>,
+    size: usize,
+    shutdown: CancellationToken,
+) {
     while !shutdown.is_cancelled() {
-        let pause = if host.networks.ready() < size {
-            preallocate(&host).await
+        let pause = if networks.ready() < size {
+            preallocate(&networks, &jails).await
         } else {
             None
         };
         let next = async {
             match pause {
                 Some(pause) => tokio::time::sleep(pause).await,
-                None if host.networks.ready() < size => {}
+                None if networks.ready() < size => {}
                 None => {
-                    host.networks.wait_until_taken().await;
+                    networks.wait_until_taken().await;
                     tokio::time::sleep(REST).await;
                 }
             }
         };
         shutdown.run_until_cancelled(next).await;
     }
-    let cleared = OperationKind::Network.run_blocking(move || host.networks.clear_ready());
+    let cleared = OperationKind::Network.run_blocking(move || networks.clear_ready());
     if let Err(error) = cleared.await {
         tracing::warn!(
             error = chain(&error),
@@ -44,10 +50,11 @@ pub(crate) async fn keep_refilled(host: Arc<Host>, size: usize, shutdown: Cancel
 }
 
 /// Makes a network. If that fails, returns the pause before the next attempt.
-async fn preallocate(host: &Arc<Host>) -> Option<Duration> {
-    let host = Arc::clone(host);
-    let made = OperationKind::Network
-        .run_blocking(move || host.networks.preallocate(|slot| host.jails.user(slot)));
+async fn preallocate(networks: &Arc<Networks>, jails: &Arc<Jails>) -> Option<Duration> {
+    let networks = Arc::clone(networks);
+    let jails = Arc::clone(jails);
+    let made =
+        OperationKind::Network.run_blocking(move || networks.preallocate(|slot| jails.user(slot)));
     let error = made.await.err()?;
     tracing::warn!(
         error = chain(&error),

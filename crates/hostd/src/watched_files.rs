@@ -21,17 +21,24 @@ fn list_files(host: &Host) -> Vec<WatchedFile> {
         is_immutable: false,
     });
     let templates = host.templates.list().into_iter();
-    let made = templates
-        .map(|template| template.image())
-        .chain([host.boot.kernel.clone(), host.boot.initramfs.clone()]);
+    let made = templates.map(|template| template.image()).chain([
+        host.resources.vm.boot.kernel.clone(),
+        host.resources.vm.boot.initramfs.clone(),
+    ]);
     let made = made.map(|path| WatchedFile {
         path,
         is_immutable: true,
     });
     // Made again it has the same name and other bytes: `mke2fs` writes the time and a random id.
-    let modules = host.boot.modules.clone().map(|path| WatchedFile {
-        path,
-        is_immutable: false,
-    });
+    let modules = host
+        .resources
+        .vm
+        .boot
+        .modules
+        .clone()
+        .map(|path| WatchedFile {
+            path,
+            is_immutable: false,
+        });
     images.chain(made).chain(modules).collect()
 }

@@ -32,6 +32,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use linux::netns;
 use linux::nflog::Destination;
 use linux::nft::Transaction;
@@ -44,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::network::connections::limit_namespace;
-use crate::network::{self, Ipv6Mode, Slot, policy};
+use crate::network::{self, Ipv6Mode, Networks, SandboxNetworks, Slot, policy};
 use crate::sandbox::log::Log;
 use budget::Budget;
 use dns::Upstream;
@@ -93,6 +94,77 @@ pub enum EgressError {
     Rules(#[source] io::Error),
     #[error("the sandbox's resolver and proxy cannot serve")]
     Serve(#[source] io::Error),
+}
+
+/// Starts the egress of sandboxes.
+#[async_trait]
+pub trait EgressProvider: std::fmt::Debug + Send + Sync {
+    /// Applies the rules in the slot's network, and starts its resolver and proxy. No guest may run
+    /// before. `has_default_rules` is true if the kernel has those already.
+    ///
+    /// # Errors
+    /// When rules or sockets are refused: no guest may run then.
+    async fn start(
+        &self,
+        slot: Slot,
+        has_default_rules: bool,
+        rules: NetworkSpec,
+        log: Arc<Log>,
+    ) -> Result<Arc<dyn SandboxEgress>, EgressError>;
+}
+
+/// Egress of one sandbox, while it has a network.
+#[async_trait]
+pub trait SandboxEgress: std::fmt::Debug + Send + Sync {
+    /// Replaces the rules. Connections that the new ones deny end.
+    ///
+    /// # Errors
+    /// When they are refused; the former rules hold then.
+    async fn change(&self, rules: NetworkSpec) -> Result<(), EgressError>;
+
+    /// Ends all that it does, and waits until its sockets are closed.
+    async fn stop(&self);
+}
+
+/// Egress through rules of the kernel, and a resolver and proxy in this process.
+#[derive(Debug)]
+pub(crate) struct HostEgress {
+    limits: Bandwidth,
+    connections: u32,
+    ipv6: Ipv6Mode,
+    upstream: Arc<Upstream>,
+}
+
+impl HostEgress {
+    pub(crate) fn new(networks: &Networks, upstream: Arc<Upstream>) -> Self {
+        Self {
+            limits: networks.limits(),
+            connections: networks.connections(),
+            ipv6: networks.ipv6_mode(),
+            upstream,
+        }
+    }
+}
+
+#[async_trait]
+impl EgressProvider for HostEgress {
+    async fn start(
+        &self,
+        slot: Slot,
+        has_default_rules: bool,
+        rules: NetworkSpec,
+        log: Arc<Log>,
+    ) -> Result<Arc<dyn SandboxEgress>, EgressError> {
+        let context = NetnsContext {
+            slot,
+            limits: self.limits,
+            connections: self.connections,
+            ipv6: self.ipv6,
+            is_open: has_default_rules,
+        };
+        let egress = Egress::start(context, rules, Arc::clone(&self.upstream), log).await?;
+        Ok(Arc::new(egress))
+    }
 }
 
 /// Resolver, proxy and rules of one sandbox, while it has a network.
@@ -219,12 +291,11 @@ impl Egress {
         }
         Ok(())
     }
+}
 
-    /// Replaces the rules. Connections that the new ones deny end.
-    ///
-    /// # Errors
-    /// When the kernel refuses them; the former rules hold then.
-    pub(crate) async fn change(&self, spec: NetworkSpec) -> Result<(), EgressError> {
+#[async_trait]
+impl SandboxEgress for Egress {
+    async fn change(&self, spec: NetworkSpec) -> Result<(), EgressError> {
         let policy = &self.policy;
         let _writing = policy.kernel.lock().await;
         let pinned = policy
@@ -241,8 +312,7 @@ impl Egress {
         Ok(())
     }
 
-    /// Ends all tasks, and waits until their sockets are closed.
-    pub(crate) async fn stop(&self) {
+    async fn stop(&self) {
         self.policy.stop.cancel();
         self.policy.tasks.close();
         self.policy.tasks.wait().await;

@@ -2,7 +2,7 @@
 //! rules.
 //!
 //! They are made in the order claim, namespace, links, rules, and removed in the opposite one, so
-//! that at every moment a claim stands for all other objects of a slot. [`Networks::remove`]
+//! that at every moment a claim stands for all other objects of a slot. [`SandboxNetworks::remove`]
 //! removes a half-made network just as well as a whole one; it goes on past errors and returns the
 //! first. If a namespace cannot be removed, as when another program has it mounted, the slot is set
 //! aside until the next start of the agent, which tries again.
@@ -81,12 +81,10 @@ pub struct NetworkSettings {
     pub connections: Option<u32>,
 }
 
-/// Makes and removes the networks of one agent's sandboxes. Blocking: call it where that is
-/// allowed.
+/// Networks made of objects of the kernel.
 #[derive(Debug)]
 pub struct Networks {
     slots: Slots,
-    kind: Kind,
     ipv6: Ipv6Mode,
     pool: Pool,
     limits: Bandwidth,
@@ -108,13 +106,65 @@ enum Taken {
     SetAside,
 }
 
-/// Kind of the networks: real or simulated ones.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    /// Objects of the kernel.
-    Kernel,
-    /// Addresses of the loopback interface, where simulated guests listen on `port`.
-    Loopback { port: u16 },
+/// Networks of one agent's sandboxes, as sandboxes use them. Blocking: call it where that is
+/// allowed.
+pub trait SandboxNetworks: std::fmt::Debug + Send + Sync {
+    /// Returns the MTU of the networks that it makes.
+    fn mtu(&self) -> u32;
+
+    /// Returns the IPv6 mode of the networks that it makes.
+    fn ipv6_mode(&self) -> Ipv6Mode;
+
+    /// Returns the address of the guest agent of a slot.
+    fn guest_address(&self, slot: Option<Slot>) -> SocketAddr;
+
+    /// Returns the slots that this agent holds, and orphans that it may clear.
+    ///
+    /// # Errors
+    /// When the claims cannot be read.
+    fn claimed(&self) -> Result<Vec<(Slot, Holder)>, Error>;
+
+    /// Takes the lock for clearing orphans; see [`Slots::try_lock_orphans`].
+    ///
+    /// # Errors
+    /// When the lock cannot be made.
+    fn try_lock_orphans(&self) -> Result<Option<Lock>, Error>;
+
+    /// Claims a slot for a sandbox: one with a preallocated network, or one of which nothing else
+    /// exists yet.
+    ///
+    /// # Errors
+    /// When every slot is taken.
+    fn claim(&self, sandbox: &str) -> Result<Slot, Error>;
+
+    /// Creates the network of a claimed slot, whose TAP only `user` can open, unless it was
+    /// preallocated. Returns true if it was: then it has the default rules already.
+    ///
+    /// # Errors
+    /// When the kernel refuses; call [`SandboxNetworks::remove`] then.
+    fn create(&self, slot: Slot, user: u32) -> Result<bool, Error>;
+
+    /// Returns true if the sandbox has the slot, and so all objects that are named by it.
+    fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool;
+
+    /// Removes all objects of a slot, whatever agent made them, and releases it.
+    ///
+    /// # Errors
+    /// Returns the first error; the claim is kept then, so that it can be tried again.
+    fn clear(&self, slot: Slot) -> Result<(), Error>;
+
+    /// Removes a sandbox's network and releases its slot. Idempotent: a slot that is not the
+    /// sandbox's (any more) is left alone, since it may be another one's by now.
+    ///
+    /// # Errors
+    /// As [`SandboxNetworks::clear`].
+    fn remove(&self, slot: Slot, sandbox: &str) -> Result<(), Error> {
+        if self.is_held_by(slot, sandbox) {
+            self.clear(slot)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 impl Networks {
@@ -132,7 +182,6 @@ impl Networks {
         let limits = settings.limits;
         Ok(Self {
             slots,
-            kind: Kind::Kernel,
             ipv6,
             pool,
             limits,
@@ -148,118 +197,15 @@ impl Networks {
         self.connections
     }
 
-    /// Returns the MTU of the networks that it makes.
-    pub(crate) fn mtu(&self) -> u32 {
-        self.mtu.get()
-    }
-
     /// Keeps the MTU of all its networks that of the way out, for as long as the future lives.
     pub(crate) fn keep_mtu(&self) -> impl Future<Output = ()> + use<> {
         mtu::keep(Arc::clone(&self.mtu), self.slots.clone())
-    }
-
-    /// Returns the IPv6 mode of the networks that it makes.
-    #[must_use]
-    pub fn ipv6_mode(&self) -> Ipv6Mode {
-        self.ipv6
     }
 
     /// Returns the bandwidth that every sandbox has at most, whatever its own limits.
     #[must_use]
     pub fn limits(&self) -> Bandwidth {
         self.limits
-    }
-
-    /// Creates networks without any object of the kernel, for simulations: claims are kept in
-    /// `claims`, and the guest of a slot is simulated at [`Networks::guest`], an address of its own
-    /// in 127.0.0.0/8.
-    #[must_use]
-    pub fn on_loopback(claims: &Path, owner: &Path, port: u16) -> Self {
-        let slots = Slots::in_dir(claims, owner);
-        let pool = Pool::default();
-        let limits = Bandwidth::default();
-        let ipv6 = Ipv6Mode::Off(Why::NotWanted);
-        let connections = 0;
-        Self {
-            slots,
-            kind: Kind::Loopback { port },
-            ipv6,
-            pool,
-            limits,
-            connections,
-            mtu: Arc::default(),
-            _shared: None,
-        }
-    }
-
-    /// Returns true if the networks are objects of the kernel, not simulated.
-    #[must_use]
-    pub fn are_real(&self) -> bool {
-        matches!(self.kind, Kind::Kernel)
-    }
-
-    /// Returns the address of the guest agent of a slot.
-    #[must_use]
-    pub fn guest(&self, slot: Option<Slot>) -> SocketAddr {
-        let host_ip = slot.map_or(Ipv4Addr::UNSPECIFIED, Slot::host_ip);
-        match self.kind {
-            Kind::Kernel => (host_ip, guest_rpc::PORT).into(),
-            Kind::Loopback { port } => {
-                let [_, net, high, low] = host_ip.octets();
-                (Ipv4Addr::new(127, net, high, low), port).into()
-            }
-        }
-    }
-
-    /// Returns the slots that this agent holds, and orphans that it may clear.
-    ///
-    /// # Errors
-    /// When the claims cannot be read.
-    pub fn claimed(&self) -> Result<Vec<(Slot, Holder)>, Error> {
-        self.slots.claimed().map_err(Error::Claim)
-    }
-
-    /// Takes the lock for clearing orphans; see [`Slots::try_lock_orphans`].
-    ///
-    /// # Errors
-    /// When the lock cannot be made.
-    pub fn try_lock_orphans(&self) -> Result<Option<Lock>, Error> {
-        self.slots.try_lock_orphans().map_err(Error::Claim)
-    }
-
-    /// Claims a slot for a sandbox: one with a preallocated network, or one of which nothing else
-    /// exists yet.
-    ///
-    /// # Errors
-    /// When every slot is taken.
-    pub fn claim(&self, sandbox: &str) -> Result<Slot, Error> {
-        self.take(sandbox)
-            .map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
-    }
-
-    /// Creates the network of a claimed slot, whose TAP only `user` can open, unless it was
-    /// preallocated. Returns true if it was: then it has the default rules already.
-    ///
-    /// # Errors
-    /// When the kernel refuses; call [`Networks::remove`] then.
-    pub fn create(&self, slot: Slot, user: u32) -> Result<bool, Error> {
-        if matches!(self.kind, Kind::Loopback { .. }) {
-            return Ok(false);
-        }
-        if self.pool.has_made(slot) {
-            if Self::is_there(slot) {
-                return Ok(true);
-            }
-            if self.take_away(slot)? == Taken::SetAside {
-                let source = io::Error::other("its namespace cannot be removed");
-                return Err(Error::Slot {
-                    action: "make a network anew",
-                    slot,
-                    source,
-                });
-            }
-        }
-        self.make(slot, user).map(|()| false)
     }
 
     fn make(&self, slot: Slot, user: u32) -> Result<(), Error> {
@@ -283,44 +229,6 @@ impl Networks {
         });
         configured.map_err(at("set up a network namespace"))?;
         fail::fail_point!("network::furnished");
-        Ok(())
-    }
-
-    /// Returns true if the sandbox has the slot, and so all objects that are named by it.
-    #[must_use]
-    pub fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool {
-        self.slots.is_held_by(slot, sandbox)
-    }
-
-    /// Removes a sandbox's network and releases its slot. Idempotent: a slot that is not the
-    /// sandbox's (any more) is left alone, since it may be another one's by now.
-    ///
-    /// # Errors
-    /// Returns the first error; the claim is kept then, so that it can be tried again.
-    pub fn remove(&self, slot: Slot, sandbox: &str) -> Result<(), Error> {
-        if self.is_held_by(slot, sandbox) {
-            self.clear(slot)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Removes all objects of a slot, whatever agent made them, and releases it.
-    ///
-    /// # Errors
-    /// Returns the first error; the claim is kept then.
-    pub fn clear(&self, slot: Slot) -> Result<(), Error> {
-        self.pool.forget(slot);
-        if matches!(self.kind, Kind::Kernel) && self.take_away(slot)? == Taken::SetAside {
-            return Ok(());
-        }
-        let at = |source| Error::Slot {
-            action: "give back the claim",
-            slot,
-            source,
-        };
-        self.slots.release(slot).map_err(at)?;
-        fail::fail_point!("network::claim-released");
         Ok(())
     }
 
@@ -354,6 +262,70 @@ impl Networks {
             .hand_over(slot, SET_ASIDE)
             .map_err(at("set the slot aside"))?;
         Ok(Taken::SetAside)
+    }
+}
+
+impl SandboxNetworks for Networks {
+    fn mtu(&self) -> u32 {
+        self.mtu.get()
+    }
+
+    fn ipv6_mode(&self) -> Ipv6Mode {
+        self.ipv6
+    }
+
+    fn guest_address(&self, slot: Option<Slot>) -> SocketAddr {
+        let host_ip = slot.map_or(Ipv4Addr::UNSPECIFIED, Slot::host_ip);
+        (host_ip, guest_rpc::PORT).into()
+    }
+
+    fn claimed(&self) -> Result<Vec<(Slot, Holder)>, Error> {
+        self.slots.claimed().map_err(Error::Claim)
+    }
+
+    fn try_lock_orphans(&self) -> Result<Option<Lock>, Error> {
+        self.slots.try_lock_orphans().map_err(Error::Claim)
+    }
+
+    fn claim(&self, sandbox: &str) -> Result<Slot, Error> {
+        self.take(sandbox)
+            .map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
+    }
+
+    fn create(&self, slot: Slot, user: u32) -> Result<bool, Error> {
+        if self.pool.has_made(slot) {
+            if Self::is_there(slot) {
+                return Ok(true);
+            }
+            if self.take_away(slot)? == Taken::SetAside {
+                let source = io::Error::other("its namespace cannot be removed");
+                return Err(Error::Slot {
+                    action: "make a network anew",
+                    slot,
+                    source,
+                });
+            }
+        }
+        self.make(slot, user).map(|()| false)
+    }
+
+    fn is_held_by(&self, slot: Slot, sandbox: &str) -> bool {
+        self.slots.is_held_by(slot, sandbox)
+    }
+
+    fn clear(&self, slot: Slot) -> Result<(), Error> {
+        self.pool.forget(slot);
+        if self.take_away(slot)? == Taken::SetAside {
+            return Ok(());
+        }
+        let at = |source| Error::Slot {
+            action: "give back the claim",
+            slot,
+            source,
+        };
+        self.slots.release(slot).map_err(at)?;
+        fail::fail_point!("network::claim-released");
+        Ok(())
     }
 }
 

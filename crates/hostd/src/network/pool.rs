@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use stdx::error::chain;
 use tokio::sync::Notify;
 
-use super::{Error, Networks, Slot, policy};
+use super::{Error, Networks, SandboxNetworks, Slot, policy};
 
 /// Name in the claims of preallocated networks; no sandbox has such an id.
 const NOBODY: &str = "nobody yet";

@@ -81,7 +81,9 @@ impl Slots {
         Self::in_dir(Path::new(CLAIMS_DIR), owner)
     }
 
-    pub(super) fn in_dir(dir: &Path, owner: &Path) -> Self {
+    /// Creates the slots of the agent that works in `owner`, with their claims in `dir`.
+    #[must_use]
+    pub fn in_dir(dir: &Path, owner: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
             owner: owner.to_owned(),

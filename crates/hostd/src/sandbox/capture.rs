@@ -20,8 +20,8 @@ use super::clock;
 use super::context::Context;
 use super::handle::Handle;
 use super::ledger::PAUSED;
+use super::resources::{DiskResources, SandboxResources, VmResources};
 use super::step_error::StepError;
-use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::format::{self, MEMORY, Snapshot};
 
@@ -69,10 +69,14 @@ pub(super) async fn spawn_snapshot(
     let context = context.clone();
     let vm = vm.cloned();
     let task = tokio::spawn(async move {
-        let Context { host, handle, .. } = &context;
+        let Context {
+            resources, handle, ..
+        } = &context;
+        let SandboxResources { disk, vm: vms, .. } = resources;
+        let then = AfterSnapshot::Resume;
         let taken = match vm {
-            Some(vm) => snapshot_vm(host, handle, &vm, &dir, options, AfterSnapshot::Resume).await,
-            None => snapshot_paused(host, handle, &dir, options.memory).await,
+            Some(vm) => snapshot_vm(disk, vms, handle, &vm, &dir, options, then).await,
+            None => snapshot_paused(disk, handle, &dir, options.memory).await,
         };
         if taken.is_ok() && handle.removing.is_cancelled() {
             remove_snapshot(&dir).await;
@@ -91,7 +95,8 @@ pub(super) async fn spawn_snapshot(
 /// # Errors
 /// The step that failed; `dir` is removed then.
 pub(super) async fn snapshot_vm(
-    host: &Arc<Host>,
+    disks: &DiskResources,
+    vms: &VmResources,
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     dir: &Path,
@@ -101,8 +106,8 @@ pub(super) async fn snapshot_vm(
     if let Some(reason) = handle.stalled.reason() {
         return Err(StepError::Stalled(reason).into());
     }
-    let mut manifest = new_manifest(host, handle, options.has_identity)?;
-    prepare_dir(host, handle, dir).await?;
+    let mut manifest = new_manifest(vms, handle, options.has_identity)?;
+    prepare_dir(disks, handle, dir).await?;
     // A guest without identity has nothing to flush, and takes no commands.
     manifest.frozen = options.has_identity && freeze(handle, options).await;
     let options = SnapshotOptions {
@@ -111,7 +116,7 @@ pub(super) async fn snapshot_vm(
         disk: options.disk || !manifest.frozen,
         ..options
     };
-    let mut outcome = stop_and_copy(host, handle, vm, dir, options, then).await;
+    let mut outcome = stop_and_copy(disks, handle, vm, dir, options, then).await;
     if then == AfterSnapshot::Resume {
         let resumed = if options.has_identity {
             resume_and_thaw(handle, vm).await
@@ -139,16 +144,16 @@ pub(super) async fn snapshot_vm(
 /// # Errors
 /// The step that failed; `dir` is removed then.
 async fn snapshot_paused(
-    host: &Arc<Host>,
+    disks: &DiskResources,
     handle: &Handle,
     dir: &Path,
     memory: bool,
 ) -> Result<(), OperationError> {
-    let host = Arc::clone(host);
+    let disks = disks.clone();
     let id = handle.id.clone();
     let to = dir.to_owned();
     let copy = move || {
-        let own = host.ledger.dir(&id);
+        let own = disks.ledger.dir(&id);
         let saved = own.join(PAUSED);
         let manifest = Snapshot::read(&saved)?;
         base_image::check_unchanged(&own, Some(manifest.disk)).map_err(io::Error::other)?;
@@ -158,7 +163,7 @@ async fn snapshot_paused(
         }
         format::link_boot_files(&saved, &to)?;
         let disk = if manifest.frozen { own } else { saved };
-        let copied = host.disks.duplicate(&id, &disk, &to);
+        let copied = disks.disks.duplicate(&id, &disk, &to);
         copied.map_err(io::Error::other)?;
         manifest.finish(&to)
     };
@@ -174,11 +179,11 @@ async fn snapshot_paused(
 /// # Errors
 /// The step that failed; `dir` is removed then.
 pub(super) async fn copy_snapshot(
-    host: &Arc<Host>,
+    disks: &DiskResources,
     from: &Path,
     dir: &Path,
 ) -> Result<(), OperationError> {
-    let host = Arc::clone(host);
+    let disks = disks.clone();
     let from = from.to_owned();
     let to = dir.to_owned();
     let copy = move || {
@@ -186,7 +191,7 @@ pub(super) async fn copy_snapshot(
         format::create_dir(&to)?;
         format::link_memory(&from, &to)?;
         format::link_boot_files(&from, &to)?;
-        host.disks.copy(&from, &to).map_err(io::Error::other)?;
+        disks.disks.copy(&from, &to).map_err(io::Error::other)?;
         manifest.finish(&to)
     };
     let copied = OperationKind::Snapshot.run_blocking(copy).await;
@@ -226,7 +231,7 @@ pub(super) async fn remove_snapshot(dir: &Path) {
 }
 
 fn new_manifest(
-    host: &Host,
+    vms: &VmResources,
     handle: &Handle,
     has_identity: bool,
 ) -> Result<Snapshot, OperationError> {
@@ -237,13 +242,17 @@ fn new_manifest(
         record.spec.vcpus,
         record.spec.memory_mb,
         disk,
-        &host.engine_name(),
+        &vms.engine_name(),
         token,
     ))
 }
 
-async fn prepare_dir(host: &Arc<Host>, handle: &Handle, dir: &Path) -> Result<(), OperationError> {
-    let own = host.ledger.dir(&handle.id);
+async fn prepare_dir(
+    disks: &DiskResources,
+    handle: &Handle,
+    dir: &Path,
+) -> Result<(), OperationError> {
+    let own = disks.ledger.dir(&handle.id);
     let dir = dir.to_owned();
     let disk = handle.record.borrow().disk;
     OperationKind::Snapshot
@@ -280,7 +289,7 @@ async fn freeze(handle: &Handle, options: SnapshotOptions) -> bool {
 
 /// Stops the VM, and copies memory and disk side by side.
 async fn stop_and_copy(
-    host: &Arc<Host>,
+    disks: &DiskResources,
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     dir: &Path,
@@ -297,7 +306,7 @@ async fn stop_and_copy(
             Ok(())
         }
     };
-    let disk = save_disk(host, handle, dir, options.disk);
+    let disk = save_disk(disks, handle, dir, options.disk);
     let (memory, disk) = tokio::join!(memory, disk);
     fail::fail_point!("capture::taken");
     memory.and(disk)
@@ -318,21 +327,21 @@ async fn save_memory(
 
 /// Copies the disk into `dir`, or only makes it durable.
 async fn save_disk(
-    host: &Arc<Host>,
+    disks: &DiskResources,
     handle: &Handle,
     dir: &Path,
     is_copied: bool,
 ) -> Result<(), OperationError> {
-    let host = Arc::clone(host);
+    let disks = disks.clone();
     let id = handle.id.clone();
     let to = dir.to_owned();
     OperationKind::Disk
         .run_blocking(move || {
-            let own = host.ledger.dir(&id);
+            let own = disks.ledger.dir(&id);
             if is_copied {
-                host.disks.duplicate(&id, &own, &to)
+                disks.disks.duplicate(&id, &own, &to)
             } else {
-                host.disks.sync(&id, &own)
+                disks.disks.sync(&id, &own)
             }
         })
         .await

@@ -1,4 +1,4 @@
-//! Context of everything that drives one sandbox: host, record and handle.
+//! Context of everything that drives one sandbox: resources, shared state, record and handle.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,17 +11,19 @@ use super::Handle;
 use super::ledger::Record;
 use super::release::{self, DiskContent};
 use super::report::sandbox_report;
+use super::resources::SandboxResources;
 use super::state::Phase;
-use crate::host::Host;
+use crate::host::SharedState;
 use crate::operation::{OperationError, OperationKind};
 
 /// Time between attempts to write a record that must be written.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Host, record and handle of one sandbox. Only its actor has one.
+/// Resources, record and handle of one sandbox. Only its actor has one.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
-    pub(crate) host: Arc<Host>,
+    pub(crate) resources: SandboxResources,
+    pub(crate) state: Arc<SharedState>,
     pub(crate) record: watch::Sender<Record>,
     pub(crate) handle: Handle,
     /// Lock of the thread that writes the record: a write whose task was cancelled must not come
@@ -30,9 +32,15 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(host: Arc<Host>, record: watch::Sender<Record>, handle: Handle) -> Self {
+    pub(super) fn new(
+        resources: SandboxResources,
+        state: Arc<SharedState>,
+        record: watch::Sender<Record>,
+        handle: Handle,
+    ) -> Self {
         Self {
-            host,
+            resources,
+            state,
             record,
             handle,
             writing: Arc::default(),
@@ -50,7 +58,7 @@ impl Context {
 
     /// Returns the sandbox's directory.
     pub(super) fn dir(&self) -> PathBuf {
-        self.host.ledger.dir(&self.handle.id)
+        self.state.ledger.dir(&self.handle.id)
     }
 
     /// Writes a record. That of a removal is tried until it is written: a half-removed sandbox must
@@ -59,15 +67,15 @@ impl Context {
         let is_gone = record.phase == Phase::Gone;
         let must_be_written = is_gone || record.phase == Phase::Removing;
         loop {
-            let host = Arc::clone(&self.host);
+            let state = Arc::clone(&self.state);
             let record = record.clone();
             let writing = Arc::clone(&self.writing).lock_owned().await;
             let write = move || {
                 let _writing = writing;
                 if is_gone {
-                    host.ledger.remove(&record.id)
+                    state.ledger.remove(&record.id)
                 } else {
-                    host.ledger.write(&record)
+                    state.ledger.write(&record)
                 }
             };
             match OperationKind::Ledger.run_blocking(write).await {
@@ -78,7 +86,7 @@ impl Context {
             }
             if !is_gone {
                 // Its VM ends all the same, since it is to be removed.
-                release::release(&self.host, &self.handle, DiskContent::Keep).await;
+                release::release(&self.resources, &self.handle, DiskContent::Keep).await;
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -93,14 +101,14 @@ impl Context {
     /// Reports the sandbox to all watchers. There may be none: a new one is sent everything first.
     pub(super) fn report(&self) {
         let record = self.record();
-        let report = sandbox_report(&self.host.ledger, &record, &self.handle);
-        let _ = self.host.reports.send(report);
+        let report = sandbox_report(&self.state.ledger, &record, &self.handle);
+        let _ = self.state.reports.send(report);
     }
 
     /// Reports what is not in the ledger: that a sandbox is in use, or stalled. The new generation
     /// is not written; [`crate::generations`] keeps later ones above it all the same.
     pub(super) fn report_use(&self) {
-        let generations = &self.host.generations;
+        let generations = &self.state.generations;
         self.record
             .send_modify(|record| record.generation = generations.next(record.generation));
         self.report();

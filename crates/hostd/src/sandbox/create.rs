@@ -15,10 +15,11 @@ use super::boot_source::{BootKind, BootSource};
 use super::egress;
 use super::handle::Handle;
 use super::preboot;
+use super::resources::{DiskResources, SandboxResources, SlotResources, VmResources};
 use super::state::Event;
 use super::step_error::StepError;
+use crate::boot::BootFiles;
 use crate::disk;
-use crate::host::Host;
 use crate::network::{GUEST_MAC, Slot, TAP};
 use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::format::{self, INITRAMFS, KERNEL, MEMORY, MODULES, Snapshot};
@@ -32,20 +33,20 @@ type Started = (Arc<dyn Vm>, BootKind);
 /// # Errors
 /// The event that ended the attempt.
 pub(super) async fn create_vm(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     source: &BootSource,
 ) -> Result<Started, Event> {
-    let key = preboot::boot_key(host, handle, source).await;
-    let network = create_network(host, handle);
-    let Some(entry) = preboot::find_entry(host, key.clone()).await else {
-        return create_from_source(host, handle, source, key, network).await;
+    let key = preboot::boot_key(&resources.vm, handle, source).await;
+    let network = create_network(&resources.slot, handle);
+    let Some(entry) = preboot::find_entry(&resources.preboot, key.clone()).await else {
+        return create_from_source(resources, handle, source, key, network).await;
     };
-    match restore_prebooted(host, handle, &entry, network).await {
+    match restore_prebooted(resources, handle, &entry, network).await {
         Err(Event::Failed(error)) if is_of_entry(&error) => {
-            preboot::discard_entry(host, handle, &entry, &error).await;
+            preboot::discard_entry(resources, handle, &entry, &error).await;
             // The network is there: it was waited for, and did not fail.
-            create_from_source(host, handle, source, key, ready(Ok(()))).await
+            create_from_source(resources, handle, source, key, ready(Ok(()))).await
         }
         created => created,
     }
@@ -57,34 +58,36 @@ fn is_of_entry(error: &OperationError) -> bool {
 }
 
 async fn create_from_source(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     source: &BootSource,
     key: Option<BootKey>,
     network: impl Future<Output = Result<(), OperationError>>,
 ) -> Result<Started, Event> {
-    let disk = create_disk(host, handle, source);
-    let config = prepare_vm(host, handle, network, disk).await?;
+    let disk = create_disk(resources, handle, source);
+    let config = prepare_vm(resources, handle, network, disk).await?;
     fail::fail_point!("create::disk-and-network-made");
     match source {
-        BootSource::Snapshot { dir, .. } => restore(host, handle, &config, dir).await,
-        BootSource::Image(_) | BootSource::Restarted => boot(host, handle, &config, key).await,
+        BootSource::Snapshot { dir, .. } => restore(&resources.vm, handle, &config, dir).await,
+        BootSource::Image(_) | BootSource::Restarted => {
+            boot(&resources.vm, handle, &config, key).await
+        }
     }
 }
 
 /// Restores the VM from an entry of the preboot cache.
 async fn restore_prebooted(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     entry: &Path,
     network: impl Future<Output = Result<(), OperationError>>,
 ) -> Result<Started, Event> {
-    preboot::hold_memory(host, entry.to_owned()).await;
+    preboot::hold_memory(resources, entry.to_owned()).await;
     let source = BootSource::Snapshot {
         dir: entry.to_owned(),
         image: None,
     };
-    create_from_source(host, handle, &source, None, network).await
+    create_from_source(resources, handle, &source, None, network).await
 }
 
 /// Makes the VM of a paused sandbox run again, from the snapshot in `saved`.
@@ -92,21 +95,21 @@ async fn restore_prebooted(
 /// # Errors
 /// The event that ended the attempt.
 pub(super) async fn resume_vm(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     saved: &Path,
 ) -> Result<Started, Event> {
-    let network = create_network(host, handle);
-    let disk = restore_disk(host, handle, saved);
-    let config = prepare_vm(host, handle, network, disk).await?;
+    let network = create_network(&resources.slot, handle);
+    let disk = restore_disk(&resources.disk, handle, saved);
+    let config = prepare_vm(resources, handle, network, disk).await?;
     fail::fail_point!("resume::disk-and-network-made");
-    restore(host, handle, &config, saved).await
+    restore(&resources.vm, handle, &config, saved).await
 }
 
 /// Creates the network and, at the same time, the disk, and then the directory of the VM. Waits for
 /// both also where one of them fails.
 async fn prepare_vm(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     network: impl Future<Output = Result<(), OperationError>>,
     disk: impl Future<Output = Result<Disk, OperationError>>,
@@ -117,17 +120,19 @@ async fn prepare_vm(
     if handle.removing.is_cancelled() {
         return Err(Event::Remove);
     }
-    vm_config(host, handle, disk).await.map_err(Event::Failed)
+    vm_config(resources, handle, disk)
+        .await
+        .map_err(Event::Failed)
 }
 
 async fn boot(
-    host: &Host,
+    vms: &VmResources,
     handle: &Handle,
     config: &VmConfig,
     key: Option<BootKey>,
 ) -> Result<Started, Event> {
     // A start that is cancelled is ended by the release.
-    let booting = handle.unless_removed(host.engine.driver.boot(config));
+    let booting = handle.unless_removed(vms.engine.driver.boot(config));
     let booted = booting.await.ok_or(Event::Remove)?;
     let vm = booted.map_err(|error| Event::Failed(OperationKind::Vm.error(error)))?;
     fail::fail_point!("create::vm-booted");
@@ -135,16 +140,16 @@ async fn boot(
 }
 
 async fn restore(
-    host: &Host,
+    vms: &VmResources,
     handle: &Handle,
     config: &VmConfig,
     from: &Path,
 ) -> Result<Started, Event> {
-    let snapshot = read_snapshot(host, from).await.map_err(Event::Failed)?;
+    let snapshot = read_snapshot(vms, from).await.map_err(Event::Failed)?;
     let memory = from.join(MEMORY);
     // A start that is cancelled is ended by the release.
     let restoring = handle.unless_removed(async {
-        let vm: Arc<dyn Vm> = host.engine.driver.restore(config, &memory).await?.into();
+        let vm: Arc<dyn Vm> = vms.engine.driver.restore(config, &memory).await?.into();
         fail::fail_point!("restore::vm-loaded");
         vm.resume().await.map(|()| vm)
     });
@@ -156,13 +161,13 @@ async fn restore(
 }
 
 /// Reads the snapshot in `dir`, and checks that this agent's engine can restore it.
-async fn read_snapshot(host: &Host, dir: &Path) -> Result<Snapshot, OperationError> {
+async fn read_snapshot(vms: &VmResources, dir: &Path) -> Result<Snapshot, OperationError> {
     let from = dir.to_owned();
     let read = OperationKind::Snapshot.run_blocking(move || Snapshot::read(&from));
     let snapshot = read.await.map_err(|error| {
         error.context(format!("its saved state in {} is damaged", dir.display()))
     })?;
-    let engine = host.engine_name();
+    let engine = vms.engine_name();
     if snapshot.engine == engine {
         return Ok(snapshot);
     }
@@ -170,16 +175,16 @@ async fn read_snapshot(host: &Host, dir: &Path) -> Result<Snapshot, OperationErr
     Err(StepError::OtherEngine { saved_by, engine }.into())
 }
 
-async fn create_network(host: &Arc<Host>, handle: &Handle) -> Result<(), OperationError> {
+async fn create_network(slots: &SlotResources, handle: &Handle) -> Result<(), OperationError> {
     let slot = slot_of(handle)?;
-    let creating = Arc::clone(host);
+    let creating = slots.clone();
     let is_open = OperationKind::Network
         .run_blocking(move || {
             let user = creating.jails.user(slot);
             creating.networks.create(slot, user)
         })
         .await?;
-    egress::start(host, handle, is_open).await
+    egress::start(slots, handle, is_open).await
 }
 
 fn slot_of(handle: &Handle) -> Result<Slot, OperationError> {
@@ -188,30 +193,31 @@ fn slot_of(handle: &Handle) -> Result<Slot, OperationError> {
 }
 
 async fn create_disk(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     source: &BootSource,
 ) -> Result<Disk, OperationError> {
     let record = handle.record.borrow().clone();
     let size = record.disk.ok_or(StepError::NoDisk)?.size_bytes;
-    let host = Arc::clone(host);
-    let dir = host.ledger.dir(&handle.id);
+    let disks = Arc::clone(&resources.disk.disks);
+    let boot = Arc::clone(&resources.vm.boot);
+    let dir = resources.disk.ledger.dir(&handle.id);
     let source = source.clone();
     let create = move || {
-        link_boot_files(&host, &source, &dir).map_err(disk::Error::boot_files(&dir))?;
+        link_boot_files(&boot, &source, &dir).map_err(disk::Error::boot_files(&dir))?;
         let created = match source {
             BootSource::Image(image)
             | BootSource::Snapshot {
                 image: Some(image), ..
-            } => host.disks.create(&record.id, &image, &dir, size)?,
+            } => disks.create(&record.id, &image, &dir, size)?,
             BootSource::Snapshot {
                 dir: from,
                 image: None,
             } => {
-                host.disks.copy(&from, &dir)?;
-                host.disks.restore(&record.id, &dir, size)?
+                disks.copy(&from, &dir)?;
+                disks.restore(&record.id, &dir, size)?
             }
-            BootSource::Restarted => host.disks.restore(&record.id, &dir, size)?,
+            BootSource::Restarted => disks.restore(&record.id, &dir, size)?,
         };
         // After the link, which keeps this file even if the image is replaced.
         base_image::check_unchanged(&dir, record.disk)?;
@@ -221,33 +227,33 @@ async fn create_disk(
 }
 
 async fn restore_disk(
-    host: &Arc<Host>,
+    resources: &DiskResources,
     handle: &Handle,
     saved: &Path,
 ) -> Result<Disk, OperationError> {
     let record = handle.record.borrow().clone();
     let size = record.disk.map_or(0, |disk| disk.size_bytes);
-    let host = Arc::clone(host);
-    let dir = host.ledger.dir(&handle.id);
+    let disks = Arc::clone(&resources.disks);
+    let dir = resources.ledger.dir(&handle.id);
     let saved = saved.to_owned();
     let restore = move || {
         base_image::check_unchanged(&dir, record.disk)?;
         // A snapshot with a disk of its own replaces what an earlier attempt wrote.
-        host.disks.replace(&saved, &dir)?;
-        host.disks.restore(&record.id, &dir, size)
+        disks.replace(&saved, &dir)?;
+        disks.restore(&record.id, &dir, size)
     };
     OperationKind::Disk.run_blocking(restore).await
 }
 
 /// Links kernel and initramfs into the sandbox's directory: it may be resumed when this host has
 /// others.
-fn link_boot_files(host: &Host, source: &BootSource, dir: &Path) -> io::Result<()> {
+fn link_boot_files(boot: &BootFiles, source: &BootSource, dir: &Path) -> io::Result<()> {
     match source {
         BootSource::Snapshot { dir: from, .. } => format::link_boot_files(from, dir),
         BootSource::Image(_) | BootSource::Restarted => {
-            format::link_or_copy(&host.boot.kernel, &dir.join(KERNEL))?;
-            format::link_or_copy(&host.boot.initramfs, &dir.join(INITRAMFS))?;
-            match &host.boot.modules {
+            format::link_or_copy(&boot.kernel, &dir.join(KERNEL))?;
+            format::link_or_copy(&boot.initramfs, &dir.join(INITRAMFS))?;
+            match &boot.modules {
                 Some(modules) => format::link_or_copy(modules, &dir.join(MODULES)),
                 None => Ok(()),
             }
@@ -255,11 +261,15 @@ fn link_boot_files(host: &Host, source: &BootSource, dir: &Path) -> io::Result<(
     }
 }
 
-async fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> Result<VmConfig, OperationError> {
+async fn vm_config(
+    resources: &SandboxResources,
+    handle: &Handle,
+    disk: Disk,
+) -> Result<VmConfig, OperationError> {
     let record = handle.record.borrow().clone();
     let slot = slot_of(handle)?;
-    let own = host.ledger.dir(&handle.id);
-    let dir: PathBuf = host.vm_dir(&handle.id);
+    let own = resources.disk.ledger.dir(&handle.id);
+    let dir: PathBuf = resources.vm.dir(&handle.id);
     let created = dir.clone();
     OperationKind::Vm
         .run_blocking(move || stdx::fs::create_private_dir(&created))
@@ -271,7 +281,7 @@ async fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> Result<VmConfig,
         memory_mb: record.spec.memory_mb,
         kernel: own.join(KERNEL),
         initramfs: own.join(INITRAMFS),
-        kernel_args: host.kernel_args(),
+        kernel_args: resources.vm.kernel_args(),
         disk,
         modules: Some(own.join(MODULES)).filter(|modules| modules.exists()),
         net: Some(Net {
@@ -279,6 +289,6 @@ async fn vm_config(host: &Host, handle: &Handle, disk: Disk) -> Result<VmConfig,
             tap: TAP.to_owned(),
             mac: GUEST_MAC,
         }),
-        jail: Some(host.jails.of(slot)),
+        jail: Some(resources.slot.jails.jail(slot)),
     })
 }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::handle::Handle;
+use super::resources::SlotResources;
 use super::step_error::StepError;
-use crate::egress::{Egress, NetnsContext};
-use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 
 /// Starts the egress, after the network is made and before the VM is; for an adopted VM, again.
@@ -14,30 +13,21 @@ use crate::operation::{OperationError, OperationKind};
 /// # Errors
 /// When the rules cannot be applied: no guest may run then.
 pub(super) async fn start(
-    host: &Host,
+    slots: &SlotResources,
     handle: &Handle,
     is_open: bool,
 ) -> Result<(), OperationError> {
-    if !host.networks.are_real() {
-        return Ok(());
-    }
     // An earlier attempt may still have the sockets.
     stop(handle).await;
     let record = handle.record.borrow().clone();
     let slot = record.slot.ok_or(StepError::NoSlot)?;
-    let context = NetnsContext {
-        slot,
-        limits: host.networks.limits(),
-        connections: host.networks.connections(),
-        ipv6: host.networks.ipv6_mode(),
-        is_open,
-    };
-    let upstream = Arc::clone(&host.upstream);
     let log = Arc::clone(&handle.log);
-    let egress = Egress::start(context, record.spec.network, upstream, log)
+    let egress = slots
+        .egress
+        .start(slot, is_open, record.spec.network, log)
         .await
         .map_err(|error| OperationKind::Network.error(error))?;
-    *handle.egress.lock() = Some(Arc::new(egress));
+    *handle.egress.lock() = Some(egress);
     Ok(())
 }
 

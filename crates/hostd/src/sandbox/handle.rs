@@ -20,7 +20,7 @@ use super::ledger::Record;
 use super::log::Log;
 use super::stalled::Stalled;
 use super::state::Phase;
-use crate::egress::Egress;
+use crate::egress::SandboxEgress;
 use crate::guest::Guest;
 use crate::snapshot::checkpoint::PendingNames;
 
@@ -46,7 +46,7 @@ pub struct Handle {
     /// True while the guest's file system may be frozen, so that it has to be thawed.
     pub(crate) frozen: Arc<AtomicBool>,
     /// Resolver, proxy and rules, while there is a network.
-    pub(crate) egress: Arc<Mutex<Option<Arc<Egress>>>>,
+    pub(crate) egress: Arc<Mutex<Option<Arc<dyn SandboxEgress>>>>,
     commands: mpsc::Sender<Request>,
     pub(super) pending_checkpoints: PendingNames,
     /// Notified when the guest's clock is to be set ([`super::clock`]).

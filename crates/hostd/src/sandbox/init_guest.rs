@@ -19,10 +19,10 @@ use super::boot_source::BootKind;
 use super::clock;
 use super::handle::Handle;
 use super::preboot;
+use super::resources::{SandboxResources, SlotResources};
 use super::state::Event;
 use super::step_error::StepError;
 use crate::guest;
-use crate::host::Host;
 use crate::network::{GATEWAY_IP6, GUEST_IP6, GUEST_PREFIX6, TAP_MAC};
 use crate::operation::{OperationError, OperationKind};
 
@@ -35,7 +35,11 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Waits for the guest agent, and gives the guest its identity. Returns [`Event::Ready`], or the
 /// event of the failure.
-pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: BootKind) -> Event {
+pub(crate) async fn wait_until_ready(
+    resources: &SandboxResources,
+    handle: &Handle,
+    kind: BootKind,
+) -> Event {
     let Some(vm) = handle.vm.get() else {
         return Event::Failed(StepError::NoVm.into());
     };
@@ -43,7 +47,7 @@ pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: Bo
         biased;
         () = handle.removing.cancelled() => Event::Remove,
         exit = vm.wait() => Event::Exited(exit),
-        ready = init_guest(host, handle, &vm, &kind) => match ready {
+        ready = init_guest(resources, handle, &vm, &kind) => match ready {
             Ok(()) => Event::Ready,
             Err(error) => Event::Failed(error),
         },
@@ -51,19 +55,19 @@ pub(crate) async fn wait_until_ready(host: &Arc<Host>, handle: &Handle, kind: Bo
 }
 
 async fn init_guest(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     kind: &BootKind,
 ) -> Result<(), OperationError> {
     let stream = wait_for_agent(handle, kind).await?;
     if let BootKind::Booted { key: Some(key) } = kind {
-        let host = Arc::clone(host);
+        let resources = resources.clone();
         let handle = handle.clone();
         let vm = Arc::clone(vm);
         let key = key.clone();
         // In a task of its own: cancelled in the middle it would leave its staging directory.
-        let adding = async move { preboot::add_entry(&host, &handle, &vm, &key).await };
+        let adding = async move { preboot::add_entry(&resources, &handle, &vm, &key).await };
         let _ = tokio::spawn(adding).await;
     }
     if matches!(kind, BootKind::Restored { token: Some(_) }) {
@@ -72,10 +76,10 @@ async fn init_guest(
         handle.frozen.store(true, Ordering::Relaxed);
     }
     let sent = Instant::now();
-    send_init(host, handle, kind, stream).await?;
+    send_init(&resources.slot, handle, kind, stream).await?;
     if matches!(kind, BootKind::Restored { .. }) {
         // The guest has reset all connections but the one that `/init` came over.
-        handle.set_guest(host.guest(&handle.record.borrow()));
+        handle.set_guest(resources.slot.guest(&handle.record.borrow()));
     }
     if sent.elapsed() > clock::ACCURACY {
         // The request took so long that the time in it was out of date when it arrived. Waited for,
@@ -83,7 +87,7 @@ async fn init_guest(
         clock::set_now(handle).await;
     }
     fail::fail_point!("create::guest-ready");
-    tracing::debug!(sandbox = %handle.id, host = host.id, "the guest agent is ready");
+    tracing::debug!(sandbox = %handle.id, "the guest agent is ready");
     Ok(())
 }
 
@@ -114,7 +118,7 @@ async fn wait_for_agent(
 
 /// Sends `/init`, with the token that the guest has now.
 async fn send_init(
-    host: &Host,
+    slots: &SlotResources,
     handle: &Handle,
     kind: &BootKind,
     stream: Option<TcpStream>,
@@ -124,7 +128,7 @@ async fn send_init(
         BootKind::Restored { token: None } | BootKind::Booted { .. } => handle.guest(),
     };
     let is_restored = matches!(kind, BootKind::Restored { .. });
-    let request = init_request(host, handle, is_restored);
+    let request = init_request(slots, handle, is_restored);
     let sending = async {
         match stream {
             Some(stream) => guest.init_over(stream, &request).await,
@@ -142,7 +146,7 @@ async fn send_init(
     })
 }
 
-fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest {
+fn init_request(slots: &SlotResources, handle: &Handle, is_restored: bool) -> InitRequest {
     let record = handle.record.borrow().clone();
     let entropy: [u8; 64] = rand::rng().random();
     let now = stdx::time::since_epoch();
@@ -158,9 +162,9 @@ fn init_request(host: &Host, handle: &Handle, is_restored: bool) -> InitRequest 
         boot_id: Some(as_uuid(&derived_id(&record.id, "boot"))),
         // Connections in the snapshot lead to another sandbox's network, or to a former one.
         reset_connections: is_restored,
-        mtu: Some(host.networks.mtu()),
+        mtu: Some(slots.networks.mtu()),
         // The network was made by this run of the agent, so it has the mode of now.
-        ipv6: host.networks.ipv6_mode().is_on().then_some(Ipv6 {
+        ipv6: slots.networks.ipv6_mode().is_on().then_some(Ipv6 {
             address: GUEST_IP6,
             prefix: GUEST_PREFIX6,
             gateway: GATEWAY_IP6,

@@ -23,6 +23,7 @@ pub mod manager;
 mod preboot;
 mod release;
 pub mod report;
+pub mod resources;
 pub mod stalled;
 pub mod start_permits;
 pub mod state;

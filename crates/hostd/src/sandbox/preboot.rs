@@ -13,37 +13,41 @@ use vmm::{AfterSnapshot, Vm};
 use super::boot_source::BootSource;
 use super::capture::{self, SnapshotOptions};
 use super::handle::Handle;
+use super::resources::{SandboxResources, VmResources};
 use crate::disk;
-use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::format::{self, MEMORY};
-use crate::snapshot::preboot::{BootKey, BootParameters};
+use crate::snapshot::preboot::{BootKey, BootParameters, PrebootCache};
 
 /// Returns true if the sandbox has to be booted, which needs a start permit.
-pub(crate) async fn needs_boot(host: &Arc<Host>, handle: &Handle, source: &BootSource) -> bool {
-    let key = boot_key(host, handle, source).await;
+pub(crate) async fn needs_boot(
+    resources: &SandboxResources,
+    handle: &Handle,
+    source: &BootSource,
+) -> bool {
+    let key = boot_key(&resources.vm, handle, source).await;
     match source {
-        BootSource::Image(_) => find_entry(host, key).await.is_none(),
+        BootSource::Image(_) => find_entry(&resources.preboot, key).await.is_none(),
         BootSource::Snapshot { .. } | BootSource::Restarted => false,
     }
 }
 
 /// Returns the directory of the cache's entry, if there is one.
-pub(super) async fn find_entry(host: &Arc<Host>, key: Option<BootKey>) -> Option<PathBuf> {
+pub(super) async fn find_entry(cache: &Arc<PrebootCache>, key: Option<BootKey>) -> Option<PathBuf> {
     let key = key?;
-    let host = Arc::clone(host);
+    let cache = Arc::clone(cache);
     let found = OperationKind::Snapshot
-        .run_blocking(move || Ok::<_, Infallible>(host.preboot.find(&key)))
+        .run_blocking(move || Ok::<_, Infallible>(cache.find(&key)))
         .await;
     found.ok().flatten()
 }
 
 /// Keeps the memory of an entry ready for the next restores from it. A failure is logged: they are
 /// only slower.
-pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
-    let host = Arc::clone(host);
-    let held = OperationKind::Snapshot
-        .run_blocking(move || host.preboot.hold(&dir, host.engine.driver.snapshot_store()));
+pub(super) async fn hold_memory(resources: &SandboxResources, dir: PathBuf) {
+    let cache = Arc::clone(&resources.preboot);
+    let store = resources.vm.engine.driver.snapshot_store();
+    let held = OperationKind::Snapshot.run_blocking(move || cache.hold(&dir, store));
     if let Err(error) = held.await {
         tracing::debug!(
             error = chain(&error),
@@ -55,7 +59,7 @@ pub(super) async fn hold_memory(host: &Arc<Host>, dir: PathBuf) {
 /// Returns the key under which the cache has guests that booted alike; `None` if the sandbox does
 /// not boot from an image, or a file of it does not exist.
 pub(super) async fn boot_key(
-    host: &Arc<Host>,
+    vms: &VmResources,
     handle: &Handle,
     source: &BootSource,
 ) -> Option<BootKey> {
@@ -64,18 +68,18 @@ pub(super) async fn boot_key(
     };
     let record = handle.record.borrow().clone();
     let disk = record.disk?;
-    let host = Arc::clone(host);
+    let vms = vms.clone();
     let key = OperationKind::Snapshot.run_blocking(move || {
         let parameters = BootParameters {
             image: &image,
-            kernel: &host.boot.kernel,
-            initramfs: &host.boot.initramfs,
-            kernel_args: &host.kernel_args(),
+            kernel: &vms.boot.kernel,
+            initramfs: &vms.boot.initramfs,
+            kernel_args: &vms.kernel_args(),
             vcpus: record.spec.vcpus,
             memory_mb: record.spec.memory_mb,
             disk_bytes: disk.size_bytes,
             disk_backend: disk.backend.name(),
-            engine: &host.engine_name(),
+            engine: &vms.engine_name(),
         };
         parameters.key()
     });
@@ -85,7 +89,7 @@ pub(super) async fn boot_key(
 /// Removes an entry that cannot be restored, and the attempt's disk and files, so that the sandbox
 /// can be made anew and boot.
 pub(super) async fn discard_entry(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     dir: &Path,
     error: &OperationError,
@@ -95,7 +99,7 @@ pub(super) async fn discard_entry(
         error = chain(error),
         "a prebooted guest cannot be restored; booting"
     );
-    let removed = remove_entry(host, handle, dir.to_owned()).await;
+    let removed = remove_entry(resources, handle, dir.to_owned()).await;
     if let Err(error) = removed {
         tracing::error!(
             error = chain(&error),
@@ -105,22 +109,23 @@ pub(super) async fn discard_entry(
 }
 
 async fn remove_entry(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     entry: PathBuf,
 ) -> Result<(), OperationError> {
-    let preboot_host = Arc::clone(host);
+    let cache = Arc::clone(&resources.preboot);
     OperationKind::Snapshot
-        .run_blocking(move || preboot_host.preboot.remove(&entry))
+        .run_blocking(move || cache.remove(&entry))
         .await?;
-    let host = Arc::clone(host);
+    let disks = Arc::clone(&resources.disk.disks);
     let id = handle.id.clone();
+    let dir = resources.disk.ledger.dir(&id);
+    let vm_dir = resources.vm.dir(&id);
     OperationKind::Disk
         .run_blocking(move || {
-            let dir = host.ledger.dir(&id);
-            host.disks.remove(&id, &dir)?;
-            let removed = format::remove_boot_files(&dir)
-                .and_then(|()| untrusted_dir::remove_tree(&host.vm_dir(&id)));
+            disks.remove(&id, &dir)?;
+            let removed =
+                format::remove_boot_files(&dir).and_then(|()| untrusted_dir::remove_tree(&vm_dir));
             removed.map_err(disk::Error::boot_files(&dir))
         })
         .await
@@ -128,11 +133,16 @@ async fn remove_entry(
 
 /// Adds an entry at the first boot with this key. The guest must not have its identity yet. A
 /// failure is logged: the next sandboxes boot.
-pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm>, key: &BootKey) {
-    let starting = Arc::clone(host);
+pub(super) async fn add_entry(
+    resources: &SandboxResources,
+    handle: &Handle,
+    vm: &Arc<dyn Vm>,
+    key: &BootKey,
+) {
+    let starting = Arc::clone(&resources.preboot);
     let wanted = key.clone();
     let begun = OperationKind::Snapshot
-        .run_blocking(move || Ok::<_, Infallible>(starting.preboot.begin_entry(&wanted)));
+        .run_blocking(move || Ok::<_, Infallible>(starting.begin_entry(&wanted)));
     let Some(pending) = begun.await.ok().flatten() else {
         return;
     };
@@ -141,10 +151,10 @@ pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm
     let publishing = Arc::clone(&pending);
     let staging = pending.staging.clone();
     let added = async {
-        save_guest(host, handle, vm, &staging).await?;
-        let host = Arc::clone(host);
+        save_guest(resources, handle, vm, &staging).await?;
+        let cache = Arc::clone(&resources.preboot);
         OperationKind::Snapshot
-            .run_blocking(move || host.preboot.publish(&publishing))
+            .run_blocking(move || cache.publish(&publishing))
             .await
     };
     match added.await {
@@ -161,7 +171,7 @@ pub(super) async fn add_entry(host: &Arc<Host>, handle: &Handle, vm: &Arc<dyn Vm
 
 /// Writes memory and disk into `staging`, and seals the memory with its checksum.
 async fn save_guest(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     vm: &Arc<dyn Vm>,
     staging: &Path,
@@ -170,15 +180,12 @@ async fn save_guest(
         has_identity: false,
         ..SnapshotOptions::WHOLE
     };
-    capture::snapshot_vm(host, handle, vm, staging, options, AfterSnapshot::Resume).await?;
-    let host = Arc::clone(host);
+    let SandboxResources { disk, vm: vms, .. } = resources;
+    let then = AfterSnapshot::Resume;
+    capture::snapshot_vm(disk, vms, handle, vm, staging, options, then).await?;
+    let store = vms.engine.driver.snapshot_store();
     let memory = staging.join(MEMORY);
     OperationKind::Snapshot
-        .run_blocking(move || {
-            host.engine
-                .driver
-                .snapshot_store()
-                .merge(&memory, &CancellationToken::new())
-        })
+        .run_blocking(move || store.merge(&memory, &CancellationToken::new()))
         .await
 }

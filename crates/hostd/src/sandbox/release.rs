@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::egress;
 use super::handle::{CONSOLE_TIMEOUT, Handle};
-use crate::host::Host;
+use super::resources::{DiskResources, SandboxResources, SlotResources, VmResources};
 use crate::network::Slot;
 use crate::operation::{OperationError, OperationKind};
 
@@ -24,25 +24,25 @@ pub(crate) enum DiskContent {
 
 /// Tries once to release everything. Returns the errors.
 pub(super) async fn release(
-    host: &Arc<Host>,
+    resources: &SandboxResources,
     handle: &Handle,
     content: DiskContent,
 ) -> Vec<OperationError> {
     fail::fail_point!("release::begun");
     // While the VM holds them, network and disk must not go.
-    if let Err(error) = end_vm(host, handle).await {
+    if let Err(error) = end_vm(&resources.vm, handle).await {
         return vec![error];
     }
     fail::fail_point!("release::vm-ended");
-    let slot = held_slot(host, handle).await;
-    if let Err(error) = remove_group(host, slot).await {
+    let slot = held_slot(&resources.slot, handle).await;
+    if let Err(error) = remove_group(&resources.slot, slot).await {
         return vec![error.context("the control group stays")];
     }
     fail::fail_point!("release::group-removed");
     egress::stop(handle).await;
-    let network = remove_network(host, handle, slot).await;
-    let disk = release_disk(host, handle, content).await;
-    let vm_dir = host.vm_dir(&handle.id);
+    let network = remove_network(&resources.slot, handle, slot).await;
+    let disk = release_disk(&resources.disk, handle, content).await;
+    let vm_dir = resources.vm.dir(&handle.id);
     let files = OperationKind::Vm.run_blocking(move || untrusted_dir::remove_tree(&vm_dir));
     let outcomes = [network, disk, files.await];
     fail::fail_point!("release::all-tried");
@@ -51,7 +51,7 @@ pub(super) async fn release(
 
 /// Ends the VM, also one that answers no more, or that an earlier run of the agent started and did
 /// not record.
-async fn end_vm(host: &Host, handle: &Handle) -> Result<(), OperationError> {
+async fn end_vm(vms: &VmResources, handle: &Handle) -> Result<(), OperationError> {
     if let Some(vm) = handle.vm.get() {
         if let Err(error) = vm.kill().await {
             tracing::warn!(sandbox = %handle.id, error = chain(&error), "the VMM cannot be ended in the usual way");
@@ -62,52 +62,52 @@ async fn end_vm(host: &Host, handle: &Handle) -> Result<(), OperationError> {
         }
         handle.log.console_ended();
     }
-    let destroyed = host.engine.driver.destroy(&host.vm_dir(&handle.id)).await;
+    let destroyed = vms.engine.driver.destroy(&vms.dir(&handle.id)).await;
     destroyed.map_err(|error| OperationKind::Vm.error(error))
 }
 
 /// Returns the slot, unless an earlier attempt released it and the agent died before the record was
 /// written: then all that is named by it may be another sandbox's, even its processes.
-async fn held_slot(host: &Arc<Host>, handle: &Handle) -> Option<Slot> {
+async fn held_slot(slots: &SlotResources, handle: &Handle) -> Option<Slot> {
     let slot = handle.record.borrow().slot?;
-    let host = Arc::clone(host);
+    let networks = Arc::clone(&slots.networks);
     let id = handle.id.clone();
     let held = OperationKind::Network
-        .run_blocking(move || Ok::<_, Infallible>(host.networks.is_held_by(slot, id.as_str())));
+        .run_blocking(move || Ok::<_, Infallible>(networks.is_held_by(slot, id.as_str())));
     held.await.unwrap_or_default().then_some(slot)
 }
 
-async fn remove_group(host: &Arc<Host>, slot: Option<Slot>) -> Result<(), OperationError> {
-    let host = Arc::clone(host);
+async fn remove_group(slots: &SlotResources, slot: Option<Slot>) -> Result<(), OperationError> {
+    let jails = Arc::clone(&slots.jails);
     OperationKind::Vm
-        .run_blocking(move || slot.map_or(Ok(()), |slot| host.jails.remove(slot)))
+        .run_blocking(move || slot.map_or(Ok(()), |slot| jails.remove(slot)))
         .await
 }
 
 async fn remove_network(
-    host: &Arc<Host>,
+    slots: &SlotResources,
     handle: &Handle,
     slot: Option<Slot>,
 ) -> Result<(), OperationError> {
-    let host = Arc::clone(host);
+    let networks = Arc::clone(&slots.networks);
     let id = handle.id.clone();
     OperationKind::Network
-        .run_blocking(move || slot.map_or(Ok(()), |slot| host.networks.remove(slot, id.as_str())))
+        .run_blocking(move || slot.map_or(Ok(()), |slot| networks.remove(slot, id.as_str())))
         .await
 }
 
 async fn release_disk(
-    host: &Arc<Host>,
+    resources: &DiskResources,
     handle: &Handle,
     content: DiskContent,
 ) -> Result<(), OperationError> {
-    let host = Arc::clone(host);
+    let disks = Arc::clone(&resources.disks);
     let id = handle.id.clone();
-    let dir = host.ledger.dir(&id);
+    let dir = resources.ledger.dir(&id);
     OperationKind::Disk
         .run_blocking(move || match content {
-            DiskContent::Remove => host.disks.remove(&id, &dir),
-            DiskContent::Keep => host.disks.suspend(&id, &dir),
+            DiskContent::Remove => disks.remove(&id, &dir),
+            DiskContent::Keep => disks.suspend(&id, &dir),
         })
         .await
 }

@@ -23,9 +23,9 @@ impl HostService for Agent {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             cpu_count: u32::try_from(cpus).unwrap_or(u32::MAX),
             memory_bytes: crate::doctor::memory_bytes(),
-            vmm: host.engine.vmm.to_owned(),
-            accelerator: host.engine.accel.to_owned(),
-            disk_backend: host.disks.chosen().backend.name().to_owned(),
+            vmm: host.resources.vm.engine.vmm.to_owned(),
+            accelerator: host.resources.vm.engine.accel.to_owned(),
+            disk_backend: host.resources.disk.disks.chosen().backend.name().to_owned(),
             sandboxes: u32::try_from(self.manager.list().await.len()).unwrap_or(u32::MAX),
             ..rpc::GetHostResponse::default()
         })

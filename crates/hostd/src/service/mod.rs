@@ -86,5 +86,5 @@ fn sandbox_id(text: &str) -> Result<SandboxId, ConnectError> {
 }
 
 fn report_of(host: &Host, handle: &Handle) -> rpc::SandboxReport {
-    sandbox_report(&host.ledger, &handle.record.borrow(), handle)
+    sandbox_report(&host.state.ledger, &handle.record.borrow(), handle)
 }

@@ -40,7 +40,7 @@ async fn send_all(
     };
     // From before the list, so that no change falls between the two; an old report after a newer
     // one is harmless.
-    let mut reports = manager.host.reports.subscribe();
+    let mut reports = manager.host.state.reports.subscribe();
     loop {
         for handle in manager.list().await {
             sender

@@ -13,6 +13,8 @@ mod barrier;
 #[allow(dead_code)]
 #[path = "../sim/host.rs"]
 mod host;
+#[path = "../sim/network.rs"]
+mod network;
 #[allow(dead_code)]
 #[path = "../sim/vm.rs"]
 mod vm;

@@ -195,7 +195,7 @@ async fn start_and_watch(
     kind: Kind,
 ) -> Option<(Arc<Manager>, Watch)> {
     let host = place.host(world, kind.warm);
-    let reports = host.reports.subscribe();
+    let reports = host.state.reports.subscribe();
     match tokio::time::timeout(PATIENCE, Manager::start(host)).await {
         Ok(Ok(manager)) => {
             let watch = Watch::new(&manager, reports);

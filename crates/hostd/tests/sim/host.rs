@@ -6,15 +6,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hostd::Upstream;
 use hostd::boot::BootFiles;
 use hostd::config::Limits;
 use hostd::disk::{Backend, Chosen, Disks};
 use hostd::generations::Generations;
 use hostd::host::{Host, HostComponents};
 use hostd::images::Images;
-use hostd::jail::Jails;
-use hostd::network::Networks;
 use hostd::sandbox::fork_notes::ForkNotes;
 use hostd::sandbox::ledger::Ledger;
 use hostd::snapshot::preboot::PrebootCache;
@@ -24,6 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 use vmm::engine::Engine;
 
+use crate::network::{LoopbackNetworks, NoRules, UsersOnly};
 use crate::vm::SimDriver;
 use crate::world::World;
 
@@ -137,18 +135,19 @@ impl Place {
             images: Images::new(&self.path("images")),
             templates: Templates::open(&self.path("snapshots")).unwrap(),
             preboot: PrebootCache::open(&self.path("warm"), warm).unwrap(),
-            networks: Networks::on_loopback(&self.run.path().join("slots"), self.dir.path(), port),
-            jails: Jails::without_groups(2_000_000_000),
+            networks: Arc::new(LoopbackNetworks::new(
+                &self.run.path().join("slots"),
+                self.dir.path(),
+                port,
+            )),
+            jails: Arc::new(UsersOnly),
+            egress: Arc::new(NoRules),
             ledger,
             fork_notes: ForkNotes::open(&self.path("forks")).unwrap(),
             generations: Generations::open(&self.path("generation"), move || clock.now_ms())
                 .unwrap(),
         };
-        Host::from_components(
-            components,
-            self.limits,
-            Upstream::from_setting("192.0.2.1").unwrap(),
-        )
+        Host::from_components(components, self.limits)
     }
 
     /// What is there of sandboxes, snapshots and forks.

@@ -18,6 +18,7 @@ mod host;
 mod hostile;
 mod limits;
 mod model;
+mod network;
 mod operations;
 mod preboot;
 mod rows;

@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::peers::{Names, Talk, addresses, name_server, question, serve, unreachable};
 use crate::egress::dns::Upstream;
-use crate::egress::{Egress, NetnsContext, pin_writer};
+use crate::egress::{Egress, NetnsContext, SandboxEgress, pin_writer};
 use crate::network::{
     GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, Ipv6Mode,
     POLICY_TABLE, Slot, Slots, TAP_MAC,

@@ -8,27 +8,28 @@ use crate::sandbox::{create, init_guest, preboot};
 impl Actor {
     /// Creates network, disk and VM, and waits until the guest is ready.
     pub(super) async fn create(&mut self) -> Event {
-        let host = &self.context.host;
+        let resources = &self.context.resources;
+        let permits = &self.context.state.start_permits;
         let handle = &self.context.handle;
-        let needs_boot = preboot::needs_boot(host, handle, &self.source).await;
+        let needs_boot = preboot::needs_boot(resources, handle, &self.source).await;
         let allowed = handle.unless_removed(async {
             let turn = if needs_boot {
-                host.start_permits.acquire_boot_turn().await
+                permits.acquire_boot_turn().await
             } else {
                 BootTurn::none()
             };
-            (turn, host.start_permits.acquire_permit().await)
+            (turn, permits.acquire_permit().await)
         });
         let Some((turn, permit)) = allowed.await else {
             return Event::Remove;
         };
-        let created = create::create_vm(host, handle, &self.source).await;
+        let created = create::create_vm(resources, handle, &self.source).await;
         // A permit is only for the work of host and VMM: a guest must not hold it up.
         drop(permit);
         match created {
             Ok((vm, kind)) => {
                 handle.vm.set(Some(vm));
-                let ready = init_guest::wait_until_ready(host, handle, kind);
+                let ready = init_guest::wait_until_ready(resources, handle, kind);
                 turn.hold_during(ready).await
             }
             Err(event) => event,

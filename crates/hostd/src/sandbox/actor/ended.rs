@@ -33,7 +33,7 @@ impl Actor {
     pub(super) async fn release_all(&mut self, disk: DiskContent) -> bool {
         let handle = &self.context.handle;
         for attempt in 0.. {
-            let problems = release::release(&self.context.host, handle, disk).await;
+            let problems = release::release(&self.context.resources, handle, disk).await;
             if problems.is_empty() {
                 break;
             }

@@ -32,9 +32,10 @@ use super::error::SandboxError;
 use super::handle::Handle;
 use super::ledger::Record;
 use super::log::Log;
+use super::resources::SandboxResources;
 use super::state::{Event, IfUnwritten, Phase};
 use super::step_error::StepError;
-use crate::host::Host;
+use crate::host::SharedState;
 use crate::operation::{OperationError, OperationKind};
 
 /// Task of one sandbox, with state that only it needs; the rest is in the context.
@@ -53,16 +54,17 @@ pub(super) struct Actor {
 impl Actor {
     /// Returns the actor of a sandbox whose record is written, and its handle.
     pub(super) fn new(
-        host: Arc<Host>,
+        resources: SandboxResources,
+        state: Arc<SharedState>,
         record: Record,
         source: BootSource,
         log: Log,
     ) -> (Self, Handle) {
-        let guest = host.guest(&record);
+        let guest = resources.slot.guest(&record);
         let record = watch::Sender::new(record);
         let (handle, commands) = Handle::new(record.subscribe(), guest, log);
         let actor = Self {
-            context: Context::new(host, record, handle.clone()),
+            context: Context::new(resources, state, record, handle.clone()),
             source,
             request: runtime::trace::current(),
             commands,
@@ -104,7 +106,7 @@ impl Actor {
         let mut record = Record {
             phase: transition.phase,
             slot: transition.slot,
-            generation: self.context.host.generations.next(before.generation),
+            generation: self.context.state.generations.next(before.generation),
             ..before.clone()
         };
         if matches!(event, Event::Ready) {
@@ -134,10 +136,10 @@ impl Actor {
     /// command.
     async fn stay(&mut self, event: Event, error: OperationError) {
         if let Event::Resume { slot } = event {
-            let host = Arc::clone(&self.context.host);
+            let networks = Arc::clone(&self.context.resources.slot.networks);
             let id = self.context.handle.id.clone();
-            let released = OperationKind::Network
-                .run_blocking(move || host.networks.remove(slot, id.as_str()));
+            let released =
+                OperationKind::Network.run_blocking(move || networks.remove(slot, id.as_str()));
             if let Err(error) = released.await {
                 tracing::warn!(sandbox = %self.context.handle.id, error = chain(&error), "a network slot stays claimed until the next start");
             }

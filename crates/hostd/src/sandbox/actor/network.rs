@@ -31,7 +31,7 @@ pub(super) async fn set_rules(
 async fn write_rules(context: &Context, rules: NetworkSpec) -> Result<(), OperationError> {
     let mut record = context.record();
     record.spec.network = rules;
-    record.generation = context.host.generations.next(record.generation);
+    record.generation = context.state.generations.next(record.generation);
     context.persist(record.clone()).await?;
     context.record.send_replace(record);
     Ok(())

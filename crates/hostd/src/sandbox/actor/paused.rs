@@ -99,7 +99,7 @@ impl Actor {
 impl Compaction {
     fn start(context: &Context) -> Self {
         let memory = saved_memory(context);
-        let store = context.host.engine.driver.snapshot_store();
+        let store = context.resources.vm.engine.driver.snapshot_store();
         let can_stop = store.restores_unmerged(&memory);
         let cancel = CancellationToken::new();
         let cancelled = cancel.clone();
@@ -139,10 +139,10 @@ fn saved_memory(context: &Context) -> PathBuf {
 /// Claims a network slot. If the agent dies after it, the claim names a sandbox that does not have
 /// that slot, and is cleared at the next start.
 async fn claim_slot(context: &Context) -> Result<Slot, OperationError> {
-    let host = Arc::clone(&context.host);
+    let networks = Arc::clone(&context.resources.slot.networks);
     let id = context.handle.id.clone();
     let slot = OperationKind::Network
-        .run_blocking(move || host.networks.claim(id.as_str()))
+        .run_blocking(move || networks.claim(id.as_str()))
         .await?;
     fail::fail_point!("resume::claimed");
     Ok(slot)

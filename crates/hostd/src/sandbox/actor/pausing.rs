@@ -51,7 +51,8 @@ async fn save_vm(context: &Context, vm: &Arc<dyn Vm>) -> Result<(), OperationErr
         ..SnapshotOptions::WHOLE
     };
     capture::snapshot_vm(
-        &context.host,
+        &context.resources.disk,
+        &context.resources.vm,
         &context.handle,
         vm,
         &new,

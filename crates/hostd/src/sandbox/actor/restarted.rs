@@ -43,9 +43,9 @@ async fn remove_unfinished_checkpoints(context: &Context) {
 async fn adopt(context: &Context) -> Option<Event> {
     let handle = &context.handle;
     let was_pausing = context.phase() == Phase::Pausing;
-    let dir = context.host.vm_dir(&handle.id);
+    let dir = context.resources.vm.dir(&handle.id);
     // A VMM that does not answer may be removed all the same.
-    let adopting = context.host.engine.driver.adopt(&dir);
+    let adopting = context.resources.vm.engine.driver.adopt(&dir);
     let Some(adopted) = handle.unless_removed(adopting).await else {
         return Some(Event::Remove);
     };
@@ -77,7 +77,7 @@ async fn adopt(context: &Context) -> Option<Event> {
 /// agent, so that nothing more is open than before.
 async fn restart_egress(context: &Context) {
     let handle = &context.handle;
-    if let Err(error) = egress::start(&context.host, handle, false).await {
+    if let Err(error) = egress::start(&context.resources.slot, handle, false).await {
         tracing::error!(sandbox = %handle.id, error = chain(&error), "it finds no names until it is resumed");
         handle.log.agent(&format!(
             "it finds no names until it is paused and resumed: {}",

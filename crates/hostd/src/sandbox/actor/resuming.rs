@@ -10,15 +10,15 @@ use crate::sandbox::{create, init_guest};
 impl Actor {
     /// Restores the VM from the saved state, and waits until the guest is ready.
     pub(super) async fn resume(&mut self) -> Event {
-        let host = &self.context.host;
+        let resources = &self.context.resources;
         let handle = &self.context.handle;
-        let permit = handle.unless_removed(host.start_permits.acquire_permit());
+        let permit = handle.unless_removed(self.context.state.start_permits.acquire_permit());
         let Some(permit) = permit.await else {
             return Event::Remove;
         };
-        handle.set_guest(host.guest(&self.context.record()));
+        handle.set_guest(resources.slot.guest(&self.context.record()));
         let saved = self.context.dir().join(PAUSED);
-        let resumed = create::resume_vm(host, handle, &saved).await;
+        let resumed = create::resume_vm(resources, handle, &saved).await;
         drop(permit);
         let (vm, kind) = match resumed {
             Ok(resumed) => resumed,
@@ -26,7 +26,7 @@ impl Actor {
         };
         handle.vm.set(Some(vm));
         fail::fail_point!("resume::vm-runs");
-        let event = init_guest::wait_until_ready(host, handle, kind).await;
+        let event = init_guest::wait_until_ready(resources, handle, kind).await;
         match &event {
             Event::Ready => self.backoff.reset(),
             Event::Failed(error) => self.backoff.record_failure(chain(&error)),

@@ -119,7 +119,7 @@ impl Actor {
             return None;
         };
         let staged = self.context.dir().join(ROLLBACK);
-        match capture::copy_snapshot(&self.context.host, checkpoint, &staged).await {
+        match capture::copy_snapshot(&self.context.resources.disk, checkpoint, &staged).await {
             Ok(()) => {
                 self.in_progress = Some(request);
                 Some(Event::Rollback)

@@ -74,7 +74,7 @@ struct Watch<'a> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         let handle = &self.context.handle;
-        self.context.host.recent_use.forget(&handle.id);
+        self.context.state.recent_use.forget(&handle.id);
     }
 }
 
@@ -99,7 +99,7 @@ impl Watch<'_> {
     /// Returns true if this sandbox has taken most of the host's disk lately.
     fn is_largest(&self, used: u64) -> bool {
         let id = &self.context.handle.id;
-        self.context.host.recent_use.note(id, used, Instant::now())
+        self.context.state.recent_use.note(id, used, Instant::now())
     }
 
     async fn act(&mut self, decision: Decision) {

@@ -1,19 +1,23 @@
 //! Begins a sandbox: finds its template, claims its network slot, writes its first record. Blocking.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use model::{Generation, SandboxId, SandboxSpec};
 
-use crate::disk::{self, DiskRecord};
-use crate::host::Host;
+use crate::boot::BootFiles;
+use crate::disk::{self, Backend, DiskRecord};
+use crate::host::SharedState;
+use crate::images::Images;
 use crate::images::identity::ImageIdentity;
 use crate::operation::OperationKind;
 use crate::sandbox::boot_source::BootSource;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::ledger::Record;
 use crate::sandbox::log::Log;
+use crate::sandbox::resources::SlotResources;
 use crate::sandbox::state::Phase;
-use crate::snapshot::template::{Pin, Template, TemplateId};
+use crate::snapshot::template::{Pin, Template, TemplateId, Templates};
 
 /// Origin of a new sandbox.
 #[derive(Debug, Clone)]
@@ -37,6 +41,16 @@ pub(super) struct Begun {
     pub(super) pin: Option<Pin>,
 }
 
+/// Everything that sandboxes are created from.
+#[derive(Debug, Clone)]
+pub(super) struct Catalog {
+    pub(super) images: Images,
+    pub(super) templates: Arc<Templates>,
+    pub(super) boot: Arc<BootFiles>,
+    /// Backend of new disks.
+    pub(super) backend: Backend,
+}
+
 /// Source and disk of an origin, and the template that must stay for it.
 struct Found {
     source: BootSource,
@@ -48,13 +62,15 @@ struct Found {
 /// Claims a slot and writes the first record. If the agent dies in between, the claim names a
 /// sandbox without a record and is cleared at the next start.
 pub(super) fn begin(
-    host: &Host,
+    catalog: &Catalog,
+    slots: &SlotResources,
+    state: &SharedState,
     id: SandboxId,
     spec: SandboxSpec,
     origin: Origin,
 ) -> Result<Begun, SandboxError> {
     let found = match origin {
-        Origin::Template => find_template(host, &id, &spec)?,
+        Origin::Template => find_template(catalog, &id, &spec)?,
         Origin::Snapshot {
             dir,
             disk,
@@ -64,18 +80,18 @@ pub(super) fn begin(
             disk,
             pin: template
                 .as_ref()
-                .and_then(|template| host.templates.pin(template, &id)),
+                .and_then(|template| catalog.templates.pin(template, &id)),
             template,
         },
     };
-    let claimed = host.networks.claim(id.as_str());
+    let claimed = slots.networks.claim(id.as_str());
     let slot = claimed.map_err(|error| OperationKind::Network.error(error))?;
     fail::fail_point!("create::slot-claimed");
     let record = Record {
         id,
         spec,
         phase: Phase::Creating,
-        generation: host.generations.next(Generation::FIRST),
+        generation: state.generations.next(Generation::FIRST),
         slot: Some(slot),
         disk: Some(found.disk),
         snapshot: found.template,
@@ -83,13 +99,13 @@ pub(super) fn begin(
         created_at_ms: stdx::time::now_ms(),
         started_at_ms: None,
     };
-    if let Err(error) = host.ledger.write(&record) {
-        let _ = host.networks.remove(slot, record.id.as_str());
-        let _ = host.ledger.remove(&record.id);
+    if let Err(error) = state.ledger.write(&record) {
+        let _ = slots.networks.remove(slot, record.id.as_str());
+        let _ = state.ledger.remove(&record.id);
         return Err(OperationKind::Ledger.error(error).into());
     }
     fail::fail_point!("create::recorded");
-    let log = Log::open(&host.ledger.dir(&record.id));
+    let log = Log::open(&state.ledger.dir(&record.id));
     Ok(Begun {
         record,
         source: found.source,
@@ -100,21 +116,25 @@ pub(super) fn begin(
 
 /// Finds the template of a spec. Templates made from sandboxes come first; none is made with the
 /// name of a base image.
-fn find_template(host: &Host, id: &SandboxId, spec: &SandboxSpec) -> Result<Found, SandboxError> {
-    match host.templates.find_and_pin(&spec.template, id) {
-        Some((template, pin)) => from_template(host, spec, template, pin),
-        None => from_base_image(host, spec),
+fn find_template(
+    catalog: &Catalog,
+    id: &SandboxId,
+    spec: &SandboxSpec,
+) -> Result<Found, SandboxError> {
+    match catalog.templates.find_and_pin(&spec.template, id) {
+        Some((template, pin)) => from_template(catalog, spec, template, pin),
+        None => from_base_image(catalog, spec),
     }
 }
 
 fn from_template(
-    host: &Host,
+    catalog: &Catalog,
     spec: &SandboxSpec,
     template: Template,
     pin: Pin,
 ) -> Result<Found, SandboxError> {
     let image = template.image();
-    check_content(host, &image)?;
+    check_content(catalog, &image)?;
     let base = Some(read_identity(&image)?);
     let (source, size_bytes) = if template.has_memory {
         template.check_sizes(spec)?;
@@ -130,7 +150,7 @@ fn from_template(
     Ok(Found {
         source,
         disk: DiskRecord {
-            backend: host.disks.chosen().backend,
+            backend: catalog.backend,
             size_bytes,
             base,
         },
@@ -139,14 +159,14 @@ fn from_template(
     })
 }
 
-fn from_base_image(host: &Host, spec: &SandboxSpec) -> Result<Found, SandboxError> {
-    let found = host.images.find(&spec.template);
-    let image = found.map_err(|error| host.templates.add_known(error))?;
-    check_content(host, &image.path)?;
+fn from_base_image(catalog: &Catalog, spec: &SandboxSpec) -> Result<Found, SandboxError> {
+    let found = catalog.images.find(&spec.template);
+    let image = found.map_err(|error| catalog.templates.add_known(error))?;
+    check_content(catalog, &image.path)?;
     let size_bytes = disk::size_bytes(&image.path, spec.disk_mb).map_err(SandboxError::Disk)?;
     Ok(Found {
         disk: DiskRecord {
-            backend: host.disks.chosen().backend,
+            backend: catalog.backend,
             size_bytes,
             base: Some(read_identity(&image.path)?),
         },
@@ -157,12 +177,15 @@ fn from_base_image(host: &Host, spec: &SandboxSpec) -> Result<Found, SandboxErro
 }
 
 /// Refuses to create anything from an image or from boot files that are damaged.
-fn check_content(host: &Host, image: &Path) -> Result<(), SandboxError> {
-    let modules = host.boot.modules.as_deref();
-    let boot = [host.boot.kernel.as_path(), host.boot.initramfs.as_path()];
+fn check_content(catalog: &Catalog, image: &Path) -> Result<(), SandboxError> {
+    let modules = catalog.boot.modules.as_deref();
+    let boot = [
+        catalog.boot.kernel.as_path(),
+        catalog.boot.initramfs.as_path(),
+    ];
     let mut files = boot.into_iter().chain(modules).chain([image]);
     files
-        .try_for_each(|file| host.images.check_content(file))
+        .try_for_each(|file| catalog.images.check_content(file))
         .map_err(|damaged| SandboxError::Disk(disk::Error::Image(damaged.into())))
 }
 

@@ -144,7 +144,7 @@ impl Manager {
     }
 
     fn checkpoints_dir(&self, id: &SandboxId) -> PathBuf {
-        self.host.ledger.dir(id).join(CHECKPOINTS)
+        self.host.state.ledger.dir(id).join(CHECKPOINTS)
     }
 }
 

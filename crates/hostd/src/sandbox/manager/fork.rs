@@ -9,11 +9,11 @@ use stdx::error::chain;
 
 use super::Manager;
 use super::begin::Origin;
-use crate::host::Host;
 use crate::operation::OperationKind;
 use crate::sandbox::capture::remove_snapshot;
 use crate::sandbox::command::Command;
 use crate::sandbox::error::SandboxError;
+use crate::sandbox::fork_notes::ForkNotes;
 use crate::sandbox::handle::Handle;
 use crate::sandbox::step_error::StepError;
 
@@ -61,9 +61,11 @@ impl Manager {
         dir: &Path,
     ) -> Result<Vec<Handle>, SandboxError> {
         let ids = children.to_vec();
-        let begin = move |host: &Host| host.fork_notes.begin_fork(&ids);
-        let noted = self.host.run_blocking(OperationKind::Ledger, begin).await;
-        let note = noted.map_err(|error| error.context("the fork cannot be noted"))?;
+        let notes = Arc::clone(&self.host.fork_notes);
+        let noted = OperationKind::Ledger.run_blocking(move || notes.begin_fork(&ids));
+        let note = noted
+            .await
+            .map_err(|error| error.context("the fork cannot be noted"))?;
         let created = self.create_children(source, children, dir).await;
         if created.is_err() {
             let removals = children.iter().map(|child| self.remove(child));
@@ -106,22 +108,23 @@ impl Manager {
     /// it works: at the next start, a note that stayed would remove all children with the first one
     /// that was deleted.
     pub(super) async fn remove_fork_note(&self, note: PathBuf) {
-        if try_remove_note(&self.host, &note).await {
+        if try_remove_note(&self.host.fork_notes, &note).await {
             return;
         }
-        let host = Arc::clone(&self.host);
+        let notes = Arc::clone(&self.host.fork_notes);
         tokio::spawn(async move {
-            while !try_remove_note(&host, &note).await {
+            while !try_remove_note(&notes, &note).await {
                 tokio::time::sleep(RETRY).await;
             }
         });
     }
 }
 
-async fn try_remove_note(host: &Arc<Host>, note: &Path) -> bool {
+async fn try_remove_note(notes: &Arc<ForkNotes>, note: &Path) -> bool {
     let path = note.to_owned();
-    let end = move |host: &Host| host.fork_notes.end_fork(&path);
-    let ended = host.run_blocking(OperationKind::Ledger, end).await;
+    let notes = Arc::clone(notes);
+    let end = move || notes.end_fork(&path);
+    let ended = OperationKind::Ledger.run_blocking(end).await;
     if let Err(error) = &ended {
         tracing::warn!(note = %note.display(), error = chain(&error), "the note of a fork cannot be removed yet");
     }

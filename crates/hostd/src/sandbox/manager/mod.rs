@@ -20,12 +20,13 @@ use super::boot_source::BootSource;
 use super::command::Command;
 use super::error::SandboxError;
 use super::handle::Handle;
+use super::ledger::{Ledger, Record};
 use super::log::Log;
 use super::state::Phase;
 use crate::generations::Generations;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
-use begin::{Begun, Origin};
+use begin::{Begun, Catalog, Origin};
 use registry::{Registry, Reserved};
 
 /// All sandboxes of this host.
@@ -45,10 +46,13 @@ impl Manager {
     /// When the ledger, or notes of forks, cannot be read.
     pub async fn start(host: Host) -> Result<Arc<Self>, OperationError> {
         let host = Arc::new(host);
-        let records = reclaim::reclaim(&host).await?;
-        let recover = move |host: &Host| host.fork_notes.recover_forks(&host.ledger, records);
-        let recovered = host.run_blocking(OperationKind::Ledger, recover).await?;
-        tokio::spawn(Generations::keep_ahead(Arc::downgrade(&host.generations)));
+        let records = reclaim::reclaim(&host.resources).await?;
+        let notes = Arc::clone(&host.fork_notes);
+        let ledger = host.state.ledger.clone();
+        let recover = move || notes.recover_forks(&ledger, records);
+        let recovered = OperationKind::Ledger.run_blocking(recover).await?;
+        let generations = Arc::downgrade(&host.state.generations);
+        tokio::spawn(Generations::keep_ahead(generations));
         let manager = Arc::new(Self {
             host,
             registry: Registry::default(),
@@ -57,10 +61,9 @@ impl Manager {
         for mut record in recovered.records {
             // Reports of use were not written: what is reported now must count as newer than the
             // last of them.
-            record.generation = manager.host.generations.next(record.generation);
-            let log = open_log(&manager.host, &record.id).await?;
-            let host = Arc::clone(&manager.host);
-            let (actor, handle) = Actor::new(host, record, BootSource::Restarted, log);
+            record.generation = manager.host.state.generations.next(record.generation);
+            let log = open_log(&manager.host.state.ledger, &record.id).await?;
+            let (actor, handle) = manager.new_actor(record, BootSource::Restarted, log);
             manager.registry.insert(handle.clone());
             manager.spawn_actor(actor, handle);
         }
@@ -71,11 +74,27 @@ impl Manager {
         Ok(manager)
     }
 
+    fn catalog(&self) -> Catalog {
+        let host = &self.host;
+        Catalog {
+            images: host.images.clone(),
+            templates: Arc::clone(&host.templates),
+            boot: Arc::clone(&host.resources.vm.boot),
+            backend: host.resources.disk.disks.chosen().backend,
+        }
+    }
+
+    fn new_actor(&self, record: Record, source: BootSource, log: Log) -> (Actor, Handle) {
+        let resources = self.host.resources.clone();
+        let state = Arc::clone(&self.host.state);
+        Actor::new(resources, state, record, source, log)
+    }
+
     fn spawn_actor(self: &Arc<Self>, actor: Actor, handle: Handle) {
         let registry = self.registry.clone();
         let span = tracing::info_span!(parent: None, "sandbox", id = %handle.id);
         let work = async move {
-            actor.run().await;
+            Box::pin(actor.run()).await;
             registry.remove(&handle.id);
         };
         tokio::spawn(work.instrument(span));
@@ -112,15 +131,17 @@ impl Manager {
         let manager = Arc::clone(self);
         let id = id.clone();
         let beginning = async move {
-            let host = Arc::clone(&manager.host);
-            let work = move || begin::begin(&host, id, spec, origin);
+            let catalog = manager.catalog();
+            let slots = manager.host.resources.slot.clone();
+            let state = Arc::clone(&manager.host.state);
+            let work = move || begin::begin(&catalog, &slots, &state, id, spec, origin);
             let Begun {
                 record,
                 source,
                 log,
                 pin,
             } = tokio::task::spawn_blocking(work).await??;
-            let (actor, handle) = Actor::new(Arc::clone(&manager.host), record, source, log);
+            let (actor, handle) = manager.new_actor(record, source, log);
             reservation.fulfil(handle.clone());
             // From now on the record keeps the template.
             drop(pin);
@@ -237,8 +258,8 @@ impl Manager {
     }
 }
 
-async fn open_log(host: &Arc<Host>, id: &SandboxId) -> Result<Log, OperationError> {
-    let dir = host.ledger.dir(id);
+async fn open_log(ledger: &Ledger, id: &SandboxId) -> Result<Log, OperationError> {
+    let dir = ledger.dir(id);
     OperationKind::Ledger
         .run_blocking(move || Ok::<_, Infallible>(Log::open(&dir)))
         .await

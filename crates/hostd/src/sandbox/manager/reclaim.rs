@@ -18,10 +18,10 @@ use linux::file::Lock;
 use model::SandboxId;
 use stdx::error::chain;
 
-use crate::host::Host;
 use crate::network::{Holder, Slot};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::ledger::{self, Record};
+use crate::sandbox::resources::{DiskResources, SandboxResources, SlotResources};
 
 /// Time that killed processes may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,10 +34,11 @@ const ORPHANS_POLL: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the ledger or the claims cannot be read. What cannot be removed is logged, and tried at the
 /// next start.
-pub(super) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, OperationError> {
-    let read = |host: &Host| host.ledger.read();
-    let (records, half_made) = host.run_blocking(OperationKind::Ledger, read).await?;
-    let deleted = read_claims(host).await?.into_iter();
+pub(super) async fn reclaim(resources: &SandboxResources) -> Result<Vec<Record>, OperationError> {
+    let ledger = resources.disk.ledger.clone();
+    let read = OperationKind::Ledger.run_blocking(move || ledger.read());
+    let (records, half_made) = read.await?;
+    let deleted = read_claims(&resources.slot).await?.into_iter();
     let deleted = deleted.filter_map(|(_, holder)| match holder {
         Holder::Nobody(dir) => dir,
         Holder::Ours(_) => None,
@@ -48,31 +49,33 @@ pub(super) async fn reclaim(host: &Arc<Host>) -> Result<Vec<Record>, OperationEr
         let killed = OperationKind::Vm.run_blocking(move || kill_processes_of(&dir));
         log_failure("processes of a sandbox that has no record", killed.await);
     }
-    reclaim_disks(host, &records).await;
+    reclaim_disks(&resources.disk, &records).await;
     for dir in half_made {
         tracing::warn!(dir = %dir.display(), "removing a sandbox that was never finished");
         let removed = OperationKind::Ledger.run_blocking(move || ledger::remove_dir(&dir));
         log_failure("a half-made sandbox", removed.await);
     }
-    reclaim_networks(host, &records).await?;
+    reclaim_networks(&resources.slot, &records).await?;
     Ok(records)
 }
 
-async fn read_claims(host: &Arc<Host>) -> Result<Vec<(Slot, Holder)>, OperationError> {
-    let read = |host: &Host| host.networks.claimed();
-    host.run_blocking(OperationKind::Network, read).await
+async fn read_claims(slots: &SlotResources) -> Result<Vec<(Slot, Holder)>, OperationError> {
+    let networks = Arc::clone(&slots.networks);
+    OperationKind::Network
+        .run_blocking(move || networks.claimed())
+        .await
 }
 
 /// Removes networks of slots that no record has. Reads the claims again: while processes ended,
 /// another agent may have cleared an orphaned slot, and have it now. The lock keeps others from doing
 /// that from now on.
-async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), OperationError> {
+async fn reclaim_networks(slots: &SlotResources, records: &[Record]) -> Result<(), OperationError> {
     let known: BTreeMap<String, Option<Slot>> = records
         .iter()
         .map(|record| (record.id.to_string(), record.slot))
         .collect();
-    let lock = lock_orphans(host).await?;
-    for (slot, holder) in read_claims(host).await? {
+    let lock = lock_orphans(slots).await?;
+    for (slot, holder) in read_claims(slots).await? {
         if lock.is_none() && matches!(holder, Holder::Nobody(_)) {
             continue;
         }
@@ -81,26 +84,28 @@ async fn reclaim_networks(host: &Arc<Host>, records: &[Record]) -> Result<(), Op
         }
         let slot_number = slot.number();
         tracing::warn!(slot = slot_number, "clearing a network that no sandbox has");
-        let remove = move |host: &Host| host.jails.remove(slot);
-        if let Err(error) = host.run_blocking(OperationKind::Vm, remove).await {
+        let jails = Arc::clone(&slots.jails);
+        let removed = OperationKind::Vm.run_blocking(move || jails.remove(slot));
+        if let Err(error) = removed.await {
             // The claim stays, and with it the name of what remains.
             log_failure("a control group", Err(error));
             continue;
         }
-        let clear = move |host: &Host| host.networks.clear(slot);
-        let cleared = host.run_blocking(OperationKind::Network, clear).await;
-        log_failure("a network", cleared);
+        let networks = Arc::clone(&slots.networks);
+        let cleared = OperationKind::Network.run_blocking(move || networks.clear(slot));
+        log_failure("a network", cleared.await);
     }
     Ok(())
 }
 
 /// Takes the lock for clearing orphans. Waits up to [`ORPHANS_TIMEOUT`] for another agent that
 /// starts now, too; then orphans stay until the next start.
-async fn lock_orphans(host: &Arc<Host>) -> Result<Option<Lock>, OperationError> {
+async fn lock_orphans(slots: &SlotResources) -> Result<Option<Lock>, OperationError> {
     let deadline = Instant::now() + ORPHANS_TIMEOUT;
     loop {
-        let lock = |host: &Host| host.networks.try_lock_orphans();
-        let lock = host.run_blocking(OperationKind::Network, lock).await?;
+        let networks = Arc::clone(&slots.networks);
+        let lock = OperationKind::Network.run_blocking(move || networks.try_lock_orphans());
+        let lock = lock.await?;
         if lock.is_some() || Instant::now() > deadline {
             return Ok(lock);
         }
@@ -108,10 +113,11 @@ async fn lock_orphans(host: &Arc<Host>) -> Result<Option<Lock>, OperationError> 
     }
 }
 
-async fn reclaim_disks(host: &Arc<Host>, records: &[Record]) {
+async fn reclaim_disks(resources: &DiskResources, records: &[Record]) {
     let known: BTreeSet<SandboxId> = records.iter().map(|record| record.id.clone()).collect();
-    let reclaim = move |host: &Host| Ok::<_, Infallible>(host.disks.reclaim(&known));
-    let failed = host.run_blocking(OperationKind::Disk, reclaim).await;
+    let disks = Arc::clone(&resources.disks);
+    let reclaim = move || Ok::<_, Infallible>(disks.reclaim(&known));
+    let failed = OperationKind::Disk.run_blocking(reclaim).await;
     for error in failed.unwrap_or_default() {
         tracing::error!(error = chain(&error), "cannot clear a disk device");
     }

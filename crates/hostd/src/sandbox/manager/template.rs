@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Manager;
 use crate::config::limits;
-use crate::disk;
-use crate::host::Host;
+use crate::disk::{self, Disks};
+use crate::images::Images;
 use crate::operation::OperationKind;
 use crate::sandbox::capture::remove_snapshot;
 use crate::sandbox::command::Command;
@@ -67,27 +67,22 @@ impl Manager {
         overwrite: bool,
     ) -> Result<Template, SandboxError> {
         let dir = staging.to_owned();
-        let flatten = move |host: &Host| flatten_disk(host, &dir);
-        self.host.run_blocking(OperationKind::Disk, flatten).await?;
+        let disks = Arc::clone(&self.host.resources.disk.disks);
+        let flatten = move || flatten_disk(&disks, &dir);
+        OperationKind::Disk.run_blocking(flatten).await?;
         if new.has_memory {
             let memory = staging.join(MEMORY);
-            let merge = move |host: &Host| {
-                let store = host.engine.driver.snapshot_store();
-                store.merge(&memory, &CancellationToken::new())
-            };
-            self.host
-                .run_blocking(OperationKind::Snapshot, merge)
-                .await?;
+            let store = self.host.resources.vm.engine.driver.snapshot_store();
+            let merge = move || store.merge(&memory, &CancellationToken::new());
+            OperationKind::Snapshot.run_blocking(merge).await?;
         }
         fail::fail_point!("template::flat");
         let _names = self.template_names.lock().await;
         self.check_name_is_free(&new.name, overwrite).await?;
         let dir = staging.to_owned();
-        let publish = move |host: &Host| host.templates.publish(&dir, new);
-        let published = self
-            .host
-            .run_blocking(OperationKind::Snapshot, publish)
-            .await?;
+        let templates = Arc::clone(&self.host.templates);
+        let publish = move || templates.publish(&dir, new);
+        let published = OperationKind::Snapshot.run_blocking(publish).await?;
         Ok(published)
     }
 
@@ -96,20 +91,19 @@ impl Manager {
         name: &TemplateName,
         overwrite: bool,
     ) -> Result<(), SandboxError> {
-        let host = Arc::clone(&self.host);
+        let images = self.host.images.clone();
+        let templates = Arc::clone(&self.host.templates);
         let name = name.clone();
-        let check = move || check_name(&host, &name, overwrite);
+        let check = move || check_name(&images, &templates, &name, overwrite);
         tokio::task::spawn_blocking(check).await?
     }
 
     async fn check_template_limit(&self, source: &SandboxId) -> Result<(), SandboxError> {
         let most = self.host.limits.snapshots;
         let source = source.clone();
-        let count = move |host: &Host| Ok::<_, Infallible>(host.templates.count_made_from(&source));
-        let count = self
-            .host
-            .run_blocking(OperationKind::Snapshot, count)
-            .await?;
+        let templates = Arc::clone(&self.host.templates);
+        let count = move || Ok::<_, Infallible>(templates.count_made_from(&source));
+        let count = OperationKind::Snapshot.run_blocking(count).await?;
         if count < most {
             return Ok(());
         }
@@ -130,11 +124,9 @@ impl Manager {
             let retired = {
                 let _names = self.template_names.lock().await;
                 let wanted = name.clone();
-                let find = move |host: &Host| Ok::<_, Infallible>(host.templates.find(&wanted));
-                let found = self
-                    .host
-                    .run_blocking(OperationKind::Snapshot, find)
-                    .await?;
+                let templates = Arc::clone(&self.host.templates);
+                let find = move || Ok::<_, Infallible>(templates.find(&wanted));
+                let found = OperationKind::Snapshot.run_blocking(find).await?;
                 let Some(template) = found else { return Ok(()) };
                 self.retire_template(template).await?
             };
@@ -161,11 +153,9 @@ impl Manager {
         if !users.is_empty() {
             return Err(in_use(users.into_iter().map(|user| user.id).collect()));
         }
-        let retire = move |host: &Host| host.templates.retire(&template);
-        let dir = self
-            .host
-            .run_blocking(OperationKind::Snapshot, retire)
-            .await?;
+        let templates = Arc::clone(&self.host.templates);
+        let retire = move || templates.retire(&template);
+        let dir = OperationKind::Snapshot.run_blocking(retire).await?;
         Ok(dir)
     }
 
@@ -177,8 +167,9 @@ impl Manager {
             .iter()
             .filter_map(|handle| handle.record.borrow().snapshot.clone());
         let used: BTreeSet<TemplateId> = used.collect();
-        let find = move |host: &Host| Ok::<_, Infallible>(host.templates.outdated(&used));
-        let outdated = self.host.run_blocking(OperationKind::Snapshot, find).await;
+        let templates = Arc::clone(&self.host.templates);
+        let find = move || Ok::<_, Infallible>(templates.outdated(&used));
+        let outdated = OperationKind::Snapshot.run_blocking(find).await;
         let mut retired = Vec::new();
         for template in outdated.unwrap_or_default() {
             match self.retire_template(template).await {
@@ -200,7 +191,12 @@ impl Manager {
     }
 }
 
-fn check_name(host: &Host, name: &TemplateName, overwrite: bool) -> Result<(), SandboxError> {
+fn check_name(
+    images: &Images,
+    templates: &Templates,
+    name: &TemplateName,
+    overwrite: bool,
+) -> Result<(), SandboxError> {
     let taken = |what, hint| {
         Err(SandboxError::NameTaken {
             what,
@@ -208,25 +204,25 @@ fn check_name(host: &Host, name: &TemplateName, overwrite: bool) -> Result<(), S
             hint,
         })
     };
-    if host.images.list()?.iter().any(|image| image.name == *name) {
+    if images.list()?.iter().any(|image| image.name == *name) {
         return taken("base image", "");
     }
-    match host.templates.find(name) {
+    match templates.find(name) {
         Some(_) if !overwrite => taken("snapshot", ", or overwrite it"),
         _ => Ok(()),
     }
 }
 
 /// Makes one image of the disk in `dir`, and removes the rest of the disk there.
-fn flatten_disk(host: &Host, dir: &Path) -> Result<(), disk::Error> {
+fn flatten_disk(disks: &Disks, dir: &Path) -> Result<(), disk::Error> {
     let snapshot = Snapshot::read(dir).map_err(disk::Error::snapshot(dir))?;
     let size_bytes = snapshot.disk.size_bytes;
     // Name of the disk's device, if it needs one. No sandbox has this id, so the next start removes
     // the device if this is interrupted.
     let id = SandboxId::random();
-    host.disks.restore(&id, dir, size_bytes)?;
+    disks.restore(&id, dir, size_bytes)?;
     let image = Templates::image_in(dir);
-    let flattened = host.disks.flatten(&id, dir, size_bytes, &image);
-    host.disks.remove(&id, dir)?;
+    let flattened = disks.flatten(&id, dir, size_bytes, &image);
+    disks.remove(&id, dir)?;
     flattened
 }
