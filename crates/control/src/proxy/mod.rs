@@ -11,6 +11,10 @@
 //! are passed on and never followed, and a request goes nowhere but to the port of the sandbox that
 //! it named. Nothing is kept on disk. Signed URLs are checked against a secret of the store, so
 //! every control plane knows those of the others.
+//!
+//! Informational answers (1xx) but 100 and 101 are not passed on. hyper's client tells of them
+//! (`hyper::ext::on_informational`), but a service of its server returns one answer for a request,
+//! and has no way to send others before (hyper 1.12, `proto/h1/role.rs`).
 
 mod access;
 pub mod address;
