@@ -4,10 +4,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use host_rpc as rpc;
 use host_rpc::SandboxState as State;
 use model::SandboxId;
+use testkit::eventually;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, PATIENCE};
+use crate::isolation::as_root;
 
 /// Of the file system. It has to take a copy of the image, which is on another one, and memory.
 const HOST_BYTES: u64 = 2 << 30;
@@ -15,6 +18,28 @@ const HOST_BYTES: u64 = 2 << 30;
 const LEFT: u64 = 2 << 20;
 /// What the guest writes to its memory in the meantime, MiB.
 const WRITTEN_MB: u64 = 24;
+/// What stays free for sandboxes that have not taken most, an eighth of the file system, and what
+/// the one that does may write until then: more than counts as much (256 MiB), and less than all
+/// that it wants to.
+const RESERVE: u64 = HOST_BYTES / 8;
+const UNTIL_STALLED: u64 = 300 << 20;
+const BLOCKS: usize = 120;
+/// Writes numbered blocks of 4 MiB, and notes each that the disk has taken.
+const WRITER: &str = "
+import os
+data = os.open('/home/user/data', os.O_WRONLY | os.O_CREAT)
+for number in range(120):
+    os.write(data, bytes([number]) * (4 << 20))
+    os.fsync(data)
+    with open('/dev/shm/taken', 'a') as note:
+        note.write('x')
+";
+/// Prints how many of the blocks the disk has, past what the guest still has in memory.
+const READER: &str = "
+open('/proc/sys/vm/drop_caches', 'w').write('3')
+with open('/home/user/data', 'rb') as data:
+    print(sum(data.read(4 << 20) == bytes([number]) * (4 << 20) for number in range(120)))
+";
 
 /// A file system of the test's own, which goes with it.
 struct Host {
@@ -41,10 +66,15 @@ impl Host {
 
     /// Something else takes the rest.
     fn fill(&self) {
+        self.fill_to(LEFT);
+    }
+
+    /// Something else takes all but `left` bytes.
+    fn fill_to(&self, left: u64) {
         let free = linux::file::space(&self.at).unwrap().free;
         linux::file::allocate(
             &File::create(self.filler()).unwrap(),
-            free.saturating_sub(LEFT),
+            free.saturating_sub(left),
         )
         .unwrap();
     }
@@ -185,6 +215,73 @@ async fn a_guest_whose_memory_has_no_room_ends_with_the_reason_and_others_go_on(
     agent.remove(&greedy).await;
     agent.remove(&calm).await;
     host.free();
+    fs::create_dir(agent.dir.path().join("sandboxes")).unwrap();
+    agent.finish().await;
+}
+
+async fn reason(agent: &Agent, id: &SandboxId) -> String {
+    agent.report(id).await.unwrap().reason
+}
+
+/// Lines of the sandbox's log until now.
+async fn log(agent: &Agent, id: &SandboxId) -> Vec<String> {
+    let request = rpc::ReadLogsRequest {
+        sandbox_id: id.to_string(),
+        ..Default::default()
+    };
+    let mut stream = agent.client().logs().read_logs(request).await.unwrap();
+    let mut lines = Vec::new();
+    while let Some(message) = stream.message::<rpc::ReadLogsResponse>().await.unwrap() {
+        lines.push(message.to_owned_message().line);
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn largest_writer_is_stalled_before_others() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let host = Host::new(dir.path());
+    let agent = Agent::start(&[("AGENT_SANDBOXES_PATH", host.at.to_str().unwrap())]).await;
+    let modest = agent.create().await;
+    let greedy = agent.create().await;
+    host.fill_to(RESERVE + UNTIL_STALLED);
+    let write = format!("setsid python3 -c \"{WRITER}\" >/dev/null 2>&1 &");
+    agent.out(&greedy, &write).await;
+    eventually("the writer to be stalled", PATIENCE, async || {
+        let is_stalled = reason(&agent, &greedy).await.contains("stands still");
+        is_stalled.then_some(())
+    })
+    .await;
+    let used = agent.report(&greedy).await.unwrap().disk.used_bytes;
+    let refused = agent.sh(&greedy, "true").await.unwrap_err().to_string();
+    assert!(refused.contains("the host's disk is full"), "{refused}");
+    // The other one goes on writing.
+    let small =
+        "head -c 8M /dev/zero | tr '\\0' x > data; sync; echo three > word; sync; wc -c < data";
+    assert_eq!(agent.out(&modest, small).await, (8 << 20).to_string());
+    assert_eq!(reason(&agent, &modest).await, "");
+    let report = agent.report(&greedy).await.unwrap();
+    assert_eq!(report.state.as_known(), Some(State::SANDBOX_STATE_RUNNING));
+    assert_eq!(
+        report.disk.used_bytes, used,
+        "it writes while it is stalled"
+    );
+    assert!(used < BLOCKS as u64 * (4 << 20), "it had written all");
+    host.free();
+    eventually("the writer to go on to its end", PATIENCE, async || {
+        let taken = agent.sh(&greedy, "cat /dev/shm/taken").await.ok()?;
+        (taken.stdout.len() == BLOCKS).then_some(())
+    })
+    .await;
+    let read = as_root(&agent, &greedy, "python3", &["-c", READER]).await;
+    assert_eq!(read.stdout.trim(), BLOCKS.to_string(), "{read:?}");
+    let lines = log(&agent, &greedy).await;
+    let has = |text: &str| lines.iter().any(|line| line.contains(text));
+    assert!(has("it stands still") && has("it goes on"), "{lines:?}");
+    let lines = log(&agent, &modest).await;
+    assert!(!lines.iter().any(|line| line.contains("stands still")));
+    agent.remove(&greedy).await;
+    agent.remove(&modest).await;
     fs::create_dir(agent.dir.path().join("sandboxes")).unwrap();
     agent.finish().await;
 }
