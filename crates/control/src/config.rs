@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use listener::ListenerLimits;
 use model::Limits;
-use runtime::config::ConfigErrors;
+use runtime::config::{ConfigErrors, Variables};
 use runtime::environment::variable;
 
 use crate::hosts::{self, HostAddr, Token};
@@ -56,7 +56,7 @@ impl Config {
     /// # Errors
     /// All mistakes at once.
     pub fn from_env() -> Result<Self, ConfigErrors> {
-        Self::from_lookup(variable)
+        Self::from_lookup(&variable)
     }
 
     /// Reads the settings for `dir`, with everything else from the environment.
@@ -65,7 +65,7 @@ impl Config {
     /// All mistakes at once.
     pub fn for_dir(dir: &Path) -> Result<Self, ConfigErrors> {
         let dir = dir.to_string_lossy().into_owned();
-        Self::from_lookup(|name| match name {
+        Self::from_lookup(&|name| match name {
             "WRENN_DIR" => Some(dir.clone()),
             other => variable(other),
         })
@@ -73,55 +73,41 @@ impl Config {
 
     /// Returns the defaults of all settings.
     pub(crate) fn without_variables() -> Result<Self, ConfigErrors> {
-        Self::from_lookup(|_| None)
+        Self::from_lookup(&|_| None)
     }
 
-    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
-        let mut mistakes = Vec::new();
-        let dir = lookup("WRENN_DIR").map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);
-        let dir = std::path::absolute(&dir).unwrap_or(dir);
-        let listen = lookup("CP_LISTEN_ADDR").unwrap_or_else(|| "127.0.0.1:8000".to_owned());
-        let listen = listen_address(&listen).unwrap_or_else(|| {
-            mistakes.push(format!(
-                "CP_LISTEN_ADDR must be an address and port like 127.0.0.1:8000, not {listen:?}"
-            ));
-            SocketAddr::from(([127, 0, 0, 1], 0))
-        });
-        let database_url = database_url(&lookup, &dir, &mut mistakes);
-        let host = HostAddr {
-            url: host_url(&lookup, &mut mistakes),
-            token: token(&lookup, &dir, &mut mistakes),
-        };
-        let limits = limits(&lookup, &mut mistakes);
-        let max_upload = bounded(
-            &lookup,
-            "CP_MAX_UPLOAD_MB",
-            1,
-            MAX_UPLOAD_MB,
-            100,
-            &mut mistakes,
-        );
-        let max_upload_bytes = u64::from(max_upload) * MIB;
-        let rate_limits = rate_limits(&lookup, &mut mistakes);
-        let ports = ports(&lookup, &mut mistakes);
-        let listener = listener_limits(&lookup, &ports, &mut mistakes);
+    fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let mut variables = Variables::new(lookup);
+        let dir = variables.path("WRENN_DIR", Path::new(DEFAULT_DIR));
+        let max_upload_mb = variables.bounded("CP_MAX_UPLOAD_MB", &(1..=MAX_UPLOAD_MB), 100);
+        let ports = ports(&mut variables);
         let config = Self {
-            dir,
-            database_url,
-            listen,
-            host,
-            limits,
-            max_upload_bytes,
+            database_url: database_url(&mut variables, &dir),
+            listen: listen(&mut variables),
+            host: HostAddr {
+                url: host_url(&mut variables),
+                token: token(&mut variables, &dir),
+            },
+            limits: limits(&mut variables),
+            max_upload_bytes: u64::from(max_upload_mb) * MIB,
+            listener: listener_limits(&mut variables, &ports),
             ports,
-            listener,
-            rate_limits,
+            rate_limits: rate_limits(&mut variables),
+            dir,
         };
-        if mistakes.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigErrors(mistakes))
-        }
+        variables.finish(config)
     }
+}
+
+fn listen(variables: &mut Variables<'_>) -> SocketAddr {
+    let text = variables.text("CP_LISTEN_ADDR");
+    let text = text.unwrap_or_else(|| "127.0.0.1:8000".to_owned());
+    listen_address(&text).unwrap_or_else(|| {
+        variables.add_error(format!(
+            "CP_LISTEN_ADDR must be an address and port like 127.0.0.1:8000, not {text:?}"
+        ));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
 }
 
 /// Returns the default database URL: SQLite in `dir`.
@@ -130,24 +116,21 @@ pub fn sqlite_in(dir: &Path) -> String {
     format!("sqlite://{}", dir.join("wrenn.db").display())
 }
 
-fn database_url(
-    lookup: impl Fn(&str) -> Option<String>,
-    dir: &Path,
-    mistakes: &mut Vec<String>,
-) -> String {
-    let url = lookup("DATABASE_URL").unwrap_or_else(|| sqlite_in(dir));
+fn database_url(variables: &mut Variables<'_>, dir: &Path) -> String {
+    let url = variables.text("DATABASE_URL");
+    let url = url.unwrap_or_else(|| sqlite_in(dir));
     let schemes = ["sqlite://", "postgres://", "postgresql://"];
     if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
         // Not shown: it may hold a password.
-        mistakes.push("DATABASE_URL must begin with sqlite:// or postgres://".to_owned());
+        variables.add_error("DATABASE_URL must begin with sqlite:// or postgres://".to_owned());
     }
     url
 }
 
 /// Reads the limits of sandboxes; a setting can only lower what this version allows.
-fn limits(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> Limits {
+fn limits(variables: &mut Variables<'_>) -> Limits {
     let most = Limits::default();
-    let mut at_most = |name, least, most| bounded(&lookup, name, least, most, most, &mut *mistakes);
+    let mut at_most = |name, least, most| variables.bounded(name, &(least..=most), most);
     Limits {
         max_vcpus: at_most("CP_MAX_VCPUS", 1, most.max_vcpus),
         max_memory_mb: at_most(
@@ -166,11 +149,11 @@ pub fn token_file(dir: &Path) -> PathBuf {
     dir.join(TOKEN_FILE)
 }
 
-fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec<String>) -> Token {
-    let Some(token) = lookup("AGENT_TOKEN") else {
+fn token(variables: &mut Variables<'_>, dir: &Path) -> Token {
+    let Some(token) = variables.text("AGENT_TOKEN") else {
         // What systemd has loaded for this service (systemd.exec(5), `LoadCredential=`).
-        let credential =
-            lookup("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(TOKEN_FILE));
+        let credentials = variables.text("CREDENTIALS_DIRECTORY");
+        let credential = credentials.map(|dir| Path::new(&dir).join(TOKEN_FILE));
         return Token::File(
             credential
                 .filter(|path| path.exists())
@@ -178,16 +161,17 @@ fn token(lookup: impl Fn(&str) -> Option<String>, dir: &Path, mistakes: &mut Vec
         );
     };
     if token.len() < 16 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        mistakes
-            .push("AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned());
+        variables.add_error(
+            "AGENT_TOKEN must be 16 or more printable characters without spaces".to_owned(),
+        );
     }
     Token::Given(token)
 }
 
 /// Returns the URL of the host agent. The original Wrenn allows the address without a scheme.
-fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> String {
-    let text = lookup("CP_HOST_AGENT_ADDR")
-        .unwrap_or_else(|| format!("localhost:{}", hosts::DEFAULT_PORT));
+fn host_url(variables: &mut Variables<'_>) -> String {
+    let text = variables.text("CP_HOST_AGENT_ADDR");
+    let text = text.unwrap_or_else(|| format!("localhost:{}", hosts::DEFAULT_PORT));
     let url = if text.contains("://") {
         text.clone()
     } else {
@@ -200,16 +184,16 @@ fn host_url(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>)
             && uri.path() == "/"
     });
     if !right {
-        mistakes.push(format!(
+        variables.add_error(format!(
             "CP_HOST_AGENT_ADDR must be like http://localhost:50051, not {text:?}"
         ));
     }
     url
 }
 
-fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) -> PortSettings {
+fn ports(variables: &mut Variables<'_>) -> PortSettings {
     let mut settings = PortSettings::default();
-    if let Some(domain) = lookup("CP_DOMAIN") {
+    if let Some(domain) = variables.text("CP_DOMAIN") {
         let is_label = |label: &str| {
             let right = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
             (1..=63).contains(&label.len()) && label.bytes().all(right) && !label.starts_with('-')
@@ -221,11 +205,11 @@ fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) ->
                 ..settings
             };
         } else {
-            mistakes
-                .push(format!("CP_DOMAIN must be a name like sandboxes.example.com, without a port, not {domain:?}"));
+            variables
+                .add_error(format!("CP_DOMAIN must be a name like sandboxes.example.com, without a port, not {domain:?}"));
         }
     }
-    if let Some(url) = lookup("CP_PUBLIC_URL") {
+    if let Some(url) = variables.text("CP_PUBLIC_URL") {
         let url = url.trim_end_matches('/').to_owned();
         let right = url.parse::<http::Uri>().is_ok_and(|uri| {
             let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -237,7 +221,7 @@ fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) ->
                 && uri.query().is_none()
         });
         if !right {
-            mistakes.push(format!(
+            variables.add_error(format!(
                 "CP_PUBLIC_URL must be like https://wrenn.example.com, without a path, not {url:?}"
             ));
         }
@@ -246,41 +230,27 @@ fn ports(lookup: impl Fn(&str) -> Option<String>, mistakes: &mut Vec<String>) ->
     settings
 }
 
-fn listener_limits(
-    lookup: impl Fn(&str) -> Option<String>,
-    ports: &PortSettings,
-    mistakes: &mut Vec<String>,
-) -> ListenerLimits {
-    let most = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    let default = u32::try_from(ListenerLimits::DEFAULT_CONNECTIONS).unwrap_or(most);
-    let connections = bounded(&lookup, "CP_MAX_CONNECTIONS", 16, most, default, mistakes);
+fn listener_limits(variables: &mut Variables<'_>, ports: &PortSettings) -> ListenerLimits {
+    let default = ListenerLimits::DEFAULT_CONNECTIONS;
+    let connections = variables.bounded("CP_MAX_CONNECTIONS", &(16..=MAX_CONNECTIONS), default);
     // All users of an installation behind a proxy come from the proxy's address.
     let share = if ports.public_url.is_some() {
         0
     } else {
         connections / 8
     };
-    let share = bounded(
-        &lookup,
-        "CP_MAX_CONNECTIONS_PER_ADDRESS",
-        0,
-        most,
-        share,
-        mistakes,
-    );
+    let range = 0..=MAX_CONNECTIONS;
+    let share = variables.bounded("CP_MAX_CONNECTIONS_PER_ADDRESS", &range, share);
     ListenerLimits {
-        connections: connections as usize,
-        per_address: Some(share as usize).filter(|share| *share > 0),
+        connections,
+        per_address: Some(share).filter(|share| *share > 0),
         ..ListenerLimits::default()
     }
 }
 
-fn rate_limits(
-    lookup: impl Fn(&str) -> Option<String>,
-    mistakes: &mut Vec<String>,
-) -> RateLimitSettings {
-    let mut rate =
-        |name, default| bounded(&lookup, name, 0, RateLimitSettings::MAX, default, mistakes);
+fn rate_limits(variables: &mut Variables<'_>) -> RateLimitSettings {
+    let range = 0..=RateLimitSettings::MAX;
+    let mut rate = |name, default| variables.bounded(name, &range, default);
     RateLimitSettings {
         requests_per_sec: rate(
             "CP_MAX_REQUESTS_PER_SEC",
@@ -291,29 +261,6 @@ fn rate_limits(
             RateLimitSettings::DEFAULT_CREATES_PER_MIN,
         ),
     }
-}
-
-fn bounded(
-    lookup: impl Fn(&str) -> Option<String>,
-    name: &str,
-    least: u32,
-    most: u32,
-    default: u32,
-    mistakes: &mut Vec<String>,
-) -> u32 {
-    let Some(text) = lookup(name) else {
-        return default;
-    };
-    let number = text
-        .parse()
-        .ok()
-        .filter(|number| (least..=most).contains(number));
-    number.unwrap_or_else(|| {
-        mistakes.push(format!(
-            "{name} must be a number from {least} to {most}, not {text:?}"
-        ));
-        default
-    })
 }
 
 /// Parses an address and port; a port alone, as `:8000`, means every interface (the original
@@ -342,7 +289,7 @@ mod tests {
 
     #[test]
     fn defaults_are_the_originals() {
-        let config = Config::from_lookup(|_| None).unwrap();
+        let config = Config::from_lookup(&|_| None).unwrap();
         assert_eq!(config.database_url, "sqlite:///var/lib/wrenn/wrenn.db");
         assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
         assert_eq!(config.host.url, "http://localhost:50051");
@@ -370,7 +317,7 @@ mod tests {
             "CP_MAX_CREATES_PER_MIN",
         ];
         let wrong =
-            Config::from_lookup(|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));
+            Config::from_lookup(&|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));
         let text = wrong.unwrap_err().to_string();
         for name in NAMES {
             assert!(text.contains(name), "{text}");
@@ -388,9 +335,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap().to_owned();
         let token = || {
-            let config =
-                Config::from_lookup(|name| (name == "CREDENTIALS_DIRECTORY").then(|| path.clone()))
-                    .unwrap();
+            let config = Config::from_lookup(&|name| {
+                (name == "CREDENTIALS_DIRECTORY").then(|| path.clone())
+            })
+            .unwrap();
             let Token::File(path) = config.host.token else {
                 panic!("no token was given")
             };
@@ -413,7 +361,7 @@ mod tests {
         );
         let lookup = |name: &str| (name == "CP_HOST_AGENT_ADDR").then(|| "10.0.0.1:5/".to_owned());
         assert_eq!(
-            Config::from_lookup(lookup).unwrap().host.url,
+            Config::from_lookup(&lookup).unwrap().host.url,
             "http://10.0.0.1:5"
         );
     }

@@ -10,8 +10,8 @@ pub struct QuotaState {
     /// Maximum in a window.
     pub quota: u32,
     pub window: Duration,
-    /// Part of the quota that is not used yet.
-    pub remaining: u32,
+    /// Part of the quota that is not used yet; `None` of a request that is larger than the quota.
+    pub remaining: Option<u32>,
     /// Time until the quota is whole again; of a refusal, until the same request can succeed.
     /// `None` if it never can.
     pub reset: Option<Duration>,

@@ -161,21 +161,26 @@ impl<C: Clock + Clone> KeyedLimit<C> {
             self.limiter.retain_recent();
             self.limiter.shrink_to_fit();
         }
-        let outcome = self.limiter.check_key_n(&key_id.to_owned(), count);
-        let (remaining, wait) = match outcome {
+        let interval = self.quota.replenish_interval();
+        match self.limiter.check_key_n(&key_id.to_owned(), count) {
             Ok(Ok(state)) => {
                 let remaining = state.remaining_burst_capacity();
                 let used = self.quota.burst_size().get().saturating_sub(remaining);
-                let reset = self.quota.replenish_interval() * used;
-                return Ok(self.state(remaining, Some(reset)));
+                Ok(self.state(Some(remaining), Some(interval * used)))
             }
-            Ok(Err(refused)) => (0, Some(refused.wait_time_from(self.clock.now()))),
-            Err(_more_than_the_quota) => (0, None),
-        };
-        Err(self.refuse(self.state(remaining, wait)))
+            Ok(Err(refused)) => {
+                let wait = refused.wait_time_from(self.clock.now());
+                // After that time the bucket holds just what was asked for.
+                let missing = wait.as_nanos().div_ceil(interval.as_nanos().max(1));
+                let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+                let remaining = count.get().saturating_sub(missing);
+                Err(self.refuse(self.state(Some(remaining), Some(wait))))
+            }
+            Err(_more_than_the_quota) => Err(self.refuse(self.state(None, None))),
+        }
     }
 
-    fn state(&self, remaining: u32, reset: Option<Duration>) -> QuotaState {
+    fn state(&self, remaining: Option<u32>, reset: Option<Duration>) -> QuotaState {
         QuotaState {
             policy: self.policy.name,
             quota: self.quota.burst_size().get(),
@@ -220,7 +225,7 @@ mod tests {
         let (limits, clock) = limits(2, 0);
         for left in (0..20).rev() {
             let state = limits.count_request("a").unwrap().unwrap();
-            assert_eq!((state.quota, state.remaining), (20, left));
+            assert_eq!((state.quota, state.remaining), (20, Some(left)));
         }
         let refused = limits.count_request("a").unwrap_err();
         assert_eq!(refused.code, ErrorCode::ResourceExhausted);
@@ -240,12 +245,16 @@ mod tests {
     fn creates_count_all_or_none() {
         let (limits, clock) = limits(0, 6);
         limits.count_creates("a", 4).unwrap();
-        assert!(limits.count_creates("a", 3).is_err());
+        let refused = limits.count_creates("a", 3).unwrap_err().quota.unwrap();
+        assert_eq!(refused.remaining, Some(2));
         limits.count_creates("a", 2).unwrap();
         let refused = limits.count_creates("a", 1).unwrap_err();
-        assert_eq!(refused.quota.unwrap().reset.map(whole_seconds), Some(10));
+        let quota = refused.quota.unwrap();
+        assert_eq!(quota.remaining, Some(0));
+        assert_eq!(quota.reset.map(whole_seconds), Some(10));
         let never = limits.count_creates("a", 7).unwrap_err();
-        assert_eq!(never.quota.unwrap().reset, None);
+        let quota = never.quota.unwrap();
+        assert_eq!((quota.remaining, quota.reset), (None, None));
         assert!(never.message.contains("6 at a time"), "{never}");
         clock.advance(Duration::from_secs(60));
         limits.count_creates("a", 6).unwrap();

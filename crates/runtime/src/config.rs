@@ -64,12 +64,17 @@ impl<'a> Variables<'a> {
         range: &RangeInclusive<T>,
         default: T,
     ) -> T {
-        let expected = format!("a number from {} to {}", range.start(), range.end());
-        let number = self.parsed(name, &expected, default);
-        if !range.contains(&number) {
-            self.add_error(format!("{name} must be {expected}, not {number}"));
-        }
-        number
+        let Some(text) = self.text(name) else {
+            return default;
+        };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.unwrap_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            self.add_error(format!(
+                "{name} must be a number from {least} to {most}, not {text:?}"
+            ));
+            default
+        })
     }
 
     /// Adds an error; its text names the variable.

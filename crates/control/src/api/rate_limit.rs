@@ -20,11 +20,18 @@ pub fn append_state(headers: &mut HeaderMap, state: &QuotaState) {
     let name = state.policy;
     let window = whole_seconds(state.window);
     let policy = format!("\"{name}\";q={};w={window}", state.quota);
-    let mut left = format!("\"{name}\";r={}", state.remaining);
-    if let Some(reset) = state.reset {
-        left = format!("{left};t={}", whole_seconds(reset));
-    }
-    for (field, value) in [(POLICY, policy), (STATE, left)] {
+    let left = state.remaining.map(|remaining| {
+        let left = format!("\"{name}\";r={remaining}");
+        match state.reset {
+            Some(reset) => format!("{left};t={}", whole_seconds(reset)),
+            None => left,
+        }
+    });
+    let fields = [(POLICY, Some(policy)), (STATE, left)];
+    for (field, value) in fields
+        .into_iter()
+        .filter_map(|(field, value)| Some((field, value?)))
+    {
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.append(field, value);
         }
