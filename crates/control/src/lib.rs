@@ -144,6 +144,7 @@ impl ControlPlane {
             rate_limits: RateLimits::new(rate_limits),
             in_flight_creates: app::InFlightCreates::default(),
             idempotency_locks: app::IdempotencyLocks::default(),
+            placement_lock: parking_lot::Mutex::default(),
             shutdown: CancellationToken::new(),
             reconcile: tokio::sync::Notify::new(),
         });

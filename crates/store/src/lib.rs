@@ -2,7 +2,7 @@
 //! Wrenn names SQL.
 //!
 //! - Times are `i64` milliseconds since the Unix epoch. The caller brings them: the store has no
-//!   clock.
+//!   clock. Only leases are timed by the database, whose clock all control planes share.
 //! - A write that was acknowledged is on disk. SQLite runs with `synchronous=FULL`; PostgreSQL with
 //!   its own settings, which are safe by default.
 //! - Every operation is one statement or one transaction. A process that is killed in the middle
@@ -31,6 +31,7 @@ pub use cursor::Cursor;
 pub use error::Error;
 pub use keys::{Key, NewKey};
 pub use sandboxes::{Applied, Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox};
+pub use snapshots::SnapshotClaim;
 
 /// An open database. Cheap to clone; all clones share their connections.
 #[derive(Debug, Clone)]

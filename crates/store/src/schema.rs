@@ -20,10 +20,10 @@ macro_rules! migrator {
 }
 
 pub(crate) static SQLITE: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams"),
+    || migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks"),
 );
 pub(crate) static POSTGRES: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams"),
+    || migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks"),
 );
 
 /// Returns the step in a file whose name is `VERSION_DESCRIPTION`.
@@ -111,7 +111,28 @@ pub(crate) fn failed(source: MigrateError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::{Connection as _, Executor as _, SqliteConnection};
+
     use super::*;
+
+    #[tokio::test]
+    async fn snapshots_keep_owners_in_strict_table() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        let before = SQLITE.iter().filter(|step| step.version < 6).cloned();
+        let before = Migrator::with_migrations(before.collect());
+        migrate(&before, &mut connection).await.unwrap();
+        let row = "INSERT INTO snapshots VALUES ('a', 'team', 7)";
+        connection.execute(row).await.unwrap();
+        migrate(&SQLITE, &mut connection).await.unwrap();
+        let sql = "SELECT name, team_id, created_at FROM snapshots";
+        let rows: Vec<(String, String, i64)> = sqlx::query_as(sql)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(rows, [("a".to_owned(), "team".to_owned(), 7)]);
+        let wrong = "INSERT INTO snapshots VALUES ('b', 'team', 'no time')";
+        assert!(connection.execute(wrong).await.is_err());
+    }
 
     #[test]
     fn backends_have_the_same_steps() {

@@ -23,6 +23,7 @@ pub mod sandbox_fork;
 pub mod sandbox_network;
 pub mod sandbox_pause;
 pub mod sandbox_read;
+mod snapshot_lock;
 pub mod snapshots;
 pub mod templates;
 
@@ -54,6 +55,8 @@ pub struct App {
     /// Sandboxes whose create is under way in this process; reconcilers leave them alone.
     pub in_flight_creates: InFlightCreates,
     pub idempotency_locks: IdempotencyLocks,
+    /// Held while a host is chosen and a place on it is reserved.
+    pub placement_lock: Mutex<()>,
     /// Token that ends open streams and background tasks.
     pub shutdown: CancellationToken,
     /// Notified when there may be something to reconcile before the next round.

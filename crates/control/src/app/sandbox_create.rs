@@ -6,12 +6,13 @@
 //! `tasks::reconcile` removes the row after a while. If a step fails while the user waits, row and
 //! remains go: the id was never told.
 
+use std::collections::BTreeSet;
 use std::slice;
 use std::sync::Arc;
 
 use model::{
     ErrorCode, NetworkSpec, Resource, ResourceRequest, SandboxId, SandboxSpec, SandboxState,
-    TeamId, TemplateName,
+    TemplateName,
 };
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
@@ -21,7 +22,7 @@ use super::resources::resolve_resources;
 use super::templates::{is_visible, missing_unless};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{self, Host, Inventory};
+use crate::hosts::{self, Host, HostInfo, Inventory, Reservation, Template};
 use crate::scheduler::{HostView, Unschedulable, rank_hosts};
 
 /// A sandbox to create.
@@ -37,6 +38,8 @@ pub struct CreateRequest {
 struct Placement {
     spec: SandboxSpec,
     hosts: Vec<Arc<Host>>,
+    /// Place on the first host.
+    reservation: Reservation,
 }
 
 impl App {
@@ -65,27 +68,31 @@ impl App {
         if let Some(idempotency) = &idempotency
             && let Some(met) = self.store.sandbox_find(key_id, idempotency).await?
         {
-            return self.continue_create(met, Vec::new()).await;
+            return self.continue_create(principal, met, None).await;
         }
         self.rate_limits.count_creates(key_id, 1)?;
-        let placement = self
-            .place_sandbox(&principal.team_id, spec, &resources)
-            .await?;
+        let placement = self.place_sandbox(principal, spec, &resources).await?;
         let new = NewSandbox {
             id: SandboxId::random(),
             team_id: principal.team_id.clone(),
-            spec: placement.spec,
+            spec: placement.spec.clone(),
             key_id: key_id.clone(),
             idempotency,
             now: now_ms(),
         };
         let _in_flight = self.in_flight_creates.insert(&new.id);
         let inserted = self.store.sandbox_insert(&new).await?;
-        self.continue_create(inserted, placement.hosts).await
+        self.continue_create(principal, inserted, Some(placement))
+            .await
     }
 
     /// Continues a create with the row that the insert made or found.
-    async fn continue_create(&self, met: Inserted, hosts: Vec<Arc<Host>>) -> Result<Sandbox> {
+    async fn continue_create(
+        &self,
+        principal: &Principal,
+        met: Inserted,
+        placement: Option<Placement>,
+    ) -> Result<Sandbox> {
         let sandbox = match met {
             Inserted::New(sandbox) => sandbox,
             Inserted::Mismatch => return Err(idempotency_mismatch()),
@@ -107,7 +114,7 @@ impl App {
             Inserted::Existing(sandbox) => sandbox,
         };
         let _in_flight = self.in_flight_creates.insert(&sandbox.id);
-        match self.start_on_host(&sandbox, hosts).await {
+        match self.start_on_host(principal, &sandbox, placement).await {
             Ok(sandbox) => Ok(sandbox),
             Err(error) => self.fail_create(&sandbox.id, error).await,
         }
@@ -125,18 +132,22 @@ impl App {
         row.filter(|sandbox| !sandbox.deleting).ok_or(error)
     }
 
-    /// Asks hosts in turn to run a sandbox. `hosts` is empty if they are not known yet.
-    async fn start_on_host(&self, sandbox: &Sandbox, hosts: Vec<Arc<Host>>) -> Result<Sandbox> {
-        let hosts = match self.hosts.candidates(sandbox.host_id.as_deref()) {
+    /// Asks hosts in turn to run a sandbox. `placement` is `None` if they are not chosen yet.
+    async fn start_on_host(
+        &self,
+        principal: &Principal,
+        sandbox: &Sandbox,
+        placement: Option<Placement>,
+    ) -> Result<Sandbox> {
+        let (hosts, mut first_reservation) = match (sandbox.host_id.as_deref(), placement) {
             // A host has begun it already.
-            owner if sandbox.host_id.is_some() => owner,
-            _ if !hosts.is_empty() => hosts,
-            _ => {
+            (Some(owner), _) => (self.hosts.candidates(Some(owner)), None),
+            (None, Some(placement)) => (placement.hosts, Some(placement.reservation)),
+            (None, None) => {
                 let resources = ResourceRequest::from(&sandbox.spec);
                 let spec = sandbox.spec.clone();
-                self.place_sandbox(&sandbox.team_id, spec, &resources)
-                    .await?
-                    .hosts
+                let placement = self.place_sandbox(principal, spec, &resources).await?;
+                (placement.hosts, Some(placement.reservation))
             }
         };
         let mut refusal = Error::new(
@@ -147,13 +158,15 @@ impl App {
         for host in hosts {
             // A create whose connection breaks cannot be tried on another host: the first may have
             // begun it. So a host that has just gone away is found by a call that changes nothing.
-            if has_alternative && let Err(error) = host.connect().await {
+            let reservation = first_reservation.take();
+            let reservation = reservation.unwrap_or_else(|| host.reserve());
+            if has_alternative && let Err(error) = host.probe(host.connect()).await {
                 refusal = error;
                 continue;
             }
             match host.ensure_sandbox(&sandbox.id, &sandbox.spec).await {
                 Ok(report) => {
-                    host.note_placed();
+                    reservation.confirm();
                     let Some(sandbox) = self.try_apply_response(report).await? else {
                         // The deletion may have passed by the host before it had begun.
                         host.remove_sandbox(&sandbox.id).await?;
@@ -179,101 +192,171 @@ impl App {
         Err(refusal)
     }
 
-    /// Resolves sizes and chooses hosts from what is known of them. Hosts are asked only where the
-    /// template is not known.
+    /// Resolves sizes, chooses hosts from what is known of them, and reserves a place on the best.
+    ///
+    /// # Errors
+    /// `NotFound` if no host has the template; `HostUnavailable` if none answers.
     async fn place_sandbox(
         &self,
-        team: &TeamId,
+        principal: &Principal,
         spec: SandboxSpec,
         resources: &ResourceRequest,
     ) -> Result<Placement> {
-        let known = self.read_inventories(false).await;
-        let has_template = known.iter().flatten().any(|inventory| {
-            let mut templates = inventory.templates.iter();
-            templates.any(|template| template.name == spec.template)
-        });
-        let inventories = if has_template {
-            known
-        } else {
-            self.read_inventories(true).await
+        let name = spec.template.clone();
+        let inventories = self.inventories_for(&name).await;
+        let owner = self.store.snapshot_owner(&name).await?;
+        let find_visible = |inventory: &Arc<Inventory>| {
+            let template = find_template(inventory, &name)?;
+            is_visible(template, principal, owner.as_ref()).then(|| template.clone())
         };
-        let owners = self.store.snapshot_owners().await?;
-        let mut unreachable = None;
-        let mut views = Vec::with_capacity(inventories.len());
-        let mut templates = Vec::with_capacity(inventories.len());
-        for (host, inventory) in self.hosts.all().iter().zip(inventories) {
-            let inventory = inventory.map_err(|error| unreachable = Some(error)).ok();
-            let visible = inventory.as_ref().map(|inventory| {
-                let all = inventory.templates.iter();
-                all.filter(|template| is_visible(template, team, &owners))
-                    .cloned()
-                    .collect::<Vec<_>>()
-            });
-            views.push(
-                inventory
-                    .zip(visible.as_ref())
-                    .map(|(inventory, visible)| HostView {
-                        templates: visible.iter().map(|it| it.name.to_string()).collect(),
-                        sandboxes: inventory.info.sandboxes.saturating_add(host.placed_since()),
-                        memory_bytes: inventory.info.memory_bytes,
-                    }),
-            );
-            let mut visible = visible.into_iter().flatten();
-            templates.push(visible.find(|template| template.name == spec.template));
+        let views: Vec<Option<InventoryView>> = inventories
+            .iter()
+            .map(|inventory| {
+                let inventory = inventory.as_ref().ok()?;
+                Some(InventoryView {
+                    info: &inventory.info,
+                    template: find_visible(inventory),
+                })
+            })
+            .collect();
+        match self.reserve_host(&views) {
+            Ok((order, reservation)) => {
+                self.resolve_placement(spec, resources, &views, order, reservation)
+            }
+            Err(reason) => Err(self
+                .unschedulable(reason, principal, &name, &inventories)
+                .await),
         }
-        let order = rank_hosts(&spec.template, &views)
-            .map_err(|reason| unschedulable(reason, unreachable, &spec.template))?;
-        let resolve =
-            |index: usize| resolve_resources(spec.clone(), resources, templates[index].as_ref());
+    }
+
+    /// Ranks the hosts, and reserves a place on the best in the same step, so that creates at once
+    /// see each other.
+    fn reserve_host(
+        &self,
+        views: &[Option<InventoryView<'_>>],
+    ) -> std::result::Result<(Vec<usize>, Reservation), Unschedulable> {
+        let hosts = self.hosts.all();
+        let _lock = self.placement_lock.lock();
+        let view = |(host, view): (&Arc<Host>, &Option<InventoryView<'_>>)| {
+            let view = view.as_ref()?;
+            Some(HostView {
+                has_template: view.template.is_some(),
+                sandboxes: view.info.sandboxes.saturating_add(host.assigned_since()),
+                memory_bytes: view.info.memory_bytes,
+            })
+        };
+        let views: Vec<Option<HostView>> = hosts.iter().zip(views).map(view).collect();
+        let order = rank_hosts(&views)?;
+        let reservation = hosts[order[0]].reserve();
+        Ok((order, reservation))
+    }
+
+    /// Resolves sizes by the template of the best host. Others are tried as far as their templates
+    /// give the same: snapshots of one name on two hosts need not be the same.
+    fn resolve_placement(
+        &self,
+        spec: SandboxSpec,
+        resources: &ResourceRequest,
+        views: &[Option<InventoryView<'_>>],
+        order: Vec<usize>,
+        reservation: Reservation,
+    ) -> Result<Placement> {
+        let resolve = |index: usize| {
+            let template = views[index].as_ref().and_then(|it| it.template.as_ref());
+            resolve_resources(spec.clone(), resources, template)
+        };
         let best = resolve(order[0])?;
         best.check(&self.limits)?;
-        // Snapshots of one name on two hosts need not be the same.
         let same = order
             .into_iter()
             .filter(|&index| resolve(index).is_ok_and(|spec| spec == best));
-        let all = self.hosts.all();
-        let hosts = same.map(|index| Arc::clone(&all[index])).collect();
-        Ok(Placement { spec: best, hosts })
+        let hosts = same.map(|index| Arc::clone(&self.hosts.all()[index]));
+        Ok(Placement {
+            hosts: hosts.collect(),
+            spec: best,
+            reservation,
+        })
     }
 
-    /// Returns the inventory of each host; with `refresh` all are asked, otherwise those that are
-    /// not known.
+    /// Returns the inventory of each host: the cached ones if one of them has the template, otherwise
+    /// all hosts are asked.
+    async fn inventories_for(&self, template: &TemplateName) -> Vec<Result<Arc<Inventory>>> {
+        let cached = self.read_inventories(false).await;
+        let mut answering = cached.iter().flatten();
+        if answering.any(|inventory| find_template(inventory, template).is_some()) {
+            return cached;
+        }
+        self.read_inventories(true).await
+    }
+
+    /// Reads the inventories of all hosts at once: with `refresh` from the hosts, otherwise from the
+    /// cache as far as there is one, and not from hosts that are known to be down. A host that does
+    /// not answer delays the others for no longer than a probe.
     async fn read_inventories(&self, refresh: bool) -> Vec<Result<Arc<Inventory>>> {
-        let hosts = self.hosts.all().iter();
-        let reads = hosts.map(async |host| {
-            if refresh {
-                host.refresh_inventory().await
-            } else {
+        let hosts = self.hosts.all();
+        let reads = hosts.iter().map(async |host| {
+            let read = async {
+                if refresh {
+                    return host.refresh_inventory().await;
+                }
+                host.require_up()?;
                 host.inventory().await
+            };
+            if hosts.len() > 1 {
+                Box::pin(host.probe(read)).await
+            } else {
+                read.await
             }
         });
         futures::future::join_all(reads).await
     }
-}
 
-fn unschedulable(
-    reason: Unschedulable,
-    unreachable: Option<Error>,
-    template: &TemplateName,
-) -> Error {
-    match reason {
-        Unschedulable::NoHost => unreachable.unwrap_or_else(|| {
-            Error::new(
-                ErrorCode::HostUnavailable,
-                "no host is configured; set CP_HOST_AGENT_ADDR",
-            )
-        }),
-        Unschedulable::NoTemplate(known) => {
-            missing_unless(unreachable, no_template(template, &known))
+    /// Returns the error for a sandbox that no host can take. It lists the templates that the caller
+    /// may see.
+    async fn unschedulable(
+        &self,
+        reason: Unschedulable,
+        principal: &Principal,
+        template: &TemplateName,
+        inventories: &[Result<Arc<Inventory>>],
+    ) -> Error {
+        let unreachable = inventories.iter().find_map(|it| it.as_ref().err()).cloned();
+        if reason == Unschedulable::NoHost {
+            return unreachable.unwrap_or_else(|| {
+                Error::new(
+                    ErrorCode::HostUnavailable,
+                    "no host is configured; set CP_HOST_AGENT_ADDR",
+                )
+            });
         }
+        let owners = match self.store.snapshot_owners().await {
+            Ok(owners) => owners,
+            Err(error) => return error.into(),
+        };
+        let all = inventories.iter().flatten().flat_map(|it| &it.templates);
+        let visible = all.filter(|it| is_visible(it, principal, owners.get(it.name.as_str())));
+        let names: BTreeSet<&str> = visible.map(|it| it.name.as_str()).collect();
+        missing_unless(unreachable, no_template(template, &names))
     }
 }
 
-fn no_template(wanted: &TemplateName, known: &[String]) -> Error {
+/// A host that answers, and the template of a create if the caller may see it there.
+struct InventoryView<'a> {
+    info: &'a HostInfo,
+    template: Option<Template>,
+}
+
+fn find_template<'a>(inventory: &'a Inventory, name: &TemplateName) -> Option<&'a Template> {
+    let mut templates = inventory.templates.iter();
+    templates.find(|template| template.name == *name)
+}
+
+fn no_template(wanted: &TemplateName, known: &BTreeSet<&str>) -> Error {
     let known = if known.is_empty() {
         "none is installed".to_owned()
     } else {
-        format!("there is {}", known.join(", "))
+        let names: Vec<&str> = known.iter().copied().collect();
+        format!("there is {}", names.join(", "))
     };
     let text = format!("there is no template {wanted}; {known}");
     Error::new(ErrorCode::NotFound, text)

@@ -1,6 +1,5 @@
 //! Templates: base images, which all teams see, and snapshots of the caller's own team.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{Resource, TeamId};
@@ -35,14 +34,22 @@ pub(super) fn missing_unless(unreachable: Option<Error>, not_found: Error) -> Er
     }
 }
 
-/// Returns true if `team` may see a template. `owners` has the teams of snapshots, by name.
+/// Returns true if a caller may see a template; `owner` is the team of the snapshot of that name.
+///
+/// A snapshot without an owner is one of before there were teams, or lost its row. Only operators
+/// see it: they can use, delete or overwrite it, and to all others its name is taken.
 pub(super) fn is_visible(
     template: &Template,
-    team: &TeamId,
-    owners: &BTreeMap<String, TeamId>,
+    principal: &Principal,
+    owner: Option<&TeamId>,
 ) -> bool {
-    let owner = owners.get(template.name.as_str());
-    !template.is_snapshot() || owner.map_or(TeamId::DEFAULT, TeamId::as_str) == team.as_str()
+    if !template.is_snapshot() {
+        return true;
+    }
+    match owner {
+        Some(owner) => *owner == principal.team_id,
+        None => principal.is_operator(),
+    }
 }
 
 impl App {
@@ -78,9 +85,9 @@ impl App {
             match answer {
                 Ok(templates) => {
                     has_answer = true;
-                    let visible = templates
-                        .into_iter()
-                        .filter(|template| is_visible(template, &principal.team_id, &owners));
+                    let visible = templates.into_iter().filter(|template| {
+                        is_visible(template, principal, owners.get(template.name.as_str()))
+                    });
                     let visible = visible.map(|template| (Arc::clone(host), template));
                     found.templates.extend(visible);
                 }

@@ -44,6 +44,13 @@ impl Principal {
         Err(Error::new(ErrorCode::Forbidden, text))
     }
 
+    /// Returns true for the keys of whoever runs this installation: those of the team `default` that
+    /// may do everything.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.team_id == TeamId::default() && self.scopes == Scopes::Admin
+    }
+
     /// Checks that the key may read `resource`.
     ///
     /// # Errors

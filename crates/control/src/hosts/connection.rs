@@ -26,6 +26,8 @@ struct State {
     inventory_epoch: u64,
     /// Sandboxes placed since the inventory was read.
     placed: u32,
+    /// Sandboxes that are being placed.
+    reserved: u32,
 }
 
 impl State {
@@ -134,8 +136,16 @@ impl HostConnection {
         self.0.send_modify(State::forget_inventory);
     }
 
-    pub(super) fn placed(&self) -> u32 {
-        self.read(|state| state.placed)
+    pub(super) fn assigned(&self) -> u32 {
+        self.read(|state| state.placed.saturating_add(state.reserved))
+    }
+
+    pub(super) fn reserve(&self) {
+        self.0.send_modify(|state| state.reserved += 1);
+    }
+
+    pub(super) fn release(&self) {
+        self.0.send_modify(|state| state.reserved -= 1);
     }
 
     pub(super) fn note_placed(&self) {

@@ -1,12 +1,31 @@
 //! Calls about the host itself.
 
+use std::time::Duration;
+
 use host_rpc as rpc;
 
 use super::Host;
 use super::calls::ASK_TIMEOUT;
 use crate::error::Result;
 
+/// Time for a host to answer where another one can take its place. A host that works answers in
+/// milliseconds.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Host {
+    /// Makes a call that changes nothing, with little patience.
+    ///
+    /// # Errors
+    /// `HostUnavailable` if the host does not answer at once; the call's.
+    pub async fn probe<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let silent = |_| {
+            let why = format!("it has not answered for {} s", PROBE_TIMEOUT.as_secs());
+            self.unreachable(&why)
+        };
+        let answer = tokio::time::timeout(PROBE_TIMEOUT, call).await;
+        answer.map_err(silent)?
+    }
+
     /// Asks the host to describe itself, with its token read afresh.
     ///
     /// # Errors

@@ -17,6 +17,24 @@ pub struct Inventory {
     pub templates: Vec<Template>,
 }
 
+/// Place on a host for a sandbox that is being created there. Creates at once see each other's, so
+/// that they spread over all hosts; dropping it frees the place.
+#[derive(Debug)]
+pub struct Reservation(Arc<Host>);
+
+impl Reservation {
+    /// Counts the sandbox as placed.
+    pub fn confirm(self) {
+        self.0.note_placed();
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.0.connection.release();
+    }
+}
+
 impl Host {
     /// Asks the host for its inventory, and keeps the answer unless templates were changed in
     /// between.
@@ -45,10 +63,18 @@ impl Host {
         }
     }
 
-    /// Returns the number of sandboxes that were placed on the host since it was asked.
+    /// Returns the number of sandboxes that the cached inventory does not count: placed on the host
+    /// since it was read, or being placed.
     #[must_use]
-    pub fn placed_since(&self) -> u32 {
-        self.connection.placed()
+    pub fn assigned_since(&self) -> u32 {
+        self.connection.assigned()
+    }
+
+    /// Counts a sandbox that is about to be placed on the host, until the reservation is dropped.
+    #[must_use]
+    pub fn reserve(self: &Arc<Self>) -> Reservation {
+        self.connection.reserve();
+        Reservation(Arc::clone(self))
     }
 
     /// Counts a sandbox that was placed on the host.

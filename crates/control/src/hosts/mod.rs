@@ -38,7 +38,7 @@ use connection::HostConnection;
 pub use connection::HostDown;
 pub use files::{CHUNK_BYTES, FileForm, FileInfo, FileStream, GuestPath, UploadTarget};
 pub use host::HostInfo;
-pub use inventory::Inventory;
+pub use inventory::{Inventory, Reservation};
 pub use logs::{LogEntry, LogStream};
 pub use reports::SandboxReport;
 pub use sandboxes::{WatchEvent, WatchStream};
@@ -174,6 +174,15 @@ impl Host {
         self.connection.check_up()
     }
 
+    /// Checks that reports come from it now.
+    ///
+    /// # Errors
+    /// `HostUnavailable` with the reason.
+    pub fn require_up(&self) -> Result<(), Error> {
+        let up = self.check_up();
+        up.map_err(|down| self.unreachable(&down.to_string()))
+    }
+
     /// Records that reports come. Returns true if they did not before.
     pub(crate) fn set_up(&self) -> bool {
         self.connection.set_up()
@@ -264,15 +273,20 @@ impl Host {
     }
 }
 
-/// Returns true if the host did nothing: it refused, or could not be connected to. A connection that
-/// breaks later does not tell what became of a call.
+/// Returns true if the host did nothing and does nothing more: it refused, or could not be connected
+/// to. A connection that breaks later, or a time limit, does not tell what becomes of a call.
 #[must_use]
 pub fn is_refusal(error: &Error) -> bool {
     let connect = error
         .cause
         .as_ref()
         .and_then(|cause| cause.downcast_ref::<ConnectError>());
-    connect.is_some_and(|error| error.source_arc().is_none() || failed_to_connect(error))
+    match connect {
+        Some(_) if error.code == ErrorCode::Timeout => false,
+        Some(error) => error.source_arc().is_none() || failed_to_connect(error),
+        // Its address or our token is wrong: it was never asked.
+        None => error.code == ErrorCode::HostUnavailable,
+    }
 }
 
 fn failed_to_connect(error: &ConnectError) -> bool {

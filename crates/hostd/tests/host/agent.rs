@@ -1,6 +1,5 @@
 //! One agent with a directory of its own, and the shortest ways to use it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -478,11 +477,11 @@ pub fn slots_of(dir: &Path) -> Vec<Slot> {
 }
 
 pub fn spec() -> rpc::SandboxSpec {
-    let envs = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
+    let greeting = ("GREETING".to_owned(), "hello".to_owned());
     let spec = SandboxSpec::builder()
         .memory_mb(192)
         .auto_resume(false)
-        .envs(envs)
+        .envs(std::collections::BTreeMap::from([greeting]))
         .build();
     rpc::spec::to_message(&spec)
 }

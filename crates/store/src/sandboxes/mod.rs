@@ -138,17 +138,13 @@ impl Store {
         )?)
     }
 
-    /// Lists all rows, newest first, also those that are being deleted: the reconciler compares
-    /// them with hosts' reports.
+    /// Lists all rows in no order, also those that are being deleted: the reconciler compares them
+    /// with hosts' reports.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_list_all(&self) -> Result<Vec<Sandbox>, Error> {
-        let sql = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM sandboxes ORDER BY created_at DESC, id DESC"
-        );
+        let sql = concat!("SELECT ", columns!(), " FROM sandboxes");
         all(rows!(self.read("listing all sandboxes"), SandboxRow, sql)?)
     }
 

@@ -68,6 +68,12 @@ impl Db {
     }
 }
 
+/// Orders rows as pages of the list have them.
+pub fn newest_first(mut rows: Vec<Sandbox>) -> Vec<Sandbox> {
+    rows.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
+    rows
+}
+
 pub fn spec() -> SandboxSpec {
     let envs = BTreeMap::from([("QUOTE'\"".to_owned(), "ü\n{}".to_owned())]);
     let network = model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap();

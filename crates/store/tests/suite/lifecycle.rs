@@ -7,7 +7,7 @@ use model::{Generation, SandboxId, SandboxState, TeamId};
 use store::{Applied, Sandbox};
 use testkit::eventually;
 
-use crate::db::{Db, insert, report};
+use crate::db::{Db, insert, newest_first, report};
 
 pub async fn a_deletion_has_two_steps(db: Db) {
     let store = db.store().await;
@@ -42,7 +42,7 @@ pub async fn a_deletion_has_two_steps(db: Db) {
         std::slice::from_ref(&other)
     );
     assert_eq!(
-        store.sandbox_list_all().await.unwrap(),
+        newest_first(store.sandbox_list_all().await.unwrap()),
         [other.clone(), marked]
     );
     assert_eq!(store.sandbox_count().await.unwrap(), 2);

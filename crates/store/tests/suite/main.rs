@@ -57,4 +57,6 @@ suite! {
     teams::sandbox_is_hidden_from_other_team,
     teams::key_keeps_team_and_scopes,
     teams::snapshot_name_has_one_owner,
+    teams::snapshot_lock_has_one_holder,
+    teams::expired_snapshot_lock_releases_no_claim,
 }

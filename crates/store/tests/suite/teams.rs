@@ -1,7 +1,10 @@
 //! What belongs to one team is not there for another.
 
-use model::TeamId;
-use store::{NewKey, NewSandbox};
+use std::time::Duration;
+
+use futures::future::join_all;
+use model::{TeamId, TemplateName};
+use store::{NewKey, NewSandbox, SnapshotClaim};
 
 use crate::db::{Db, insert, new_sandbox};
 
@@ -54,22 +57,82 @@ pub async fn key_keeps_team_and_scopes(db: Db) {
     );
 }
 
+const LEASE: Duration = Duration::from_secs(60);
+
+fn saved() -> TemplateName {
+    "saved".parse().unwrap()
+}
+
 pub async fn snapshot_name_has_one_owner(db: Db) {
     let store = db.store().await;
-    let team = TeamId::default();
-    let name = "saved".parse().unwrap();
-    assert_eq!(store.snapshot_owner(&name).await.unwrap(), team);
-    for claimant in [other(), team.clone(), other()] {
-        let owner = store.snapshot_claim(&claimant, &name, 1).await.unwrap();
-        assert_eq!(owner, other());
+    let (team, name) = (TeamId::default(), saved());
+    assert_eq!(store.snapshot_owner(&name).await.unwrap(), None);
+    for (claimant, claim) in [
+        (other(), SnapshotClaim::New),
+        (team.clone(), SnapshotClaim::Taken),
+        (other(), SnapshotClaim::Kept),
+    ] {
+        let made = store.snapshot_claim(&claimant, &name, 1).await.unwrap();
+        assert_eq!(made, claim);
     }
-    store.snapshot_release(&team, &name).await.unwrap();
-    assert_eq!(store.snapshot_owner(&name).await.unwrap(), other());
+    assert!(store.snapshot_lock(&name, "one", LEASE).await.unwrap());
+    assert!(!store.snapshot_release(&team, &name, "one").await.unwrap());
+    assert_eq!(store.snapshot_owner(&name).await.unwrap(), Some(other()));
     let owners = store.snapshot_owners().await.unwrap();
     assert_eq!(
         owners.into_iter().collect::<Vec<_>>(),
         [("saved".to_owned(), other())]
     );
-    store.snapshot_release(&other(), &name).await.unwrap();
+    assert!(
+        store
+            .snapshot_release(&other(), &name, "one")
+            .await
+            .unwrap()
+    );
     assert!(store.snapshot_owners().await.unwrap().is_empty());
+}
+
+pub async fn snapshot_lock_has_one_holder(db: Db) {
+    let store = db.store().await;
+    let name = saved();
+    let lockers = (0..8).map(|number| {
+        let (store, name) = (store.clone(), name.clone());
+        let holder = format!("holder-{number}");
+        tokio::spawn(async move { store.snapshot_lock(&name, &holder, LEASE).await.unwrap() })
+    });
+    let locked = join_all(lockers).await.into_iter();
+    assert_eq!(locked.filter(|locked| *locked.as_ref().unwrap()).count(), 1);
+    let free = "free".parse().unwrap();
+    assert!(store.snapshot_lock(&free, "one", LEASE).await.unwrap());
+    store.snapshot_unlock(&free, "another").await.unwrap();
+    assert!(!store.snapshot_lock(&free, "two", LEASE).await.unwrap());
+    store.snapshot_unlock(&free, "one").await.unwrap();
+    assert!(store.snapshot_lock(&free, "two", LEASE).await.unwrap());
+}
+
+pub async fn expired_snapshot_lock_releases_no_claim(db: Db) {
+    let store = db.store().await;
+    let (team, name) = (TeamId::default(), saved());
+    store.snapshot_claim(&team, &name, 1).await.unwrap();
+    assert!(store.snapshot_lock(&name, "slow", LEASE).await.unwrap());
+    db.tamper("UPDATE snapshot_locks SET expires_at = 0").await;
+    assert!(!store.snapshot_release(&team, &name, "slow").await.unwrap());
+    // Late, but before anybody else: it has its lock again.
+    assert!(
+        store
+            .snapshot_lock_renew(&name, "slow", LEASE)
+            .await
+            .unwrap()
+    );
+    assert!(!store.snapshot_lock(&name, "next", LEASE).await.unwrap());
+    db.tamper("UPDATE snapshot_locks SET expires_at = 0").await;
+    assert!(store.snapshot_lock(&name, "next", LEASE).await.unwrap());
+    assert!(
+        !store
+            .snapshot_lock_renew(&name, "slow", LEASE)
+            .await
+            .unwrap()
+    );
+    assert!(!store.snapshot_release(&team, &name, "slow").await.unwrap());
+    assert!(store.snapshot_release(&team, &name, "next").await.unwrap());
 }

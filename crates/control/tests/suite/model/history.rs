@@ -149,6 +149,7 @@ async fn clear(scene: &Arc<Scene>, plane: &Plane) {
             scene.violation(format!("{sandbox:?} cannot be deleted: {error:?}"));
         }
     }
+    scene.check_owners().await;
     for snapshot in rest.snapshots().await.expect("a list") {
         if let Err(error) = rest.delete_snapshot(&snapshot.name).await {
             scene.violation(format!("{snapshot:?} cannot be deleted: {error:?}"));

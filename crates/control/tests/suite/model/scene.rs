@@ -197,6 +197,19 @@ impl Scene {
             .any(|host| host.world().sandboxes.contains_key(id))
     }
 
+    /// Each snapshot belongs to a team, whatever crashed or met what while it was made.
+    pub async fn check_owners(&self) {
+        let owners = self.store.snapshot_owners().await;
+        let owners = owners.expect("the database answers");
+        for host in &self.hosts {
+            for name in host.world().snapshots.keys() {
+                if !owners.contains_key(name) {
+                    self.violation(format!("snapshot {name} belongs to no team"));
+                }
+            }
+        }
+    }
+
     /// Generations only grow.
     pub async fn look_at_rows(&self) -> Vec<store::Sandbox> {
         let rows = self
