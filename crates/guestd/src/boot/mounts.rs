@@ -22,11 +22,14 @@ const OPTIONAL: [(&str, &str, &str); 4] = [
     ("tracefs", "/sys/kernel/tracing", "mode=700"),
 ];
 
-/// A second `/proc`, over which nothing is mounted. The kernel lets a user namespace mount one of
-/// its own only where it sees such a one (`mount_too_revealing` in fs/namespace.c), and over the
-/// first lies the boot id ([`crate::identity`]). Containers of systemd-nspawn have one for the same
-/// reason.
-const PLAIN_PROC: &str = "/run/wrenn/proc";
+/// Directory that only root may enter, with a second `/proc`, over which nothing is mounted.
+///
+/// The kernel lets a user namespace mount one of its own only where it sees such a one
+/// (`mount_too_revealing` in fs/namespace.c), and over the first lies the boot id
+/// ([`crate::identity`]). Containers of systemd-nspawn have one for the same reason. The check does
+/// not ask for a way to it, and root may hide processes by options of the first (`hidepid=`,
+/// proc(5)): so other users have no way.
+const ROOTS_DIR: &str = "/run/wrenn/private";
 
 /// Mounts `/proc`, `/sys` and `/dev`, which are needed to find the root disk. They move along to
 /// the new root.
@@ -55,7 +58,7 @@ pub fn mount_other_filesystems() -> Result<(), BootError> {
             eprintln!("envd: {e}");
         }
     }
-    if let Err(e) = required("proc", PLAIN_PROC, SEALED, "") {
+    if let Err(e) = mount_plain_proc() {
         eprintln!("envd: rootless containers cannot mount a /proc: {e}");
     }
     for (name, target) in [
@@ -83,6 +86,14 @@ pub fn mount_other_filesystems() -> Result<(), BootError> {
         eprintln!("envd: mounts are not shared with namespaces of containers: {e}");
     }
     Ok(())
+}
+
+fn mount_plain_proc() -> io::Result<()> {
+    let target = Path::new(ROOTS_DIR).join("proc");
+    fs::create_dir_all(&target)?;
+    fs::set_permissions(ROOTS_DIR, Permissions::from_mode(0o700))?;
+    let kind = Some("proc");
+    Ok(mount(kind, &target, kind, SEALED, None::<&str>)?)
 }
 
 /// Makes `/tmp` of an image that has none, or has it on a disk that cannot be written.

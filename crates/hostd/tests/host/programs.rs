@@ -66,6 +66,24 @@ async fn programs_are_run_as_asked_and_ended_when_nobody_listens() {
     agent.finish().await;
 }
 
+/// Root's options of `/proc` hold for other users, who may mount one in namespaces of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn hidden_processes_stay_hidden_from_users() {
+    let agent = Agent::start(&[]).await;
+    let id = agent.create().await;
+    let find = "find /proc /run -maxdepth 6 -type d -path '*/proc/1/task' 2>/dev/null; true";
+    let hide = rpc::ExecRequest {
+        user: Some("root".into()),
+        ..shell(&id, &format!("mount -o remount,hidepid=2 /proc; {find}"))
+    };
+    let of_root = agent.exec(hide).await.unwrap().stdout;
+    assert_eq!(of_root, "/proc/1/task\n/run/wrenn/private/proc/1/task\n");
+    assert_eq!(agent.out(&id, find).await, "");
+    let mount = "unshare -Urmpf --mount-proc sh -c 'echo $$; ls -d /proc/1'";
+    assert_eq!(agent.out(&id, mount).await, "1\n/proc/1");
+    agent.finish().await;
+}
+
 /// Starts something long and goes away.
 async fn hang_up(client: &HostClient, id: &SandboxId) {
     let mut stream = client
