@@ -127,13 +127,10 @@ fn root_in_envds_place_harms_nobody() {
         );
         let impostors = [guests.0, guests.1];
         let muted = guests.2;
-        arena.check_works().await;
         let answers = Box::pin(wrong_answers(&arena, &impostors));
         arena.during("wrong answers", answers).await;
-        let starts = Box::pin(endless_starts(&arena, &impostors[0]));
-        arena.during("endless starts", starts).await;
-        let refusals = Box::pin(wrong_resumes(&arena, &impostors[1]));
-        arena.during("wrong resumes", refusals).await;
+        let refused = Box::pin(refused(&arena, &impostors));
+        arena.during("starts and resumes", refused).await;
         let silence = Box::pin(silent_resumes(&arena, &impostors, &muted));
         arena.during("silent resumes", silence).await;
         arena.agent.finish().await;
@@ -233,8 +230,14 @@ async fn make_calls(arena: &Arena, id: &SandboxId) {
     );
 }
 
+/// Runs two attacks that the agent refuses.
+async fn refused(arena: &Arena, [first, second]: &[Impostor; 2]) -> String {
+    tokio::join!(endless_starts(arena, first), wrong_resumes(arena, second));
+    "refused at the second start, and after two resumes".to_owned()
+}
+
 /// Reports the start of one program on a terminal without end (S20).
-async fn endless_starts(arena: &Arena, impostor: &Impostor) -> String {
+async fn endless_starts(arena: &Arena, impostor: &Impostor) {
     impostor
         .server
         .set_faults([(Call::Start, Fault::EndlessMessages)]);
@@ -251,11 +254,10 @@ async fn endless_starts(arena: &Arena, impostor: &Impostor) -> String {
     let error = ran.expect("the program starts for ever").unwrap_err();
     assert!(error.to_string().contains("twice"), "{error}");
     impostor.server.set_faults([]);
-    "refused at the second".to_owned()
 }
 
 /// Answers wrongly when it is resumed: the sandbox stays paused, and is not tried for ever.
-async fn wrong_resumes(arena: &Arena, impostor: &Impostor) -> String {
+async fn wrong_resumes(arena: &Arena, impostor: &Impostor) {
     impostor.server.set_faults([(Call::Init, Fault::NotHttp)]);
     let agent = &arena.agent;
     agent.pause(&impostor.id).await.unwrap();
@@ -273,7 +275,6 @@ async fn wrong_resumes(arena: &Arena, impostor: &Impostor) -> String {
     assert!(errors[1].contains("refused its set-up"), "{errors:?}");
     assert!(errors[2].contains("2 times in a row"), "{errors:?}");
     impostor.server.set_faults([]);
-    "refused after two".to_owned()
 }
 
 /// Never answers when it is resumed: as many guests as there are permits on two processors, and one
