@@ -27,7 +27,7 @@ test-long: ## Run the tests that take minutes: h2spec (needs Go), Autobahn, Dock
 
 .PHONY: deps
 deps: ## Install the Debian packages to build and to run
-	@scripts/deps.sh run build && echo 'packages: all there'
+	@scripts/deps.sh run build console && echo 'packages: all there'
 
 .PHONY: deps-test
 deps-test: ## Install the Debian packages that only tests and `make dev` need
@@ -35,7 +35,7 @@ deps-test: ## Install the Debian packages that only tests and `make dev` need
 
 .PHONY: build
 build: ## Build wrenn, wrenn-cp, wrenn-agent and envd into builds/
-	@scripts/deps.sh build
+	@scripts/deps.sh build console
 	@scripts/build.sh
 
 .PHONY: build-envd

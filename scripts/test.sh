@@ -115,8 +115,9 @@ wanted=("$@")
 [[ $(id -u) == 0 ]] || { echo "the tests run real VMs and need root: sudo make test" >&2; exit 1; }
 
 mkdir -p "$logs"
-prepare 'packages' scripts/deps.sh run build test
+prepare 'packages' scripts/deps.sh run build console test
 prepare 'guest agent' scripts/build-envd.sh
+prepare 'libraries of the console' scripts/build-console.sh
 prepare 'programs and tests (the first time takes some minutes)' \
     scripts/cargo.sh build --locked --workspace --all-targets
 prepare 'guest kernel and image' scripts/test-data.sh

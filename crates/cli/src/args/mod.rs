@@ -110,6 +110,9 @@ pub enum Command {
     Url(UrlArgs),
     /// Make ports of a sandbox reachable as ports here
     PortForward(PortForwardArgs),
+    /// Print the address of the test console, with the key, for a browser
+    #[command(after_help = CONSOLE_HELP)]
+    Console,
     /// Show the console of a sandbox and what the host did with it
     Logs(LogsArgs),
     /// List what sandboxes can be created from
@@ -234,6 +237,13 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "10")]
     pub grace: u32,
 }
+
+/// Notes of `console`, for its help.
+const CONSOLE_HELP: &str = "\
+The key stands behind the #, which browsers send to no server; the page takes it out of its address. Whoever sees the
+printed address can use all that the key opens.
+
+From another machine: ssh -L 8000:127.0.0.1:8000 HOST, and the same address works there.";
 
 /// Exit codes of `run` and `exec`, for their help.
 const EXIT_CODES: &str = "\

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod completions;
+mod console;
 mod cp;
 mod create;
 mod doctor;
@@ -84,6 +85,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             .map(succeeded),
         Command::Url(args) => ports::url(&session()?, &args).await.map(succeeded),
         Command::PortForward(args) => ports::port_forward(&session()?, args).await.map(succeeded),
+        Command::Console => console::console(&connection, json).map(succeeded),
         Command::Logs(args) => logs::logs(&session()?, &args).await.map(succeeded),
         Command::Templates => templates::templates(&session()?).await.map(succeeded),
         Command::Completions { shell } => completions::completions(shell).map(succeeded),

@@ -125,6 +125,10 @@ impl Server {
         ))?;
         output::line(&format!("  API key  {credentials}"))?;
         output::line(&format!("  API      {}/docs", self.url))?;
+        output::line(&format!(
+            "  Console  {}/test (`wrenn console` prints the address with the key)",
+            self.url
+        ))?;
         output::line("  Try      wrenn run -- python3 -c 'print(6 * 7)'")?;
         output::line(
             "Ctrl-C ends it. Sandboxes go on running then, and the next `wrenn up` finds them again.",

@@ -23,6 +23,7 @@ async fn help_names_every_command() {
         "checkpoint",
         "checkpoints",
         "rollback",
+        "console",
         "logs",
         "templates",
         "completions",

@@ -29,7 +29,7 @@ use super::extract::{Id, NoQuery, Query};
 use super::text::Utf8;
 use crate::app::App;
 use crate::app::exec::{Process, Running, check_size};
-use crate::auth::Principal;
+use crate::auth::{Principal, web_socket};
 use crate::error::{Error, Result};
 use crate::hosts::{Command, CommandInput, ExecEvent, TerminalSize};
 
@@ -55,7 +55,8 @@ type Sink = SplitSink<WebSocket, Message>;
 ///
 /// A WebSocket with text frames: `ExecClientMessage` to the server, the first one `start`;
 /// `ExecServerMessage` from it, the last one `exit` or `error`. When the client hangs up, the
-/// program is killed.
+/// program is killed. A web page, which can send no header with the key, offers the subprotocols
+/// `wrenn.v1` and `wrenn.bearer.` with the key behind it; it must be a page of this server.
 #[utoipa::path(
     get, path = "/{id}/exec/stream", tag = "commands", operation_id = "exec_stream",
     responses(
@@ -77,7 +78,10 @@ pub async fn exec_stream(
         ))
     })?;
     app.check_usable(&principal, &id).await?;
-    let upgrade = upgrade.max_message_size(MAX_READ).max_frame_size(MAX_READ);
+    let upgrade = upgrade
+        .protocols([web_socket::PROTOCOL])
+        .max_message_size(MAX_READ)
+        .max_frame_size(MAX_READ);
     Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, socket)))
 }
 

@@ -3,6 +3,7 @@
 
 mod archive;
 mod checkpoints;
+mod console;
 mod docs;
 pub mod document;
 pub mod error;
@@ -91,6 +92,7 @@ pub fn router(app: Arc<App>, served: Served) -> Router {
     router
         .nest("/v1/capsules", capsules)
         .merge(docs::pages())
+        .merge(console::pages())
         .layer(axum::Extension(served))
         .fallback(error::no_route)
         .with_state(app)

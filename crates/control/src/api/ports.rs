@@ -19,7 +19,7 @@ use super::extract::{Id, Json, NoQuery, Query};
 use super::{tunnel, view};
 use crate::app::App;
 use crate::app::ports::PortUrl;
-use crate::auth::Principal;
+use crate::auth::{Principal, web_socket};
 use crate::error::{Error, Result};
 
 /// Create a signed URL for a port
@@ -72,7 +72,7 @@ pub struct TunnelQuery {
 ///
 /// A WebSocket with binary frames, which carry the bytes of one TCP connection to the port, both
 /// ways. An empty frame ends its direction, as a half-closed connection does; closing the WebSocket
-/// closes the connection.
+/// closes the connection. Web pages send their key as for `exec/stream`.
 #[utoipa::path(
     get, path = "/{id}/tunnel", tag = "ports", operation_id = "tunnel", params(TunnelQuery),
     responses(
@@ -99,6 +99,7 @@ pub async fn tunnel(
     let (connection, counted) = app.open_port_tunnel(&principal, &id, query.port).await?;
     let shutdown = app.shutdown.clone();
     let upgrade = upgrade
+        .protocols([web_socket::PROTOCOL])
         .max_message_size(tunnel::MAX_READ)
         .max_frame_size(tunnel::MAX_READ);
     Ok(upgrade.on_upgrade(async move |socket| {

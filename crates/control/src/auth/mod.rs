@@ -2,6 +2,7 @@
 //! salt; only the hash is stored. A revoked key fails at once, since every request looks it up.
 
 mod first_key;
+pub mod web_socket;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -103,6 +104,9 @@ fn sent_key(headers: &HeaderMap) -> Result<&str> {
         return Ok(key);
     }
     let Some(value) = text(AUTHORIZATION.as_str()) else {
+        if let Some(key) = web_socket::offered_key(headers)? {
+            return Ok(key);
+        }
         return Err(unauthorized(
             "no API key: send it in the header X-API-Key; the first one is in $WRENN_DIR/credentials",
         ));

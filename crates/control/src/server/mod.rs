@@ -28,7 +28,7 @@ const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Routes that need no key. Every other route of the router needs one, so that a new route is
 /// protected by default.
-const PUBLIC: [&str; 7] = [
+const PUBLIC: [&str; 10] = [
     "/",
     "/health",
     "/openapi.json",
@@ -36,6 +36,9 @@ const PUBLIC: [&str; 7] = [
     "/docs",
     "/docs/",
     "/docs/{*rest}",
+    "/test",
+    "/test/",
+    "/test/{*file}",
 ];
 
 /// Builds the whole HTTP service.

@@ -4,6 +4,7 @@ mod auth;
 mod browser;
 mod checkpoints;
 mod conformance;
+mod console;
 mod create;
 mod delete;
 mod document;

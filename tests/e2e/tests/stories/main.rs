@@ -4,6 +4,7 @@
 mod bad_input;
 mod churn;
 mod command_line;
+mod console;
 mod crash;
 mod first_steps;
 mod guest_ends;

@@ -18,7 +18,8 @@ pub struct Browser {
     child: Child,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     last_id: u64,
-    events: VecDeque<Value>,
+    /// What the browser told and no step has waited for.
+    pub events: VecDeque<Value>,
     _profile: tempfile::TempDir,
 }
 
@@ -131,7 +132,8 @@ impl Browser {
         names
     }
 
-    async fn call(&mut self, tab: Option<&Tab>, method: &str, params: Value) -> Value {
+    /// Calls a method of the protocol.
+    pub async fn call(&mut self, tab: Option<&Tab>, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut message = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(tab) = tab {

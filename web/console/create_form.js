@@ -1,0 +1,115 @@
+// The form that creates a sandbox. Bounds come from the API document, which has the limits of this
+// server.
+
+import * as api from './api.js';
+import { short } from './actions.js';
+import { byId, el } from './dom.js';
+import { onSubmit } from './forms.js';
+import { notify } from './notices.js';
+import * as state from './state.js';
+import { printable } from './text.js';
+
+/** What a sandbox has unless it is said otherwise, by the API document's own words. */
+const DEFAULTS = { vcpus: 1, memory_mb: 512, timeout_sec: 300 };
+const PREFERRED = 'minimal';
+
+/** @type {HTMLFormElement} */
+let form;
+/** What was typed while the fields were not those of a snapshot. */
+const typed = new Map();
+
+export function start() {
+  form = byId('create-form');
+  for (const [name, value] of Object.entries(DEFAULTS)) {
+    input(name).value = String(value);
+    input(name).required = true;
+  }
+  state.events.addEventListener('change', renderTemplates);
+  input('template').addEventListener('change', showFixed);
+  onSubmit(form, 'Creating…', create);
+}
+
+/** Reads the bounds of this server. Without them the server itself says what is too much. */
+export async function loadLimits() {
+  const document = await api.get('openapi.json', true);
+  const properties = document?.components?.schemas?.CreateSandbox?.properties ?? {};
+  for (const name of Object.keys(DEFAULTS)) {
+    const { maximum } = properties[name] ?? {};
+    if (Number.isInteger(maximum)) input(name).max = String(maximum);
+  }
+}
+
+/**
+ * Chooses a template, and goes to the form.
+ * @param {string} name
+ */
+export function useTemplate(name) {
+  input('template').value = name;
+  showFixed();
+  input('template').focus();
+}
+
+/**
+ * @param {string} name
+ * @returns {HTMLInputElement}
+ */
+function input(name) {
+  return /** @type {HTMLInputElement} */ (form.elements.namedItem(name));
+}
+
+function renderTemplates() {
+  const select = input('template');
+  const names = state.templates.map(({ name }) => name);
+  const present = [...select.children].map(
+    (option) => /** @type {HTMLOptionElement} */ (option).value,
+  );
+  if (names.join('\n') === present.join('\n')) return;
+  const chosen = select.value;
+  select.replaceChildren(
+    ...state.templates.map((template) =>
+      el(
+        'option',
+        { value: template.name },
+        printable(template.name) + (template.type === 'base' ? '' : ` (${kind(template.type)})`),
+      ),
+    ),
+  );
+  if (names.includes(chosen)) select.value = chosen;
+  else if (names.includes(PREFERRED)) select.value = PREFERRED;
+  showFixed();
+}
+
+/** @param {string} type */
+export function kind(type) {
+  if (type === 'snapshot') return 'snapshot with memory';
+  return type === 'image' ? 'snapshot of the disk' : 'base image';
+}
+
+/** Shows what a snapshot with memory decides. */
+function showFixed() {
+  const template = state.templates.find(({ name }) => name === input('template').value);
+  const isFixed = template?.type === 'snapshot';
+  byId('create-fixed').hidden = !isFixed;
+  for (const name of ['vcpus', 'memory_mb']) {
+    const field = input(name);
+    if (!field.disabled) typed.set(name, field.value);
+    field.disabled = isFixed;
+    field.value = isFixed ? String(template[name] ?? '') : typed.get(name);
+  }
+}
+
+async function create() {
+  const body = {
+    template: input('template').value || undefined,
+    timeout_sec: Number(input('timeout_sec').value),
+    on_timeout: input('on_timeout').value,
+    public_ports: input('public_ports').checked,
+  };
+  const sizes = input('vcpus').disabled
+    ? {}
+    : { vcpus: Number(input('vcpus').value), memory_mb: Number(input('memory_mb').value) };
+  const made = await api.post('v1/sandboxes', { ...body, ...sizes });
+  notify(`${short(made.id)} is running.`);
+  await state.refresh();
+  state.select(made.id);
+}

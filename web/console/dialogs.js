@@ -1,0 +1,83 @@
+// Questions before something is done, as dialogs of the browser: it keeps the focus in them, closes
+// them by Escape, and gives the focus back.
+
+import { button, el } from './dom.js';
+import { onSubmit } from './forms.js';
+import { printable } from './text.js';
+
+/** What names of snapshots and checkpoints are made of; the server decides. */
+export const NAME = {
+  pattern: '[a-z0-9][a-z0-9._\\-]*',
+  maxLength: 63,
+  title:
+    'A name has lower-case letters, digits, dots, dashes and underscores, and begins with a letter or digit.',
+};
+
+/**
+ * @typedef {object} Field
+ * @property {string} name
+ * @property {string} label
+ * @property {Record<string, any>} [input] properties of the input
+ */
+
+/**
+ * Asks, and does it. The dialog stays open with what was wrong until it is done or given up.
+ * @param {object} question
+ * @param {string} question.title
+ * @param {string} [question.text]
+ * @param {Field[]} [question.fields]
+ * @param {string} question.action label of the button
+ * @param {string} question.busy its label while it is being done
+ * @param {boolean} [question.isDanger]
+ * @param {(values: Record<string, any>) => Promise<void>} question.act
+ * @returns {Promise<boolean>} whether it was done
+ */
+export function ask({ title, text, fields = [], action, busy, isDanger = false, act }) {
+  const titleId = `dialog-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+  const inputs = fields.map(toInput);
+  const cancel = button('Cancel', '', () => dialog.close());
+  const submit = el(
+    'button',
+    { type: 'submit', className: isDanger ? 'danger filled' : 'primary' },
+    action,
+  );
+  const form = el('form', { noValidate: true }, el('h2', { id: titleId }, printable(title)));
+  if (text) form.append(el('p', {}, printable(text)));
+  form.append(
+    ...inputs.map(({ place }) => place),
+    el('div', { className: 'buttons' }, cancel, submit),
+  );
+  const dialog = el('dialog', { 'aria-labelledby': titleId }, form);
+  let isDone = false;
+  onSubmit(form, busy, async () => {
+    await act(Object.fromEntries(inputs.map(({ name, value }) => [name, value()])));
+    isDone = true;
+    dialog.close();
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+  // What cannot be undone is not one stroke of Enter away.
+  (inputs[0]?.input ?? (isDanger ? cancel : submit)).focus();
+  return new Promise((resolve) => {
+    dialog.addEventListener('close', () => {
+      dialog.remove();
+      resolve(isDone);
+    });
+  });
+}
+
+/** @param {Field} field */
+function toInput({ name, label, input: properties = {} }) {
+  const input = el('input', {
+    id: `dialog-${name}`,
+    name,
+    type: 'text',
+    autocomplete: 'off',
+    ...properties,
+  });
+  const text = el('label', { for: input.id }, label);
+  const isCheck = input.type === 'checkbox';
+  const parts = isCheck ? [input, text] : [text, input];
+  const place = el('div', { className: isCheck ? 'check' : 'field' }, ...parts);
+  return { name, input, place, value: () => (isCheck ? input.checked : input.value) };
+}

@@ -1,0 +1,110 @@
+// One command over the WebSocket of `exec/stream`.
+
+import * as api from './api.js';
+import { path } from './actions.js';
+import * as key from './key.js';
+
+/** Subprotocols: browsers set no headers here, so the key is one of them; the server chooses the other. */
+const PROTOCOL = 'wrenn.v1';
+const KEY_PREFIX = 'wrenn.bearer.';
+
+/**
+ * @typedef {object} Ending how a command, or the connection to it, ended
+ * @property {number | null} exitCode
+ * @property {string} error empty where the command ended by itself
+ */
+
+export class ExecStream {
+  /**
+   * Starts a command.
+   * @param {string} id of the sandbox
+   * @param {Record<string, any>} start the frame `start` without its type
+   * @param {(kind: 'stdout' | 'stderr', data: string) => void} onOutput
+   */
+  constructor(id, start, onOutput) {
+    const url = api.address(path(id, '/exec/stream'));
+    url.protocol = url.protocol.replace('http', 'ws');
+    this.sandboxId = id;
+    this.path = url.pathname;
+    this.began = performance.now();
+    this.isOpen = false;
+    /** @type {Ending | null} */
+    this.ending = null;
+    /** Resolves when the command runs; never, where it does not start. @type {Promise<void>} */
+    this.started = new Promise((resolve) => {
+      this.resolveStarted = resolve;
+    });
+    this.socket = new WebSocket(url, [PROTOCOL, KEY_PREFIX + (key.current() ?? '')]);
+    /** Resolves at the end, and never fails. @type {Promise<Ending>} */
+    this.ended = new Promise((resolve) => {
+      this.socket.addEventListener('open', () => {
+        this.isOpen = true;
+        this.send({ type: 'start', ...start });
+      });
+      this.socket.addEventListener('message', ({ data }) =>
+        this.receive(JSON.parse(data), onOutput),
+      );
+      this.socket.addEventListener('close', () => void this.conclude().then(resolve));
+    });
+  }
+
+  /**
+   * @param {any} message
+   * @param {(kind: 'stdout' | 'stderr', data: string) => void} onOutput
+   */
+  receive(message, onOutput) {
+    switch (message.type) {
+      case 'start':
+        this.resolveStarted?.();
+        break;
+      case 'stdout':
+      case 'stderr':
+        onOutput(message.type, message.data);
+        break;
+      case 'exit':
+        this.ending = { exitCode: message.exit_code, error: '' };
+        break;
+      case 'error':
+        this.ending = { exitCode: message.exit_code ?? null, error: message.data };
+        break;
+    }
+  }
+
+  /** @returns {Promise<Ending>} */
+  async conclude() {
+    const ms = Math.round(performance.now() - this.began);
+    const ending = this.ending ?? { exitCode: null, error: await this.reason() };
+    const status = this.isOpen ? 101 : 0;
+    api.record({
+      time: new Date(),
+      method: 'WS',
+      path: this.path,
+      status,
+      ms,
+      error: ending.error,
+      isRefresh: false,
+    });
+    return ending;
+  }
+
+  /** Finds out why there is no connection, which browsers do not tell. */
+  async reason() {
+    if (this.isOpen) return 'the connection was lost, and the command with it';
+    try {
+      await api.get(path(this.sandboxId), true);
+      return 'the WebSocket was refused; a proxy in front of the server must pass on the header Host and upgrades';
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error);
+    }
+  }
+
+  /** @param {Record<string, any>} message */
+  send(message) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+  }
+
+  /** Hangs up, which kills the command. */
+  close() {
+    this.socket.close();
+  }
+}

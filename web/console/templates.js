@@ -1,0 +1,50 @@
+// The list of what sandboxes can be created from.
+
+import { deleteSnapshot } from './actions.js';
+import { kind, useTemplate } from './create_form.js';
+import { button, byId, el, keyed, setText } from './dom.js';
+import * as state from './state.js';
+import { memory, printable, size } from './text.js';
+
+export function start() {
+  state.events.addEventListener('change', render);
+}
+
+function render() {
+  keyed(
+    byId('templates'),
+    state.templates,
+    { key: ({ name, type }) => `${type} ${name}`, create, update },
+    byId('create-template'),
+  );
+}
+
+/** @param {any} template */
+function create({ name, type }) {
+  const about = el('div', { className: 'about' });
+  const use = button('Use', 'small', () => useTemplate(name));
+  use.setAttribute('aria-label', `Use ${name} as the template`);
+  const buttons = el('div', { className: 'buttons' }, use);
+  if (type !== 'base') {
+    const remove = button('Delete', 'small danger', () => deleteSnapshot(name));
+    remove.setAttribute('aria-label', `Delete the snapshot ${name}`);
+    buttons.append(remove);
+  }
+  const item = el('li', {}, el('div', { className: 'name' }, printable(name)), about, buttons);
+  item.about = about;
+  return item;
+}
+
+/**
+ * @param {any} item
+ * @param {any} template
+ */
+function update(
+  item,
+  { type, vcpus, memory_mb: mb, size_bytes: bytes, source_sandbox_id: source },
+) {
+  const parts = [kind(type), size(bytes)];
+  if (vcpus && mb) parts.push(`${vcpus} vCPU${vcpus === 1 ? '' : 's'}, ${memory(mb)}`);
+  setText(item.about, parts.join(' · '));
+  item.about.title = source ? `made of ${source}` : '';
+}

@@ -1,0 +1,228 @@
+// A shell on a terminal in a sandbox, drawn by xterm.js.
+
+import { button, el, setEnabled } from './dom.js';
+import { ExecStream } from './exec_stream.js';
+import { attempt } from './notices.js';
+import * as state from './state.js';
+import { printable } from './text.js';
+import { strictDocument } from './xterm_styles.js';
+
+/** The user's shell where it is bash, which completes and recalls; sh is everywhere. */
+const SHELL = ['-c', 'command -v bash >/dev/null && exec bash -l; exec sh -l'];
+/** Bytes that wait to be drawn. A guest can send faster than any browser draws; what is beyond is left out. */
+const MOST_WAITING = 8 * 1024 * 1024;
+/** Bytes of input in one frame. */
+const FRAME = 32 * 1024;
+
+const DARK = {
+  background: '#0f151c',
+  foreground: '#e3e9f0',
+  cursor: '#2cc9b8',
+  selectionBackground: '#2b4a5a',
+};
+
+export class TerminalPanel {
+  /** @param {string} id of the sandbox */
+  constructor(id) {
+    this.id = id;
+    /** @type {any} */
+    this.terminal = null;
+    /** @type {ExecStream | null} */
+    this.stream = null;
+    this.waiting = 0;
+    this.message = el(
+      'p',
+      { role: 'status' },
+      'A login shell in the sandbox. While it is open the sandbox stays awake.',
+    );
+    this.connect = button('Open terminal', 'primary', () => this.open());
+    this.cover = el('div', { className: 'cover' }, this.message, this.connect);
+    this.screen = el('div', { className: 'screen' });
+    this.copyButton = button('Copy', 'small', () => this.copy());
+    this.paste = button('Paste', 'small', () => this.pasteClipboard());
+    this.end = button('End', 'small danger', () => this.stream?.close());
+    const hint = el(
+      'p',
+      { className: 'muted small-text grow' },
+      'Copy: Ctrl+Shift+C. Paste: Ctrl+Shift+V. Leave by keyboard: Ctrl+Shift+L.',
+    );
+    this.element = el(
+      'div',
+      { className: 'panel' },
+      el('div', { className: 'terminal' }, this.screen, this.cover),
+      el('div', { className: 'row' }, hint, this.copyButton, this.paste, this.end),
+    );
+    this.showOpen(false);
+    new ResizeObserver(() => this.fit?.fit()).observe(this.screen);
+  }
+
+  async open() {
+    if (this.stream || !(await this.load())) return;
+    const { cols, rows } = this.terminal;
+    this.terminal.reset();
+    const start = {
+      cmd: 'sh',
+      args: SHELL,
+      stdin: true,
+      encoding: 'base64',
+      terminal: { cols, rows },
+      envs: { TERM: 'xterm-256color', COLORTERM: 'truecolor' },
+    };
+    this.stream = new ExecStream(this.id, start, (_, data) => this.draw(data));
+    this.showOpen(true);
+    this.terminal.focus();
+    const { exitCode, error } = await this.stream.ended;
+    this.stream = null;
+    const told = error
+      ? `The terminal ended: ${error}.`
+      : `The shell ended with exit code ${exitCode}.`;
+    this.message.textContent = printable(told);
+    this.connect.textContent = error ? 'Reconnect' : 'Open another one';
+    const hadFocus = this.element.contains(document.activeElement);
+    this.showOpen(false);
+    if (hadFocus) this.connect.focus();
+    void state.refresh();
+  }
+
+  /** Fetches xterm.js once, and makes the terminal; tells where the server has none. */
+  async load() {
+    if (this.terminal) return true;
+    try {
+      const [{ Terminal }, { FitAddon }] = await Promise.all([
+        // @ts-ignore: fetched by scripts/build-console.sh
+        import('./vendor/xterm.mjs'),
+        // @ts-ignore
+        import('./vendor/addon-fit.mjs'),
+        loadStyles(),
+      ]);
+      this.make(Terminal, FitAddon);
+      return true;
+    } catch {
+      this.message.textContent =
+        'This server was built without xterm.js, or is away. `make build` fetches it: ' +
+        'run that where the server was built, and start the server again. The tab Command works without.';
+      this.connect.textContent = 'Try again';
+      return false;
+    }
+  }
+
+  /** @param {any} Terminal @param {any} FitAddon */
+  make(Terminal, FitAddon) {
+    this.terminal = new Terminal({
+      cursorBlink: true,
+      documentOverride: strictDocument(),
+      fontFamily: 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace',
+      fontSize: 13,
+      // A link of a guest leads where the guest likes; the text can be copied.
+      linkHandler: { activate() {} },
+      theme: DARK,
+    });
+    this.fit = new FitAddon();
+    this.terminal.loadAddon(this.fit);
+    this.terminal.open(this.screen);
+    this.fit.fit();
+    this.terminal.onData((/** @type {string} */ text) => this.type(new TextEncoder().encode(text)));
+    this.terminal.onBinary((/** @type {string} */ text) =>
+      this.type(Uint8Array.from(text, (character) => character.charCodeAt(0))),
+    );
+    this.terminal.onResize((/** @type {any} */ { cols, rows }) =>
+      this.stream?.send({ type: 'resize', size: { cols, rows } }),
+    );
+    this.terminal.onSelectionChange(() =>
+      setEnabled(this.copyButton, this.terminal.hasSelection()),
+    );
+    this.terminal.attachCustomKeyEventHandler((/** @type {KeyboardEvent} */ event) =>
+      this.ownKey(event),
+    );
+    setEnabled(this.copyButton, false);
+  }
+
+  /** @param {string} data base64 */
+  draw(data) {
+    const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+    if (this.waiting > MOST_WAITING) return;
+    this.waiting += bytes.length;
+    this.terminal.write(bytes, () => {
+      this.waiting -= bytes.length;
+    });
+  }
+
+  /** @param {Uint8Array} bytes */
+  type(bytes) {
+    for (let begin = 0; begin < bytes.length; begin += FRAME) {
+      const piece = bytes.subarray(begin, begin + FRAME);
+      this.stream?.send({
+        type: 'stdin',
+        data: btoa(String.fromCharCode(...piece)),
+        encoding: 'base64',
+      });
+    }
+  }
+
+  /**
+   * Keys that are not for the shell.
+   * @param {KeyboardEvent} event
+   * @returns {boolean} whether the terminal gets it
+   */
+  ownKey(event) {
+    if (!event.ctrlKey || !event.shiftKey) return true;
+    const act = { KeyC: () => this.copy(), KeyL: () => this.end.focus() }[event.code];
+    // Pasting is the browser's own, for which xterm.js listens.
+    if (!act) return event.code !== 'KeyV';
+    event.preventDefault();
+    if (event.type === 'keydown') act();
+    return false;
+  }
+
+  copy() {
+    const text = this.terminal?.getSelection() ?? '';
+    if (text === '') return;
+    void attempt('Nothing was copied; select the text and use the menu of the browser', () =>
+      navigator.clipboard.writeText(text),
+    );
+  }
+
+  pasteClipboard() {
+    void attempt('Nothing was pasted; use Ctrl+Shift+V in the terminal', async () => {
+      this.terminal?.paste(await navigator.clipboard.readText());
+      this.terminal?.focus();
+    });
+  }
+
+  /** @param {boolean} isOpen */
+  showOpen(isOpen) {
+    this.cover.hidden = isOpen;
+    this.screen.inert = !isOpen;
+    setEnabled(this.paste, isOpen);
+    setEnabled(this.end, isOpen);
+    if (!this.terminal) setEnabled(this.copyButton, false);
+  }
+
+  focus() {
+    if (this.stream) this.terminal.focus();
+    else this.connect.focus();
+  }
+
+  close() {
+    this.stream?.close();
+    this.terminal?.dispose();
+  }
+}
+
+/** @type {Promise<void> | null} */
+let styles = null;
+
+/** @returns {Promise<void>} */
+function loadStyles() {
+  styles ??= new Promise((resolve, reject) => {
+    const link = el('link', { rel: 'stylesheet', href: 'test/vendor/xterm.css' });
+    link.addEventListener('load', () => resolve());
+    link.addEventListener('error', () => {
+      styles = null;
+      link.remove();
+      reject(new Error('no style sheet of xterm.js'));
+    });
+    document.head.append(link);
+  });
+  return styles;
+}
