@@ -70,7 +70,7 @@ function renderTemplates() {
       el(
         'option',
         { value: template.name },
-        printable(template.name) + (template.type === 'base' ? '' : ` (${kind(template.type)})`),
+        printable(template.name) + (template.type === 'base' ? '' : ' · snapshot'),
       ),
     ),
   );

@@ -5,7 +5,7 @@ import { ExecStream } from './exec_stream.js';
 import { attempt } from './notices.js';
 import * as state from './state.js';
 import { printable } from './text.js';
-import { strictDocument } from './xterm_styles.js';
+import { allowStyles } from './xterm_styles.js';
 
 /** The user's shell where it is bash, which completes and recalls; sh is everywhere. */
 const SHELL = ['-c', 'command -v bash >/dev/null && exec bash -l; exec sh -l'];
@@ -49,7 +49,7 @@ export class TerminalPanel {
     this.element = el(
       'div',
       { className: 'panel' },
-      el('div', { className: 'terminal' }, this.screen, this.cover),
+      el('div', { className: 'terminal-box' }, this.screen, this.cover),
       el('div', { className: 'row' }, hint, this.copyButton, this.paste, this.end),
     );
     this.showOpen(false);
@@ -108,9 +108,9 @@ export class TerminalPanel {
 
   /** @param {any} Terminal @param {any} FitAddon */
   make(Terminal, FitAddon) {
+    allowStyles();
     this.terminal = new Terminal({
       cursorBlink: true,
-      documentOverride: strictDocument(),
       fontFamily: 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace',
       fontSize: 13,
       // A link of a guest leads where the guest likes; the text can be copied.

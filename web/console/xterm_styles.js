@@ -1,41 +1,34 @@
 // Lets xterm.js live under a policy that allows no inline styles. It makes style elements, whose
 // text it sets again and again, and sets style attributes for true colours; the policy ignores both.
-// What it may do is change style sheets and styles by their objects. So it gets a document that
-// makes other elements in their place, which pass the text on to such objects. All else of that
-// document is the page's own.
+// What a script may do is change style sheets and styles by their objects. So the elements that it
+// asks the document for are ones that pass the text on to such objects. Its own option for another
+// document (`documentOverride`) does not reach all places where it makes elements.
 
-/** @returns {Document} for the option `documentOverride` */
-export function strictDocument() {
-  return new Proxy(document, {
-    get(target, name) {
-      if (name === 'createElement') return create;
-      const value = Reflect.get(target, name);
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-    set(target, name, value) {
-      return Reflect.set(target, name, value);
-    },
-  });
+/** Applies to all elements that are made from now on. */
+export function allowStyles() {
+  Object.defineProperty(document, 'createElement', { value: create, configurable: true });
 }
 
-/** @param {string} name */
-function create(name) {
-  if (name.toLowerCase() === 'style') return sheetElement();
-  const element = document.createElement(name);
+/**
+ * @param {string} name
+ * @param {ElementCreationOptions} [options]
+ */
+function create(name, options) {
+  if (name === 'style') return sheetElement();
+  const element = Document.prototype.createElement.call(document, name, options);
   if (name === 'span') element.setAttribute = setAttribute;
   return element;
 }
 
-/** An element whose text is a style sheet of the page for as long as it is there. */
+/** Makes an element whose text is a style sheet of the page for as long as it is there. */
 function sheetElement() {
   const sheet = new CSSStyleSheet();
   document.adoptedStyleSheets.push(sheet);
-  const element = document.createElement('xterm-style');
-  Object.defineProperty(element, 'textContent', {
-    set: (text) => sheet.replaceSync(text),
-  });
+  const element = Document.prototype.createElement.call(document, 'xterm-style');
+  Object.defineProperty(element, 'textContent', { set: (text) => sheet.replaceSync(text) });
   element.remove = () => {
-    document.adoptedStyleSheets = document.adoptedStyleSheets.filter((other) => other !== sheet);
+    const others = document.adoptedStyleSheets.filter((other) => other !== sheet);
+    document.adoptedStyleSheets = others;
     Element.prototype.remove.call(element);
   };
   return element;

@@ -11,7 +11,7 @@ use e2e::Platform;
 use serde_json::{Value, json};
 
 /// Time for one step. Emulated guests beside others are slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Most strokes of Tab to anything on the page.
 const TABS: usize = 40;
 
