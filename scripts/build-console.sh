@@ -13,7 +13,7 @@ stamp=$work/package-lock.json
 
 cmp -s web/console/package-lock.json "$stamp" && [[ -s $out/xterm.mjs && -s $out/addon-fit.mjs ]] && exit 0
 if ! command -v npm >/dev/null; then
-    echo 'console: there is no npm, so the test console will have no terminal (scripts/deps.sh console installs npm)' >&2
+    echo 'console: no npm here, so the test console will have no terminal; scripts/deps.sh console installs npm' >&2
     exit 0
 fi
 
