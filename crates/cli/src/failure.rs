@@ -53,7 +53,7 @@ impl fmt::Display for Subject {
 }
 
 /// Creates an error about a request that makes no sense.
-pub fn usage(message: impl Into<String>) -> anyhow::Error {
+pub fn usage_error(message: impl Into<String>) -> anyhow::Error {
     LocalError {
         code: "usage",
         message: message.into(),
@@ -63,7 +63,7 @@ pub fn usage(message: impl Into<String>) -> anyhow::Error {
 
 /// Prints the error and gives the exit code. `subject` is what the command is about where the error
 /// says nothing else.
-pub fn report(error: &anyhow::Error, json: bool, wrenn_failed: u8, subject: Subject) -> u8 {
+pub fn report_error(error: &anyhow::Error, json: bool, wrenn_failed: u8, subject: Subject) -> u8 {
     match error.downcast_ref::<Quiet>() {
         // Like a program that SIGPIPE ends, but `wrenn ls | head` is no failure.
         Some(Quiet::StdoutClosed) if wrenn_failed == WRENN_FAILED => return PIPE_CLOSED,
@@ -212,13 +212,13 @@ fn print(error: &Described, json: bool) {
             None => message,
         };
         let body = serde_json::json!({"error": {"code": error.code, "message": message}});
-        return output::note(&output::printable_json(&body.to_string()));
+        return output::print_note(&output::printable_json(&body.to_string()));
     }
     let label = console::style("error:").for_stderr().red().bold();
-    output::note(&format!("{label} {}", output::printable(&message)));
+    output::print_note(&format!("{label} {}", output::printable(&message)));
     if let Some(hint) = error.hint {
         let label = console::style("hint:").for_stderr().cyan();
-        output::note(&format!("{label} {hint}"));
+        output::print_note(&format!("{label} {hint}"));
     }
 }
 

@@ -27,7 +27,7 @@ pub enum IdError {
 }
 
 /// Returns the whole id. Asks the server only when `text` is shortened.
-pub async fn resolve(client: &Client, text: &str) -> anyhow::Result<String> {
+pub async fn resolve_id(client: &Client, text: &str) -> anyhow::Result<String> {
     if is_full(text) {
         return Ok(text.to_owned());
     }

@@ -41,8 +41,8 @@ fn main() -> ExitCode {
         _ => 1,
     };
     let subject = subject(&cli.command);
-    let code =
-        start(cli).unwrap_or_else(|error| failure::report(&error, json, wrenn_failed, subject));
+    let code = start(cli)
+        .unwrap_or_else(|error| failure::report_error(&error, json, wrenn_failed, subject));
     ExitCode::from(code)
 }
 
@@ -100,7 +100,7 @@ fn usage(error: &clap::Error) -> u8 {
             .unwrap_or(&text)
             .trim_end()
             .to_owned();
-        return failure::report(&failure::usage(message), true, 2, Subject::Server);
+        return failure::report_error(&failure::usage_error(message), true, 2, Subject::Server);
     }
     let _ = error.print();
     2

@@ -19,17 +19,17 @@ use crate::quiet::Quiet;
 use crate::stdio::Stdio;
 
 /// Prints a line on standard output.
-pub fn line(text: &str) -> anyhow::Result<()> {
-    raw(format!("{text}\n").as_bytes())
+pub fn print_line(text: &str) -> anyhow::Result<()> {
+    print_raw(format!("{text}\n").as_bytes())
 }
 
 /// Prints one JSON document.
-pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    line(&printable_json(&serde_json::to_string_pretty(value)?))
+pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    print_line(&printable_json(&serde_json::to_string_pretty(value)?))
 }
 
 /// Prints bytes as they are.
-pub fn raw(bytes: &[u8]) -> anyhow::Result<()> {
+pub fn print_raw(bytes: &[u8]) -> anyhow::Result<()> {
     Stdio::stdout()
         .and_then(|mut stdout| stdout.write_all(bytes))
         .map_err(stdout_error)
@@ -44,7 +44,7 @@ pub fn stdout_error(error: std::io::Error) -> anyhow::Error {
 }
 
 /// Prints a line on standard error. Failures are ignored.
-pub fn note(text: &str) {
+pub fn print_note(text: &str) {
     let _ = Stdio::stderr().and_then(|mut stderr| stderr.write_all(format!("{text}\n").as_bytes()));
 }
 
@@ -107,7 +107,7 @@ pub fn cell(text: impl AsRef<str>) -> Cell {
 }
 
 /// Creates a cell in colour, where there are colours.
-pub fn coloured(text: &str, color: Color) -> Cell {
+pub fn colored_cell(text: &str, color: Color) -> Cell {
     if console::colors_enabled() {
         cell(text).fg(color)
     } else {
@@ -117,7 +117,7 @@ pub fn coloured(text: &str, color: Color) -> Cell {
 
 /// Prints rows below a header, without borders. Nothing is wrapped or cut: ids are there to be
 /// copied.
-pub fn table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> {
+pub fn print_table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
@@ -134,7 +134,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> {
     }
     let rendered = table.to_string();
     let lines: Vec<&str> = rendered.lines().map(str::trim_end).collect();
-    line(&lines.join("\n"))
+    print_line(&lines.join("\n"))
 }
 
 pub fn stdout_is_terminal() -> bool {
@@ -142,7 +142,7 @@ pub fn stdout_is_terminal() -> bool {
 }
 
 /// Returns an RFC 3339 time relative to `now`, for people; the text itself if it is not a time.
-pub fn ago(time: &str, now: OffsetDateTime) -> String {
+pub fn format_age(time: &str, now: OffsetDateTime) -> String {
     let Ok(time) = OffsetDateTime::parse(time, &Rfc3339) else {
         return printable(time).into_owned();
     };
@@ -157,7 +157,7 @@ pub fn ago(time: &str, now: OffsetDateTime) -> String {
 }
 
 /// Formats a number of bytes for people.
-pub fn size(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
@@ -262,7 +262,7 @@ mod tests {
             ("2026-02-01T12:00:00Z", "28 days ago"),
             ("yesterday", "yesterday"),
         ] {
-            assert_eq!(ago(time, now), expected);
+            assert_eq!(format_age(time, now), expected);
         }
     }
 }

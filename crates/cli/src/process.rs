@@ -193,7 +193,7 @@ impl Attached<'_> {
             second = interrupt.recv() => second,
             () = passed_on => {
                 let seconds = self.grace.as_secs();
-                output::note(&format!("The command did not end within {seconds} s of the signal (--grace); killing it."));
+                output::print_note(&format!("The command did not end within {seconds} s of the signal (--grace); killing it."));
                 signal
             }
         };
@@ -220,7 +220,7 @@ impl Attached<'_> {
             && !error.is_not_found()
         {
             let text = format!("the signal could not be sent: {error}");
-            output::note(&output::printable(&text));
+            output::print_note(&output::printable(&text));
         }
     }
 }
@@ -297,7 +297,7 @@ async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::E
 /// Sends every new size of our terminal, also one from before the command ran.
 async fn watch_size(sender: mpsc::Sender<Input>, mut resized: Signal, mut known: TerminalSize) {
     loop {
-        let size = terminal::size();
+        let size = terminal::window_size();
         if size != known {
             known = size;
             if sender.send(Input::Resize(size)).await.is_err() {

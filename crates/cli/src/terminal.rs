@@ -17,7 +17,7 @@ pub fn stdin_is_terminal() -> bool {
 }
 
 /// Returns the size of the terminal that this command runs on.
-pub fn size() -> TerminalSize {
+pub fn window_size() -> TerminalSize {
     let sizes = [
         tcgetwinsize(stdout()),
         tcgetwinsize(stdin()),

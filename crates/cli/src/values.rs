@@ -86,19 +86,19 @@ impl EnvVar {
 
 /// Returns the variables with their values, as text; the last one of a name counts. A name that is
 /// not set here is left out.
-pub fn environment(
+pub fn resolve_environment(
     vars: &[EnvVar],
     here: impl Fn(&OsStr) -> Option<OsString>,
 ) -> BTreeMap<String, String> {
     let with_value = |var: &EnvVar| {
         let value = var.value.clone().or_else(|| here(&var.name))?;
-        Some((text(&var.name), text(&value)))
+        Some((escape_bytes(&var.name), escape_bytes(&value)))
     };
     vars.iter().filter_map(with_value).collect()
 }
 
 /// Returns the text that stands for bytes in the API; for UTF-8 that text itself.
-pub fn text(bytes: impl AsRef<OsStr>) -> String {
+pub fn escape_bytes(bytes: impl AsRef<OsStr>) -> String {
     client::bytes::to_text(bytes.as_ref().as_bytes())
 }
 
@@ -135,7 +135,7 @@ mod tests {
         let vars: Vec<EnvVar> = ["A=1", "B", "C", "A=2=3", "D="]
             .map(|text| parse(text).unwrap())
             .into();
-        let got = environment(&vars, |name| (name == "B").then(|| "here".into()));
+        let got = resolve_environment(&vars, |name| (name == "B").then(|| "here".into()));
         let expected = [("A", "2=3"), ("B", "here"), ("D", "")];
         assert_eq!(
             got,
@@ -145,6 +145,9 @@ mod tests {
         );
         assert!(parse("=x").is_err() && parse("").is_err());
         let latin = EnvVar::parse(OsString::from_vec(b"N=caf\xe9".to_vec())).unwrap();
-        assert_eq!(environment(&[latin], |_| None)["N"], "caf\u{10fffd}xE9");
+        assert_eq!(
+            resolve_environment(&[latin], |_| None)["N"],
+            "caf\u{10fffd}xE9"
+        );
     }
 }

@@ -100,14 +100,14 @@ async fn first_key(store: &Store, config: &Config, url: &str) -> anyhow::Result<
     Ok(())
 }
 
-pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+pub async fn migrate_database(config: &Config) -> anyhow::Result<()> {
     let store = open(config).await?;
     store.migrate().await?;
     store.close().await;
     say(format_args!("the {} database is ready", store.backend()))
 }
 
-pub async fn key(config: &Config, command: Key) -> anyhow::Result<()> {
+pub async fn manage_keys(config: &Config, command: Key) -> anyhow::Result<()> {
     let store = open_migrated(config).await?;
     match command {
         Key::Create { name } => {
@@ -120,7 +120,7 @@ pub async fn key(config: &Config, command: Key) -> anyhow::Result<()> {
                 say(format_args!(
                     "{}  {}  {}",
                     key.id,
-                    control::api::time(key.created_at),
+                    control::api::format_time(key.created_at),
                     key.name
                 ))?;
             }
@@ -141,7 +141,7 @@ fn said(error: control::error::Error) -> anyhow::Error {
 }
 
 /// Prints the API document with the default limits, as it is committed.
-pub fn openapi() -> anyhow::Result<()> {
+pub fn print_openapi() -> anyhow::Result<()> {
     let document = control::api::openapi(&Limits::default());
     say(format_args!("{}", serde_json::to_string_pretty(&document)?))
 }

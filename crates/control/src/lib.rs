@@ -149,9 +149,9 @@ impl ControlPlane {
             reconcile: tokio::sync::Notify::new(),
         });
         let stop = app.shutdown.clone().drop_guard();
-        let tasks = tasks::start(&app);
+        let tasks = tasks::start_tasks(&app);
         let _ = tokio::time::timeout(FIRST_REPORTS, app.hosts.first_reports()).await;
-        let service = server::service(&app, served);
+        let service = server::build_service(&app, served);
         Ok(Self {
             app,
             service,

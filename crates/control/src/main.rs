@@ -51,8 +51,8 @@ async fn run() -> anyhow::Result<()> {
     runtime::telemetry::start(true);
     match args.command {
         None | Some(Command::Serve) => commands::serve(Config::from_env()?).await,
-        Some(Command::Migrate) => commands::migrate(&Config::from_env()?).await,
-        Some(Command::Key(command)) => commands::key(&Config::from_env()?, command).await,
-        Some(Command::Openapi) => commands::openapi(),
+        Some(Command::Migrate) => commands::migrate_database(&Config::from_env()?).await,
+        Some(Command::Key(command)) => commands::manage_keys(&Config::from_env()?, command).await,
+        Some(Command::Openapi) => commands::print_openapi(),
     }
 }

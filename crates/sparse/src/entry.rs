@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 use tar::{Builder, EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use crate::{BLOCK, CHUNK, MAX_EXTENTS, SparseWriter, extents};
+use crate::{BLOCK, CHUNK, MAX_EXTENTS, SparseWriter, data_extents};
 
 /// Maximum number of bytes before the entry itself: long names, and the path of one has 4096 at
 /// most.
@@ -19,7 +19,7 @@ const MAX_REST: u64 = 64 * 1024;
 
 /// Creates a header with mode, owner and time of a file.
 #[must_use]
-pub fn header(metadata: &Metadata) -> Header {
+pub fn header_for(metadata: &Metadata) -> Header {
     let mut header = Header::new_gnu();
     header.set_metadata(metadata);
     // As GNU tar writes what is negative: base 256, two's complement. The crate knows no times
@@ -36,7 +36,7 @@ pub fn header(metadata: &Metadata) -> Header {
 ///
 /// # Errors
 /// A field that is no number.
-pub fn modified(header: &Header) -> io::Result<i64> {
+pub fn modified_time(header: &Header) -> io::Result<i64> {
     header.mtime().map(u64::cast_signed)
 }
 
@@ -62,12 +62,12 @@ pub fn modification_time(seconds: i64) -> Timestamps {
 ///
 /// # Errors
 /// Errors of the file and of the archive; when the file becomes shorter while it is read.
-pub fn append<W: Write>(archive: &mut Builder<W>, file: &File, name: &Path) -> io::Result<()> {
+pub fn append_file<W: Write>(archive: &mut Builder<W>, file: &File, name: &Path) -> io::Result<()> {
     // Of the open file: the name may mean another one by now.
     let metadata = file.metadata()?;
     let length = metadata.len();
-    let mut header = header(&metadata);
-    let holes = extents(file, length)?;
+    let mut header = header_for(&metadata);
+    let holes = data_extents(file, length)?;
     let following = holes
         .as_ref()
         .map(|extents| describe(&mut header, extents, length))
@@ -329,7 +329,7 @@ mod tests {
 
     fn pack(file: &File, name: &str) -> Vec<u8> {
         let mut archive = Builder::new(Vec::new());
-        append(&mut archive, file, Path::new(name)).unwrap();
+        append_file(&mut archive, file, Path::new(name)).unwrap();
         archive.into_inner().unwrap()
     }
 
@@ -437,8 +437,8 @@ mod tests {
             last_modification: time,
         };
         rustix::fs::futimens(&file, &times).unwrap();
-        let header = header(&file.metadata().unwrap());
-        assert_eq!(modified(&header).unwrap(), -86_400);
+        let header = header_for(&file.metadata().unwrap());
+        assert_eq!(modified_time(&header).unwrap(), -86_400);
         let field = header.as_gnu().unwrap().mtime;
         assert_eq!(field[..9], [0xff; 9], "as GNU tar reads it");
     }

@@ -14,7 +14,7 @@ use crate::{BLOCK, HOLE, MAX_EXTENTS};
 ///
 /// # Errors
 /// Errors of `lseek(2)`.
-pub fn extents(file: &File, length: u64) -> io::Result<Option<Vec<Range<u64>>>> {
+pub fn data_extents(file: &File, length: u64) -> io::Result<Option<Vec<Range<u64>>>> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < length {
@@ -63,11 +63,11 @@ mod tests {
     #[test]
     fn extents_are_those_of_file() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(extents(&file, 0).unwrap(), None);
+        assert_eq!(data_extents(&file, 0).unwrap(), None);
         file.set_len(1 << 20).unwrap();
-        assert_eq!(extents(&file, 1 << 20).unwrap(), Some(Vec::new()));
+        assert_eq!(data_extents(&file, 1 << 20).unwrap(), Some(Vec::new()));
         file.write_all_at(&[1; 10], 300_000).unwrap();
-        let found = extents(&file, 1 << 20).unwrap().unwrap();
+        let found = data_extents(&file, 1 << 20).unwrap().unwrap();
         assert!(
             found.len() == 1
                 && found[0].contains(&300_000)
@@ -75,7 +75,7 @@ mod tests {
             "{found:?}"
         );
         file.write_all_at(&vec![1; 1 << 20], 0).unwrap();
-        assert_eq!(extents(&file, 1 << 20).unwrap(), None);
+        assert_eq!(data_extents(&file, 1 << 20).unwrap(), None);
     }
 
     #[test]

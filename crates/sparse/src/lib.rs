@@ -11,8 +11,8 @@ mod entry;
 mod extents;
 mod writer;
 
-pub use entry::{Entry, append, header, modification_time, modified, read_rest};
-pub use extents::extents;
+pub use entry::{Entry, append_file, header_for, modification_time, modified_time, read_rest};
+pub use extents::data_extents;
 pub use writer::{SparseWriter, copy_sparse};
 
 /// Size of a block of ext4 and of most other file systems, bytes: they keep no smaller holes.

@@ -38,12 +38,12 @@ macro_rules! rows {
             $crate::db::Pool::Sqlite(pool) => {
                 let query = sqlx::query_as::<_, $row>($sql)$(.bind($bind))*;
                 $(let query = $list.into_iter().fold(query, |query, item| query.bind(item));)?
-                $crate::db::ended(&call, query.fetch_all(pool)).await
+                $crate::db::wait_for_statement(&call, query.fetch_all(pool)).await
             }
             $crate::db::Pool::Postgres(pool) => {
                 let query = sqlx::query_as::<_, $row>($sql)$(.bind($bind))*;
                 $(let query = $list.into_iter().fold(query, |query, item| query.bind(item));)?
-                $crate::db::ended(&call, query.fetch_all(pool)).await
+                $crate::db::wait_for_statement(&call, query.fetch_all(pool)).await
             }
         }
     }};
@@ -79,7 +79,7 @@ macro_rules! row {
 pub(crate) use row;
 
 /// Waits for the statement, within [`CALL_LIMIT`].
-pub(crate) async fn ended<T>(
+pub(crate) async fn wait_for_statement<T>(
     call: &Call<'_>,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, Error> {
@@ -139,8 +139,8 @@ fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
     }
 }
 
-/// Returns the number in the only row of a `SELECT count(*)`.
-pub(crate) fn count(rows: Vec<(i64,)>) -> Result<u64, Error> {
+/// Returns the number in the only row of a `SELECT single_count(*)`.
+pub(crate) fn single_count(rows: Vec<(i64,)>) -> Result<u64, Error> {
     let number = rows.first().map_or(0, |row| row.0);
     u64::try_from(number).map_err(|source| Error::Query {
         doing: "counting rows",

@@ -2,7 +2,7 @@
 
 use model::{Scopes, TeamId};
 
-use crate::db::{count, row, rows, without_nul};
+use crate::db::{row, rows, single_count, without_nul};
 use crate::{Error, Store};
 
 /// A key to remember.
@@ -138,10 +138,10 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn key_count(&self) -> Result<u64, Error> {
-        count(rows!(
+        single_count(rows!(
             self.read("counting keys"),
             (i64,),
-            "SELECT count(*) FROM keys"
+            "SELECT single_count(*) FROM keys"
         )?)
     }
 }

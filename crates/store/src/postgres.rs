@@ -59,8 +59,8 @@ impl Postgres {
         connection
             .execute(MIGRATION_LOCK_LIMIT)
             .await
-            .map_err(|e| schema::failed(e.into()))?;
-        let result = schema::migrate(&schema::POSTGRES, &mut connection).await;
+            .map_err(|e| schema::migration_error(e.into()))?;
+        let result = schema::apply_migrations(&schema::POSTGRES, &mut connection).await;
         let _ = connection.close().await;
         result
     }

@@ -41,7 +41,7 @@ fn migration(file: &'static str, sql: &'static str) -> Migration {
 
 /// Returns the schema that this program needs: the number of its last migration, the same for both
 /// backends.
-pub(crate) fn needed() -> i64 {
+pub(crate) fn needed_version() -> i64 {
     SQLITE
         .iter()
         .map(|migration| migration.version)
@@ -56,7 +56,7 @@ impl Store {
     /// [`Error::NotMigrated`] if the schema is older or newer than this program needs.
     pub async fn check_migrated(&self) -> Result<(), Error> {
         let found = self.schema().await?;
-        let needed = needed();
+        let needed = needed_version();
         if found == needed {
             Ok(())
         } else {
@@ -88,16 +88,19 @@ impl Store {
 }
 
 /// Does the steps that the database has not seen.
-pub(crate) async fn migrate(steps: &Migrator, connection: &mut impl Migrate) -> Result<(), Error> {
+pub(crate) async fn apply_migrations(
+    steps: &Migrator,
+    connection: &mut impl Migrate,
+) -> Result<(), Error> {
     // Not `run`: what that asks of its connection makes futures that no task can be spawned from.
     steps
         .run_direct(None, connection, false)
         .await
-        .map_err(failed)
+        .map_err(migration_error)
 }
 
-pub(crate) fn failed(source: MigrateError) -> Error {
-    let needed = needed();
+pub(crate) fn migration_error(source: MigrateError) -> Error {
+    let needed = needed_version();
     match source {
         MigrateError::VersionMissing(found) if found > needed => {
             Error::NotMigrated { found, needed }
@@ -120,10 +123,10 @@ mod tests {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         let before = SQLITE.iter().filter(|step| step.version < 6).cloned();
         let before = Migrator::with_migrations(before.collect());
-        migrate(&before, &mut connection).await.unwrap();
+        apply_migrations(&before, &mut connection).await.unwrap();
         let row = "INSERT INTO snapshots VALUES ('a', 'team', 7)";
         connection.execute(row).await.unwrap();
-        migrate(&SQLITE, &mut connection).await.unwrap();
+        apply_migrations(&SQLITE, &mut connection).await.unwrap();
         let sql = "SELECT name, team_id, created_at FROM snapshots";
         let rows: Vec<(String, String, i64)> = sqlx::query_as(sql)
             .fetch_all(&mut connection)
@@ -143,7 +146,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(steps(&SQLITE), steps(&POSTGRES));
-        assert!(needed() > 0);
+        assert!(needed_version() > 0);
     }
 
     /// As sqlx itself reads the directories: databases have these versions and checksums written

@@ -51,12 +51,12 @@ impl Sqlite {
             .writer
             .begin_with("BEGIN IMMEDIATE")
             .await
-            .map_err(|e| schema::failed(e.into()))?;
-        schema::migrate(&schema::SQLITE, &mut *transaction).await?;
+            .map_err(|e| schema::migration_error(e.into()))?;
+        schema::apply_migrations(&schema::SQLITE, &mut *transaction).await?;
         transaction
             .commit()
             .await
-            .map_err(|e| schema::failed(e.into()))
+            .map_err(|e| schema::migration_error(e.into()))
     }
 
     pub(crate) async fn close(&self) {

@@ -8,10 +8,10 @@ use super::Session;
 use crate::args::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, RollbackArgs};
 use crate::failure::{self, Subject};
 use crate::ids;
-use crate::output::{self, Progress, ago, cell, printable, size};
+use crate::output::{self, Progress, cell, format_age, format_size, printable};
 
-pub async fn checkpoint(session: &Session, args: &CheckpointArgs) -> anyhow::Result<()> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+pub async fn create_checkpoint(session: &Session, args: &CheckpointArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     let progress = Progress::spinner("making a checkpoint", session.json);
     let checkpoint = session
         .client
@@ -20,27 +20,27 @@ pub async fn checkpoint(session: &Session, args: &CheckpointArgs) -> anyhow::Res
     drop(progress);
     let checkpoint = checkpoint?;
     if session.json {
-        output::json(&checkpoint)
+        output::print_json(&checkpoint)
     } else {
-        output::line(&printable(&checkpoint.name))
+        output::print_line(&printable(&checkpoint.name))
     }
 }
 
-pub async fn rollback(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+pub async fn rollback_sandbox(session: &Session, args: &RollbackArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     let progress = Progress::spinner("going back", session.json);
     let sandbox = session.client.rollback(&id, &args.name).await;
     drop(progress);
     let sandbox = sandbox?;
     if session.json {
-        output::json(&sandbox)
+        output::print_json(&sandbox)
     } else {
-        output::line(&sandbox.id)
+        output::print_line(&sandbox.id)
     }
 }
 
-pub async fn checkpoints(session: &Session, args: CheckpointsArgs) -> anyhow::Result<u8> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+pub async fn manage_checkpoints(session: &Session, args: CheckpointsArgs) -> anyhow::Result<u8> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     match args.command {
         None | Some(CheckpointsCommand::Ls) => list(session, &id).await.map(|()| 0),
         Some(CheckpointsCommand::Rm { names }) => remove(session, &id, names).await,
@@ -50,10 +50,10 @@ pub async fn checkpoints(session: &Session, args: CheckpointsArgs) -> anyhow::Re
 async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
     let checkpoints = session.client.checkpoints(id).await?;
     if session.json {
-        return output::json(&checkpoints);
+        return output::print_json(&checkpoints);
     }
     if checkpoints.is_empty() {
-        output::note(&format!(
+        output::print_note(&format!(
             "It has no checkpoint. `wrenn checkpoint {id} NAME` makes one."
         ));
         return Ok(());
@@ -62,11 +62,11 @@ async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
     let row = |checkpoint: &Checkpoint| {
         vec![
             cell(&checkpoint.name),
-            cell(size(checkpoint.size_bytes)),
-            cell(ago(&checkpoint.created_at, now)),
+            cell(format_size(checkpoint.size_bytes)),
+            cell(format_age(&checkpoint.created_at, now)),
         ]
     };
-    output::table(
+    output::print_table(
         &["NAME", "SIZE", "CREATED"],
         checkpoints.iter().map(row).collect(),
     )
@@ -79,14 +79,14 @@ async fn remove(session: &Session, id: &str, names: Vec<String>) -> anyhow::Resu
     for name in names {
         match session.client.delete_checkpoint(id, &name).await {
             Ok(()) if session.json => removed.push(name),
-            Ok(()) => output::line(&printable(&name))?,
+            Ok(()) => output::print_line(&printable(&name))?,
             Err(error) => {
-                code = failure::report(&error.into(), session.json, 1, Subject::Checkpoint)
+                code = failure::report_error(&error.into(), session.json, 1, Subject::Checkpoint)
             }
         }
     }
     if session.json {
-        output::json(&json!({"removed": removed}))?;
+        output::print_json(&json!({"removed": removed}))?;
     }
     Ok(code)
 }

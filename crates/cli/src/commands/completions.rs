@@ -6,8 +6,8 @@ use clap_complete::Shell;
 use crate::args::Cli;
 use crate::output;
 
-pub fn completions(shell: Shell) -> anyhow::Result<()> {
+pub fn print_completions(shell: Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "wrenn", &mut script);
-    output::raw(&script)
+    output::print_raw(&script)
 }

@@ -10,12 +10,12 @@ use crate::args::ConnectionArgs;
 use crate::output;
 use crate::settings::Settings;
 
-pub fn console(connection: &ConnectionArgs, json: bool) -> anyhow::Result<()> {
+pub fn print_console_url(connection: &ConnectionArgs, json: bool) -> anyhow::Result<()> {
     let Settings { url, key } = Settings::load(connection)?;
     let key: ApiKey = key.parse()?;
     let address = format!("{}/test#key={}", url.trim_end_matches('/'), key.expose());
     if json {
-        return output::json(&json!({ "url": address }));
+        return output::print_json(&json!({ "url": address }));
     }
-    output::line(&address)
+    output::print_line(&address)
 }

@@ -15,7 +15,7 @@ use crate::{ids, output};
 /// makes it. A second signal does not wait.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
-pub async fn cp(session: &Session, args: CpArgs) -> anyhow::Result<()> {
+pub async fn copy_files(session: &Session, args: CpArgs) -> anyhow::Result<()> {
     let direction = Direction::of(&args.source, &args.target)?;
     let mut interrupt = Interrupt::listen()?;
     let stop = CancellationToken::new();
@@ -34,7 +34,7 @@ pub async fn cp(session: &Session, args: CpArgs) -> anyhow::Result<()> {
     };
     // With the bytes themselves on standard output there is no place for a report.
     if session.json && args.target.as_os_str() != "-" {
-        return output::json(
+        return output::print_json(
             &serde_json::json!({"source": args.source, "target": args.target, "bytes": bytes}),
         );
     }
@@ -51,7 +51,7 @@ async fn copy(
     match direction {
         Direction::Up(from, to) => {
             let to = Remote {
-                id: ids::resolve(client, &to.id).await?,
+                id: ids::resolve_id(client, &to.id).await?,
                 ..to
             };
             tokio::select! {
@@ -62,7 +62,7 @@ async fn copy(
         }
         Direction::Down(from, to) => {
             let from = Remote {
-                id: ids::resolve(client, &from.id).await?,
+                id: ids::resolve_id(client, &from.id).await?,
                 ..from
             };
             download(client, &from, &to, user, *json, stop).await

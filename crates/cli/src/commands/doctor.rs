@@ -29,7 +29,7 @@ struct Examination {
 }
 
 /// Checks whether this machine can run sandboxes. Returns exit code 0 only if it can.
-pub async fn doctor(args: DoctorArgs, json: bool) -> anyhow::Result<u8> {
+pub async fn examine_machine(args: DoctorArgs, json: bool) -> anyhow::Result<u8> {
     let dir: PathBuf = args.dir.unwrap_or_else(settings::dir_of_this_user);
     let config = Config::for_dir(&dir)?;
     let limits = shared_limits(&config, &control::Config::for_dir(&dir)?);
@@ -40,10 +40,10 @@ pub async fn doctor(args: DoctorArgs, json: bool) -> anyhow::Result<u8> {
     let report = report.context("examining this host")?;
     let examination = Examination { report, limits };
     if json {
-        output::json(&examination)?;
+        output::print_json(&examination)?;
     } else {
-        output::line(&text(&examination.report))?;
-        output::line(&limits_text(&examination.limits))?;
+        output::print_line(&text(&examination.report))?;
+        output::print_line(&limits_text(&examination.limits))?;
     }
     Ok(u8::from(!examination.report.can_run))
 }

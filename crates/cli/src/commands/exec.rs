@@ -16,24 +16,24 @@ use crate::failure::{self, Subject};
 use crate::interrupt::Interrupt;
 use crate::process::{self, Captured, Output};
 use crate::settings::env_var;
-use crate::values::{environment, text};
+use crate::values::{escape_bytes, resolve_environment};
 use crate::{ids, output, terminal};
 
-pub async fn exec(session: &Session, args: ExecArgs) -> anyhow::Result<u8> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+pub async fn exec_command(session: &Session, args: ExecArgs) -> anyhow::Result<u8> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     let mut interrupt = Interrupt::listen()?;
     run_in(session, &id, args.process, args.command, &mut interrupt).await
 }
 
 /// Checks the arguments before anything is made.
-pub fn check(args: &ProcessArgs, json: bool) -> anyhow::Result<()> {
+pub fn check_process_args(args: &ProcessArgs, json: bool) -> anyhow::Result<()> {
     if json && args.interactive {
-        return Err(failure::usage(
+        return Err(failure::usage_error(
             "--json gives the output in one document and takes no input; leave out -i or --json",
         ));
     }
     if args.tty && args.interactive && !terminal::stdin_is_terminal() {
-        return Err(failure::usage(
+        return Err(failure::usage_error(
             "-t with -i needs a terminal as standard input; leave out -t to pipe input",
         ));
     }
@@ -49,7 +49,7 @@ pub async fn run_in(
     interrupt: &mut Interrupt,
 ) -> anyhow::Result<u8> {
     let grace = Duration::from_secs(args.grace.into());
-    let size = args.tty.then(terminal::size);
+    let size = args.tty.then(terminal::window_size);
     let start = start(args, command, size);
     let cmd = start.cmd.clone();
     let began = Instant::now();
@@ -61,7 +61,7 @@ pub async fn run_in(
     let ended = process::run(&session.client, id, start, interrupt, grace, &mut to).await;
     let exit_code = ended.context(Subject::Command)?;
     if let Output::Memory(captured) = to {
-        output::json(&document(id, cmd, captured, exit_code, began.elapsed()))?;
+        output::print_json(&document(id, cmd, captured, exit_code, began.elapsed()))?;
     }
     Ok(exit_code)
 }
@@ -105,17 +105,17 @@ fn document(
 }
 
 fn start(args: ProcessArgs, command: Vec<OsString>, terminal: Option<TerminalSize>) -> ExecStart {
-    let mut envs = environment(&args.envs, |name| std::env::var_os(name));
+    let mut envs = resolve_environment(&args.envs, |name| std::env::var_os(name));
     if let Some(kind) = env_var("TERM").filter(|_| terminal.is_some()) {
         envs.entry("TERM".to_owned()).or_insert(kind);
     }
-    let mut words = command.into_iter().map(text);
+    let mut words = command.into_iter().map(escape_bytes);
     ExecStart {
         cmd: words.next().unwrap_or_default(),
         args: words.collect(),
         timeout_sec: args.timeout,
         envs,
-        cwd: args.workdir.map(text),
+        cwd: args.workdir.map(escape_bytes),
         user: args.user,
         stdin: args.interactive,
         terminal,

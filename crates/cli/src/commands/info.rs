@@ -6,15 +6,15 @@ use time::OffsetDateTime;
 use super::{Session, network};
 use crate::args::IdArgs;
 use crate::ids;
-use crate::output::{self, ago, printable};
+use crate::output::{self, format_age, printable};
 
-pub async fn info(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+pub async fn show_sandbox(session: &Session, args: &IdArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     let sandbox = session.client.get(&id).await?;
     if session.json {
-        return output::json(&sandbox);
+        return output::print_json(&sandbox);
     }
-    output::line(&described(&sandbox, OffsetDateTime::now_utc()))
+    output::print_line(&described(&sandbox, OffsetDateTime::now_utc()))
 }
 
 /// Describes the disk: its size, how much of it is used, and its backend, as far as they are known.
@@ -46,7 +46,7 @@ fn time_out(sandbox: &Sandbox) -> String {
 }
 
 fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
-    let time = |time: &str| format!("{} ({time})", ago(time, now));
+    let time = |time: &str| format!("{} ({time})", format_age(time, now));
     let facts = [
         ("Id", Some(sandbox.id.clone())),
         ("Status", Some(sandbox.status.to_string())),
@@ -71,7 +71,7 @@ fn described(sandbox: &Sandbox, now: OffsetDateTime) -> String {
                 .to_owned(),
             ),
         ),
-        ("Network", Some(network::summary(&sandbox.network))),
+        ("Network", Some(network::summarize_rules(&sandbox.network))),
         ("Guest address", sandbox.guest_ip.clone()),
         ("Host address", sandbox.host_ip.clone()),
         ("Created", Some(time(&sandbox.created_at))),

@@ -7,15 +7,15 @@ use crate::args::LogsArgs;
 use crate::ids;
 use crate::output::{self, printable, printable_json};
 
-pub async fn logs(session: &Session, args: &LogsArgs) -> anyhow::Result<()> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+pub async fn print_logs(session: &Session, args: &LogsArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     let mut entries = session.client.logs(&id, args.follow).await?;
     // One document, and yet written as it comes: a log can be long.
     let as_array = session.json && !args.follow;
     let mut separator = "[\n";
     while let Some(entry) = entries.next().await? {
         if as_array {
-            output::raw(
+            output::print_raw(
                 format!(
                     "{separator}{}",
                     printable_json(&serde_json::to_string(&entry)?)
@@ -24,13 +24,13 @@ pub async fn logs(session: &Session, args: &LogsArgs) -> anyhow::Result<()> {
             )?;
             separator = ",\n";
         } else if session.json {
-            output::line(&printable_json(&serde_json::to_string(&entry)?))?;
+            output::print_line(&printable_json(&serde_json::to_string(&entry)?))?;
         } else {
-            output::line(&text(&entry))?;
+            output::print_line(&text(&entry))?;
         }
     }
     if as_array {
-        output::line(if separator == ",\n" { "\n]" } else { "[]" })?;
+        output::print_line(if separator == ",\n" { "\n]" } else { "[]" })?;
     }
     Ok(())
 }

@@ -6,9 +6,9 @@ use time::OffsetDateTime;
 
 use super::Session;
 use crate::args::LsArgs;
-use crate::output::{self, ago, cell, coloured};
+use crate::output::{self, cell, colored_cell, format_age};
 
-pub async fn ls(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
+pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
     let all = session.client.list_all().await?;
     let count = all.len();
     let shown: Vec<Sandbox> = all
@@ -16,10 +16,10 @@ pub async fn ls(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
         .filter(|sandbox| args.all || is_alive(sandbox.status))
         .collect();
     if session.json {
-        return output::json(&shown);
+        return output::print_json(&shown);
     }
     if shown.is_empty() {
-        output::note(if count > 0 {
+        output::print_note(if count > 0 {
             "No sandbox runs. `wrenn ls --all` shows the others."
         } else {
             "There is no sandbox. `wrenn create` makes one."
@@ -28,7 +28,7 @@ pub async fn ls(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
     }
     let now = OffsetDateTime::now_utc();
     let rows = shown.iter().map(|sandbox| row(sandbox, now)).collect();
-    output::table(
+    output::print_table(
         &[
             "ID",
             "STATUS",
@@ -53,7 +53,7 @@ fn is_alive(status: SandboxStatus) -> bool {
 fn row(sandbox: &Sandbox, now: OffsetDateTime) -> Vec<Cell> {
     let time = |time: &Option<String>| {
         time.as_ref()
-            .map_or_else(|| "-".to_owned(), |time| ago(time, now))
+            .map_or_else(|| "-".to_owned(), |time| format_age(time, now))
     };
     vec![
         cell(&sandbox.id),
@@ -61,7 +61,7 @@ fn row(sandbox: &Sandbox, now: OffsetDateTime) -> Vec<Cell> {
         cell(&sandbox.template),
         cell(sandbox.vcpus.to_string()),
         cell(format!("{} MiB", sandbox.memory_mb)),
-        cell(ago(&sandbox.created_at, now)),
+        cell(format_age(&sandbox.created_at, now)),
         cell(time(&sandbox.last_active_at)),
         cell(sandbox.reason.as_deref().unwrap_or_default()),
     ]
@@ -74,5 +74,5 @@ fn status(status: SandboxStatus) -> Cell {
         SandboxStatus::Pending | SandboxStatus::Paused => Color::Yellow,
         SandboxStatus::Stopped => Color::Reset,
     };
-    coloured(status.as_str(), color)
+    colored_cell(status.as_str(), color)
 }

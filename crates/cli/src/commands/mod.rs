@@ -55,49 +55,61 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         .is_some_and(|path| path.as_os_str() == "-")
         && reads_stdin(&cli.command)
     {
-        return Err(failure::usage(
+        return Err(failure::usage_error(
             "the key and the command both want standard input: put the key into a file",
         ));
     }
     let session = || Session::open(&connection, json);
     match cli.command {
-        Command::Up(args) => up::up(args, json).await,
-        Command::Doctor(args) => doctor::doctor(args, json).await,
-        Command::Run(args) => run::run(&session()?, args).await,
-        Command::Exec(args) => exec::exec(&session()?, args).await,
-        Command::Create(args) => create::create(&session()?, args).await.map(succeeded),
-        Command::Ls(args) => ls::ls(&session()?, &args).await.map(succeeded),
-        Command::Info(args) => info::info(&session()?, &args).await.map(succeeded),
-        Command::Cp(args) => cp::cp(&session()?, args).await.map(succeeded),
-        Command::Rm(args) => rm::rm(&session()?, args).await,
-        Command::Pause(args) => pause::pause(&session()?, &args).await.map(succeeded),
-        Command::Resume(args) => pause::resume(&session()?, &args).await.map(succeeded),
-        Command::Network(args) => network::network(&session()?, args).await.map(succeeded),
-        Command::Fork(args) => pause::fork(&session()?, &args).await.map(succeeded),
-        Command::Snapshot(args) => snapshot::snapshot(&session()?, args).await.map(succeeded),
-        Command::Snapshots(args) => snapshot::snapshots(&session()?, args).await,
-        Command::Checkpoint(args) => checkpoint::checkpoint(&session()?, &args)
+        Command::Up(args) => up::run_server(args, json).await,
+        Command::Doctor(args) => doctor::examine_machine(args, json).await,
+        Command::Run(args) => run::run_in_new_sandbox(&session()?, args).await,
+        Command::Exec(args) => exec::exec_command(&session()?, args).await,
+        Command::Create(args) => create::create_sandbox(&session()?, args)
             .await
             .map(succeeded),
-        Command::Checkpoints(args) => checkpoint::checkpoints(&session()?, args).await,
-        Command::Rollback(args) => checkpoint::rollback(&session()?, &args)
+        Command::Ls(args) => ls::list_sandboxes(&session()?, &args).await.map(succeeded),
+        Command::Info(args) => info::show_sandbox(&session()?, &args).await.map(succeeded),
+        Command::Cp(args) => cp::copy_files(&session()?, args).await.map(succeeded),
+        Command::Rm(args) => rm::remove_sandboxes(&session()?, args).await,
+        Command::Pause(args) => pause::pause_sandbox(&session()?, &args)
             .await
             .map(succeeded),
-        Command::Url(args) => ports::url(&session()?, &args).await.map(succeeded),
+        Command::Resume(args) => pause::resume_sandbox(&session()?, &args)
+            .await
+            .map(succeeded),
+        Command::Network(args) => network::manage_network(&session()?, args)
+            .await
+            .map(succeeded),
+        Command::Fork(args) => pause::fork_sandbox(&session()?, &args).await.map(succeeded),
+        Command::Snapshot(args) => snapshot::create_snapshot(&session()?, args)
+            .await
+            .map(succeeded),
+        Command::Snapshots(args) => snapshot::manage_snapshots(&session()?, args).await,
+        Command::Checkpoint(args) => checkpoint::create_checkpoint(&session()?, &args)
+            .await
+            .map(succeeded),
+        Command::Checkpoints(args) => checkpoint::manage_checkpoints(&session()?, args).await,
+        Command::Rollback(args) => checkpoint::rollback_sandbox(&session()?, &args)
+            .await
+            .map(succeeded),
+        Command::Url(args) => ports::print_url(&session()?, &args).await.map(succeeded),
         Command::PortForward(args) => ports::port_forward(&session()?, args).await.map(succeeded),
-        Command::Console => console::console(&connection, json).map(succeeded),
-        Command::Logs(args) => logs::logs(&session()?, &args).await.map(succeeded),
-        Command::Templates => templates::templates(&session()?).await.map(succeeded),
-        Command::Completions { shell } => completions::completions(shell).map(succeeded),
-        Command::Version => version::version(session().ok(), json).await.map(succeeded),
+        Command::Console => console::print_console_url(&connection, json).map(succeeded),
+        Command::Logs(args) => logs::print_logs(&session()?, &args).await.map(succeeded),
+        Command::Templates => templates::list_templates(&session()?).await.map(succeeded),
+        Command::Completions { shell } => completions::print_completions(shell).map(succeeded),
+        Command::Version => version::print_versions(session().ok(), json)
+            .await
+            .map(succeeded),
     }
 }
 
 /// Checks the arguments before any server or key is looked for.
 fn check(command: &Command, json: bool) -> anyhow::Result<()> {
     match command {
-        Command::Run(args) => exec::check(&args.process, json),
-        Command::Exec(args) => exec::check(&args.process, json),
+        Command::Run(args) => exec::check_process_args(&args.process, json),
+        Command::Exec(args) => exec::check_process_args(&args.process, json),
         Command::Cp(args) => Direction::of(&args.source, &args.target).map(drop),
         _ => Ok(()),
     }

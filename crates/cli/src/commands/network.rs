@@ -8,9 +8,9 @@ use crate::ids;
 use crate::output::{self, printable};
 
 /// Shows the rules, or puts others in their place.
-pub async fn network(session: &Session, args: NetworkArgs) -> anyhow::Result<()> {
-    let id = ids::resolve(&session.client, &args.id).await?;
-    let sandbox = match (rules(args.rules), args.open) {
+pub async fn manage_network(session: &Session, args: NetworkArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
+    let sandbox = match (rules_from(args.rules), args.open) {
         (Some(rules), _) => session.client.set_network(&id, &rules).await?,
         (None, true) => {
             session
@@ -21,14 +21,14 @@ pub async fn network(session: &Session, args: NetworkArgs) -> anyhow::Result<()>
         (None, false) => session.client.get(&id).await?,
     };
     if session.json {
-        output::json(&sandbox.network)
+        output::print_json(&sandbox.network)
     } else {
-        output::line(&described(&sandbox))
+        output::print_line(&described(&sandbox))
     }
 }
 
 /// Returns the network rules that the flags ask for; `None` without flags.
-pub fn rules(args: RulesArgs) -> Option<NetworkRules> {
+pub fn rules_from(args: RulesArgs) -> Option<NetworkRules> {
     let RulesArgs {
         allow_out,
         deny_out,
@@ -47,7 +47,7 @@ pub fn rules(args: RulesArgs) -> Option<NetworkRules> {
 }
 
 /// Returns the rules in one line, for `info`.
-pub fn summary(rules: &NetworkRules) -> String {
+pub fn summarize_rules(rules: &NetworkRules) -> String {
     let list = |what: &str, entries: &[String]| match entries {
         [] => None,
         entries => Some(format!("{what} {}", entries.join(", "))),

@@ -20,21 +20,21 @@ use crate::{ids, output};
 /// Pause after the system has refused a connection: usually this process has no descriptors left.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
-pub async fn url(session: &Session, args: &UrlArgs) -> anyhow::Result<()> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+pub async fn print_url(session: &Session, args: &UrlArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     let request = PortLinkRequest {
         port: args.port,
         expires_in_sec: args.expires,
     };
     let link = session.client.port_link(&id, &request).await?;
     if session.json {
-        return output::json(&link);
+        return output::print_json(&link);
     }
-    output::line(if args.path { &link.path_url } else { &link.url })
+    output::print_line(if args.path { &link.path_url } else { &link.url })
 }
 
 pub async fn port_forward(session: &Session, args: PortForwardArgs) -> anyhow::Result<()> {
-    let id = ids::resolve(&session.client, &args.id).await?;
+    let id = ids::resolve_id(&session.client, &args.id).await?;
     // A mistake in the id is told now and not to the first connection.
     let id = session.client.get(&id).await?.id;
     let mut interrupt = Interrupt::listen()?;
@@ -74,12 +74,12 @@ fn announce(as_json: bool, id: &str, told: &[(SocketAddr, u16)]) -> anyhow::Resu
             .iter()
             .map(|(local, port)| json!({ "local": local.to_string(), "port": port }))
             .collect();
-        return output::json(&json!({ "sandbox_id": id, "forwards": all }));
+        return output::print_json(&json!({ "sandbox_id": id, "forwards": all }));
     }
     for (local, port) in told {
-        output::line(&format!("{local} is forwarded to port {port} of {id}"))?;
+        output::print_line(&format!("{local} is forwarded to port {port} of {id}"))?;
     }
-    output::note("Ctrl-C ends it.");
+    output::print_note("Ctrl-C ends it.");
     Ok(())
 }
 
@@ -104,7 +104,7 @@ async fn accept(
                 connections.spawn(carry(client.clone(), id.clone(), stream, mapping));
             }
             Err(error) => {
-                output::note(&format!("a connection was not taken: {error}"));
+                output::print_note(&format!("a connection was not taken: {error}"));
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -124,7 +124,7 @@ async fn carry(
         // How it ended is known to who speaks there.
         Ok(connection) => drop(connection.carry(stream).await),
         Err(error) if error.is_not_found() => return Some(error),
-        Err(error) => output::note(&format!(
+        Err(error) => output::print_note(&format!(
             "{}: {}",
             mapping.local,
             output::printable(&error.to_string())

@@ -12,7 +12,7 @@ use crate::output;
 /// Removals at the same time.
 const SIDE_BY_SIDE: usize = 8;
 
-pub async fn rm(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
+pub async fn remove_sandboxes(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
     let everything = args.all;
     let named = if everything {
         all_ids(session).await?
@@ -31,12 +31,12 @@ pub async fn rm(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
     for outcome in outcomes {
         match outcome {
             Ok(id) if session.json => removed.push(id),
-            Ok(id) => output::line(&id)?,
-            Err(error) => code = failure::report(&error, session.json, 1, Subject::Sandbox),
+            Ok(id) => output::print_line(&id)?,
+            Err(error) => code = failure::report_error(&error, session.json, 1, Subject::Sandbox),
         }
     }
     if session.json {
-        output::json(&serde_json::json!({"removed": removed}))?;
+        output::print_json(&serde_json::json!({"removed": removed}))?;
     }
     Ok(code)
 }
@@ -53,7 +53,7 @@ async fn all_ids(session: &Session) -> anyhow::Result<Vec<String>> {
 
 /// Removes a sandbox. With `may_be_gone`, a sandbox that is not there any more counts as removed.
 async fn remove(session: &Session, name: String, may_be_gone: bool) -> anyhow::Result<String> {
-    let id = ids::resolve(&session.client, &name).await?;
+    let id = ids::resolve_id(&session.client, &name).await?;
     match session.client.delete(&id).await {
         Err(error) if may_be_gone && error.is_not_found() => Ok(id),
         outcome => outcome

@@ -9,17 +9,17 @@ use anyhow::Context;
 use client::types::{CreateSandbox, OnTimeout, ProcessSignal, Sandbox};
 
 use super::Session;
-use super::create::shape;
+use super::create::request_from;
 use super::exec::run_in;
 use crate::args::RunArgs;
 use crate::interrupt::Interrupt;
 use crate::output::{self, Progress};
 use crate::quiet::Quiet;
 
-pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
+pub async fn run_in_new_sandbox(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
     let mut interrupt = Interrupt::listen()?;
     // If this process dies, nothing else removes the sandbox: its timeout has to.
-    let shape = shape(args.shape);
+    let shape = request_from(args.shape);
     let spec = CreateSandbox {
         on_timeout: shape.on_timeout.or(Some(OnTimeout::Kill)),
         ..shape
@@ -40,7 +40,7 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<u8> {
         // The first failure is the answer; that something stayed behind has to be said all the
         // same.
         (outcome, Err(error)) => {
-            output::note(&format!(
+            output::print_note(&format!(
                 "warning: {}",
                 output::printable(&format!("{error:#}"))
             ));
@@ -67,11 +67,11 @@ async fn create(
         signal = interrupt.recv() => signal,
     };
     drop(progress);
-    output::note("Waiting for the sandbox, to remove it. Once more to leave it.");
+    output::print_note("Waiting for the sandbox, to remove it. Once more to leave it.");
     tokio::select! {
         created = creating => Ok(Created::Interrupted(created?, signal)),
         signal = interrupt.recv() => {
-            output::note("A sandbox may stay behind: `wrenn ls --all` shows it, and it stops by its timeout.");
+            output::print_note("A sandbox may stay behind: `wrenn ls --all` shows it, and it stops by its timeout.");
             Err(Quiet::Signal(signal).into())
         }
     }

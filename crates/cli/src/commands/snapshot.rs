@@ -4,14 +4,14 @@ use client::types::{CreateSnapshot, Template};
 use serde_json::json;
 
 use super::Session;
-use super::templates::table;
+use super::templates::print_templates;
 use crate::args::{SnapshotArgs, SnapshotsArgs, SnapshotsCommand};
 use crate::failure::{self, Subject};
 use crate::ids;
-use crate::output::{self, Progress, printable, size};
+use crate::output::{self, Progress, format_size, printable};
 
-pub async fn snapshot(session: &Session, args: SnapshotArgs) -> anyhow::Result<()> {
-    let sandbox_id = ids::resolve(&session.client, &args.id).await?;
+pub async fn create_snapshot(session: &Session, args: SnapshotArgs) -> anyhow::Result<()> {
+    let sandbox_id = ids::resolve_id(&session.client, &args.id).await?;
     let memory = Some(!args.no_memory);
     let overwrite = Some(args.overwrite);
     let request = CreateSnapshot {
@@ -25,13 +25,13 @@ pub async fn snapshot(session: &Session, args: SnapshotArgs) -> anyhow::Result<(
     drop(progress);
     let template = template?;
     if session.json {
-        output::json(&template)
+        output::print_json(&template)
     } else {
-        output::line(&printable(&template.name))
+        output::print_line(&printable(&template.name))
     }
 }
 
-pub async fn snapshots(session: &Session, args: SnapshotsArgs) -> anyhow::Result<u8> {
+pub async fn manage_snapshots(session: &Session, args: SnapshotsArgs) -> anyhow::Result<u8> {
     match args.command {
         None | Some(SnapshotsCommand::Ls) => list(session).await.map(|()| 0),
         Some(SnapshotsCommand::Show { name }) => show(session, &name).await.map(|()| 0),
@@ -42,21 +42,21 @@ pub async fn snapshots(session: &Session, args: SnapshotsArgs) -> anyhow::Result
 async fn list(session: &Session) -> anyhow::Result<()> {
     let snapshots = session.client.snapshots().await?;
     if session.json {
-        return output::json(&snapshots);
+        return output::print_json(&snapshots);
     }
     if snapshots.is_empty() {
-        output::note("There is no snapshot. `wrenn snapshot SANDBOX NAME` makes one.");
+        output::print_note("There is no snapshot. `wrenn snapshot SANDBOX NAME` makes one.");
         return Ok(());
     }
-    table(&snapshots)
+    print_templates(&snapshots)
 }
 
 async fn show(session: &Session, name: &str) -> anyhow::Result<()> {
     let snapshot = session.client.snapshot(name).await?;
     if session.json {
-        output::json(&snapshot)
+        output::print_json(&snapshot)
     } else {
-        output::line(&described(&snapshot))
+        output::print_line(&described(&snapshot))
     }
 }
 
@@ -70,7 +70,7 @@ fn described(snapshot: &Template) -> String {
             snapshot.memory_mb.map(|memory| format!("{memory} MiB")),
         ),
         ("Disk", snapshot.disk_mb.map(|disk| format!("{disk} MiB"))),
-        ("Size", Some(size(snapshot.size_bytes))),
+        ("Size", Some(format_size(snapshot.size_bytes))),
         ("Made of", snapshot.source_sandbox_id.clone()),
         ("Created", Some(snapshot.created_at.clone())),
     ];
@@ -90,12 +90,14 @@ async fn remove(session: &Session, names: Vec<String>) -> anyhow::Result<u8> {
     for name in names {
         match session.client.delete_snapshot(&name).await {
             Ok(()) if session.json => removed.push(name),
-            Ok(()) => output::line(&printable(&name))?,
-            Err(error) => code = failure::report(&error.into(), session.json, 1, Subject::Snapshot),
+            Ok(()) => output::print_line(&printable(&name))?,
+            Err(error) => {
+                code = failure::report_error(&error.into(), session.json, 1, Subject::Snapshot)
+            }
         }
     }
     if session.json {
-        output::json(&json!({"removed": removed}))?;
+        output::print_json(&json!({"removed": removed}))?;
     }
     Ok(code)
 }

@@ -4,21 +4,23 @@ use client::types::Template;
 use time::OffsetDateTime;
 
 use super::Session;
-use crate::output::{self, ago, cell, size};
+use crate::output::{self, cell, format_age, format_size};
 
-pub async fn templates(session: &Session) -> anyhow::Result<()> {
+pub async fn list_templates(session: &Session) -> anyhow::Result<()> {
     let templates = session.client.templates().await?;
     if session.json {
-        return output::json(&templates);
+        return output::print_json(&templates);
     }
     if templates.is_empty() {
-        output::note("There is no template. `make quickstart` builds the first one, `minimal`.");
+        output::print_note(
+            "There is no template. `make quickstart` builds the first one, `minimal`.",
+        );
         return Ok(());
     }
-    table(&templates)
+    print_templates(&templates)
 }
 
-pub fn table(templates: &[Template]) -> anyhow::Result<()> {
+pub fn print_templates(templates: &[Template]) -> anyhow::Result<()> {
     let now = OffsetDateTime::now_utc();
     let known = |number: Option<u32>, unit: &str| {
         number.map_or_else(|| "-".to_owned(), |it| format!("{it}{unit}"))
@@ -29,11 +31,11 @@ pub fn table(templates: &[Template]) -> anyhow::Result<()> {
             cell(template.kind.as_str()),
             cell(known(template.vcpus, "")),
             cell(known(template.memory_mb, " MiB")),
-            cell(size(template.size_bytes)),
-            cell(ago(&template.created_at, now)),
+            cell(format_size(template.size_bytes)),
+            cell(format_age(&template.created_at, now)),
         ]
     };
-    output::table(
+    output::print_table(
         &["NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "CREATED"],
         templates.iter().map(row).collect(),
     )

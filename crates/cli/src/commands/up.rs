@@ -31,7 +31,7 @@ use crate::output::{self, Progress};
 use crate::process::exit_status;
 use crate::settings;
 
-pub async fn up(args: UpArgs, json: bool) -> anyhow::Result<u8> {
+pub async fn run_server(args: UpArgs, json: bool) -> anyhow::Result<u8> {
     runtime::telemetry::start(false);
     let mut interrupt = Interrupt::listen()?;
     let dir = std::path::absolute(args.dir.unwrap_or_else(settings::dir_of_this_user))?;
@@ -112,25 +112,27 @@ impl Server {
 
     fn announce(&self, json: bool) -> anyhow::Result<()> {
         if json {
-            return output::json(&json!({ "url": self.url, "credentials": self.credentials }));
+            return output::print_json(
+                &json!({ "url": self.url, "credentials": self.credentials }),
+            );
         }
         let credentials = match &self.credentials {
             Some(path) => path.display().to_string(),
             None => "none here; `wrenn-cp key create` makes one".to_owned(),
         };
-        output::line(&format!(
+        output::print_line(&format!(
             "{} at {}",
             style("Wrenn is ready").green().bold(),
             self.url
         ))?;
-        output::line(&format!("  API key  {credentials}"))?;
-        output::line(&format!("  API      {}/docs", self.url))?;
-        output::line(&format!(
+        output::print_line(&format!("  API key  {credentials}"))?;
+        output::print_line(&format!("  API      {}/docs", self.url))?;
+        output::print_line(&format!(
             "  Console  {}/test (`wrenn console` prints the address with the key)",
             self.url
         ))?;
-        output::line("  Try      wrenn run -- python3 -c 'print(6 * 7)'")?;
-        output::line(
+        output::print_line("  Try      wrenn run -- python3 -c 'print(6 * 7)'")?;
+        output::print_line(
             "Ctrl-C ends it. Sandboxes go on running then, and the next `wrenn up` finds them again.",
         )
     }
@@ -143,7 +145,7 @@ impl Server {
             ended = &mut serving => return ended?.context("the listener failed"),
             _ = interrupt.recv() => {}
         }
-        output::note(&match self.host.agent.running().await {
+        output::print_note(&match self.host.agent.running().await {
             0 => "Ending.".to_owned(),
             number => format!("Ending. Sandboxes that go on running: {number}."),
         });
@@ -158,7 +160,7 @@ impl Server {
         tokio::select! {
             ended = orderly => ended,
             _ = interrupt.recv() => {
-                output::note("Not waiting any longer.");
+                output::print_note("Not waiting any longer.");
                 Ok(())
             }
         }

@@ -8,7 +8,7 @@ use crate::output;
 /// A version is not worth a longer wait.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub async fn version(session: Option<Session>, json: bool) -> anyhow::Result<()> {
+pub async fn print_versions(session: Option<Session>, json: bool) -> anyhow::Result<()> {
     let client = env!("CARGO_PKG_VERSION");
     let server = match session {
         Some(session) => tokio::time::timeout(PATIENCE, session.client.health())
@@ -19,10 +19,10 @@ pub async fn version(session: Option<Session>, json: bool) -> anyhow::Result<()>
     };
     let server = server.map(|health| health.version);
     if json {
-        return output::json(&serde_json::json!({"client": client, "server": server}));
+        return output::print_json(&serde_json::json!({"client": client, "server": server}));
     }
     let server = server.unwrap_or_else(|| "none answers; start one with `wrenn up`".to_owned());
-    output::line(&format!(
+    output::print_line(&format!(
         "client  {client}\nserver  {}",
         output::printable(&server)
     ))

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::place::{Local, Remote, means_contents, name_of};
 use super::{CHUNK, MIN_SPARSE, stat, unpack};
-use crate::failure::usage;
+use crate::failure::usage_error;
 use crate::output::{self, Progress};
 use crate::stdio::Stdio;
 
@@ -51,7 +51,7 @@ pub async fn download(
     match to {
         Local::Stdio => {
             if is_dir && output::stdout_is_terminal() {
-                return Err(usage(
+                return Err(usage_error(
                     "a directory comes as a tar archive, which is nothing for a terminal: redirect it",
                 ));
             }
@@ -85,13 +85,16 @@ pub async fn download(
 /// Checks that a file can be copied, and that it is a directory if the path says so.
 fn check_kind(path: &str, info: &FileInfo) -> anyhow::Result<()> {
     if path.ends_with('/') && info.kind == FileKind::File {
-        return Err(usage(format!(
+        return Err(usage_error(format!(
             "{} is a file, not a directory: leave out the /",
             path
         )));
     }
     if info.kind == FileKind::Other {
-        return Err(usage(format!("{} is neither a file nor a directory", path)));
+        return Err(usage_error(format!(
+            "{} is neither a file nor a directory",
+            path
+        )));
     }
     Ok(())
 }
@@ -103,13 +106,13 @@ fn local_target(wanted: &Path, source: &str, source_is_dir: bool) -> anyhow::Res
         return match name_of(source) {
             Some(name) => Ok(wanted.join(name)),
             None if source_is_dir && means_contents(source) => Ok(wanted.to_owned()),
-            None => Err(usage(format!(
+            None => Err(usage_error(format!(
                 "{source} has no name of its own: name the target"
             ))),
         };
     }
     if wanted.as_os_str().as_encoded_bytes().ends_with(b"/") && !source_is_dir {
-        return Err(usage(format!(
+        return Err(usage_error(format!(
             "{} is no directory; make it first, or leave out the /",
             wanted.display()
         )));

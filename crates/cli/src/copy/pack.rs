@@ -38,7 +38,7 @@ pub fn pack_file(
 ) {
     write_in_thread(move |out| {
         let mut archive = tar::Builder::new(out);
-        sparse::append(&mut archive, &file, Path::new("file"))?;
+        sparse::append_file(&mut archive, &file, Path::new("file"))?;
         archive.into_inner()?.flush()
     })
 }
@@ -92,13 +92,13 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> 
         return Ok(true);
     }
     if facts.is_symlink() {
-        let mut header = sparse::header(&facts);
+        let mut header = sparse::header_for(&facts);
         header.set_size(0);
         archive.append_link(&mut header, name, fs::read_link(path)?)?;
     } else if facts.is_file() {
-        sparse::append(archive, &File::open(path)?, name)?;
+        sparse::append_file(archive, &File::open(path)?, name)?;
     } else {
-        output::note(&format!(
+        output::print_note(&format!(
             "left out, because it is no file: {}",
             output::printable(&name.to_string_lossy())
         ));

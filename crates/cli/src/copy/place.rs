@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use client::bytes::{from_text, to_text};
 
-use crate::failure::usage;
+use crate::failure::usage_error;
 
 /// Source or destination of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,10 +78,10 @@ impl Direction {
         match (Place::parse(source), Place::parse(target)) {
             (Place::Local(source), Place::Remote(target)) => Ok(Self::Up(source, target)),
             (Place::Remote(source), Place::Local(target)) => Ok(Self::Down(source, target)),
-            (Place::Local(_), Place::Local(_)) => Err(usage(
+            (Place::Local(_), Place::Local(_)) => Err(usage_error(
                 "neither side is in a sandbox: write that one as SANDBOX:PATH, as in `wrenn cp notes.txt sb-4f2:/tmp/`",
             )),
-            (Place::Remote(_), Place::Remote(_)) => Err(usage(
+            (Place::Remote(_), Place::Remote(_)) => Err(usage_error(
                 "both sides are in a sandbox (SANDBOX:PATH): copy to this machine first, or write a local path with \
                  a colon in it as ./a:b",
             )),

@@ -54,7 +54,7 @@ pub fn unpack(tar: impl Read, target: &Path) -> io::Result<()> {
         bound.set();
     }
     if unpacker.left_out > MAX_NOTES {
-        output::note(&format!("and {} more", unpacker.left_out - MAX_NOTES));
+        output::print_note(&format!("and {} more", unpacker.left_out - MAX_NOTES));
     }
     Ok(())
 }
@@ -102,7 +102,7 @@ impl Unpacker {
     fn leave_out(&mut self, name: &[u8], why: &str) -> io::Result<()> {
         self.left_out += 1;
         if self.left_out <= MAX_NOTES {
-            output::note(&format!("left out, because {why}: {}", shown(name)));
+            output::print_note(&format!("left out, because {why}: {}", shown(name)));
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ impl Unpacker {
 
     fn file(&mut self, entry: &mut Entry<'_, impl Read>, name: &Path) -> io::Result<()> {
         let mode = entry.header().mode()? & 0o777;
-        let modified = sparse::modified(entry.header())?;
+        let modified = sparse::modified_time(entry.header())?;
         let size = entry.size();
         let temporary = temporary_name();
         let flags =

@@ -17,10 +17,10 @@ use tokio_util::io::ReaderStream;
 
 use super::place::{Local, Remote, means_contents, name_of};
 use super::{CHUNK, MIN_SPARSE, pack, stat};
-use crate::failure::usage;
+use crate::failure::usage_error;
 use crate::output::Progress;
 use crate::stdio::Stdio;
-use crate::values::text;
+use crate::values::escape_bytes;
 
 /// Copies and gives the bytes that were sent. `to.id` is whole.
 pub async fn upload(
@@ -42,7 +42,7 @@ pub async fn upload(
         .with_context(|| format!("{} cannot be read", source.display()))?;
     let there = stat(client, &to.id, &path).await?.map(|info| info.kind);
     if to.path.ends_with('/') && there.is_some_and(|kind| kind != FileKind::Directory) {
-        return Err(usage(format!(
+        return Err(usage_error(format!(
             "{} in the sandbox is no directory: leave out the /",
             to.path
         )));
@@ -55,7 +55,7 @@ pub async fn upload(
         return file(client, &to.id, source, path, &facts, quiet).await;
     }
     if there.is_some_and(|kind| kind != FileKind::Directory) {
-        return Err(usage(format!(
+        return Err(usage_error(format!(
             "{} is a directory and {} in the sandbox is not",
             source.display(),
             to.path
@@ -68,12 +68,12 @@ pub async fn upload(
 fn target_path(source: &Path, wanted: &str, there: Option<FileKind>) -> anyhow::Result<String> {
     let into = there == Some(FileKind::Directory)
         || (there.is_none() && wanted.ends_with('/') && !source.is_dir());
-    let typed = text(source);
+    let typed = escape_bytes(source);
     if !into || (source.is_dir() && means_contents(&typed)) {
         return Ok(wanted.to_owned());
     }
-    let Some(name) = name_of(&typed).map(text) else {
-        return Err(usage(format!(
+    let Some(name) = name_of(&typed).map(escape_bytes) else {
+        return Err(usage_error(format!(
             "{typed} has no name that it could have in the sandbox: name the target"
         )));
     };
@@ -87,7 +87,7 @@ async fn from_stdin(
     quiet: bool,
 ) -> anyhow::Result<u64> {
     if means_contents(&path.path) || path.path.ends_with('/') {
-        return Err(usage(
+        return Err(usage_error(
             "standard input has no name: name the file in the sandbox, as in SANDBOX:notes.txt",
         ));
     }
@@ -161,7 +161,7 @@ async fn sparse_file(
         return Ok(None);
     };
     let file = file.try_clone().await?.into_std().await;
-    let Some(data) = sparse::extents(&file, length)? else {
+    let Some(data) = sparse::data_extents(&file, length)? else {
         return Ok(None);
     };
     let data: u64 = data.iter().map(|extent| extent.end - extent.start).sum();

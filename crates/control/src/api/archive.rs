@@ -14,7 +14,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Id, Query, expect_type};
-use super::files::download;
+use super::files::download_response;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
@@ -60,7 +60,7 @@ impl From<ArchiveQuery> for GuestPath {
 /// As a tar archive whose names are relative to it. With `single_file` one file, as an archive
 /// without its holes.
 #[utoipa::path(
-    get, path = "/{id}/files/archive", tag = "files", operation_id = "read_archive", params(ArchiveQuery),
+    get, path = "/{id}/files/archive", tag = "files", params(ArchiveQuery),
     responses(
         (status = 200, description = "The archive", body = super::Binary, content_type = "application/x-tar"),
         (status = 403, description = "The user may not read it"),
@@ -68,7 +68,7 @@ impl From<ArchiveQuery> for GuestPath {
         (status = 502, description = "The guest failed"),
     )
 )]
-pub async fn pack(
+pub async fn read_archive(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -76,7 +76,7 @@ pub async fn pack(
 ) -> Result<Response> {
     let form = query.form();
     let content = app.read_file(&principal, &id, query.into(), form).await?;
-    Ok(download(TAR, content))
+    Ok(download_response(TAR, content))
 }
 
 /// Upload a directory
@@ -84,7 +84,7 @@ pub async fn pack(
 /// Unpacks a tar archive below it; it is made where it is missing. With `single_file` the one file
 /// of the archive is written at the path, and replaces what is there when it is complete.
 #[utoipa::path(
-    put, path = "/{id}/files/archive", tag = "files", operation_id = "write_archive", params(ArchiveQuery),
+    put, path = "/{id}/files/archive", tag = "files", params(ArchiveQuery),
     request_body(content = super::Binary, content_type = "application/x-tar"),
     responses(
         (status = 204, description = "Everything is in its place"),
@@ -95,7 +95,7 @@ pub async fn pack(
         (status = 507, description = "The disk of the sandbox is full"),
     )
 )]
-pub async fn unpack(
+pub async fn write_archive(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,

@@ -19,7 +19,7 @@ use crate::error::Result;
 /// Remembers this instant of a sandbox that runs or is paused, which goes on as it was. Checkpoints
 /// go with their sandbox.
 #[utoipa::path(
-    post, path = "/{id}/checkpoints", tag = "checkpoints", operation_id = "create_checkpoint",
+    post, path = "/{id}/checkpoints", tag = "checkpoints",
     request_body = CreateCheckpoint,
     responses(
         (status = 201, description = "It is safe", body = Checkpoint),
@@ -29,7 +29,7 @@ use crate::error::Result;
         (status = 507, description = "The disk of the host is full; there is no checkpoint"),
     )
 )]
-pub async fn create(
+pub async fn create_checkpoint(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -49,7 +49,7 @@ pub async fn create(
 ///
 /// Those of one sandbox, oldest first.
 #[utoipa::path(
-    get, path = "/{id}/checkpoints", tag = "checkpoints", operation_id = "list_checkpoints",
+    get, path = "/{id}/checkpoints", tag = "checkpoints",
     responses(
         (status = 200, description = "All of them", body = Vec<Checkpoint>),
         (status = 409, description = "The sandbox neither runs nor is paused"),
@@ -57,7 +57,7 @@ pub async fn create(
         (status = 504, description = "The host did not answer in time"),
     )
 )]
-pub async fn list(
+pub async fn list_checkpoints(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -70,7 +70,7 @@ pub async fn list(
 
 /// Delete a checkpoint
 #[utoipa::path(
-    delete, path = "/{id}/checkpoints/{name}", tag = "checkpoints", operation_id = "delete_checkpoint",
+    delete, path = "/{id}/checkpoints/{name}", tag = "checkpoints",
     responses(
         (status = 204, description = "It is gone"),
         (status = 409, description = "The sandbox neither runs nor is paused"),
@@ -78,7 +78,7 @@ pub async fn list(
         (status = 504, description = "The host did not answer in time"),
     )
 )]
-pub async fn delete(
+pub async fn delete_checkpoint(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -95,7 +95,7 @@ pub async fn delete(
 /// Under the same id; what came after the checkpoint is lost, in memory and on disk. It runs then
 /// if it ran before, else it is paused. If it fails, the sandbox is as it was.
 #[utoipa::path(
-    post, path = "/{id}/checkpoints/{name}/rollback", tag = "checkpoints", operation_id = "rollback_sandbox",
+    post, path = "/{id}/checkpoints/{name}/rollback", tag = "checkpoints",
     responses(
         (status = 200, description = "The sandbox is rolled back", body = Sandbox),
         (status = 409, description = "It neither runs nor is paused"),
@@ -104,7 +104,7 @@ pub async fn delete(
         (status = 507, description = "The disk of the host is full"),
     )
 )]
-pub async fn rollback(
+pub async fn rollback_sandbox(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,

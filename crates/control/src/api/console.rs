@@ -85,7 +85,7 @@ fn content_type(name: &str) -> &'static str {
 }
 
 /// Returns the routes of `/test`.
-pub(super) fn pages() -> Router<Arc<App>> {
+pub(super) fn pages_router() -> Router<Arc<App>> {
     Router::new()
         .route("/test", get(page))
         .route("/test/", get(async || Redirect::permanent("/test")))

@@ -38,10 +38,10 @@ impl Served {
 ///
 /// Needs no key.
 #[utoipa::path(
-    get, path = "/openapi.json", tag = "server", operation_id = "openapi_json", security(()),
+    get, path = "/openapi.json", tag = "server", security(()),
     responses((status = 200, description = "This document", body = Object, content_type = "application/json"))
 )]
-pub(super) async fn json(
+pub(super) async fn openapi_json(
     Extension(served): Extension<Served>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Response> {
@@ -52,10 +52,10 @@ pub(super) async fn json(
 ///
 /// Needs no key.
 #[utoipa::path(
-    get, path = "/openapi.yaml", tag = "server", operation_id = "openapi_yaml", security(()),
+    get, path = "/openapi.yaml", tag = "server", security(()),
     responses((status = 200, description = "This document", body = Object, content_type = "application/yaml"))
 )]
-pub(super) async fn yaml(
+pub(super) async fn openapi_yaml(
     Extension(served): Extension<Served>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Response> {
@@ -63,7 +63,7 @@ pub(super) async fn yaml(
 }
 
 /// Returns the routes of `/docs`, and of `/`, which redirects there.
-pub(super) fn pages() -> Router<Arc<App>> {
+pub(super) fn pages_router() -> Router<Arc<App>> {
     let config = Config::new(["/openapi.json"])
         .use_base_layout()
         .validator_url("none")

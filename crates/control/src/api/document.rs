@@ -49,7 +49,7 @@ pub fn head() -> utoipa::openapi::OpenApi {
 
 /// Completes the handlers' document with keys, ids, common errors and limits.
 #[must_use]
-pub fn complete(document: utoipa::openapi::OpenApi, limits: &Limits) -> Value {
+pub fn complete_document(document: utoipa::openapi::OpenApi, limits: &Limits) -> Value {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     document["servers"] = json!([{ "url": "/", "description": "This server" }]);
     document["security"] = json!([{ "key": [] }, { "bearer": [] }]);

@@ -17,7 +17,7 @@ pub struct Logged(pub Error);
 
 /// Returns the error as the body of a response.
 #[must_use]
-pub fn body(error: &Error) -> ErrorBody {
+pub fn error_body(error: &Error) -> ErrorBody {
     let code = error.code.as_str().to_owned();
     let message = error.message.clone();
     ErrorBody {
@@ -33,7 +33,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(body(&self))).into_response();
+        let mut response = (status, Json(error_body(&self))).into_response();
         if self.code == ErrorCode::Unauthorized {
             // RFC 9110 11.6.1.
             response
@@ -61,7 +61,7 @@ pub async fn no_route(uri: http::Uri) -> Error {
 
 /// Gives a body of ours to answers that libraries made on their own, such as that of a wrong
 /// method.
-pub async fn unify(response: Response) -> Response {
+pub async fn unify_errors(response: Response) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() || is_json(&response) {
         return response;
@@ -106,7 +106,7 @@ fn is_json(response: &Response) -> bool {
 }
 
 /// Returns the response for a handler that panicked; the panic hook has logged where.
-pub fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+pub fn panic_response(_: Box<dyn std::any::Any + Send>) -> Response {
     Error::new(
         ErrorCode::InternalError,
         "the control plane failed; its log has the cause",

@@ -24,7 +24,7 @@ use crate::hosts::Command;
 /// not an error. Output beyond 16 MiB is left out, and `truncated` says so. For long or large ones
 /// use `exec/stream`.
 #[utoipa::path(
-    post, path = "/{id}/exec", tag = "commands", operation_id = "exec", request_body = ExecRequest,
+    post, path = "/{id}/exec", tag = "commands", request_body = ExecRequest,
     responses(
         (status = 200, description = "It ran", body = ExecResult),
         (status = 409, description = "The sandbox does not run"),
@@ -66,14 +66,14 @@ pub async fn exec(
 ///
 /// That an exec stream started, past all input that it has not read.
 #[utoipa::path(
-    post, path = "/{id}/exec/signal", tag = "commands", operation_id = "signal_exec", request_body = SignalRequest,
+    post, path = "/{id}/exec/signal", tag = "commands", request_body = SignalRequest,
     responses(
         (status = 204, description = "The signal is sent"),
         (status = 409, description = "The sandbox does not run"),
         (status = 502, description = "The guest failed"),
     )
 )]
-pub async fn signal(
+pub async fn signal_exec(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,

@@ -58,7 +58,7 @@ type Sink = SplitSink<WebSocket, Message>;
 /// program is killed. A web page, which can send no header with the key, offers the subprotocols
 /// `wrenn.v1` and `wrenn.bearer.` with the key behind it; it must be a page of this server.
 #[utoipa::path(
-    get, path = "/{id}/exec/stream", tag = "commands", operation_id = "exec_stream",
+    get, path = "/{id}/exec/stream", tag = "commands",
     responses(
         (status = 101, description = "The WebSocket is open"),
         (status = 409, description = "The sandbox does not run"),

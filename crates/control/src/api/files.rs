@@ -29,7 +29,7 @@ impl From<PathRequest> for GuestPath {
 ///
 /// Its bytes as they come.
 #[utoipa::path(
-    post, path = "/{id}/files/read", tag = "files", operation_id = "read_file", request_body = PathRequest,
+    post, path = "/{id}/files/read", tag = "files", request_body = PathRequest,
     responses(
         (status = 200, description = "The bytes", body = super::Binary, content_type = "application/octet-stream"),
         (status = 403, description = "The user may not read it"),
@@ -37,7 +37,7 @@ impl From<PathRequest> for GuestPath {
         (status = 502, description = "The guest failed"),
     )
 )]
-pub async fn read(
+pub async fn read_file(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -47,14 +47,14 @@ pub async fn read(
     let content = app
         .read_file(&principal, &id, body.into(), FileForm::Content)
         .await?;
-    Ok(download("application/octet-stream", content))
+    Ok(download_response("application/octet-stream", content))
 }
 
 /// Read a file of any size
 ///
 /// The same as `files/read`, which streams as well.
 #[utoipa::path(
-    post, path = "/{id}/files/stream/read", tag = "files", operation_id = "stream_read_file",
+    post, path = "/{id}/files/stream/read", tag = "files",
     request_body = PathRequest,
     responses(
         (status = 200, description = "The bytes", body = super::Binary, content_type = "application/octet-stream"),
@@ -63,19 +63,19 @@ pub async fn read(
         (status = 502, description = "The guest failed"),
     )
 )]
-pub async fn stream_read(
+pub async fn stream_read_file(
     state: State<Arc<App>>,
     principal: Extension<Principal>,
     id: Id,
     query: Query<NoQuery>,
     body: Json<PathRequest>,
 ) -> Result<Response> {
-    read(state, principal, id, query, body).await
+    read_file(state, principal, id, query, body).await
 }
 
 /// Returns a response whose connection breaks when the content does, so that a part is never taken
 /// for the whole.
-pub(super) fn download(media_type: &'static str, content: Download) -> Response {
+pub(super) fn download_response(media_type: &'static str, content: Download) -> Response {
     (
         [(CONTENT_TYPE, media_type)],
         Body::from_stream(pieces(content)),
@@ -95,7 +95,7 @@ fn pieces(content: Download) -> impl Stream<Item = Result<bytes::Bytes>> {
 
 /// Get information on a file
 #[utoipa::path(
-    post, path = "/{id}/files/stat", tag = "files", operation_id = "stat_file", request_body = PathRequest,
+    post, path = "/{id}/files/stat", tag = "files", request_body = PathRequest,
     responses(
         (status = 200, description = "What it is", body = FileInfo),
         (status = 403, description = "The user may not look there"),
@@ -104,7 +104,7 @@ fn pieces(content: Download) -> impl Stream<Item = Result<bytes::Bytes>> {
         (status = 504, description = "The guest did not answer in time"),
     )
 )]
-pub async fn stat(
+pub async fn stat_file(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -118,7 +118,7 @@ pub async fn stat(
 
 /// List a directory
 #[utoipa::path(
-    post, path = "/{id}/files/list", tag = "files", operation_id = "list_files", request_body = ListFilesRequest,
+    post, path = "/{id}/files/list", tag = "files", request_body = ListFilesRequest,
     responses(
         (status = 200, description = "What is below it, down to `depth`", body = Vec<FileInfo>),
         (status = 403, description = "The user may not look there"),
@@ -127,7 +127,7 @@ pub async fn stat(
         (status = 504, description = "The guest did not answer in time"),
     )
 )]
-pub async fn list(
+pub async fn list_files(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -150,7 +150,7 @@ pub async fn list(
 ///
 /// And its parents.
 #[utoipa::path(
-    post, path = "/{id}/files/mkdir", tag = "files", operation_id = "make_directory", request_body = PathRequest,
+    post, path = "/{id}/files/mkdir", tag = "files", request_body = PathRequest,
     responses(
         (status = 204, description = "It is there"),
         (status = 403, description = "The user may not make it"),
@@ -160,7 +160,7 @@ pub async fn list(
         (status = 507, description = "The disk of the sandbox is full"),
     )
 )]
-pub async fn mkdir(
+pub async fn make_directory(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -175,7 +175,7 @@ pub async fn mkdir(
 ///
 /// Or a directory with everything in it.
 #[utoipa::path(
-    post, path = "/{id}/files/remove", tag = "files", operation_id = "remove_file", request_body = PathRequest,
+    post, path = "/{id}/files/remove", tag = "files", request_body = PathRequest,
     responses(
         (status = 204, description = "It is gone"),
         (status = 403, description = "The user may not remove it"),
@@ -184,7 +184,7 @@ pub async fn mkdir(
         (status = 504, description = "The guest did not answer in time"),
     )
 )]
-pub async fn remove(
+pub async fn remove_file(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,

@@ -15,7 +15,7 @@ use crate::error::Result;
 /// Needs no key. `degraded`: it answers, but a host or the store does not; the server's log says
 /// which.
 #[utoipa::path(
-    get, path = "/health", tag = "server", operation_id = "health", security(()),
+    get, path = "/health", tag = "server", security(()),
     responses((status = 200, description = "It answers", body = Health))
 )]
 pub async fn health(

@@ -8,7 +8,7 @@ use axum::{Extension, Json as Answer};
 use http::{HeaderMap, StatusCode};
 
 use super::extract::{Id, NoQuery, OptionalJson, Query};
-use super::sandboxes::idempotency;
+use super::sandboxes::read_idempotency;
 use super::view;
 use crate::app::sandbox_fork::ForkRequest;
 use crate::app::{App, spawn_detached};
@@ -20,7 +20,7 @@ use crate::error::Result;
 /// Saves memory and disk, and answers when both are safe; the paused sandbox uses no memory and no
 /// CPU. If it fails, the sandbox runs on. One that is paused already stays so.
 #[utoipa::path(
-    post, path = "/{id}/pause", tag = "sandboxes", operation_id = "pause_sandbox",
+    post, path = "/{id}/pause", tag = "sandboxes",
     responses(
         (status = 200, description = "The sandbox is paused", body = Sandbox),
         (status = 409, description = "It neither runs nor is paused"),
@@ -29,7 +29,7 @@ use crate::error::Result;
         (status = 507, description = "The disk of the host is full; it runs on"),
     )
 )]
-pub async fn pause(
+pub async fn pause_sandbox(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -45,7 +45,7 @@ pub async fn pause(
 /// runs already goes on. Programs and files of a paused sandbox can also be reached without this
 /// where `auto_resume` is set.
 #[utoipa::path(
-    post, path = "/{id}/resume", tag = "sandboxes", operation_id = "resume_sandbox",
+    post, path = "/{id}/resume", tag = "sandboxes",
     responses(
         (status = 200, description = "The sandbox is running", body = Sandbox),
         (status = 409, description = "It neither runs nor is paused"),
@@ -54,7 +54,7 @@ pub async fn pause(
         (status = 507, description = "The disk of the host is full; it stays paused"),
     )
 )]
-pub async fn resume(
+pub async fn resume_sandbox(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -71,7 +71,7 @@ pub async fn resume(
 /// paused, goes on as it was. A request that comes again with the same `Idempotency-Key` and count
 /// makes no more children: it gets the first ones.
 #[utoipa::path(
-    post, path = "/{id}/fork", tag = "sandboxes", operation_id = "fork_sandbox",
+    post, path = "/{id}/fork", tag = "sandboxes",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "At most 255 printable ASCII characters; remembered as long as the children are there")),
     request_body = ForkSandbox,
@@ -84,7 +84,7 @@ pub async fn resume(
         (status = 507, description = "The disk of the host is full; there are no children"),
     )
 )]
-pub async fn fork(
+pub async fn fork_sandbox(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(source): Id,
@@ -93,7 +93,7 @@ pub async fn fork(
     OptionalJson(body): OptionalJson<ForkSandbox>,
 ) -> Result<(StatusCode, Answer<Vec<Sandbox>>)> {
     let count = body.count.unwrap_or(1);
-    let idempotency = idempotency(&headers, &(source.as_str(), count))?;
+    let idempotency = read_idempotency(&headers, &(source.as_str(), count))?;
     let fork = ForkRequest {
         source,
         count,

@@ -32,7 +32,7 @@ pub struct LogsQuery {
 /// Console and agent events, oldest first, one JSON object per line. What the console says was
 /// written by the guest: do not trust it.
 #[utoipa::path(
-    get, path = "/{id}/logs", tag = "sandboxes", operation_id = "logs", params(LogsQuery),
+    get, path = "/{id}/logs", tag = "sandboxes", params(LogsQuery),
     responses(
         (status = 200, description = "One object per line", body = LogEntry, content_type = "application/x-ndjson"),
         (status = 502, description = "The host agent failed"),

@@ -38,7 +38,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 
 pub use docs::Served;
-pub use view::time;
+pub use view::format_time;
 
 /// Any bytes.
 #[derive(Debug, utoipa::ToSchema)]
@@ -48,41 +48,50 @@ pub struct Binary(#[allow(dead_code, reason = "stands for bytes in the API docum
 /// Returns all routes below `/v1/sandboxes`, which are also served below `/v1/capsules`.
 fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .routes(routes!(sandboxes::create, sandboxes::list))
-        .routes(routes!(sandboxes::get, sandboxes::delete))
-        .routes(routes!(lifecycle::pause))
-        .routes(routes!(lifecycle::resume))
-        .routes(routes!(lifecycle::fork))
-        .routes(routes!(network::set))
-        .routes(routes!(checkpoints::create, checkpoints::list))
-        .routes(routes!(checkpoints::delete))
-        .routes(routes!(checkpoints::rollback))
+        .routes(routes!(
+            sandboxes::create_sandbox,
+            sandboxes::list_sandboxes
+        ))
+        .routes(routes!(sandboxes::get_sandbox, sandboxes::delete_sandbox))
+        .routes(routes!(lifecycle::pause_sandbox))
+        .routes(routes!(lifecycle::resume_sandbox))
+        .routes(routes!(lifecycle::fork_sandbox))
+        .routes(routes!(network::set_network))
+        .routes(routes!(
+            checkpoints::create_checkpoint,
+            checkpoints::list_checkpoints
+        ))
+        .routes(routes!(checkpoints::delete_checkpoint))
+        .routes(routes!(checkpoints::rollback_sandbox))
         .routes(routes!(exec::exec))
-        .routes(routes!(exec::signal))
+        .routes(routes!(exec::signal_exec))
         .routes(routes!(exec_stream::exec_stream))
-        .routes(routes!(files::read))
-        .routes(routes!(files::stream_read))
-        .routes(routes!(upload::write))
-        .routes(routes!(upload::stream_write))
-        .routes(routes!(files::stat))
-        .routes(routes!(files::list))
-        .routes(routes!(files::mkdir))
-        .routes(routes!(files::remove))
-        .routes(routes!(archive::pack, archive::unpack))
+        .routes(routes!(files::read_file))
+        .routes(routes!(files::stream_read_file))
+        .routes(routes!(upload::write_file))
+        .routes(routes!(upload::stream_write_file))
+        .routes(routes!(files::stat_file))
+        .routes(routes!(files::list_files))
+        .routes(routes!(files::make_directory))
+        .routes(routes!(files::remove_file))
+        .routes(routes!(archive::read_archive, archive::write_archive))
         .routes(routes!(logs::logs))
-        .routes(routes!(ports::create_link))
+        .routes(routes!(ports::create_port_link))
         .routes(routes!(ports::tunnel))
 }
 
 fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(document::head())
         .nest("/v1/sandboxes", of_sandboxes())
-        .routes(routes!(templates::list))
-        .routes(routes!(snapshots::create, snapshots::list))
-        .routes(routes!(snapshots::get, snapshots::delete))
+        .routes(routes!(templates::list_templates))
+        .routes(routes!(
+            snapshots::create_snapshot,
+            snapshots::list_snapshots
+        ))
+        .routes(routes!(snapshots::get_snapshot, snapshots::delete_snapshot))
         .routes(routes!(health::health))
-        .routes(routes!(docs::json))
-        .routes(routes!(docs::yaml))
+        .routes(routes!(docs::openapi_json))
+        .routes(routes!(docs::openapi_yaml))
 }
 
 /// Builds the router. `served` is the API document as clients get it.
@@ -91,8 +100,8 @@ pub fn router(app: Arc<App>, served: Served) -> Router {
     let (capsules, _) = of_sandboxes().split_for_parts();
     router
         .nest("/v1/capsules", capsules)
-        .merge(docs::pages())
-        .merge(console::pages())
+        .merge(docs::pages_router())
+        .merge(console::pages_router())
         .layer(axum::Extension(served))
         .fallback(error::no_route)
         .with_state(app)
@@ -101,5 +110,5 @@ pub fn router(app: Arc<App>, served: Served) -> Router {
 /// Returns the API document, with the limits of this server.
 #[must_use]
 pub fn openapi(limits: &model::Limits) -> serde_json::Value {
-    document::complete(documented().into_openapi(), limits)
+    document::complete_document(documented().into_openapi(), limits)
 }

@@ -18,7 +18,7 @@ use crate::error::Result;
 /// deny end. One that is paused has them when it is resumed. They stay over pauses and restarts,
 /// and forks have those of their source.
 #[utoipa::path(
-    put, path = "/{id}/network", tag = "sandboxes", operation_id = "set_network",
+    put, path = "/{id}/network", tag = "sandboxes",
     request_body = NetworkRules,
     responses(
         (status = 200, description = "The rules hold", body = Sandbox),
@@ -27,7 +27,7 @@ use crate::error::Result;
         (status = 504, description = "It did not end in time; the host goes on with it"),
     )
 )]
-pub async fn set(
+pub async fn set_network(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,

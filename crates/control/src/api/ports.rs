@@ -28,10 +28,10 @@ use crate::error::{Error, Result};
 /// link, requests to the port need an API key. Of a sandbox with `public_ports` the link holds no
 /// secret and does not expire.
 #[utoipa::path(
-    post, path = "/{id}/port-links", tag = "ports", operation_id = "create_port_link", request_body = PortLinkRequest,
+    post, path = "/{id}/port-links", tag = "ports", request_body = PortLinkRequest,
     responses((status = 200, description = "The link", body = PortLink))
 )]
-pub async fn create_link(
+pub async fn create_port_link(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -51,7 +51,7 @@ pub async fn create_link(
     } = app
         .create_port_url(&principal, &id, body.port, body.expires_in_sec, asked)
         .await?;
-    let expires_at = expires_at.map(|seconds| view::time(seconds.saturating_mul(1000)));
+    let expires_at = expires_at.map(|seconds| view::format_time(seconds.saturating_mul(1000)));
     Ok(Answer(PortLink {
         url,
         path_url,
@@ -74,7 +74,7 @@ pub struct TunnelQuery {
 /// ways. An empty frame ends its direction, as a half-closed connection does; closing the WebSocket
 /// closes the connection. Web pages send their key as for `exec/stream`.
 #[utoipa::path(
-    get, path = "/{id}/tunnel", tag = "ports", operation_id = "tunnel", params(TunnelQuery),
+    get, path = "/{id}/tunnel", tag = "ports", params(TunnelQuery),
     responses(
         (status = 101, description = "The connection is open"),
         (status = 409, description = "The sandbox does not run"),

@@ -33,7 +33,7 @@ pub const MAX_LIMIT: u32 = 1000;
 /// Returns when the sandbox is running. A request that is sent again with the same `Idempotency-Key`
 /// and body creates no second sandbox: it returns the first one.
 #[utoipa::path(
-    post, path = "", tag = "sandboxes", operation_id = "create_sandbox",
+    post, path = "", tag = "sandboxes",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "At most 255 printable ASCII characters; remembered as long as the sandbox is there")),
     request_body = CreateSandbox,
@@ -46,7 +46,7 @@ pub const MAX_LIMIT: u32 = 1000;
         (status = 504, description = "It did not start in time"),
     )
 )]
-pub async fn create(
+pub async fn create_sandbox(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Query(NoQuery {}): Query<NoQuery>,
@@ -56,7 +56,7 @@ pub async fn create(
     let resources = ResourceRequest::from(&body);
     let spec = SandboxSpec::try_from(body)?;
     spec.check(&app.limits)?;
-    let idempotency = idempotency(&headers, &spec)?;
+    let idempotency = read_idempotency(&headers, &spec)?;
     let request = CreateRequest {
         spec,
         resources,
@@ -69,7 +69,7 @@ pub async fn create(
 
 /// Reads the idempotency key of a request. Its fingerprint is that of the parsed request, so that
 /// the spelling of the body does not matter.
-pub(super) fn idempotency(
+pub(super) fn read_idempotency(
     headers: &HeaderMap,
     wish: &impl Serialize,
 ) -> Result<Option<Idempotency>> {
@@ -110,12 +110,12 @@ pub struct ListQuery {
 ///
 /// In whatever state, newest first, one page at a time.
 #[utoipa::path(
-    get, path = "", tag = "sandboxes", operation_id = "list_sandboxes", params(ListQuery),
+    get, path = "", tag = "sandboxes", params(ListQuery),
     responses((status = 200, description = "One page", body = Vec<Sandbox>,
         headers(("X-Next-Cursor" = Option<String>,
             description = "Where the next page begins; absent on the last one"))))
 )]
-pub async fn list(
+pub async fn list_sandboxes(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Query(query): Query<ListQuery>,
@@ -141,10 +141,10 @@ pub async fn list(
 
 /// Get a sandbox
 #[utoipa::path(
-    get, path = "/{id}", tag = "sandboxes", operation_id = "get_sandbox",
+    get, path = "/{id}", tag = "sandboxes",
     responses((status = 200, description = "The sandbox, in any state", body = Sandbox))
 )]
-pub async fn get(
+pub async fn get_sandbox(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -160,13 +160,13 @@ pub async fn get(
 /// In whatever state it is, with everything in it. After 503 and 504 the deletion is noted and will
 /// be carried out.
 #[utoipa::path(
-    delete, path = "/{id}", tag = "sandboxes", operation_id = "delete_sandbox",
+    delete, path = "/{id}", tag = "sandboxes",
     responses(
         (status = 204, description = "Nothing of it is left"),
         (status = 504, description = "The host takes its time; the deletion is noted"),
     )
 )]
-pub async fn delete(
+pub async fn delete_sandbox(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,

@@ -29,7 +29,7 @@ pub struct CreateQuery {
 ///
 /// Makes a template of a sandbox that runs or is paused, which goes on as it was.
 #[utoipa::path(
-    post, path = "/v1/snapshots", tag = "templates", operation_id = "create_snapshot", params(CreateQuery),
+    post, path = "/v1/snapshots", tag = "templates", params(CreateQuery),
     request_body = CreateSnapshot,
     responses(
         (status = 201, description = "Sandboxes can be created from it", body = Template),
@@ -41,7 +41,7 @@ pub struct CreateQuery {
         (status = 507, description = "The disk of the host is full; there is no snapshot"),
     )
 )]
-pub async fn create(
+pub async fn create_snapshot(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Query(query): Query<CreateQuery>,
@@ -75,13 +75,13 @@ pub struct ListQuery {
 ///
 /// The templates that were made of sandboxes, by name.
 #[utoipa::path(
-    get, path = "/v1/snapshots", tag = "templates", operation_id = "list_snapshots", params(ListQuery),
+    get, path = "/v1/snapshots", tag = "templates", params(ListQuery),
     responses(
         (status = 200, description = "All of them", body = Vec<Template>),
         (status = 502, description = "The host agent failed"),
     )
 )]
-pub async fn list(
+pub async fn list_snapshots(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Query(query): Query<ListQuery>,
@@ -100,13 +100,13 @@ pub async fn list(
 
 /// Get a snapshot
 #[utoipa::path(
-    get, path = "/v1/snapshots/{name}", tag = "templates", operation_id = "get_snapshot",
+    get, path = "/v1/snapshots/{name}", tag = "templates",
     responses(
         (status = 200, description = "The snapshot", body = Template),
         (status = 502, description = "The host agent failed"),
     )
 )]
-pub async fn get(
+pub async fn get_snapshot(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Name(name): Name<TemplateName>,
@@ -121,7 +121,7 @@ pub async fn get(
 ///
 /// Sandboxes that were made from it keep it: as long as there is one, it is refused with their ids.
 #[utoipa::path(
-    delete, path = "/v1/snapshots/{name}", tag = "templates", operation_id = "delete_snapshot",
+    delete, path = "/v1/snapshots/{name}", tag = "templates",
     responses(
         (status = 204, description = "It is gone"),
         (status = 409, description = "Sandboxes use it; the message names them"),
@@ -129,7 +129,7 @@ pub async fn get(
         (status = 504, description = "The host did not answer in time"),
     )
 )]
-pub async fn delete(
+pub async fn delete_snapshot(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Name(name): Name<TemplateName>,

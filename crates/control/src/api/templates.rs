@@ -16,13 +16,13 @@ use crate::error::Result;
 ///
 /// What sandboxes can be made from, by name: base images and snapshots.
 #[utoipa::path(
-    get, path = "/v1/templates", tag = "templates", operation_id = "list_templates",
+    get, path = "/v1/templates", tag = "templates",
     responses(
         (status = 200, description = "All of them", body = Vec<Template>),
         (status = 502, description = "The host agent failed"),
     )
 )]
-pub async fn list(
+pub async fn list_templates(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Query(NoQuery {}): Query<NoQuery>,

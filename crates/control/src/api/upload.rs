@@ -35,7 +35,7 @@ pub struct UploadForm {
 ///
 /// Of up to 100 MiB. The part `file` comes last, or before all others.
 #[utoipa::path(
-    post, path = "/{id}/files/write", tag = "files", operation_id = "write_file",
+    post, path = "/{id}/files/write", tag = "files",
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
         (status = 204, description = "It is written"),
@@ -47,7 +47,7 @@ pub struct UploadForm {
         (status = 507, description = "The disk of the sandbox is full"),
     )
 )]
-pub async fn write(
+pub async fn write_file(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,
@@ -67,7 +67,7 @@ pub async fn write(
 ///
 /// The part `file` must be the last one: it goes into the sandbox as it comes.
 #[utoipa::path(
-    post, path = "/{id}/files/stream/write", tag = "files", operation_id = "stream_write_file",
+    post, path = "/{id}/files/stream/write", tag = "files",
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
         (status = 204, description = "It is written"),
@@ -78,7 +78,7 @@ pub async fn write(
         (status = 507, description = "The disk of the sandbox is full"),
     )
 )]
-pub async fn stream_write(
+pub async fn stream_write_file(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
     Id(id): Id,

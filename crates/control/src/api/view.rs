@@ -14,7 +14,7 @@ const TIME: StaticFormatDescription =
 /// Formats milliseconds since the Unix epoch as RFC 3339; times that no calendar has become the
 /// epoch.
 #[must_use]
-pub fn time(ms: i64) -> String {
+pub fn format_time(ms: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
     let text = time.ok().and_then(|time| time.format(TIME).ok());
     text.unwrap_or_else(|| "1970-01-01T00:00:00.000Z".to_owned())
@@ -22,7 +22,7 @@ pub fn time(ms: i64) -> String {
 
 #[must_use]
 pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
-    let created_at = time(row.created_at);
+    let created_at = format_time(row.created_at);
     let asked = api_types::Sandbox::from_spec(row.id.to_string(), row.state, row.spec, created_at);
     let reported_size = row.disk.as_ref().map(|disk| disk.size_mb);
     api_types::Sandbox {
@@ -34,9 +34,9 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
         }),
         guest_ip: row.guest_ip,
         host_ip: row.host_ip,
-        started_at: row.started_at.map(time),
-        last_active_at: row.last_active_at.map(time),
-        last_updated: time(row.last_updated),
+        started_at: row.started_at.map(format_time),
+        last_active_at: row.last_active_at.map(format_time),
+        last_updated: format_time(row.last_updated),
         ..asked
     }
 }
@@ -53,7 +53,7 @@ pub fn template(template: Template) -> api_types::Template {
         name: template.name.to_string(),
         size_bytes: template.size_bytes,
         source_sandbox_id: template.source_sandbox_id,
-        created_at: time(template.created_at),
+        created_at: format_time(template.created_at),
     }
 }
 
@@ -62,7 +62,7 @@ pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
     api_types::Checkpoint {
         name: checkpoint.name,
         size_bytes: checkpoint.size_bytes,
-        created_at: time(checkpoint.created_at),
+        created_at: format_time(checkpoint.created_at),
     }
 }
 
@@ -75,7 +75,7 @@ pub fn file(info: FileInfo) -> api_types::FileInfo {
         mode: info.mode,
         owner: info.owner,
         group: info.group,
-        modified_at: time(info.modified_at),
+        modified_at: format_time(info.modified_at),
         symlink_target: info.symlink_target,
     }
 }
@@ -83,7 +83,7 @@ pub fn file(info: FileInfo) -> api_types::FileInfo {
 #[must_use]
 pub fn log(entry: LogEntry) -> api_types::LogEntry {
     api_types::LogEntry {
-        time: time(entry.time),
+        time: format_time(entry.time),
         source: entry.source,
         line: entry.line,
     }
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
-        assert_eq!(time(1_767_225_600_123), "2026-01-01T00:00:00.123Z");
-        assert_eq!(time(1_767_225_600_170), "2026-01-01T00:00:00.170Z");
-        assert_eq!(time(1_767_225_600_000), "2026-01-01T00:00:00.000Z");
-        assert_eq!(time(i64::MAX), "1970-01-01T00:00:00.000Z");
+        assert_eq!(format_time(1_767_225_600_123), "2026-01-01T00:00:00.123Z");
+        assert_eq!(format_time(1_767_225_600_170), "2026-01-01T00:00:00.170Z");
+        assert_eq!(format_time(1_767_225_600_000), "2026-01-01T00:00:00.000Z");
+        assert_eq!(format_time(i64::MAX), "1970-01-01T00:00:00.000Z");
     }
 }

@@ -71,7 +71,7 @@ impl Principal {
 
 /// Returns the stored form of a key: the hash of its digits, which all its spellings share.
 #[must_use]
-pub fn hash(key: &ApiKey) -> [u8; 32] {
+pub fn hash_key(key: &ApiKey) -> [u8; 32] {
     Sha256::digest(key.hex().as_bytes()).into()
 }
 
@@ -83,7 +83,7 @@ pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Principa
     let key: ApiKey = sent_key(headers)?
         .parse()
         .map_err(|error| unauthorized(&format!("the {error}")))?;
-    let found = store.key_find(&hash(&key)).await?;
+    let found = store.key_find(&hash_key(&key)).await?;
     let key = found.ok_or_else(|| {
         unauthorized("this API key is not known here; was it revoked, or made for another server?")
     })?;
@@ -172,7 +172,7 @@ fn new_key(key: &ApiKey, name: &str) -> NewKey {
         team_id: TeamId::default(),
         scopes: Scopes::Admin,
         name: name.to_owned(),
-        hash: hash(key),
+        hash: hash_key(key),
         now: now_ms(),
     }
 }
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn both_spellings_have_one_hash() {
         let digits = "0123456789abcdef0123456789abcdef01234567";
-        let hash_of = |text: String| hash(&text.parse().unwrap());
+        let hash_of = |text: String| hash_key(&text.parse().unwrap());
         assert_eq!(
             hash_of(format!("wrn_{digits}")),
             hash_of(format!("e2b_{digits}"))

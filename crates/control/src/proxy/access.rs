@@ -389,7 +389,7 @@ pub fn is_page(method: &Method) -> bool {
 
 /// Returns the sandbox and the port, for log lines.
 #[must_use]
-pub fn name(target: &PortTarget) -> (&SandboxId, u16) {
+pub fn log_fields(target: &PortTarget) -> (&SandboxId, u16) {
     (&target.id, target.port)
 }
 

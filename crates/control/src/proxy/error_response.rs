@@ -83,7 +83,7 @@ impl ProxyError {
     }
 
     pub fn denied(denied: &Denied, address: &PortAddress) -> Self {
-        let (id, port) = super::access::name(&address.target);
+        let (id, port) = super::access::log_fields(&address.target);
         let make = format!(
             "`wrenn url {id} {port}` makes a link; programs send their key in the header X-API-Key"
         );

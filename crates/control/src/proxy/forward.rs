@@ -47,7 +47,7 @@ pub(super) async fn serve_request(
     match handle(proxy, &address, request).await {
         Ok(response) => response,
         Err(failure) => {
-            let (sandbox, port) = access::name(&address.target);
+            let (sandbox, port) = access::log_fields(&address.target);
             tracing::debug!(%sandbox, port, status = failure.status.as_u16(), why = failure.text, "not forwarded");
             failure.with_target(&address).render(page)
         }

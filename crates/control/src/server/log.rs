@@ -11,7 +11,7 @@ use runtime::trace::{REQUEST_ID, RequestContext, in_context};
 
 use crate::api::error::Logged;
 
-pub(super) async fn log(request: Request, next: Next) -> Response {
+pub(super) async fn log_request(request: Request, next: Next) -> Response {
     let context = RequestContext::from_headers(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();

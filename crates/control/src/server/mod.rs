@@ -42,22 +42,22 @@ const PUBLIC: [&str; 10] = [
 ];
 
 /// Builds the whole HTTP service.
-pub fn service(app: &Arc<App>, served: Served) -> Router {
+pub fn build_service(app: &Arc<App>, served: Served) -> Router {
     let routes =
         api::router(Arc::clone(app), served).layer(from_fn_with_state(Arc::clone(app), authorise));
     // Around the router and not in it: what a wrong method is told comes from the router itself.
     Router::new()
         .fallback_service(routes)
-        .layer(map_response(api::error::unify))
-        .layer(CatchPanicLayer::custom(api::error::panicked))
-        .layer(from_fn(log::log))
+        .layer(map_response(api::error::unify_errors))
+        .layer(CatchPanicLayer::custom(api::error::panic_response))
+        .layer(from_fn(log::log_request))
         // Outside of the log: paths of ports can hold links.
         .layer(from_fn_with_state(
             Proxy::new(Arc::clone(app)),
             proxy::intercept,
         ))
         .layer(from_fn(hosts::linger))
-        .layer(CatchPanicLayer::custom(api::error::panicked))
+        .layer(CatchPanicLayer::custom(api::error::panic_response))
 }
 
 async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 
 /// Starts the tasks of all hosts. They end with `app.shutdown`.
-pub fn start(app: &Arc<App>) -> TaskTracker {
+pub fn start_tasks(app: &Arc<App>) -> TaskTracker {
     let tasks = TaskTracker::new();
     for host in app.hosts.all() {
         tasks.spawn(watch::watch_host(Arc::clone(app), Arc::clone(host)));

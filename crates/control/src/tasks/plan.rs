@@ -41,7 +41,7 @@ pub(super) enum Step {
     RemoveOrphan(SandboxId),
 }
 
-pub(super) fn plan(observed: &Observation<'_>) -> Vec<Step> {
+pub(super) fn plan_steps(observed: &Observation<'_>) -> Vec<Step> {
     let rows: BTreeMap<&SandboxId, &Sandbox> =
         observed.rows.iter().map(|row| (&row.id, row)).collect();
     let about_rows = observed
@@ -130,7 +130,7 @@ mod tests {
                 .collect::<BTreeSet<_>>()
         };
         let all = ["here".to_owned(), "there".to_owned()];
-        plan(&Observation {
+        plan_steps(&Observation {
             rows: std::slice::from_ref(row),
             host_has: &only(has),
             host_id: "here",

@@ -11,7 +11,7 @@ use model::SandboxId;
 use stdx::time::now_ms;
 use store::Sandbox;
 
-use super::plan::{Observation, Step, plan};
+use super::plan::{Observation, Step, plan_steps};
 use crate::app::App;
 use crate::error::Result;
 use crate::hosts::{Host, SandboxReport};
@@ -41,7 +41,7 @@ pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -
         }
     }
     let all_host_ids = app.hosts.ids();
-    let steps = plan(&Observation {
+    let steps = plan_steps(&Observation {
         rows: &rows,
         host_has: &host_has,
         host_id,

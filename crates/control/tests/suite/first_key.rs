@@ -27,7 +27,7 @@ fn read(dir: &Path) -> (String, String) {
 
 async fn opens(store: &Store, key: &str) -> bool {
     store
-        .key_find(&auth::hash(&key.parse().unwrap()))
+        .key_find(&auth::hash_key(&key.parse().unwrap()))
         .await
         .unwrap()
         .is_some()

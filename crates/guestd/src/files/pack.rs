@@ -146,7 +146,7 @@ fn append(
     if metadata.is_file() {
         return append_file(archive, &path, relative);
     }
-    let mut header = sparse::header(metadata);
+    let mut header = sparse::header_for(metadata);
     header.set_size(0);
     if metadata.is_dir() {
         archive.append_data(&mut header, relative, io::empty())
@@ -167,9 +167,9 @@ fn append_file(archive: &mut tar::Builder<Outlet>, path: &Path, relative: &Path)
         other => other.map_err(io::Error::other)?,
     };
     if has_holes(&file, &metadata) {
-        return sparse::append(archive, &file, relative);
+        return sparse::append_file(archive, &file, relative);
     }
-    let mut header = sparse::header(&metadata);
+    let mut header = sparse::header_for(&metadata);
     // The header alone: the content goes past the builder, which would copy it in small pieces.
     archive.append_data(&mut header, relative, io::empty())?;
     archive.get_mut().copy(&file, metadata.len(), path)?;

@@ -33,7 +33,7 @@ pub async fn pack_file(path: PathBuf, user: &User) -> Result<Response, HttpError
     .await?;
     Ok(stream_archive(move |outlet| {
         let mut archive = tar::Builder::new(outlet);
-        sparse::append(&mut archive, &file, Path::new(&name))?;
+        sparse::append_file(&mut archive, &file, Path::new(&name))?;
         std::io::Write::flush(&mut archive.into_inner()?)
     }))
 }

@@ -290,7 +290,7 @@ impl Unpacker {
         let done = copy(entry, size, &mut writer, &mut self.buffer, path).and_then(|()| {
             let file = writer.file();
             rustix::fs::fchmod(file, mode.into()).map_err(refused("set the mode of"))?;
-            let modified = sparse::modified(entry.header()).unwrap_or(0);
+            let modified = sparse::modified_time(entry.header()).unwrap_or(0);
             let times = sparse::modification_time(modified);
             rustix::fs::futimens(file, &times).map_err(refused("set the time of"))?;
             match &staged {

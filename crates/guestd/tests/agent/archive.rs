@@ -340,7 +340,7 @@ fn huge_file(folder: &Path) -> (fs::File, Vec<u8>) {
     file.set_permissions(fs::Permissions::from_mode(0o640))
         .expect("chmod");
     let mut archive = tar::Builder::new(Vec::new());
-    sparse::append(&mut archive, &file, Path::new("huge")).expect("an archive");
+    sparse::append_file(&mut archive, &file, Path::new("huge")).expect("an archive");
     (file, archive.into_inner().expect("an archive"))
 }
 

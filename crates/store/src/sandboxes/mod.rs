@@ -21,7 +21,7 @@ mod row;
 use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
 use sqlx::AssertSqlSafe;
 
-use crate::db::{count, rows};
+use crate::db::{rows, single_count};
 use crate::{Cursor, Error, Store};
 use row::{SandboxRow, columns};
 
@@ -153,10 +153,10 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn sandbox_count(&self) -> Result<u64, Error> {
-        count(rows!(
+        single_count(rows!(
             self.read("counting sandboxes"),
             (i64,),
-            "SELECT count(*) FROM sandboxes"
+            "SELECT single_count(*) FROM sandboxes"
         )?)
     }
 
@@ -206,7 +206,7 @@ impl Store {
         let places = places.join(", ");
         let sql = format!(
             "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END \
-             WHERE id IN ({places}) AND $2 > (SELECT count(*) FROM sandboxes \
+             WHERE id IN ({places}) AND $2 > (SELECT single_count(*) FROM sandboxes \
              WHERE id IN ({places}) AND state IN ($3, $4) AND NOT deleting) RETURNING {}",
             columns!()
         );
