@@ -51,6 +51,8 @@ payload() {
     fi
     printf 'export %s=%q\n' WRENN_TEST_THREADS "${WRENN_TEST_THREADS:-2}" WRENN_TEST_ONLY "${WRENN_TEST_ONLY:-}" \
         RUST_LOG "${RUST_LOG:-info}" ${CONFORMANCE_DRIVER:+CONFORMANCE_DRIVER "$CONFORMANCE_DRIVER"} \
+        ${CONFORMANCE_ACCEL:+CONFORMANCE_ACCEL "$CONFORMANCE_ACCEL"} \
+        ${AGENT_SYSCALL_FILTER:+AGENT_SYSCALL_FILTER "$AGENT_SYSCALL_FILTER"} \
         >"$tree/environment"
     { stty size 2>/dev/null </dev/tty || echo 24 80; } >"$tree/window"
     echo "${TERM:-dumb}" >"$tree/term"

@@ -10,12 +10,13 @@
 //! From what `strace -f` saw of QEMU 7.2 (Debian 12) in the suite `conformance`: boots, restores,
 //! snapshots, raw and qcow2 disks, network, ends of all kinds, emulated (TCG). Added is what newer
 //! releases of QEMU and of the C library are known to call in the same places, and what was not
-//! seen there: requests to block devices and to KVM. Of what the list refuses, QEMU 7.2 tries
-//! io_uring_setup and clone3.
+//! seen there: requests to block devices. Of what the list refuses, QEMU 7.2 tries io_uring_setup
+//! and clone3, also with KVM.
 //!
 //! # How to make it again
 //! After a change of QEMU's command line, or for a new QEMU, set `AGENT_SYSCALL_FILTER=log` and run
-//! the suites: calls that are not on the list are allowed then, and the kernel logs each
+//! the suites, with KVM in the lab (`CONFORMANCE_ACCEL=kvm scripts/lab.sh run vmm/conformance`):
+//! calls that are not on the list are allowed then, and the kernel logs each
 //! (`dmesg | grep type=1326`: `syscall=` is the number in `asm/unistd_64.h`, `comm=` the thread).
 //! Or look at all that is called: `strace -f -e signal=none -o trace -p PID_OF_THE_TEST`, then
 //! `sed -nE 's/^[0-9]+ +(<\.\.\. )?([a-z0-9_]+)[( ].*/\2/p' trace | sort | uniq -c`.

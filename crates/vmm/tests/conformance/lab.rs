@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -55,10 +56,18 @@ fn settings() -> Wanted {
         env!("CARGO_BIN_EXE_vmm-pager"),
     );
     Wanted {
+        accel: choice("CONFORMANCE_ACCEL"),
+        enforcement: choice("AGENT_SYSCALL_FILTER"),
         firecracker: firecracker.map(PathBuf::from),
         pager: Some(pager.into()),
         ..Wanted::default()
     }
+}
+
+fn choice<T: Default + FromStr>(variable: &str) -> T {
+    let word = std::env::var(variable).ok();
+    let parse = |word: String| word.parse().map_err(|_| format!("{variable} is {word}"));
+    word.map_or_else(T::default, |word| parse(word).expect("a known word"))
 }
 
 /// What cannot be tried is said loudly, past the test harness, which shows the output of failed
