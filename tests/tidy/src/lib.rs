@@ -10,6 +10,7 @@ pub mod documents;
 pub mod edges;
 pub mod fields;
 pub mod language;
+pub mod pages;
 pub mod places;
 pub mod sizes;
 pub mod source;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::MetadataCommand;
 use tidy::source::{self, Source};
-use tidy::{Finding, cycles, documents, edges, fields, none, places, sizes, words, workspace};
+use tidy::{
+    Finding, cycles, documents, edges, fields, none, pages, places, sizes, words, workspace,
+};
 
 fn each(check: impl Fn(&Source) -> Vec<Finding>) {
     let sources = source::all(&workspace());
@@ -139,4 +141,16 @@ fn documents_and_scripts_can_be_read() {
         texts.len()
     );
     none(texts.iter().flat_map(check).collect());
+}
+
+#[test]
+fn scripts_of_pages_show_text() {
+    let scripts = texts(&[".js"]);
+    assert!(
+        scripts.len() > 10,
+        "only {} scripts were found",
+        scripts.len()
+    );
+    let check = |(path, text): &(PathBuf, String)| pages::check(path, text);
+    none(scripts.iter().flat_map(check).collect());
 }
