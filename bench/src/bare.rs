@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ use model::SandboxId;
 use tokio_util::sync::CancellationToken;
 use vmm::GUEST_IP;
 
-use crate::command::{Command, RUN, link_boot_files};
+use crate::command::{Command, RUN, link_boot_files, with_tap};
 use crate::envd::Envd;
 use crate::place::Place;
 use crate::restore::{self, Saved};
@@ -240,16 +241,19 @@ impl Bare {
                 disks.restore(&self.id, &self.dir, saved.disk_bytes)?
             }
         };
-        let args = self
-            .command
-            .prepare(&self.dir, &self.id, &disk.path)?
-            .into_iter()
-            .map(Into::into)
-            .collect();
+        let mut args = self.command.prepare(&self.dir, &self.id, &disk.path)?;
+        let mut files = Vec::new();
+        if self.command.takes_tap() {
+            let tap = netns::enter(&self.netns, || tap::open(TAP))
+                .context("cannot open the TAP of bare machines")?;
+            args = with_tap(args, tap.as_raw_fd());
+            files.push(tap.into());
+        }
         let program = self.command.program.clone();
         Ok(Spawn {
             program,
-            args,
+            args: args.into_iter().map(Into::into).collect(),
+            files,
             cwd: Some(run),
             log: Some(self.log.clone()),
             ..Spawn::default()
@@ -265,7 +269,7 @@ impl Bare {
         Ok(())
     }
 
-    async fn greet(&self, until: Until) -> anyhow::Result<()> {
+    async fn greet(&self, until: Until, process: &Process) -> anyhow::Result<()> {
         let mut request = init_request();
         if let Some(token) = self.saved.as_ref().and_then(|saved| saved.token.clone()) {
             request.access_token = Some(token);
@@ -287,9 +291,23 @@ impl Bare {
             done = tokio::time::timeout(BOOT_TIMEOUT, work) => {
                 done.with_context(|| format!("a bare machine did not start; see {}", self.log.display()))?
             }
+            ended = wait_until_ended(process) => {
+                ended?;
+                let said = fs::read_to_string(&self.log).unwrap_or_default();
+                let said = said.lines().last().unwrap_or("nothing");
+                bail!("the monitor of a bare machine has ended; it said: {said}")
+            }
             () = self.cancelled.cancelled() => bail!("interrupted"),
         }
     }
+}
+
+/// Waits until the process has ended, so that a machine that died is not waited for.
+async fn wait_until_ended(process: &Process) -> io::Result<()> {
+    while process.has_ended()?.is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
 }
 
 impl Ready {
@@ -317,7 +335,7 @@ impl Ready {
         let loaded = bare.saved.as_ref().map_or(Ok(()), |saved| {
             restore::load_state(&bare.dir.join(RUN), saved, &process)
         });
-        let greeted = loaded.and_then(|()| runtime.block_on(bare.greet(until)));
+        let greeted = loaded.and_then(|()| runtime.block_on(bare.greet(until, &process)));
         let running = Running {
             bare,
             process,

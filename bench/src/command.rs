@@ -2,11 +2,13 @@
 //! on its command line, Firecracker over its socket, which a bare one reads from a file instead.
 
 use std::fs;
+use std::os::fd::RawFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use hostd::disk::device_name;
+use hostd::snapshot::format::{INITRAMFS, KERNEL, MODULES};
 use model::SandboxId;
 use serde_json::Value;
 
@@ -15,10 +17,6 @@ pub const RUN: &str = "vm/run";
 /// Name of Firecracker's socket in a run directory, and of the disk.
 const SOCKET: &str = "api.sock";
 const DISK: &str = "disk";
-/// Beside it: what the machine was booted with.
-const BOOT_FILES: [&str; 2] = ["kernel", "initramfs"];
-/// The same of kernels that have modules: the disk with them.
-const MODULE_DISK: &str = "modules";
 /// Parts of Firecracker's configuration that say where output goes.
 const OUTPUT: [&str; 3] = ["logger", "metrics", "serial"];
 
@@ -156,6 +154,13 @@ impl Command {
             .collect()
     }
 
+    /// Returns true if QEMU gets the guest's network device as an open file, as the host agent
+    /// starts it; Firecracker opens it itself.
+    pub fn takes_tap(&self) -> bool {
+        self.values("-netdev")
+            .any(|value| tap_object(value).is_some())
+    }
+
     /// Returns the file that a restored QEMU has mapped as the guest's memory; `None` where the
     /// machine was booted, or is none of QEMU's.
     pub fn mapped(&self) -> Option<String> {
@@ -191,14 +196,32 @@ impl Command {
     }
 }
 
+/// Replaces the number of the network device's open file in arguments of QEMU.
+pub fn with_tap(args: Vec<String>, tap: RawFd) -> Vec<String> {
+    let replace = |arg: String| match tap_object(&arg) {
+        Some(mut object) => {
+            object["fd"] = tap.to_string().into();
+            object.to_string()
+        }
+        None => arg,
+    };
+    args.into_iter().map(replace).collect()
+}
+
+/// Returns the network device that `arg` describes if QEMU inherits its open file.
+fn tap_object(arg: &str) -> Option<Value> {
+    let object = serde_json::from_str::<Value>(arg).ok()?;
+    (object["type"] == "tap" && object.get("fd").is_some()).then_some(object)
+}
+
 /// Gives the files that a machine was booted with names in `to` as well.
 ///
 /// # Errors
 /// As [`link_all`].
 pub fn link_boot_files(from: &Path, to: &Path) -> anyhow::Result<()> {
-    link_all(from, to, &BOOT_FILES)?;
-    if from.join(MODULE_DISK).exists() {
-        link_all(from, to, &[MODULE_DISK])?;
+    link_all(from, to, &[KERNEL, INITRAMFS])?;
+    if from.join(MODULES).exists() {
+        link_all(from, to, &[MODULES])?;
     }
     Ok(())
 }
@@ -255,19 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn open_file_of_the_tap_is_replaced() {
+        let line = "/usr/bin/qemu-system-x86_64\0-netdev\0{\"fd\":\"32\",\"id\":\"net\",\"type\":\"tap\"}\0-S";
+        let command = Command::parse(line.as_bytes(), Path::new("/a/sb-1")).unwrap();
+        assert!(command.takes_tap());
+        let args = with_tap(command.args_for(Path::new("/b"), &SandboxId::random()), 7);
+        assert_eq!(args, ["-netdev", r#"{"fd":"7","id":"net","type":"tap"}"#]);
+    }
+
+    #[test]
     fn boot_files_include_the_module_disk() {
         let dir = tempfile::tempdir().unwrap();
         let from = dir.path().join("from");
         let to = dir.path().join("to");
         fs::create_dir(&from).unwrap();
-        for name in ["kernel", "initramfs"] {
+        for name in [KERNEL, INITRAMFS] {
             fs::write(from.join(name), name).unwrap();
         }
         link_boot_files(&from, &to).unwrap();
-        assert!(!to.join("modules").exists(), "a kernel without modules");
-        fs::write(from.join("modules"), "disk").unwrap();
+        assert!(!to.join(MODULES).exists(), "a kernel without modules");
+        fs::write(from.join(MODULES), "disk").unwrap();
         link_boot_files(&from, &to).unwrap();
-        assert_eq!(fs::read_to_string(to.join("modules")).unwrap(), "disk");
+        assert_eq!(fs::read_to_string(to.join(MODULES)).unwrap(), "disk");
     }
 
     #[test]

@@ -24,10 +24,12 @@ use stdx::io::OptionalExt;
 use crate::disk::DiskRecord;
 
 pub(crate) const MEMORY: &str = "memory";
-pub(crate) const KERNEL: &str = "kernel";
-pub(crate) const INITRAMFS: &str = "initramfs";
+/// Kernel that the VM was booted with, in the directories of sandboxes and snapshots.
+pub const KERNEL: &str = "kernel";
+/// Initramfs that the VM was booted with.
+pub const INITRAMFS: &str = "initramfs";
 /// Disk of kernel modules; absent where the VM was booted without.
-pub(crate) const MODULES: &str = "modules.ext4";
+pub const MODULES: &str = "modules.ext4";
 const MANIFEST: &str = "snapshot.json";
 /// Its name in earlier versions. Where it is, `snapshot.json` is the description of a template
 /// ([`super::template`]).
