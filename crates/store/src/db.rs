@@ -139,7 +139,7 @@ fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
     }
 }
 
-/// Returns the number in the only row of a `SELECT single_count(*)`.
+/// Returns the number in the only row of a `SELECT count(*)`.
 pub(crate) fn single_count(rows: Vec<(i64,)>) -> Result<u64, Error> {
     let number = rows.first().map_or(0, |row| row.0);
     u64::try_from(number).map_err(|source| Error::Query {

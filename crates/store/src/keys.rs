@@ -141,7 +141,7 @@ impl Store {
         single_count(rows!(
             self.read("counting keys"),
             (i64,),
-            "SELECT single_count(*) FROM keys"
+            "SELECT count(*) FROM keys"
         )?)
     }
 }

@@ -156,7 +156,7 @@ impl Store {
         single_count(rows!(
             self.read("counting sandboxes"),
             (i64,),
-            "SELECT single_count(*) FROM sandboxes"
+            "SELECT count(*) FROM sandboxes"
         )?)
     }
 
@@ -206,7 +206,7 @@ impl Store {
         let places = places.join(", ");
         let sql = format!(
             "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END \
-             WHERE id IN ({places}) AND $2 > (SELECT single_count(*) FROM sandboxes \
+             WHERE id IN ({places}) AND $2 > (SELECT count(*) FROM sandboxes \
              WHERE id IN ({places}) AND state IN ($3, $4) AND NOT deleting) RETURNING {}",
             columns!()
         );
