@@ -1,5 +1,5 @@
-//! Random values that all control planes of one installation share. They make the database's
-//! content confidential: with them, links to ports can be forged.
+//! Random values that all control planes of one installation share, such as the one that signs links
+//! to ports. Who reads the database can forge such links.
 
 use crate::Error;
 use crate::Store;

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 /// Id of the API key, and the idempotency key.
 type Key = (String, String);
 
-/// IdempotencyLocks of requests that are being carried out.
+/// Locks of requests that are being carried out.
 #[derive(Debug, Default)]
 pub struct IdempotencyLocks(Mutex<BTreeMap<Key, Weak<AsyncMutex<()>>>>);
 

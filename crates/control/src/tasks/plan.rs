@@ -27,20 +27,22 @@ pub(super) struct Observation<'a> {
     pub(super) now: i64,
 }
 
+/// Repair of one difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The second and third step of a deletion, again.
+    /// Repeats a deletion from the removal on the host on.
     FinishDeletion(Sandbox),
-    /// The row was never finished, and no create works on it.
+    /// Removes a row that is still `pending` and that no create works on.
     Rollback(SandboxId),
-    /// The host of the row does not have it any more.
+    /// Marks a row whose host does not have the sandbox any more.
     MarkLost(Sandbox),
-    /// The host of the row is not one of ours any more.
+    /// Marks a row whose host is not configured any more.
     MarkHostGone(Sandbox),
-    /// Removal from the host of a sandbox that has no row, or that belongs to another host.
+    /// Removes a sandbox from the host that has no row, or that belongs to another host.
     RemoveOrphan(SandboxId),
 }
 
+/// Returns the steps that make rows and host agree.
 pub(super) fn plan_steps(observed: &Observation<'_>) -> Vec<Step> {
     let rows: BTreeMap<&SandboxId, &Sandbox> =
         observed.rows.iter().map(|row| (&row.id, row)).collect();

@@ -27,7 +27,7 @@ pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -
         tracing::warn!(
             host = host.url(),
             error = error.chain(),
-            "its templates are not known"
+            "templates of the host are not known"
         );
     }
     // Creates that begin later than this have no row yet.
@@ -55,6 +55,7 @@ pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -
     Ok(())
 }
 
+/// Carries out one step. A sandbox that cannot be removed now is removed in a later round.
 async fn carry_out(app: &App, host: &Host, step: Step) -> Result<()> {
     match step {
         Step::FinishDeletion(sandbox) => {
@@ -70,6 +71,7 @@ async fn carry_out(app: &App, host: &Host, step: Step) -> Result<()> {
     }
 }
 
+/// Removes a sandbox from its host, unless it has got a row since.
 async fn remove_orphan(app: &App, host: &Host, id: &SandboxId) -> Result<()> {
     let host_id = host.id();
     let is_ours = |row: &Sandbox| row.host_id.is_none() || row.host_id == host_id;
@@ -78,7 +80,7 @@ async fn remove_orphan(app: &App, host: &Host, id: &SandboxId) -> Result<()> {
     if row.is_some_and(|row| is_ours(&row)) {
         return Ok(());
     }
-    tracing::warn!(sandbox = %id, host = host.url(), "removing what no row knows");
+    tracing::warn!(sandbox = %id, host = host.url(), "removing a sandbox that has no row");
     if let Err(error) = host.remove_sandbox(id).await {
         tracing::warn!(sandbox = %id, error = error.chain(), "not removed yet");
     }
