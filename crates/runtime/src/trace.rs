@@ -9,6 +9,9 @@
 //! task that handles it; [`headers`] gives it to the calls that this task makes. A task that works
 //! on behalf of another one is wrapped in [`in_current_context`]. Agents of earlier versions, which
 //! live on in snapshots, ignore the two header fields.
+//!
+//! A client that sets the trace's flag `sampled` gets a line at `info` for its request in the log of
+//! each program. Guests write it to their console, which is too slow to do so for every request.
 
 use std::fmt;
 use std::time::Instant;
@@ -37,6 +40,9 @@ pub struct RequestContext {
     request_id: String,
     trace: TraceParent,
 }
+
+/// Flag of a trace whose caller records it.
+const SAMPLED: u8 = 1;
 
 /// Position in a trace: `00-TRACE-SPAN-FLAGS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +79,12 @@ impl RequestContext {
     #[must_use]
     pub fn trace_id(&self) -> String {
         hex::encode(self.trace.trace_id)
+    }
+
+    /// Returns true if the caller records the trace, and so wants to find it in logs.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.trace.flags & SAMPLED != 0
     }
 
     /// Returns the header fields for calls that are made for this request.
@@ -183,12 +195,13 @@ pub fn in_current_context<T>(work: impl Future<Output = T>) -> impl Future<Outpu
     }
 }
 
-/// Handles a request in its context and its span, and logs it if it was refused: middleware of
-/// axum.
+/// Handles a request in its context and its span, and logs it if it was refused or is sampled:
+/// middleware of axum.
 pub async fn trace_request(request: Request, next: Next) -> Response {
     let context = RequestContext::from_headers(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let is_sampled = context.is_sampled();
     let begin = Instant::now();
     let work = async {
         let response = next.run(request).await;
@@ -196,6 +209,8 @@ pub async fn trace_request(request: Request, next: Next) -> Response {
         let ms = begin.elapsed().as_millis();
         if status.is_client_error() || status.is_server_error() {
             tracing::info!(%method, path, status = status.as_u16(), ms, "request refused");
+        } else if is_sampled {
+            tracing::info!(%method, path, status = status.as_u16(), ms, "request");
         } else {
             tracing::debug!(%method, path, status = status.as_u16(), ms, "request");
         }
@@ -231,6 +246,7 @@ mod tests {
         assert_eq!(second.request_id(), first.request_id());
         assert_eq!(second.trace_id(), first.trace_id());
         assert_ne!(second, first, "each program has a span of its own");
+        assert!(second.is_sampled() && !context(&[]).is_sampled());
     }
 
     #[test]

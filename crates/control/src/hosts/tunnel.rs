@@ -82,7 +82,12 @@ impl Host {
             )
             .header(AUTHORIZATION, format!("Bearer {token}"))
             .header(CONNECTION, "upgrade")
-            .header(UPGRADE, tunnel::PROTOCOL)
+            .header(UPGRADE, tunnel::PROTOCOL);
+        let request = runtime::trace::headers()
+            .into_iter()
+            .fold(request, |request, (name, value)| {
+                request.header(name, value)
+            })
             .body(Empty::<Bytes>::new())
             .map_err(|error| {
                 TunnelError::Unreachable(self.unreachable("its token is no text").because(error))

@@ -29,7 +29,9 @@ pub(super) async fn log_request(request: Request, next: Next) -> Response {
             (400.., Some(Logged(error))) => {
                 tracing::info!(%method, path, status, ms, why = error.message, "request refused")
             }
-            _ if method.is_safe() => tracing::debug!(%method, path, status, ms, "request"),
+            _ if method.is_safe() && !context.is_sampled() => {
+                tracing::debug!(%method, path, status, ms, "request");
+            }
             _ => tracing::info!(%method, path, status, ms, "request"),
         }
     });

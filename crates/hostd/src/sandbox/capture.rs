@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use guest_rpc::http::FreezeRequest;
+use runtime::trace::in_current_context;
 use stdx::error::chain;
 use tokio::time::timeout;
 use vmm::{AfterSnapshot, Vm};
@@ -68,7 +69,7 @@ pub(super) async fn spawn_snapshot(
 ) -> Result<(), OperationError> {
     let context = context.clone();
     let vm = vm.cloned();
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(in_current_context(async move {
         let Context {
             resources, handle, ..
         } = &context;
@@ -82,7 +83,7 @@ pub(super) async fn spawn_snapshot(
             remove_snapshot(&dir).await;
         }
         taken
-    });
+    }));
     let panic = |error| {
         Err(OperationKind::Snapshot.error(io::Error::other::<tokio::task::JoinError>(error)))
     };

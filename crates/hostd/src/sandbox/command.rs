@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use model::NetworkSpec;
+use runtime::trace::{self, RequestContext};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::SandboxError;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) command: Command,
+    /// Context of the call that sends it.
+    pub(super) trace: Option<RequestContext>,
     reply: oneshot::Sender<Result<(), SandboxError>>,
 }
 
@@ -44,7 +47,12 @@ impl Request {
     /// Returns a request, and the receiver of its outcome.
     pub(super) fn new(command: Command) -> (Self, oneshot::Receiver<Result<(), SandboxError>>) {
         let (reply, outcome) = oneshot::channel();
-        (Self { command, reply }, outcome)
+        let request = Self {
+            command,
+            trace: trace::current(),
+            reply,
+        };
+        (request, outcome)
     }
 
     /// Sends the outcome. The caller may be gone: the command is carried out all the same.

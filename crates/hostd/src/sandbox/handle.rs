@@ -2,12 +2,13 @@
 //! to its actor ([`super::actor`]).
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use model::SandboxId;
 use parking_lot::Mutex;
+use runtime::trace::RequestContext;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::snapshot::checkpoint::PendingNames;
 /// Least time between two reads of one VM's console.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// Time for the VMM to return the guest's console output.
-pub(super) const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Handle of a sandbox, for everything but its actor. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub struct Handle {
     pub activity: Arc<Activity>,
     /// Token that is cancelled to remove the sandbox.
     pub removing: CancellationToken,
+    /// Context of the call that removes it.
+    pub(super) removal_trace: Arc<OnceLock<RequestContext>>,
     pub record: watch::Receiver<Record>,
     pub vm: Arc<VmSlot>,
     pub stalled: Arc<Stalled>,
@@ -85,6 +88,7 @@ impl Handle {
             log: Arc::new(log),
             activity: Activity::new(),
             removing: CancellationToken::new(),
+            removal_trace: Arc::default(),
             record,
             vm: Arc::default(),
             stalled: Arc::default(),
@@ -125,6 +129,15 @@ impl Handle {
             .unwrap_or_else(|| Err(removed()))
     }
 
+    /// Asks for the removal of the sandbox, which interrupts everything else.
+    pub(super) fn request_removal(&self) {
+        if let Some(context) = runtime::trace::current() {
+            // Set already: it is being removed for an earlier call.
+            let _ = self.removal_trace.set(context);
+        }
+        self.removing.cancel();
+    }
+
     /// Moves the VM's console output into the log, at most once per [`DRAIN_EVERY`] however many
     /// call: a guest that floods its console costs no more with readers than without.
     pub async fn drain_console(&self) {
@@ -135,6 +148,11 @@ impl Handle {
         }
         tokio::time::sleep_until(*drained + DRAIN_EVERY).await;
         *drained = Instant::now();
+        self.read_console().await;
+    }
+
+    /// Moves the VM's console output into the log, at once.
+    pub(super) async fn read_console(&self) {
         if let Some(vm) = self.vm.get()
             && let Ok(output) = timeout(CONSOLE_TIMEOUT, vm.console()).await
         {

@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use guest_rpc::http::{InitRequest, Ipv6};
 use model::SandboxId;
 use rand::RngExt;
+use runtime::trace::in_current_context;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -68,7 +69,7 @@ async fn init_guest(
         let key = key.clone();
         // In a task of its own: cancelled in the middle it would leave its staging directory.
         let adding = async move { preboot::add_entry(&resources, &handle, &vm, &key).await };
-        let _ = tokio::spawn(adding).await;
+        let _ = tokio::spawn(in_current_context(adding)).await;
     }
     if matches!(kind, BootKind::Restored { token: Some(_) }) {
         // It was asked to freeze before the snapshot, and may have done so even where it did not

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use linux::untrusted_dir;
 use stdx::error::chain;
-use tokio::time::timeout;
 
 use super::egress;
-use super::handle::{CONSOLE_TIMEOUT, Handle};
+use super::handle::Handle;
 use super::resources::{DiskResources, SandboxResources, SlotResources, VmResources};
 use crate::network::Slot;
 use crate::operation::{OperationError, OperationKind};
@@ -56,10 +55,7 @@ async fn end_vm(vms: &VmResources, handle: &Handle) -> Result<(), OperationError
         if let Err(error) = vm.kill().await {
             tracing::warn!(sandbox = %handle.id, error = chain(&error), "the VMM cannot be ended in the usual way");
         }
-        // The driver may wait for a process that has ended.
-        if let Ok(output) = timeout(CONSOLE_TIMEOUT, vm.console()).await {
-            handle.log.console(&output);
-        }
+        handle.read_console().await;
         handle.log.console_ended();
     }
     let destroyed = vms.engine.driver.destroy(&vms.dir(&handle.id)).await;

@@ -11,6 +11,7 @@ use guest_rpc::start_error;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::CommandService;
+use runtime::trace::in_current_context;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -116,17 +117,15 @@ async fn start_command(
         .map_err(|_| silent())?
         .map_err(|error| pass_on(&error))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(
-        Pump {
-            handle,
-            running,
-            sender,
-            on_terminal: terminal.is_some(),
-            pid: None,
-            _active: active,
-        }
-        .run(),
-    );
+    let pump = Pump {
+        handle,
+        running,
+        sender,
+        on_terminal: terminal.is_some(),
+        pid: None,
+        _active: active,
+    };
+    tokio::spawn(in_current_context(pump.run()));
     Ok(ReceiverStream::new(receiver).boxed())
 }
 

@@ -13,6 +13,7 @@ use host_rpc::tunnel::{self, Connections, Counted};
 use http::StatusCode;
 use http::header::{CONNECTION, UPGRADE};
 use hyper_util::rt::TokioIo;
+use runtime::trace::in_current_context;
 use serde_json::json;
 
 use super::alive;
@@ -60,7 +61,7 @@ async fn open(
     }
     let ready = tunnels.connect(&id, port).await?;
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    tokio::spawn(in_current_context(async move {
         let Ready {
             handle,
             connection,
@@ -74,7 +75,7 @@ async fn open(
             }
             _ = alive::ended(&handle) => {}
         }
-    });
+    }));
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, tunnel::PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }

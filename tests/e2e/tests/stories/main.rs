@@ -10,3 +10,4 @@ mod first_steps;
 mod guest_ends;
 mod isolation;
 mod ports;
+mod trace;

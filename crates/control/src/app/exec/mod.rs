@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::{ErrorCode, ExecLimits, Resource, SandboxId};
+use runtime::trace::in_current_context;
 
 use super::App;
 use super::sandbox_read::UsableSandbox;
@@ -330,7 +331,7 @@ impl Running {
             Passed::Grace => SIGKILL,
         };
         let process = self.process(self.pid.unwrap_or_default());
-        tokio::spawn(async move {
+        tokio::spawn(in_current_context(async move {
             if let Err(error) = process.send_signal(signal).await {
                 tracing::debug!(
                     error = error.chain(),
@@ -338,7 +339,7 @@ impl Running {
                     "a program past its deadline was not signalled"
                 );
             }
-        });
+        }));
     }
 
     /// Reads a stream that has had its last event to its end, which leaves a connection that can be

@@ -42,8 +42,9 @@ use crate::operation::{OperationError, OperationKind};
 pub(super) struct Actor {
     context: Context,
     source: BootSource,
-    /// Request that creates it, under which its boot is traced.
-    request: Option<RequestContext>,
+    /// Context of the call that the sandbox changes for; `None` while it rests, and when it changes
+    /// by itself.
+    trace: Option<RequestContext>,
     commands: mpsc::Receiver<Request>,
     /// Command that is carried out in a phase of its own.
     in_progress: Option<Request>,
@@ -66,7 +67,7 @@ impl Actor {
         let actor = Self {
             context: Context::new(resources, state, record, handle.clone()),
             source,
-            request: runtime::trace::current(),
+            trace: runtime::trace::current(),
             commands,
             in_progress: None,
             backoff: Backoff::default(),
@@ -79,20 +80,38 @@ impl Actor {
         if matches!(self.source, BootSource::Restarted) {
             self.take_over().await;
         }
-        loop {
-            let event = match self.context.phase() {
-                Phase::Creating => in_context(self.request.clone(), self.create()).await,
-                Phase::Running => self.run_guest().await,
-                Phase::Pausing => self.save().await,
-                Phase::Suspending { rollback, .. } => self.suspend(rollback).await,
-                Phase::Paused { .. } => self.stay_paused().await,
-                Phase::Resuming => self.resume().await,
-                Phase::Releasing { .. } | Phase::Removing => self.release().await,
-                Phase::Ended { .. } => self.wait_for_removal().await,
-                Phase::Gone => return,
-            };
-            self.advance(event).await;
+        while self.context.phase() != Phase::Gone {
+            let event = in_context(self.trace.clone(), Box::pin(self.run_phase())).await;
+            if matches!(event, Event::Remove) {
+                self.trace = self.context.handle.removal_trace.get().cloned();
+            }
+            in_context(self.trace.clone(), self.advance(event)).await;
+            if let Phase::Running | Phase::Paused { .. } | Phase::Ended { .. } =
+                self.context.phase()
+            {
+                self.trace = None;
+            }
         }
+    }
+
+    /// Does the work of the present phase, which yields an event.
+    async fn run_phase(&mut self) -> Event {
+        match self.context.phase() {
+            Phase::Creating => self.create().await,
+            Phase::Running => self.run_guest().await,
+            Phase::Pausing => self.save().await,
+            Phase::Suspending { rollback, .. } => self.suspend(rollback).await,
+            Phase::Paused { .. } => self.stay_paused().await,
+            Phase::Resuming => self.resume().await,
+            Phase::Releasing { .. } | Phase::Removing | Phase::Gone => self.release().await,
+            Phase::Ended { .. } => self.wait_for_removal().await,
+        }
+    }
+
+    /// Keeps a command that is carried out in a phase of its own.
+    fn begin_command(&mut self, request: Request) {
+        self.trace.clone_from(&request.trace);
+        self.in_progress = Some(request);
     }
 
     /// Writes the phase after `event`, then makes it visible and completes the command that waits

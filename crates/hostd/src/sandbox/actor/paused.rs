@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use runtime::trace::in_context;
 use stdx::error::chain;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -43,13 +44,16 @@ impl Actor {
             match next {
                 Some(Next::Event(event)) => return event,
                 // Not cancelled by a removal: the claimed slot would be lost.
-                Some(Next::Resume(request)) => match claim_slot(&self.context).await {
-                    Ok(slot) => {
-                        self.in_progress = Some(request);
-                        return Event::Resume { slot };
+                Some(Next::Resume(request)) => {
+                    let claimed = in_context(request.trace.clone(), claim_slot(&self.context));
+                    match claimed.await {
+                        Ok(slot) => {
+                            self.begin_command(request);
+                            return Event::Resume { slot };
+                        }
+                        Err(error) => request.complete(Err(error.into())),
                     }
-                    Err(error) => request.complete(Err(error.into())),
-                },
+                }
                 None => {
                     compaction.cancel.cancel();
                     return Event::Remove;
@@ -63,36 +67,49 @@ impl Actor {
             let Some(request) = self.commands.recv().await else {
                 return Next::Event(Event::Remove);
             };
-            let is_resume = matches!(request.command, Command::Resume);
-            if is_resume && let Some(reason) = self.backoff.refusal() {
-                request.complete(Err(SandboxError::ResumeBackoff(reason)));
-                continue;
-            }
-            compaction.finish(is_resume).await;
-            match &request.command {
-                Command::Pause => request.complete(Ok(())),
-                Command::Resume => return Next::Resume(request),
-                Command::Snapshot { dir, memory } => {
-                    let options = SnapshotOptions {
-                        memory: *memory,
-                        ..SnapshotOptions::WHOLE
-                    };
-                    let dir = dir.clone();
-                    let taken = capture::spawn_snapshot(&self.context, None, dir, options).await;
-                    request.complete(taken.map_err(Into::into));
-                }
-                Command::Rollback { .. } => {
-                    if let Some(event) = self.stage_rollback(request).await {
-                        self.backoff.reset();
-                        return Next::Event(event);
-                    }
-                }
-                Command::SetNetwork(rules) => {
-                    let changed = network::set_rules(&self.context, rules).await;
-                    request.complete(changed.map_err(Into::into));
-                }
+            let trace = request.trace.clone();
+            let handled = in_context(trace, self.handle_paused(request, compaction));
+            if let Some(next) = handled.await {
+                return next;
             }
         }
+    }
+
+    /// Carries out a command, or returns what it makes the sandbox do.
+    async fn handle_paused(
+        &mut self,
+        request: Request,
+        compaction: &mut Compaction,
+    ) -> Option<Next> {
+        let is_resume = matches!(request.command, Command::Resume);
+        if is_resume && let Some(reason) = self.backoff.refusal() {
+            request.complete(Err(SandboxError::ResumeBackoff(reason)));
+            return None;
+        }
+        compaction.finish(is_resume).await;
+        match &request.command {
+            Command::Pause => request.complete(Ok(())),
+            Command::Resume => return Some(Next::Resume(request)),
+            Command::Snapshot { dir, memory } => {
+                let options = SnapshotOptions {
+                    memory: *memory,
+                    ..SnapshotOptions::WHOLE
+                };
+                let dir = dir.clone();
+                let taken = capture::spawn_snapshot(&self.context, None, dir, options).await;
+                request.complete(taken.map_err(Into::into));
+            }
+            Command::Rollback { .. } => {
+                let event = self.stage_rollback(request).await?;
+                self.backoff.reset();
+                return Some(Next::Event(event));
+            }
+            Command::SetNetwork(rules) => {
+                let changed = network::set_rules(&self.context, rules).await;
+                request.complete(changed.map_err(Into::into));
+            }
+        }
+        None
     }
 }
 

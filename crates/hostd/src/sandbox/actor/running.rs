@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::OnTimeout;
+use runtime::trace::in_context;
 use stdx::error::chain;
 use tokio::time::{Instant, sleep_until};
 use vmm::{Exit, Vm};
@@ -67,7 +68,9 @@ impl Actor {
                     handle.drain_console().await;
                 }
                 Some(request) = self.commands.recv() => {
-                    if let Some(event) = self.handle_command(request, vm).await {
+                    let trace = request.trace.clone();
+                    let handled = in_context(trace, Box::pin(self.handle_command(request, vm)));
+                    if let Some(event) = handled.await {
                         return event;
                     }
                 }
@@ -87,7 +90,7 @@ impl Actor {
     async fn handle_command(&mut self, request: Request, vm: &Arc<dyn Vm>) -> Option<Event> {
         match &request.command {
             Command::Pause => {
-                self.in_progress = Some(request);
+                self.begin_command(request);
                 Some(Event::Pause)
             }
             Command::Resume => {
@@ -121,7 +124,7 @@ impl Actor {
         let staged = self.context.dir().join(ROLLBACK);
         match capture::copy_snapshot(&self.context.resources.disk, checkpoint, &staged).await {
             Ok(()) => {
-                self.in_progress = Some(request);
+                self.begin_command(request);
                 Some(Event::Rollback)
             }
             Err(error) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{SandboxId, SandboxState};
+use runtime::trace::in_current_context;
 use stdx::error::chain;
 
 use super::Manager;
@@ -112,11 +113,11 @@ impl Manager {
             return;
         }
         let notes = Arc::clone(&self.host.fork_notes);
-        tokio::spawn(async move {
+        tokio::spawn(in_current_context(async move {
             while !try_remove_note(&notes, &note).await {
                 tokio::time::sleep(RETRY).await;
             }
-        });
+        }));
     }
 }
 

@@ -154,7 +154,7 @@ impl Manager {
     /// Removes the sandbox, and waits until it is gone. Idempotent.
     pub async fn remove(&self, id: &SandboxId) {
         if let Some(handle) = self.registry.find(id).await {
-            handle.removing.cancel();
+            handle.request_removal();
             handle.wait_until_gone().await;
         }
     }
