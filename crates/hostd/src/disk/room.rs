@@ -51,7 +51,7 @@ const OFTEN: Duration = Duration::from_millis(100);
 
 /// Usage of a sandbox's store and of the host's file system, all in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct Usage {
     /// Bytes of the store that are used and that are allocated, both from its beginning, and its
     /// length, which is the most that it can need.
     pub used: u64,
@@ -64,15 +64,15 @@ pub struct Look {
 
 /// State of a disk, as the kernel and the file system report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    Look(Look),
+pub enum Observation {
+    Usage(Usage),
     /// The kernel has invalidated the snapshot: every access of the guest fails from now on.
     Lost,
     /// A disk without a store that must not overflow.
     Plain(PlainUse),
 }
 
-/// One look at a disk whose blocks are allocated as they are written. All in bytes.
+/// Usage of a disk whose blocks are allocated as they are written. All in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlainUse {
     pub used: u64,
@@ -88,8 +88,9 @@ impl PlainUse {
     }
 }
 
-impl Look {
-    /// Returns the look of the sandbox that has taken most lately: more stays free for others.
+impl Usage {
+    /// Returns the usage with a larger reserve, as it counts for the sandbox that has taken most
+    /// lately.
     #[must_use]
     pub fn of_largest(self) -> Self {
         let reserve = self.reserve * 2;
@@ -105,16 +106,16 @@ pub enum Decision {
     /// Stop the processors.
     Stop,
     /// Allocate the store up to this length, then let the processors run.
-    Go(u64),
+    Resume(u64),
 }
 
-/// Decides what to do about a sandbox that wrote `rate` bytes per second since the last look.
-/// `stopped` is true if its processors are stopped. Pure.
+/// Decides what to do about a sandbox that wrote `rate` bytes per second since the last
+/// observation. `stopped` is true if its processors are stopped. Pure.
 #[must_use]
-pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
-    let rest = look.size.saturating_sub(look.used);
-    let ahead = look.allocated.saturating_sub(look.used);
-    let spare = look.free.saturating_sub(look.reserve);
+pub fn decide(usage: Usage, rate: u64, stopped: bool) -> Decision {
+    let rest = usage.size.saturating_sub(usage.used);
+    let ahead = usage.allocated.saturating_sub(usage.used);
+    let spare = usage.free.saturating_sub(usage.reserve);
     let wanted = LEAST_AHEAD
         .saturating_add(rate.saturating_mul(2))
         .min(MOST_AHEAD)
@@ -124,7 +125,7 @@ pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
         let wanted = (4 * LEAST_AHEAD).min(rest);
         let fits = spare >= wanted.saturating_sub(ahead);
         return if fits {
-            Decision::Go(look.used + wanted.max(ahead))
+            Decision::Resume(usage.used + wanted.max(ahead))
         } else {
             Decision::Leave
         };
@@ -133,7 +134,7 @@ pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
         return Decision::Leave;
     }
     if spare >= wanted - ahead {
-        return Decision::Extend(look.used + wanted);
+        return Decision::Extend(usage.used + wanted);
     }
     let is_short = ahead < TOO_LITTLE.max(rate / 2).min(rest);
     if rate > 0 && is_short {
@@ -146,28 +147,28 @@ pub fn decide(look: Look, rate: u64, stopped: bool) -> Decision {
 /// Decides about a sandbox whose blocks are allocated as they are written: only that one is stopped
 /// which has taken most lately (`is_largest`) and goes on, and no longer than it is that one.
 #[must_use]
-pub fn decide_plain(look: PlainUse, rate: u64, stopped: bool, is_largest: bool) -> Decision {
+pub fn decide_plain(usage: PlainUse, rate: u64, stopped: bool, is_largest: bool) -> Decision {
     // More than what is enough to run, or it would stop again at once.
-    let has_room = look.free >= look.reserve.saturating_add(4 * LEAST_AHEAD);
+    let has_room = usage.free >= usage.reserve.saturating_add(4 * LEAST_AHEAD);
     if stopped {
         let goes_on = has_room || !is_largest;
         return if goes_on {
-            Decision::Go(0)
+            Decision::Resume(0)
         } else {
             Decision::Leave
         };
     }
-    if is_largest && look.is_nearly_full() && rate > 0 {
+    if is_largest && usage.is_nearly_full() && rate > 0 {
         Decision::Stop
     } else {
         Decision::Leave
     }
 }
 
-/// Returns the time from this look to the next one.
+/// Returns the time until the next observation.
 #[must_use]
-pub fn next_look(look: Look, rate: u64) -> Duration {
-    let is_tight = look.free < look.reserve.saturating_add(NEARLY_FULL);
+pub fn observation_interval(usage: Usage, rate: u64) -> Duration {
+    let is_tight = usage.free < usage.reserve.saturating_add(NEARLY_FULL);
     if rate > FAST || (is_tight && rate > 0) {
         OFTEN
     } else {
@@ -179,14 +180,14 @@ pub fn next_look(look: Look, rate: u64) -> Duration {
 ///
 /// # Errors
 /// When the status of the device, its store or the file system cannot be read.
-pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
+pub fn observe_disk(id: &SandboxId, dir: &Path) -> io::Result<Observation> {
     let space = file::space(dir)?;
     let free = space.free;
     let reserve = (space.total / 8).clamp(LEAST_RESERVE, MOST_RESERVE);
     let store = dir.join(COW);
     if !store.exists() {
         let used = allocated_bytes(dir)?;
-        return Ok(Found::Plain(PlainUse {
+        return Ok(Observation::Plain(PlainUse {
             used,
             free,
             reserve,
@@ -194,10 +195,10 @@ pub fn look(id: &SandboxId, dir: &Path) -> io::Result<Found> {
     }
     let used = match dm::fill(&device_name(id)).map_err(io::Error::other)? {
         dm::Fill::Used(used) => used,
-        dm::Fill::Lost => return Ok(Found::Lost),
+        dm::Fill::Lost => return Ok(Observation::Lost),
     };
     let size = std::fs::metadata(&store)?.len();
-    Ok(Found::Look(Look {
+    Ok(Observation::Usage(Usage {
         used,
         allocated: file::allocated_bytes(&store)?,
         size,
@@ -234,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    fn looks() -> impl Strategy<Value = Look> {
+    fn usages() -> impl Strategy<Value = Usage> {
         let bytes = || 0..64 * 1024 * MIB;
         (
             bytes(),
@@ -243,7 +244,7 @@ mod tests {
             bytes(),
             LEAST_RESERVE..=MOST_RESERVE,
         )
-            .prop_map(|(used, ahead, rest, free, reserve)| Look {
+            .prop_map(|(used, ahead, rest, free, reserve)| Usage {
                 used,
                 allocated: used + ahead.min(rest),
                 size: used + rest,
@@ -254,24 +255,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn allocation_fits_store_and_leaves_reserve(look in looks(), rate in 0..4096 * MIB, stopped: bool) {
-            if let Decision::Extend(to) | Decision::Go(to) = decide(look, rate, stopped) {
-                prop_assert!(to <= look.size && to >= look.allocated);
-                prop_assert!(to - look.allocated <= look.free.saturating_sub(look.reserve));
+        fn allocation_fits_store_and_leaves_reserve(usage in usages(), rate in 0..4096 * MIB, stopped: bool) {
+            if let Decision::Extend(to) | Decision::Resume(to) = decide(usage, rate, stopped) {
+                prop_assert!(to <= usage.size && to >= usage.allocated);
+                prop_assert!(to - usage.allocated <= usage.free.saturating_sub(usage.reserve));
             }
         }
 
         #[test]
-        fn only_writers_without_room_are_stopped(look in looks(), rate in 0..4096 * MIB) {
-            if decide(look, rate, false) == Decision::Stop {
-                prop_assert!(rate > 0 && look.allocated < look.size);
-                prop_assert!(look.allocated - look.used < TOO_LITTLE.max(rate / 2));
-                prop_assert!(decide(look, 0, true) == Decision::Leave || look.free > look.reserve);
+        fn only_writers_without_room_are_stopped(usage in usages(), rate in 0..4096 * MIB) {
+            if decide(usage, rate, false) == Decision::Stop {
+                prop_assert!(rate > 0 && usage.allocated < usage.size);
+                prop_assert!(usage.allocated - usage.used < TOO_LITTLE.max(rate / 2));
+                prop_assert!(decide(usage, 0, true) == Decision::Leave || usage.free > usage.reserve);
             }
         }
 
-        /// A writer that between two looks writes at most half of the reserve never meets a full
-        /// disk, and others that come and go cannot change that: it goes on when they are gone.
+        /// A writer that writes at most half of the reserve between two observations never meets a
+        /// full disk, and others that come and go cannot change that: it is resumed when they are
+        /// gone.
         #[test]
         fn no_writer_overruns(
             total in 512_u64..8192,
@@ -292,35 +294,35 @@ mod tests {
                     allocated = allocated.max(used);
                     prop_assert!(allocated <= total, "{used} of {total}");
                 }
-                let look = Look { used, allocated, size, free: total - allocated, reserve };
-                match decide(look, rate, stopped) {
+                let usage = Usage { used, allocated, size, free: total - allocated, reserve };
+                match decide(usage, rate, stopped) {
                     Decision::Leave => {}
                     Decision::Extend(to) => allocated = to,
                     Decision::Stop => stopped = true,
-                    Decision::Go(to) => (allocated, stopped) = (to, false),
+                    Decision::Resume(to) => (allocated, stopped) = (to, false),
                 }
             }
             // A stopped sandbox goes on when there is space.
-            let look = Look { used, allocated, size, free: 4096 * MIB, reserve };
-            prop_assert!(!stopped || matches!(decide(look, 0, true), Decision::Go(_)));
+            let usage = Usage { used, allocated, size, free: 4096 * MIB, reserve };
+            prop_assert!(!stopped || matches!(decide(usage, 0, true), Decision::Resume(_)));
         }
     }
 
     #[test]
     fn largest_taker_stops_before_others() {
-        let look = Look {
+        let usage = Usage {
             used: 512 * MIB,
             allocated: 516 * MIB,
             size: 4096 * MIB,
             free: LEAST_RESERVE + 48 * MIB,
             reserve: LEAST_RESERVE,
         };
-        assert!(matches!(decide(look, MIB, false), Decision::Extend(_)));
-        assert_eq!(decide(look.of_largest(), MIB, false), Decision::Stop);
-        assert_eq!(decide(look.of_largest(), 0, true), Decision::Leave);
+        assert!(matches!(decide(usage, MIB, false), Decision::Extend(_)));
+        assert_eq!(decide(usage.of_largest(), MIB, false), Decision::Stop);
+        assert_eq!(decide(usage.of_largest(), 0, true), Decision::Leave);
         assert!(matches!(
-            decide(look, 0, true),
-            Decision::Leave | Decision::Go(_)
+            decide(usage, 0, true),
+            Decision::Leave | Decision::Resume(_)
         ));
     }
 
@@ -335,30 +337,30 @@ mod tests {
         assert_eq!(decide_plain(full, 0, false, true), Decision::Leave);
         assert_eq!(decide_plain(full, MIB, false, false), Decision::Leave);
         assert_eq!(decide_plain(full, 0, true, true), Decision::Leave);
-        assert_eq!(decide_plain(full, 0, true, false), Decision::Go(0));
+        assert_eq!(decide_plain(full, 0, true, false), Decision::Resume(0));
         let freed = PlainUse {
             free: LEAST_RESERVE + 4 * LEAST_AHEAD,
             ..full
         };
-        assert_eq!(decide_plain(freed, 0, true, true), Decision::Go(0));
+        assert_eq!(decide_plain(freed, 0, true, true), Decision::Resume(0));
         assert_eq!(decide_plain(freed, MIB, false, true), Decision::Leave);
     }
 
     #[test]
     fn idle_sandbox_runs_on_full_disk() {
-        let look = Look {
+        let usage = Usage {
             used: MIB,
             allocated: MIB,
             size: 1024 * MIB,
             free: 0,
             reserve: LEAST_RESERVE,
         };
-        assert_eq!(decide(look, 0, false), Decision::Leave);
-        assert_eq!(decide(look, MIB, false), Decision::Stop);
-        assert_eq!(decide(look, 0, true), Decision::Leave);
-        let full = Look {
-            allocated: look.size,
-            ..look
+        assert_eq!(decide(usage, 0, false), Decision::Leave);
+        assert_eq!(decide(usage, MIB, false), Decision::Stop);
+        assert_eq!(decide(usage, 0, true), Decision::Leave);
+        let full = Usage {
+            allocated: usage.size,
+            ..usage
         };
         assert_eq!(decide(full, MIB, false), Decision::Leave);
     }

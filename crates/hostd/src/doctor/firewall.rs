@@ -17,20 +17,20 @@ const NAME: &str = "firewall";
 
 /// Software that made a rule, which decides the words of the fix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+enum RuleOwner {
     Docker,
     Ufw,
     Firewalld,
-    Somebody,
+    Other,
 }
 
-impl By {
+impl RuleOwner {
     fn name(self) -> &'static str {
         match self {
             Self::Docker => "Docker",
             Self::Ufw => "ufw",
             Self::Firewalld => "firewalld",
-            Self::Somebody => "somebody",
+            Self::Other => "somebody",
         }
     }
 
@@ -54,7 +54,7 @@ impl By {
                 "firewall-cmd --permanent --zone=trusted --add-interface={VETH_PREFIX}+; firewall-cmd --reload; our own \
                  rules keep sandboxes from the host all the same"
             ),
-            Self::Somebody => {
+            Self::Other => {
                 format!("let what comes in on or goes out of the links {VETH_PREFIX}* pass there")
             }
         }
@@ -99,17 +99,17 @@ fn stopped(chains: &[BaseChain], family: Family) -> Option<(String, String)> {
     let stops = |chain: &&BaseChain| (chain.drops || chain.table == "firewalld") && !chain.mentions;
     let chain = others(chains).find(stops)?;
     let by = match chain {
-        chain if chain.table == "firewalld" => By::Firewalld,
-        chain if chain.beside.iter().any(|name| name == "DOCKER-USER") => By::Docker,
+        chain if chain.table == "firewalld" => RuleOwner::Firewalld,
+        chain if chain.beside.iter().any(|name| name == "DOCKER-USER") => RuleOwner::Docker,
         chain
             if chain
                 .beside
                 .iter()
                 .any(|name| name.starts_with("ufw-") || name.starts_with("ufw6-")) =>
         {
-            By::Ufw
+            RuleOwner::Ufw
         }
-        _ => By::Somebody,
+        _ => RuleOwner::Other,
     };
     let over = if family == Family::Ip6 {
         " over IPv6"

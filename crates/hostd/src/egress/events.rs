@@ -17,42 +17,42 @@ const MOST: usize = 60;
 #[derive(Debug)]
 pub(crate) struct Events {
     log: Arc<Log>,
-    told: Mutex<Told>,
+    reported: Mutex<Reported>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     lines: HashMap<String, Instant>,
-    untold: u64,
+    unreported: u64,
 }
 
 impl Events {
     pub(crate) fn new(log: Arc<Log>) -> Self {
         Self {
             log,
-            told: Mutex::default(),
+            reported: Mutex::default(),
         }
     }
 
     /// Logs that the sandbox's rules or limits denied `what`, within the bounds of lines.
     pub(crate) fn denied(&self, what: &str) {
-        let told = self.told.lock().lines_for(what, Instant::now());
-        told.iter().for_each(|line| self.log.agent(line));
+        let reported = self.reported.lock().lines_for(what, Instant::now());
+        reported.iter().for_each(|line| self.log.agent(line));
     }
 }
 
-impl Told {
+impl Reported {
     fn lines_for(&mut self, what: &str, now: Instant) -> Vec<String> {
         self.lines.retain(|_, at| now.duration_since(*at) < MINUTE);
         if self.lines.contains_key(what) {
             return Vec::new();
         }
         if self.lines.len() >= MOST {
-            self.untold += 1;
+            self.unreported += 1;
             return Vec::new();
         }
         self.lines.insert(what.to_owned(), now);
-        let more = std::mem::take(&mut self.untold);
+        let more = std::mem::take(&mut self.unreported);
         let more = (more > 0).then(|| format!("denied: {more} more that are not listed"));
         more.into_iter()
             .chain([format!("denied: {what}")])
@@ -66,15 +66,15 @@ mod tests {
 
     #[test]
     fn repeated_denials_fill_no_log() {
-        let mut told = Told::default();
+        let mut reported = Reported::default();
         let start = Instant::now();
-        assert_eq!(told.lines_for("a", start), ["denied: a"]);
-        assert!(told.lines_for("a", start).is_empty());
+        assert_eq!(reported.lines_for("a", start), ["denied: a"]);
+        assert!(reported.lines_for("a", start).is_empty());
         let lines: usize = (0..1000)
-            .map(|n| told.lines_for(&n.to_string(), start).len())
+            .map(|n| reported.lines_for(&n.to_string(), start).len())
             .sum();
-        assert_eq!((lines, told.lines.len()), (MOST - 1, MOST));
-        let later = told.lines_for("a", start + MINUTE);
+        assert_eq!((lines, reported.lines.len()), (MOST - 1, MOST));
+        let later = reported.lines_for("a", start + MINUTE);
         assert_eq!(later, ["denied: 941 more that are not listed", "denied: a"]);
     }
 }

@@ -397,7 +397,7 @@ impl EgressPolicy {
             }
             pins.add(name, &reached, ttl, Instant::now())
         };
-        self.pin_writer.tell(name, &new).await
+        self.pin_writer.write_addresses(name, &new).await
     }
 
     /// Returns true if a connection that names `name` may go to `address`: the rules allow it, and

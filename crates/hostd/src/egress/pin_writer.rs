@@ -53,7 +53,7 @@ pub(super) struct PinWriter {
 struct Entry {
     name: String,
     addresses: Vec<(IpAddr, Duration)>,
-    told: oneshot::Sender<Outcome>,
+    reply: oneshot::Sender<Outcome>,
 }
 
 impl PinWriter {
@@ -61,15 +61,19 @@ impl PinWriter {
     ///
     /// # Errors
     /// When the kernel refuses, when the rules deny them by now, or when the network ends.
-    pub(super) async fn tell(&self, name: &str, addresses: &[(IpAddr, Duration)]) -> Outcome {
+    pub(super) async fn write_addresses(
+        &self,
+        name: &str,
+        addresses: &[(IpAddr, Duration)],
+    ) -> Outcome {
         if addresses.is_empty() {
             return Ok(());
         }
-        let (told, outcome) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         let entry = Entry {
             name: name.to_owned(),
             addresses: addresses.to_vec(),
-            told,
+            reply,
         };
         self.queue.lock().push(entry);
         self.queued.notify_one();
@@ -117,24 +121,24 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
     };
     let (allowed, denied): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_allowed);
     for entry in denied {
-        policy.pins().not_told(&entry.addresses);
+        policy.pins().mark_unwritten(&entry.addresses);
         // The waiting task may be gone.
-        let _ = entry.told.send(Err(PinError::RulesChanged));
+        let _ = entry.reply.send(Err(PinError::RulesChanged));
     }
     let addresses: Vec<(IpAddr, Duration)> = allowed
         .iter()
         .flat_map(|entry| entry.addresses.clone())
         .collect();
-    let told = policy
+    let written = policy
         .context
         .within(move || policy::pin(nft::Transaction::new(), &addresses).commit())
         .await
         .map_err(|error| PinError::Kernel(Arc::new(error)));
     for entry in allowed {
-        if told.is_err() {
-            policy.pins().not_told(&entry.addresses);
+        if written.is_err() {
+            policy.pins().mark_unwritten(&entry.addresses);
         }
-        let _ = entry.told.send(told.clone());
+        let _ = entry.reply.send(written.clone());
     }
 }
 
@@ -181,7 +185,7 @@ pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
                 new.extend(policy.pins().renew(&name, &still, false, now));
             }
         }
-        if let Err(error) = policy.pin_writer.tell(&name, &new).await {
+        if let Err(error) = policy.pin_writer.write_addresses(&name, &new).await {
             tracing::warn!(
                 error = chain(&error),
                 "an address of a name is forgotten though it is in use"

@@ -188,7 +188,7 @@ impl ResolvedAddresses {
     }
 
     /// Notes that writing these addresses to the kernel has failed.
-    pub(crate) fn not_told(&mut self, addresses: &[(IpAddr, Duration)]) {
+    pub(crate) fn mark_unwritten(&mut self, addresses: &[(IpAddr, Duration)]) {
         for (address, _) in addresses {
             self.kernel.remove(address);
         }

@@ -420,7 +420,7 @@ mod tests {
                 .claimed()
                 .unwrap()
                 .iter()
-                .all(|(_, holder)| matches!(holder, Holder::Nobody(_)))
+                .all(|(_, holder)| matches!(holder, Holder::Abandoned(_)))
         );
         assert!(
             made.iter().all(|slot| is_gone(*slot)),

@@ -63,7 +63,7 @@ pub enum Holder {
     /// A sandbox of this agent, or another name in its claim.
     Ours(String),
     /// An agent whose directory is gone; `None` if the claim cannot be read.
-    Nobody(Option<PathBuf>),
+    Abandoned(Option<PathBuf>),
 }
 
 /// The slots that one agent hands out.
@@ -190,9 +190,9 @@ impl Slots {
                     found.push((slot, Holder::Ours(claim.sandbox)))
                 }
                 Some(claim) if !claim.dir.exists() => {
-                    found.push((slot, Holder::Nobody(Some(claim.dir))))
+                    found.push((slot, Holder::Abandoned(Some(claim.dir))))
                 }
-                None if is_old(&entry.path()) => found.push((slot, Holder::Nobody(None))),
+                None if is_old(&entry.path()) => found.push((slot, Holder::Abandoned(None))),
                 _ => {}
             }
         }
@@ -307,7 +307,7 @@ mod tests {
             first.claimed().unwrap(),
             [
                 (a, Holder::Ours("sb-a".to_owned())),
-                (b, Holder::Nobody(Some(two)))
+                (b, Holder::Abandoned(Some(two)))
             ]
         );
         let lock = first.try_lock_orphans().unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hostd::disk::room::{self, Decision, Found};
+use hostd::disk::room::{self, Decision, Observation};
 use hostd::disk::{Disks, MIB};
 use model::SandboxId;
 
@@ -53,26 +53,26 @@ fn watch(
 ) -> Vec<Decision> {
     let (dir, mut last, mut decisions) = (world.dir_of(id), None, Vec::new());
     while !until() {
-        let Found::Look(look) = room::look(id, &dir).unwrap() else {
+        let Observation::Usage(usage) = room::observe_disk(id, &dir).unwrap() else {
             panic!("the disk is lost")
         };
         let now = Instant::now();
-        let (before, used) = last.replace((now, look.used)).unwrap_or((now, look.used));
+        let (before, used) = last.replace((now, usage.used)).unwrap_or((now, usage.used));
         let micros = now.duration_since(before).as_micros().max(1);
-        let rate =
-            u64::try_from(u128::from(look.used.saturating_sub(used)) * 1_000_000 / micros).unwrap();
-        let decision = room::decide(look, rate, writer.stopped.load(Ordering::SeqCst));
+        let rate = u64::try_from(u128::from(usage.used.saturating_sub(used)) * 1_000_000 / micros)
+            .unwrap();
+        let decision = room::decide(usage, rate, writer.stopped.load(Ordering::SeqCst));
         match decision {
             Decision::Leave => {}
             Decision::Extend(to) => room::extend(&dir, to).unwrap(),
             Decision::Stop => writer.stopped.store(true, Ordering::SeqCst),
-            Decision::Go(to) => {
+            Decision::Resume(to) => {
                 room::extend(&dir, to).unwrap();
                 writer.stopped.store(false, Ordering::SeqCst);
             }
         }
         decisions.push(decision);
-        std::thread::sleep(room::next_look(look, rate));
+        std::thread::sleep(room::observation_interval(usage, rate));
     }
     decisions
 }

@@ -8,7 +8,7 @@ use stdx::error::chain;
 use tokio::time::Instant;
 use vmm::Vm;
 
-use crate::disk::room::{self, Decision, Found};
+use crate::disk::room::{self, Decision, Observation};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::context::Context;
 
@@ -31,25 +31,25 @@ pub(super) async fn watch(context: &Context, vm: &Arc<dyn Vm>) -> String {
         is_nearly_full: false,
     };
     loop {
-        match watch.look().await {
-            Ok(Found::Lost) => return LOST.to_owned(),
-            Ok(Found::Look(look)) => {
-                let rate = watch.rate(look.used);
-                let look = if watch.is_largest(look.used) {
-                    look.of_largest()
+        match watch.observe().await {
+            Ok(Observation::Lost) => return LOST.to_owned(),
+            Ok(Observation::Usage(usage)) => {
+                let rate = watch.rate(usage.used);
+                let usage = if watch.is_largest(usage.used) {
+                    usage.of_largest()
                 } else {
-                    look
+                    usage
                 };
-                watch.act(room::decide(look, rate, watch.is_stalled)).await;
-                tokio::time::sleep(room::next_look(look, rate)).await;
+                watch.act(room::decide(usage, rate, watch.is_stalled)).await;
+                tokio::time::sleep(room::observation_interval(usage, rate)).await;
             }
-            Ok(Found::Plain(look)) => {
-                let rate = watch.rate(look.used);
-                let is_largest = watch.is_largest(look.used);
-                watch.note_full(look.is_nearly_full());
+            Ok(Observation::Plain(usage)) => {
+                let rate = watch.rate(usage.used);
+                let is_largest = watch.is_largest(usage.used);
+                watch.note_full(usage.is_nearly_full());
                 // After a restart its memory of that is gone, and adoption lets it run.
                 let is_stalled = context.handle.stalled.reason().is_some();
-                let decision = room::decide_plain(look, rate, is_stalled, is_largest);
+                let decision = room::decide_plain(usage, rate, is_stalled, is_largest);
                 watch.act(decision).await;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -79,15 +79,15 @@ impl Drop for Watch<'_> {
 }
 
 impl Watch<'_> {
-    async fn look(&self) -> Result<Found, OperationError> {
+    async fn observe(&self) -> Result<Observation, OperationError> {
         let id = self.context.handle.id.clone();
         let dir = self.context.dir();
         OperationKind::Disk
-            .run_blocking(move || room::look(&id, &dir))
+            .run_blocking(move || room::observe_disk(&id, &dir))
             .await
     }
 
-    /// Returns the bytes written per second since the last look.
+    /// Returns the bytes written per second since the last observation.
     fn rate(&mut self, used: u64) -> u64 {
         let now = Instant::now();
         let (before, used_before) = self.last.replace((now, used)).unwrap_or((now, used));
@@ -112,7 +112,7 @@ impl Watch<'_> {
                 }
             }
             Decision::Stop => self.stall().await,
-            Decision::Go(to) => match self.extend(to).await {
+            Decision::Resume(to) => match self.extend(to).await {
                 Ok(()) => self.resume().await,
                 Err(error) => {
                     tracing::warn!(sandbox = %self.context.handle.id, error = chain(&error), "still no room")

@@ -40,7 +40,7 @@ pub(super) async fn reclaim(resources: &SandboxResources) -> Result<Vec<Record>,
     let (records, half_made) = read.await?;
     let deleted = read_claims(&resources.slot).await?.into_iter();
     let deleted = deleted.filter_map(|(_, holder)| match holder {
-        Holder::Nobody(dir) => dir,
+        Holder::Abandoned(dir) => dir,
         Holder::Ours(_) => None,
     });
     let dirs: BTreeSet<PathBuf> = half_made.iter().cloned().chain(deleted).collect();
@@ -76,7 +76,7 @@ async fn reclaim_networks(slots: &SlotResources, records: &[Record]) -> Result<(
         .collect();
     let lock = lock_orphans(slots).await?;
     for (slot, holder) in read_claims(slots).await? {
-        if lock.is_none() && matches!(holder, Holder::Nobody(_)) {
+        if lock.is_none() && matches!(holder, Holder::Abandoned(_)) {
             continue;
         }
         if matches!(holder, Holder::Ours(sandbox) if known.get(&sandbox) == Some(&Some(slot))) {
