@@ -2,7 +2,6 @@
 //!
 //! The child is this very program, told by its environment what to do and where to die.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
