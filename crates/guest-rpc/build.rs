@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = PathBuf::from("../../api/guest");
-    let files = ["process.proto", "filesystem.proto"];
+    let files = ["process.proto", "filesystem.proto", "command.proto"];
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let descriptors = out.join("guest.binpb");
     let mut compiler = protox::Compiler::new([&protos])?;

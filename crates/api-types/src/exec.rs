@@ -30,6 +30,13 @@ pub struct ExecRequest {
     /// User in the guest; the template's default user where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Starts a background command and returns 202 at once; see `POST commands`, which can do more.
+    /// Without `timeout_sec` it may then run for ever.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
+    /// Name of the background command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 /// How the bytes of a stream stand in a JSON string.

@@ -3,6 +3,7 @@
 //! The only place with public field names. The server builds its OpenAPI document from these types
 //! and the Rust SDK speaks them, so the three cannot drift apart.
 
+mod command;
 mod error;
 mod exec;
 mod file;
@@ -12,6 +13,10 @@ mod port;
 mod sandbox;
 mod template;
 
+pub use command::{
+    AttachServerMessage, BackgroundExec, Command, CommandList, CommandOutput, CommandSignal,
+    CommandState, OutputStream, Process, ProcessList, StartCommand,
+};
 pub use error::{ErrorBody, ErrorDetail};
 pub use exec::{
     Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal,

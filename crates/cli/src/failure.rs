@@ -36,6 +36,8 @@ pub enum Subject {
     NewSandbox,
     /// A command in a sandbox.
     Command,
+    /// A background command of a sandbox, by its name.
+    Background,
     /// Files in a sandbox.
     Files,
     /// A checkpoint of a sandbox.
@@ -170,6 +172,12 @@ fn hint(code: &str, subject: Subject) -> Option<&'static str> {
             "`wrenn templates` lists what sandboxes are created from"
         }
         ("not_found", Subject::Sandbox | Subject::Command) => "`wrenn ls --all` lists sandboxes",
+        ("not_found", Subject::Background) => {
+            "`wrenn ps SANDBOX` lists its background commands, `wrenn ls --all` sandboxes"
+        }
+        ("conflict", Subject::Command) => {
+            "choose another --name, or end what has it: `wrenn kill SANDBOX NAME`"
+        }
         ("not_found", Subject::Checkpoint) => {
             "`wrenn checkpoints SANDBOX` lists checkpoints, `wrenn ls --all` sandboxes"
         }
@@ -178,7 +186,11 @@ fn hint(code: &str, subject: Subject) -> Option<&'static str> {
         }
         (
             "invalid_state",
-            Subject::Sandbox | Subject::Command | Subject::Files | Subject::Checkpoint,
+            Subject::Sandbox
+            | Subject::Command
+            | Subject::Background
+            | Subject::Files
+            | Subject::Checkpoint,
         ) => "`wrenn info SANDBOX` tells its state and why; `wrenn create` makes a new one",
         ("conflict", Subject::Checkpoint | Subject::Snapshot) => {
             "choose another name, or remove what has it"

@@ -5,6 +5,7 @@
 //! stops by its timeout.
 
 mod args;
+mod attach;
 mod commands;
 mod copy;
 mod failure;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     };
     let json = cli.json;
     let wrenn_failed = match cli.command {
-        Command::Run(_) | Command::Exec(_) => failure::WRENN_FAILED,
+        Command::Run(_) | Command::Exec(_) | Command::Attach(_) => failure::WRENN_FAILED,
         _ => 1,
     };
     let subject = subject(&cli.command);
@@ -51,6 +52,8 @@ fn subject(command: &Command) -> Subject {
     match command {
         Command::Run(_) | Command::Create(_) => Subject::NewSandbox,
         Command::Exec(_) => Subject::Command,
+        Command::Ps(_) => Subject::Sandbox,
+        Command::Attach(_) | Command::Kill(_) => Subject::Background,
         Command::Cp(_) => Subject::Files,
         Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => {
             Subject::Checkpoint

@@ -6,6 +6,7 @@
 //! clean up; we end when it does, with its exit code. A second signal, or [`Attached::grace`]
 //! without an end, kills it. If we die, the connection breaks and the server kills it.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,7 +31,8 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 const MAX_CAPTURED: usize = 16 * 1024 * 1024;
 
 /// Input for the program.
-enum Input {
+#[derive(Debug)]
+pub enum Input {
     Data(Bytes),
     EndOfFile,
     Resize(TerminalSize),
@@ -61,7 +63,7 @@ impl Output {
         Ok(Self::Streams { stdout, stderr })
     }
 
-    async fn write_stdout(&mut self, data: Bytes) -> anyhow::Result<()> {
+    pub async fn write_stdout(&mut self, data: Bytes) -> anyhow::Result<()> {
         match self {
             Self::Streams { stdout, .. } => stdout
                 .write_all_async(data)
@@ -75,7 +77,7 @@ impl Output {
         }
     }
 
-    async fn write_stderr(&mut self, data: Bytes) {
+    pub async fn write_stderr(&mut self, data: Bytes) {
         match self {
             // As everywhere, a closed standard error is no reason to end.
             Self::Streams { stderr, .. } => drop(stderr.write_all_async(data).await),
@@ -250,29 +252,34 @@ pub fn exit_status(exit_code: i32) -> u8 {
 /// Passes on messages, in order, once the command runs. Ends when the connection does; messages
 /// that come later are of no use.
 async fn send_input(
-    mut input: ExecInput,
+    input: ExecInput,
     mut messages: mpsc::Receiver<Input>,
     mut pid: watch::Receiver<Option<u32>>,
 ) {
     if pid.wait_for(Option::is_some).await.is_err() {
         return;
     }
+    forward(input, &mut messages).await;
+}
+
+/// Passes on messages, in order. Never returns: both halves of a connection close it when they are
+/// dropped, and this one must not while the command runs.
+pub async fn forward(mut input: ExecInput, messages: &mut mpsc::Receiver<Input>) -> Infallible {
     while let Some(message) = messages.recv().await {
         let sent = match message {
             Input::Data(data) => input.write(&data).await,
             Input::EndOfFile => input.close().await,
             Input::Resize(size) => input.resize(size).await,
         };
+        // The end of the connection: the other half has the reason.
         if sent.is_err() {
-            return;
+            break;
         }
     }
-    // Both halves close the connection when they are dropped, and this one must not while the
-    // command runs.
-    std::future::pending::<()>().await;
+    std::future::pending().await
 }
 
-async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::Error>) {
+pub async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::Error>) {
     let read = async {
         let stdin = Stdio::stdin()?;
         loop {
@@ -295,7 +302,7 @@ async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::E
 }
 
 /// Sends every new size of our terminal, also one from before the command ran.
-async fn watch_size(sender: mpsc::Sender<Input>, mut resized: Signal, mut known: TerminalSize) {
+pub async fn watch_size(sender: mpsc::Sender<Input>, mut resized: Signal, mut known: TerminalSize) {
     loop {
         let size = terminal::window_size();
         if size != known {

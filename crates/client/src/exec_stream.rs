@@ -188,6 +188,10 @@ pub(crate) fn broken(error: WsError) -> Error {
 }
 
 impl ExecInput {
+    pub(crate) fn new(sink: SplitSink<Socket, Message>) -> Self {
+        Self(sink)
+    }
+
     /// Sends input. Waits while the program does not read.
     pub async fn write(&mut self, data: &[u8]) -> Result<()> {
         for part in data.chunks(MAX_INPUT) {
@@ -273,7 +277,7 @@ impl ExecOutput {
     }
 }
 
-fn decode(data: &str) -> Result<Bytes> {
+pub(crate) fn decode(data: &str) -> Result<Bytes> {
     STANDARD
         .decode(data)
         .map(Bytes::from)

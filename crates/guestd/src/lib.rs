@@ -1,8 +1,8 @@
 //! The guest agent: processes and files inside one sandbox, over HTTP and Connect RPC on one port.
 //!
 //! In a guest it is PID 1 (`boot`), and the only owner of `waitpid` (`reaper`). It keeps nothing on
-//! disk: what it knows is in [`Agent`], part of every snapshot's memory, and renewed by the host's
-//! `POST /init`. If it dies, the guest's kernel panics and the host sees the machine end.
+//! disk but output of background commands, in files without a name: what it knows is in [`Agent`],
+//! part of every snapshot's memory, and renewed by the host's `POST /init`. If it dies, the guest's kernel panics and the host sees the machine end.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ use ::http::{Method, StatusCode, Uri};
 use disk::Disk;
 use http::error::HttpError;
 use identity::Identity;
-use process::Processes;
+use process::{Commands, Processes};
 use settings::Settings;
 use tower_http::cors::CorsLayer;
 
@@ -47,6 +47,7 @@ use tower_http::cors::CorsLayer;
 pub struct Agent {
     pub settings: Arc<Settings>,
     pub processes: Arc<Processes>,
+    pub commands: Arc<Commands>,
     pub cpu: Arc<http::CpuMeter>,
     pub disk: Arc<Disk>,
     pub identity: Arc<Identity>,

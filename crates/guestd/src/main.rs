@@ -12,7 +12,7 @@ use guestd::cgroup::Cgroup;
 use guestd::disk::Disk;
 use guestd::identity::Identity;
 use guestd::listener::{Caller, Listener};
-use guestd::process::Processes;
+use guestd::process::{Commands, Processes};
 use guestd::reaper::Reaper;
 use guestd::settings::Settings;
 use guestd::{Agent, boot, modprobe};
@@ -68,9 +68,11 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
         })
         .ok()
     });
+    let processes = Arc::new(Processes::new(Reaper::start()?, cgroup));
     let agent = Agent {
         settings: Arc::new(Settings::new(!args.no_auth)),
-        processes: Arc::new(Processes::new(Reaper::start()?, cgroup)),
+        commands: Arc::new(Commands::new(processes.clone())),
+        processes,
         cpu: Arc::default(),
         disk: Arc::new(Disk::new(Path::new("/"))),
         identity: Arc::new(Identity::new(Path::new("/"))),

@@ -8,10 +8,12 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use client::types::OnTimeout;
 
+mod background;
 mod lifecycle;
 mod network;
 mod ports;
 
+pub use background::{AttachArgs, KillArgs, PsArgs};
 pub use lifecycle::{
     CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, RollbackArgs, SnapshotArgs,
     SnapshotsArgs, SnapshotsCommand,
@@ -84,6 +86,12 @@ pub enum Command {
     Info(IdArgs),
     /// Run a command in a sandbox
     Exec(ExecArgs),
+    /// List the background commands of a sandbox
+    Ps(PsArgs),
+    /// Print the output of a background command, from its beginning and as it comes
+    Attach(AttachArgs),
+    /// Send a signal to a background command
+    Kill(KillArgs),
     /// Copy files and directories into a sandbox and out of it
     Cp(CpArgs),
     /// Remove sandboxes with everything in them
@@ -265,11 +273,30 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
+/// How to run a command in the background.
+#[derive(Debug, Clone, Args)]
+pub struct DetachArgs {
+    /// Start it in the background and print its name or id: `wrenn attach` reads its output
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Name of the background command [default: its id]
+    #[arg(long, value_name = "NAME", requires = "detach")]
+    pub name: Option<String>,
+
+    /// Keep the sandbox from being paused for idleness while the background command runs
+    #[arg(long, requires = "detach")]
+    pub keep_alive: bool,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct ExecArgs {
     #[command(flatten)]
     pub process: ProcessArgs,
+
+    #[command(flatten)]
+    pub detach: DetachArgs,
 
     /// Id of the sandbox, or the beginning of it
     #[arg(value_name = "SANDBOX")]

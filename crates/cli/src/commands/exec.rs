@@ -26,7 +26,10 @@ pub async fn exec_command(session: &Session, args: ExecArgs) -> anyhow::Result<u
 }
 
 /// Checks the arguments before anything is made.
-pub fn check_process_args(args: &ProcessArgs, json: bool) -> anyhow::Result<()> {
+pub fn check_process_args(args: &ProcessArgs, detach: bool, json: bool) -> anyhow::Result<()> {
+    if detach {
+        return Ok(());
+    }
     if json && args.interactive {
         return Err(failure::usage_error(
             "--json gives the output in one document and takes no input; leave out -i or --json",
@@ -50,7 +53,7 @@ pub async fn run_in(
 ) -> anyhow::Result<u8> {
     let grace = Duration::from_secs(args.grace.into());
     let size = args.tty.then(terminal::window_size);
-    let start = start(args, command, size);
+    let start = exec_start(args, command, size);
     let cmd = start.cmd.clone();
     let began = Instant::now();
     let mut to = if session.json {
@@ -104,7 +107,12 @@ fn document(
     }
 }
 
-fn start(args: ProcessArgs, command: Vec<OsString>, terminal: Option<TerminalSize>) -> ExecStart {
+/// Returns the command as the SDK takes it.
+pub fn exec_start(
+    args: ProcessArgs,
+    command: Vec<OsString>,
+    terminal: Option<TerminalSize>,
+) -> ExecStart {
     let mut envs = resolve_environment(&args.envs, |name| std::env::var_os(name));
     if let Some(kind) = env_var("TERM").filter(|_| terminal.is_some()) {
         envs.entry("TERM".to_owned()).or_insert(kind);

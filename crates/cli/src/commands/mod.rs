@@ -1,5 +1,6 @@
 //! Commands, one file each.
 
+mod background;
 mod checkpoint;
 mod completions;
 mod console;
@@ -49,21 +50,22 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let connection = cli.connection;
     let json = cli.json;
     check(&cli.command, json)?;
-    if connection
-        .key_file
-        .as_deref()
-        .is_some_and(|path| path.as_os_str() == "-")
-        && reads_stdin(&cli.command)
-    {
-        return Err(failure::usage_error(
-            "the key and the command both want standard input: put the key into a file",
-        ));
-    }
+    check_stdin(&connection, &cli.command)?;
     let session = || Session::open(&connection, json);
     match cli.command {
         Command::Up(args) => up::run_server(args, json).await,
         Command::Doctor(args) => doctor::examine_machine(args, json).await,
         Command::Run(args) => run::run_in_new_sandbox(&session()?, args).await,
+        Command::Exec(args) if args.detach.detach => background::start_command(&session()?, args)
+            .await
+            .map(succeeded),
+        Command::Ps(args) => background::list_commands(&session()?, &args)
+            .await
+            .map(succeeded),
+        Command::Attach(args) => background::attach_background(&session()?, args).await,
+        Command::Kill(args) => background::signal_command(&session()?, &args)
+            .await
+            .map(succeeded),
         Command::Exec(args) => exec::exec_command(&session()?, args).await,
         Command::Create(args) => create::create_sandbox(&session()?, args)
             .await
@@ -105,11 +107,29 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
+/// Checks that key and command do not both want standard input.
+fn check_stdin(connection: &ConnectionArgs, command: &Command) -> anyhow::Result<()> {
+    if connection
+        .key_file
+        .as_deref()
+        .is_some_and(|path| path.as_os_str() == "-")
+        && reads_stdin(command)
+    {
+        return Err(failure::usage_error(
+            "the key and the command both want standard input: put the key into a file",
+        ));
+    }
+    Ok(())
+}
+
 /// Checks the arguments before any server or key is looked for.
 fn check(command: &Command, json: bool) -> anyhow::Result<()> {
     match command {
-        Command::Run(args) => exec::check_process_args(&args.process, json),
-        Command::Exec(args) => exec::check_process_args(&args.process, json),
+        Command::Run(args) => exec::check_process_args(&args.process, false, json),
+        Command::Exec(args) => exec::check_process_args(&args.process, args.detach.detach, json),
+        Command::Attach(_) if json => Err(failure::usage_error(
+            "attach prints output as it comes; leave out --json",
+        )),
         Command::Cp(args) => Direction::of(&args.source, &args.target).map(drop),
         _ => Ok(()),
     }
@@ -118,7 +138,8 @@ fn check(command: &Command, json: bool) -> anyhow::Result<()> {
 fn reads_stdin(command: &Command) -> bool {
     match command {
         Command::Run(args) => args.process.interactive,
-        Command::Exec(args) => args.process.interactive,
+        Command::Exec(args) => args.process.interactive && !args.detach.detach,
+        Command::Attach(args) => args.interactive,
         Command::Cp(args) => args.source.as_os_str() == "-",
         _ => false,
     }

@@ -2,6 +2,7 @@
 //! programs. The tests of the SDK and those of the `wrenn` command share it.
 #![allow(dead_code, reason = "each suite uses its part")]
 
+mod commands;
 mod files;
 mod lifecycle;
 mod programs;
@@ -17,8 +18,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use client::types::{
-    Checkpoint, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource, ProcessSignal,
-    Sandbox, SandboxStatus, Template, TemplateKind,
+    Checkpoint, Command, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource,
+    ProcessSignal, Sandbox, SandboxStatus, Template, TemplateKind,
 };
 use tokio::sync::mpsc;
 
@@ -53,6 +54,10 @@ pub struct World {
     pub stopped: usize,
     /// Bytes that `flood` has sent.
     pub flooded: u64,
+    /// Background commands; the same in every sandbox.
+    pub commands: Vec<Command>,
+    /// Offsets at which clients attached.
+    pub attaches: Vec<usize>,
 }
 
 /// A running server. It ends with the runtime that it was started on.
@@ -73,6 +78,10 @@ impl Server {
             .route("/exec", post(programs::exec))
             .route("/exec/stream", get(programs::stream))
             .route("/exec/signal", post(programs::signal))
+            .route("/commands", post(commands::start).get(commands::list))
+            .route("/commands/{command}", get(commands::get))
+            .route("/commands/{command}/signal", post(commands::signal))
+            .route("/commands/{command}/attach", get(commands::attach))
             .route("/files/stream/write", post(files::write))
             .route("/files/read", post(files::read))
             .route("/files/stat", post(files::stat))

@@ -1,11 +1,14 @@
 //! The OpenAPI document: what utoipa collects from the handlers, and what holds for all of them,
 //! said once.
 
-use api_types::{ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry};
+use api_types::{
+    AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry,
+};
 use model::{ErrorCode, ExecLimits, Limits, SandboxId, TemplateName};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
+use super::extract::MAX_COMMAND_REF;
 use super::rate_limit;
 use super::sandboxes::MAX_IDEMPOTENCY_KEY;
 use crate::app::exec::{MAX_CWD, MAX_USER};
@@ -13,6 +16,8 @@ use crate::app::exec::{MAX_CWD, MAX_USER};
 /// Operations whose body says nothing that has no default.
 const OPTIONAL_BODIES: [&str; 2] = ["fork_sandbox", "create_checkpoint"];
 /// Text that the kernel takes as a whole.
+/// Name of a background command, which is no pid.
+const COMMAND_NAME: &str = "^[A-Za-z][A-Za-z0-9._-]{0,62}$";
 const NO_NUL: &str = "^[^\\u0000]*$";
 
 #[derive(OpenApi)]
@@ -37,7 +42,7 @@ const NO_NUL: &str = "^[^\\u0000]*$";
         (name = "templates", description = "What sandboxes are created from, and snapshots"),
         (name = "server", description = "Health and this document; no key needed"),
     ),
-    components(schemas(ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry)),
+    components(schemas(AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry)),
 )]
 struct Head;
 
@@ -150,7 +155,12 @@ fn complete_path(path: &str, operation: &mut Value) {
     } else {
         "Name of the snapshot"
     };
-    let all = [("id", "Id of the sandbox", id), ("name", of_name, name)];
+    let command = format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", MAX_COMMAND_REF - 1);
+    let all = [
+        ("id", "Id of the sandbox", id),
+        ("name", of_name, name),
+        ("command", "Id, name or pid of the command", command),
+    ];
     let parts = all
         .into_iter()
         .filter(|(part, ..)| path.contains(&format!("{{{part}}}")));
@@ -205,17 +215,22 @@ fn limit_create_schema(schemas: &mut Value, limits: &Limits) {
 fn limit_exec_schema(schemas: &mut Value) {
     let most = ExecLimits::MAX_STRING_BYTES;
     let command = json!({ "minLength": 1, "maxLength": most, "pattern": NO_NUL });
-    set_bounds(schemas, "ExecRequest", "cmd", command);
     let argument = json!({ "type": "string", "maxLength": most, "pattern": NO_NUL });
     let arguments = json!({ "items": argument });
-    set_bounds(schemas, "ExecRequest", "args", arguments);
     let directory = json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": NO_NUL });
-    set_bounds(schemas, "ExecRequest", "cwd", directory);
+    for schema in ["ExecRequest", "StartCommand"] {
+        set_bounds(schemas, schema, "cmd", command.clone());
+        set_bounds(schemas, schema, "args", arguments.clone());
+        set_bounds(schemas, schema, "cwd", directory.clone());
+    }
+    let name = json!({ "pattern": COMMAND_NAME });
+    set_bounds(schemas, "StartCommand", "name", name.clone());
+    set_bounds(schemas, "ExecRequest", "tag", name);
 }
 
 /// Adds the bounds of environment variables, users and paths, which stand in several schemas.
 fn limit_names(schemas: &mut Value) {
-    for schema in ["CreateSandbox", "ExecRequest"] {
+    for schema in ["CreateSandbox", "ExecRequest", "StartCommand"] {
         let names = json!({ "pattern": "^[^=\\u0000]+$" });
         let values = json!({ "type": "string", "pattern": NO_NUL });
         let bounds = json!({ "propertyNames": names, "additionalProperties": values });
@@ -224,6 +239,7 @@ fn limit_names(schemas: &mut Value) {
     let user = json!({ "minLength": 1, "maxLength": MAX_USER, "pattern": "^[^:/\\n\\u0000]*$" });
     for schema in [
         "ExecRequest",
+        "StartCommand",
         "PathRequest",
         "ListFilesRequest",
         "UploadForm",

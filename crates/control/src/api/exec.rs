@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use api_types::{Encoding, ExecRequest, ExecResult, SignalRequest};
+use api_types::{BackgroundExec, Encoding, ExecRequest, ExecResult, SignalRequest};
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,18 +16,20 @@ use super::text::cut_character;
 use crate::app::App;
 use crate::app::exec::Outcome;
 use crate::auth::Principal;
-use crate::error::Result;
-use crate::hosts::Command;
+use crate::error::{Error, Result};
+use crate::hosts::{BackgroundCommand, Command};
 
 /// Run a command
 ///
 /// Without a shell, to its end, with all output in the answer. A non-zero exit code is an answer,
 /// not an error. Output beyond 16 MiB is left out, and `truncated` says so. For long or large ones
-/// use `exec/stream`.
+/// use `exec/stream`. With `background` the answer comes at once, and the command runs on: it is one
+/// of `commands` then.
 #[utoipa::path(
     post, path = "/{id}/exec", tag = "commands", request_body = ExecRequest,
     responses(
         (status = 200, description = "It ran", body = ExecResult),
+        (status = 202, description = "It runs in the background", body = BackgroundExec),
         (status = 409, description = "The sandbox does not run"),
         (status = 502, description = "The guest failed"),
         (status = 400, description = "The program cannot be started, or the request is wrong"),
@@ -39,7 +42,7 @@ pub async fn exec(
     Id(id): Id,
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<ExecRequest>,
-) -> Result<Answer<ExecResult>> {
+) -> Result<Response> {
     let ExecRequest {
         cmd,
         args,
@@ -47,6 +50,8 @@ pub async fn exec(
         envs,
         cwd,
         user,
+        background,
+        tag,
     } = body;
     let command = Command {
         cmd: cmd.clone(),
@@ -58,8 +63,27 @@ pub async fn exec(
         stdin: false,
         terminal: None,
     };
-    let outcome = app.run_command(&principal, &id, command).await?;
-    Ok(Answer(result(&id, cmd, outcome)))
+    if !background {
+        if tag.is_some() {
+            let text = "tag is the name of a background command: give background as well";
+            return Err(Error::invalid(text));
+        }
+        let outcome = app.run_command(&principal, &id, command).await?;
+        return Ok(Answer(result(&id, cmd, outcome)).into_response());
+    }
+    let background = BackgroundCommand {
+        command,
+        name: tag,
+        keep_alive: false,
+    };
+    let started = app.start_background(&principal, &id, background).await?;
+    let answer = BackgroundExec {
+        sandbox_id: id.to_string(),
+        cmd,
+        pid: started.pid,
+        tag: started.name.unwrap_or(started.id),
+    };
+    Ok((StatusCode::ACCEPTED, Answer(answer)).into_response())
 }
 
 /// Signal a command

@@ -23,6 +23,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use model::{ErrorCode, ExecLimits, SandboxId};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::extract::{Id, NoQuery, Query};
@@ -41,15 +42,15 @@ const MAX_START: usize = 6 * ExecLimits::MAX_COMMAND_BYTES + 64 * 1024;
 /// Bytes of a frame beyond which the connection breaks; up to it we can still say what is wrong.
 const MAX_READ: usize = 16 * 1024 * 1024;
 /// Frames of input that wait for the program to read.
-const INPUT_QUEUE: usize = 16;
+pub(super) const INPUT_QUEUE: usize = 16;
 /// Time for the first frame to come.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval of pings, which keep proxies from taking the connection for dead.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// Time for the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-type Sink = SplitSink<WebSocket, Message>;
+pub(super) type Sink = SplitSink<WebSocket, Message>;
 
 /// Run a command as a stream
 ///
@@ -71,18 +72,25 @@ pub async fn exec_stream(
     Query(NoQuery {}): Query<NoQuery>,
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response> {
+    let upgrade = upgrade_of(upgrade)?;
+    app.check_usable(&principal, &id).await?;
+    Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, socket)))
+}
+
+/// Returns the upgrade of a request, or an error for one that is no WebSocket's.
+pub(super) fn upgrade_of(
+    upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<WebSocketUpgrade> {
     let upgrade = upgrade.map_err(|error| {
         Error::invalid(format!(
             "this route speaks WebSocket (RFC 6455): {}",
             error.body_text().to_lowercase()
         ))
     })?;
-    app.check_usable(&principal, &id).await?;
-    let upgrade = upgrade
+    Ok(upgrade
         .protocols([web_socket::PROTOCOL])
         .max_message_size(MAX_READ)
-        .max_frame_size(MAX_READ);
-    Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, socket)))
+        .max_frame_size(MAX_READ))
 }
 
 async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket: WebSocket) {
@@ -112,10 +120,18 @@ async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket:
             }
         }
     };
-    // Closing with frames unread would reset the connection, and the client might never see the
-    // last one.
+    say_goodbye(&mut sink, &mut frames, &last).await;
+}
+
+/// Sends the last message and closes. Closing with frames unread would reset the connection, and
+/// the client might never see that message.
+pub(super) async fn say_goodbye(
+    sink: &mut Sink,
+    frames: &mut SplitStream<WebSocket>,
+    last: &impl Serialize,
+) {
     let _ = tokio::time::timeout(GOODBYE, async {
-        let _ = send(&mut sink, &last).await;
+        let _ = send(sink, last).await;
         let close = CloseFrame {
             code: close_code::NORMAL,
             reason: "".into(),
@@ -126,7 +142,7 @@ async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket:
     .await;
 }
 
-fn stopping() -> Error {
+pub(super) fn stopping() -> Error {
     Error::new(ErrorCode::HostUnavailable, "the control plane is stopping")
 }
 
@@ -234,7 +250,7 @@ async fn converse(
 }
 
 /// Sends a message to the client; `None` when the client is gone.
-async fn send(sink: &mut Sink, message: &ExecServerMessage) -> Option<()> {
+pub(super) async fn send(sink: &mut Sink, message: &impl Serialize) -> Option<()> {
     let text = serde_json::to_string(message).ok()?;
     sink.send(Message::text(text)).await.ok()
 }
@@ -291,7 +307,7 @@ async fn write_output(
     }
 }
 
-fn encoded(encoding: Encoding, decoder: &mut Utf8, bytes: &[u8]) -> String {
+pub(super) fn encoded(encoding: Encoding, decoder: &mut Utf8, bytes: &[u8]) -> String {
     match encoding {
         Encoding::Base64 => STANDARD.encode(bytes),
         Encoding::Utf8 => decoder.push(bytes),
@@ -313,7 +329,7 @@ async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()
 }
 
 /// Reads the client's messages until it is gone, or sends an invalid one.
-async fn read_frames(
+pub(super) async fn read_frames(
     frames: &mut SplitStream<WebSocket>,
     process: &Process,
     queue: mpsc::Sender<CommandInput>,
@@ -328,7 +344,9 @@ async fn read_frames(
         };
         let input = match message {
             ExecClientMessage::Start { .. } => {
-                return Err(Error::invalid("start came twice; open another WebSocket"));
+                return Err(Error::invalid(
+                    "start came twice, or a command was attached to; open another WebSocket",
+                ));
             }
             ExecClientMessage::Signal { signal } => {
                 send_signal(process, signal).await?;
@@ -376,7 +394,10 @@ fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
 }
 
 /// Forwards input to the program in the order in which it came. Returns only on an error.
-async fn forward_input(process: &Process, mut queue: mpsc::Receiver<CommandInput>) -> Error {
+pub(super) async fn forward_input(
+    process: &Process,
+    mut queue: mpsc::Receiver<CommandInput>,
+) -> Error {
     while let Some(input) = queue.recv().await {
         let sent = process.send_input(input).await;
         if let Err(error) = sent.or_else(ignore_ended) {

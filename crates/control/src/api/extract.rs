@@ -184,6 +184,39 @@ impl<S: Send + Sync, T: FromStr<Err = InvalidValue>> FromRequestParts<S> for Nam
     }
 }
 
+/// Longest reference to a command.
+pub const MAX_COMMAND_REF: usize = 128;
+
+/// The `{command}` of a path: id, name or pid of a background command.
+#[derive(Debug)]
+pub struct CommandRef(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for CommandRef {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let command = segment(parts, state, "command").await?;
+        let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let has_form = command.len() <= MAX_COMMAND_REF
+            && command
+                .bytes()
+                .next()
+                .is_some_and(|b| b.is_ascii_alphanumeric())
+            && command.bytes().all(is_inner);
+        if has_form {
+            return Ok(Self(command));
+        }
+        let command: String = command.chars().take(64).collect();
+        Err(Error::new(
+            ErrorCode::NotFound,
+            format!(
+                "there is no command {command:?}: ids and names are letters, digits, '.', '_' and '-', and begin with a \
+                 letter or digit"
+            ),
+        ))
+    }
+}
+
 async fn segment<S: Send + Sync>(
     parts: &mut Parts,
     state: &S,

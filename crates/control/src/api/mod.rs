@@ -2,7 +2,9 @@
 //! come.
 
 mod archive;
+mod attach;
 mod checkpoints;
+mod commands;
 mod console;
 mod docs;
 pub mod document;
@@ -17,6 +19,7 @@ mod lifecycle;
 mod logs;
 mod network;
 mod ports;
+mod processes;
 pub mod rate_limit;
 mod sandboxes;
 mod snapshots;
@@ -66,6 +69,16 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(exec::exec))
         .routes(routes!(exec::signal_exec))
         .routes(routes!(exec_stream::exec_stream))
+        .routes(routes!(commands::start_command, commands::list_commands))
+        .routes(routes!(commands::get_command))
+        .routes(routes!(commands::signal_command))
+        .routes(routes!(commands::write_command_stdin))
+        .routes(routes!(commands::resize_command))
+        .routes(routes!(commands::read_command_output))
+        .routes(routes!(attach::attach_command))
+        .routes(routes!(processes::list_processes))
+        .routes(routes!(processes::kill_process))
+        .routes(routes!(processes::stream_process))
         .routes(routes!(files::read_file))
         .routes(routes!(files::stream_read_file))
         .routes(routes!(upload::write_file))

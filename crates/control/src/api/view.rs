@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
-use crate::hosts::{Checkpoint, FileInfo, LogEntry, Template};
+use crate::hosts::{Checkpoint, CommandInfo, FileInfo, LogEntry, Template};
 
 /// RFC 3339, always with three digits for milliseconds, so that times sort as text.
 const TIME: StaticFormatDescription =
@@ -63,6 +63,36 @@ pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
         name: checkpoint.name,
         size_bytes: checkpoint.size_bytes,
         created_at: format_time(checkpoint.created_at),
+    }
+}
+
+#[must_use]
+pub fn command(command: CommandInfo) -> api_types::Command {
+    let state = match command.exit_code {
+        None => api_types::CommandState::Running,
+        Some(_) => api_types::CommandState::Exited,
+    };
+    api_types::Command {
+        id: command.id,
+        name: command.name,
+        pid: command.pid,
+        cmd: command.cmd,
+        args: command.args,
+        args_truncated: command.args_truncated,
+        state,
+        exit_code: command.exit_code,
+        signal: command.signal,
+        timed_out: command.timed_out,
+        terminal: command.terminal,
+        keep_alive: command.keep_alive,
+        started_at: format_time(command.started_at),
+        ended_at: command.ended_at.map(format_time),
+        output: api_types::CommandOutput {
+            start: command.output_start,
+            end: command.output_end,
+            // The line of offsets begins at 0.
+            dropped: command.output_start,
+        },
     }
 }
 

@@ -9,6 +9,7 @@
 //! work.
 
 pub mod checkpoints;
+pub mod commands;
 pub mod exec;
 pub mod files;
 pub mod health;

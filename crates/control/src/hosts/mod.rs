@@ -5,6 +5,7 @@
 //! Nothing of this is stored. Ids, templates and sizes of hosts are learnt from the hosts, and are
 //! gone with the process.
 
+mod background;
 mod calls;
 mod commands;
 mod connection;
@@ -32,6 +33,9 @@ pub use host_rpc::DEFAULT_PORT;
 pub use host_rpc::linger::linger;
 pub use host_rpc::tunnel::{Connections, Counted, MAX_CONNECTIONS, carry_until};
 
+pub use background::{
+    AttachEvent, AttachOptions, AttachStream, BackgroundCommand, CommandInfo, Started,
+};
 pub(crate) use calls::RESUME_TIMEOUT;
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;

@@ -3,6 +3,7 @@
 mod auth;
 mod browser;
 mod checkpoints;
+mod commands;
 mod conformance;
 mod console;
 mod create;

@@ -9,7 +9,7 @@ use crate::guest_server::{PORT, with_server};
 use crate::support::{Plane, one, refused};
 
 /// The scope that each operation needs.
-const SCOPES: [(&str, &str); 33] = [
+const SCOPES: [(&str, &str); 44] = [
     ("create_sandbox", "sandboxes:write"),
     ("list_sandboxes", "sandboxes:read"),
     ("get_sandbox", "sandboxes:read"),
@@ -25,6 +25,17 @@ const SCOPES: [(&str, &str); 33] = [
     ("exec", "sandboxes:write"),
     ("signal_exec", "sandboxes:write"),
     ("exec_stream", "sandboxes:write"),
+    ("start_command", "sandboxes:write"),
+    ("list_commands", "sandboxes:read"),
+    ("get_command", "sandboxes:read"),
+    ("signal_command", "sandboxes:write"),
+    ("write_command_stdin", "sandboxes:write"),
+    ("resize_command", "sandboxes:write"),
+    ("read_command_output", "sandboxes:read"),
+    ("attach_command", "sandboxes:write"),
+    ("list_processes", "sandboxes:read"),
+    ("kill_process", "sandboxes:write"),
+    ("stream_process", "sandboxes:write"),
     ("read_file", "sandboxes:read"),
     ("stream_read_file", "sandboxes:read"),
     ("write_file", "sandboxes:write"),
@@ -84,7 +95,7 @@ impl Operation {
     /// A request that is right but for its key.
     fn request(&self, plane: &Plane, key: &str, sandbox: &str) -> RequestBuilder {
         let path = self.path.replace("{id}", sandbox);
-        let path = path.replace("{name}", SNAPSHOT);
+        let path = path.replace("{name}", SNAPSHOT).replace("{command}", "web");
         let query = match self.id.as_str() {
             "read_archive" | "write_archive" => "?path=/tmp",
             "tunnel" => "?port=3000",
@@ -93,7 +104,7 @@ impl Operation {
         let request = plane.bare(self.method.clone(), &format!("{path}{query}"));
         let request = request.header("x-api-key", key);
         let body = match self.id.as_str() {
-            "exec_stream" | "tunnel" => {
+            "exec_stream" | "tunnel" | "attach_command" | "stream_process" => {
                 return request
                     .header("connection", "Upgrade")
                     .header("upgrade", "websocket")
@@ -104,7 +115,12 @@ impl Operation {
             "write_file" | "stream_write_file" => return request_with_form(request),
             "create_sandbox" => format!(r#"{{"template": "{SNAPSHOT}"}}"#),
             "create_snapshot" => format!(r#"{{"sandbox_id": "{sandbox}"}}"#),
-            "exec" => r#"{"cmd": "echo"}"#.to_owned(),
+            "exec" | "start_command" => r#"{"cmd": "echo"}"#.to_owned(),
+            "signal_command" => r#"{"signal": "SIGTERM"}"#.to_owned(),
+            "resize_command" => r#"{"cols": 80, "rows": 24}"#.to_owned(),
+            "write_command_stdin" => {
+                return request.header("content-type", "application/octet-stream");
+            }
             "signal_exec" => r#"{"pid": 1, "signal": "SIGTERM"}"#.to_owned(),
             "create_port_link" => r#"{"port": 3000}"#.to_owned(),
             "set_network" | "fork_sandbox" | "create_checkpoint" => "{}".to_owned(),

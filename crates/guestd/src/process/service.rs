@@ -27,6 +27,7 @@ use super::table::{Process, Processes};
 use crate::Agent;
 use crate::auth::Caller;
 use crate::settings::Settings;
+use crate::user::User;
 
 /// Creates the service's router, to be merged with the others.
 pub fn service(agent: &Agent) -> connectrpc::Router {
@@ -42,35 +43,37 @@ struct Service {
     processes: Arc<Processes>,
 }
 
-impl Service {
-    async fn plan(
-        &self,
-        context: &RequestContext,
-        request: StartRequest,
-    ) -> Result<Plan, ConnectError> {
-        let user = Caller::of(context.extensions()).rpc_user(&self.settings)?;
-        let settings = self.settings.clone();
-        let preparing = tokio::task::spawn_blocking(move || {
-            let program = request::parse_program(&request, user, &settings)?;
-            Ok::<_, ConnectError>((program, request))
-        });
-        let (program, request) = preparing
-            .await
-            .map_err(|e| ConnectError::internal(e.to_string()))??;
-        let terminal = request
-            .pty
-            .as_option()
-            .map(request::parse_window)
-            .transpose()?;
-        Ok(Plan {
-            program,
-            terminal,
-            stdin: request.stdin.unwrap_or(true),
-            tag: request.tag,
-            config: request.process.into_option().unwrap_or_default(),
-            deadline: context.deadline().map(Instant::from_std),
-        })
-    }
+/// Checks a request and puts everything together that a start needs.
+///
+/// # Errors
+/// `invalid_argument`, naming the field.
+pub(super) async fn parse_plan(
+    settings: &Arc<Settings>,
+    user: User,
+    request: StartRequest,
+    deadline: Option<Instant>,
+) -> Result<Plan, ConnectError> {
+    let settings = settings.clone();
+    let preparing = tokio::task::spawn_blocking(move || {
+        let program = request::parse_program(&request, user, &settings)?;
+        Ok::<_, ConnectError>((program, request))
+    });
+    let (program, request) = preparing
+        .await
+        .map_err(|e| ConnectError::internal(e.to_string()))??;
+    let terminal = request
+        .pty
+        .as_option()
+        .map(request::parse_window)
+        .transpose()?;
+    Ok(Plan {
+        program,
+        terminal,
+        stdin: request.stdin.unwrap_or(true),
+        tag: request.tag,
+        config: request.process.into_option().unwrap_or_default(),
+        deadline,
+    })
 }
 
 // The trait allows any encodable answer; these are the messages themselves.
@@ -99,7 +102,10 @@ impl Rpc for Service {
         context: RequestContext,
         request: ServiceRequest<'_, StartRequest>,
     ) -> ServiceResult<ServiceStream<StartResponse>> {
-        let plan = self.plan(&context, request.to_owned_message()).await?;
+        let user = Caller::of(context.extensions()).rpc_user(&self.settings)?;
+        let deadline = context.deadline().map(Instant::from_std);
+        let request = request.to_owned_message();
+        let plan = parse_plan(&self.settings, user, request, deadline).await?;
         let program = plan.program.program.clone();
         let path = plan.program.cwd.join(&program);
         let user = plan.program.user.clone();
@@ -201,32 +207,9 @@ impl Rpc for Service {
         request: ServiceRequest<'_, SendSignalRequest>,
     ) -> ServiceResult<SendSignalResponse> {
         let request = request.to_owned_message();
-        let signal = match request.signal.to_i32() {
-            1 => Signal::SIGHUP,
-            2 => Signal::SIGINT,
-            3 => Signal::SIGQUIT,
-            9 => Signal::SIGKILL,
-            10 => Signal::SIGUSR1,
-            12 => Signal::SIGUSR2,
-            15 => Signal::SIGTERM,
-            other => {
-                let message =
-                    format!("field signal is {other}: give one of 1, 2, 3, 9, 10, 12 and 15");
-                return Err(ConnectError::invalid_argument(message));
-            }
-        };
         let process = self.processes.find(request.process.as_option(), false)?;
-        match self.processes.reaper.signal_group(process.pid, signal) {
-            Ok(true) => Response::ok(SendSignalResponse::default()),
-            Ok(false) => Err(ConnectError::not_found(format!(
-                "process {} has ended",
-                process.pid
-            ))),
-            Err(e) => Err(ConnectError::internal(format!(
-                "process {} cannot be signalled: {e}",
-                process.pid
-            ))),
-        }
+        send_signal(&self.processes, &process, request.signal.to_i32())?;
+        Response::ok(SendSignalResponse::default())
     }
 
     async fn close_stdin(
@@ -242,9 +225,41 @@ impl Rpc for Service {
     }
 }
 
+/// Sends a signal to the group of a process.
+///
+/// # Errors
+/// `invalid_argument` for another signal than those of the contract, `not_found` if it has ended.
+pub(super) fn send_signal(
+    processes: &Processes,
+    process: &Process,
+    number: i32,
+) -> Result<(), ConnectError> {
+    let signal = match number {
+        1 => Signal::SIGHUP,
+        2 => Signal::SIGINT,
+        3 => Signal::SIGQUIT,
+        9 => Signal::SIGKILL,
+        10 => Signal::SIGUSR1,
+        12 => Signal::SIGUSR2,
+        15 => Signal::SIGTERM,
+        other => {
+            let message = format!("field signal is {other}: give one of 1, 2, 3, 9, 10, 12 and 15");
+            return Err(ConnectError::invalid_argument(message));
+        }
+    };
+    let pid = process.pid;
+    match processes.reaper.signal_group(pid, signal) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ConnectError::not_found(format!("process {pid} has ended"))),
+        Err(e) => Err(ConnectError::internal(format!(
+            "process {pid} cannot be signalled: {e}"
+        ))),
+    }
+}
+
 /// Returns the error for a program that could not be started. Lack of resources is not the caller's
 /// mistake; all else is (no such program, not executable, …).
-fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
+pub(super) fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
     let exhausted =
         [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE].map(|e| Some(e as i32));
     let full = exhausted.contains(&error.raw_os_error());

@@ -2,6 +2,7 @@
 //! root, as the agent does.
 
 mod archive;
+mod commands;
 mod ending;
 mod files;
 mod filesystem;

@@ -10,7 +10,7 @@ use guest_rpc::process::{
     SendSignalRequest, Signal, StartRequest, StartResponse, UpdateRequest, pty,
 };
 
-use super::{Error, Guest, RpcTransport, as_user, prompt_as_user, shortened};
+use super::{Guest, RpcTransport, as_user, prompt_as_user, shortened, unreachable_agent};
 
 type Stream = ServerStream<
     <RpcTransport as connectrpc::client::ClientTransport>::ResponseBody,
@@ -78,7 +78,7 @@ impl Guest {
             stdin: Some(exec.stdin),
             ..StartRequest::default()
         };
-        let client = self.processes().map_err(unreachable)?;
+        let client = self.processes().map_err(unreachable_agent)?;
         client
             .start_with_options(request, options)
             .await
@@ -110,7 +110,7 @@ impl Guest {
             ..SendInputRequest::default()
         };
         self.processes()
-            .map_err(unreachable)?
+            .map_err(unreachable_agent)?
             .send_input(request)
             .await
             .map(|_| ())
@@ -126,7 +126,7 @@ impl Guest {
             ..CloseStdinRequest::default()
         };
         self.processes()
-            .map_err(unreachable)?
+            .map_err(unreachable_agent)?
             .close_stdin_with_options(request, prompt_as_user(None))
             .await
             .map(|_| ())
@@ -143,7 +143,7 @@ impl Guest {
             ..UpdateRequest::default()
         };
         self.processes()
-            .map_err(unreachable)?
+            .map_err(unreachable_agent)?
             .update_with_options(request, prompt_as_user(None))
             .await
             .map(|_| ())
@@ -173,7 +173,7 @@ impl Guest {
             ..SendSignalRequest::default()
         };
         self.processes()
-            .map_err(unreachable)?
+            .map_err(unreachable_agent)?
             .send_signal_with_options(request, prompt_as_user(None))
             .await
             .map(|_| ())
@@ -280,10 +280,6 @@ fn select(pid: u32) -> ProcessSelector {
         selector: Some(selector),
         ..ProcessSelector::default()
     }
-}
-
-fn unreachable(error: Error) -> ConnectError {
-    ConnectError::unavailable(error.to_string())
 }
 
 #[cfg(test)]

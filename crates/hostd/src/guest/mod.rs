@@ -2,6 +2,7 @@
 //! checked before use.
 
 mod clock;
+mod command;
 mod exec;
 mod files;
 mod tunnel;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use connectrpc::ConnectError;
 use connectrpc::client::{CallOptions, ClientConfig};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -31,6 +33,7 @@ use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+pub use command::{AttachStream, KeptAlive, explain_old_guest};
 pub use exec::{Exec, ExecEvent, Running};
 pub use files::{FileBody, FileForm, FileQuery};
 pub use tunnel::Connection;
@@ -323,6 +326,10 @@ pub fn as_user(user: Option<&str>) -> CallOptions {
 #[must_use]
 pub fn prompt_as_user(user: Option<&str>) -> CallOptions {
     as_user(user).with_timeout(ANSWER_TIMEOUT)
+}
+
+fn unreachable_agent(error: Error) -> ConnectError {
+    ConnectError::unavailable(error.to_string())
 }
 
 fn empty() -> Body {

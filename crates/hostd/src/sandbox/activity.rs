@@ -60,6 +60,17 @@ impl Activity {
         self.touch(0);
     }
 
+    /// Counts idleness from a moment `idle` ago, unless it was used later.
+    pub fn start_ago(&self, idle: Duration) {
+        let mut used = self.lock();
+        let since = Instant::now().checked_sub(idle);
+        if let Some(since) = since.filter(|since| *since > used.last) {
+            used.last = since;
+            let idle_ms = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
+            used.last_ms = stdx::time::now_ms().saturating_sub(idle_ms);
+        }
+    }
+
     /// Returns the time until the sandbox has been idle for `limit` if nothing uses it from now on;
     /// zero if it has been already.
     #[must_use]
@@ -134,6 +145,17 @@ mod tests {
         used.touch(-1, after(1000));
         assert_eq!(used.time_left(limit, after(1059)), Duration::from_secs(1));
         assert_eq!(used.time_left(limit, after(1061)), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn use_of_before_only_adds() {
+        let activity = Activity::new();
+        let limit = Duration::from_secs(60);
+        tokio::time::advance(Duration::from_secs(50)).await;
+        activity.start_ago(Duration::from_secs(55));
+        assert_eq!(activity.time_left(limit), Duration::from_secs(10));
+        activity.start_ago(Duration::from_secs(5));
+        assert_eq!(activity.time_left(limit), Duration::from_secs(55));
     }
 
     #[test]

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use connectrpc::{
-    ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use futures::StreamExt;
 use guest_rpc::process::Signal;
-use guest_rpc::start_error;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::CommandService;
@@ -17,7 +16,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::pass_on;
-use super::{Agent, alive};
+use super::program::{MAX_REASON, START_TIMEOUT, not_started, parse_signal, silent};
+use super::{Agent, alive, background};
 use crate::guest::{Exec, ExecEvent, Running};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
@@ -26,20 +26,8 @@ use crate::sandbox::activity::Active;
 const QUEUE: usize = 8;
 /// Time for the guest to kill a process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for the guest to start a program. Generous: a guest without hardware virtualisation that
-/// has just been resumed can be slow.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// Most characters of the guest's text about the end of a program.
-const MAX_REASON: usize = 1000;
 /// Time for the guest's stream to end after its last event.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Exit codes of a program that could not be started, as shells give them (POSIX, Shell Command
-/// Language 2.8.2).
-const NO_SUCH_PROGRAM: i32 = 127;
-const NOT_EXECUTABLE: i32 = 126;
-/// Error number of a file that is not there (errno(3)).
-const ENOENT: i32 = 2;
 
 type Sender = mpsc::Sender<Result<rpc::ExecResponse, ConnectError>>;
 
@@ -89,6 +77,69 @@ impl CommandService for Agent {
         .await?;
         Response::ok(rpc::SendSignalResponse::default())
     }
+
+    async fn start_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::StartCommandRequest>,
+    ) -> ServiceResult<rpc::StartCommandResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let start = |handle: Handle| async move { background::start(&handle, request).await };
+        Response::ok(self.in_guest(&id, start).await?)
+    }
+
+    async fn list_commands(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ListCommandsRequest>,
+    ) -> ServiceResult<rpc::ListCommandsResponse> {
+        let list = |handle: Handle| async move { background::list(&handle).await };
+        Response::ok(self.in_guest(request.sandbox_id, list).await?)
+    }
+
+    async fn get_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::GetCommandRequest>,
+    ) -> ServiceResult<rpc::GetCommandResponse> {
+        let command = request.command.to_owned();
+        let get = |handle: Handle| async move { background::get(&handle, command).await };
+        Response::ok(self.in_guest(request.sandbox_id, get).await?)
+    }
+
+    async fn send_command_input(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SendCommandInputRequest>,
+    ) -> ServiceResult<rpc::SendCommandInputResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let send = |handle: Handle| async move { background::send_input(&handle, request).await };
+        Response::ok(self.in_guest(&id, send).await?)
+    }
+
+    async fn signal_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SignalCommandRequest>,
+    ) -> ServiceResult<rpc::SignalCommandResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let signal = |handle: Handle| async move { background::signal(&handle, request).await };
+        Response::ok(self.in_guest(&id, signal).await?)
+    }
+
+    async fn attach_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::AttachCommandRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::AttachCommandResponse>> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let attach = |handle| background::attach(handle, request);
+        Response::stream_ok(self.in_guest(&id, attach).await?)
+    }
 }
 
 /// Starts a program; the stream ends with its end. When the reader goes away first, its process
@@ -127,13 +178,6 @@ async fn start_command(
     };
     tokio::spawn(in_current_context(pump.run()));
     Ok(ReceiverStream::new(receiver).boxed())
-}
-
-fn silent() -> ConnectError {
-    let seconds = START_TIMEOUT.as_secs();
-    ConnectError::deadline_exceeded(format!(
-        "the guest agent did not start the program within {seconds} s"
-    ))
 }
 
 /// Carries a program's events to the reader.
@@ -203,24 +247,13 @@ impl Pump {
         }
     }
 
-    /// Returns the end of a program that could not be started. `None` for other errors, such as
-    /// those of a guest without memory, which are not the program's.
+    /// Returns the end of a program that could not be started; see [`not_started`].
     fn not_started(&self, error: &ConnectError) -> Option<rpc::ExecResponse> {
-        if self.pid.is_some() || error.code != ErrorCode::InvalidArgument {
+        if self.pid.is_some() {
             return None;
         }
-        let text = error.message.clone().unwrap_or_default();
-        let exit_code = match start_error::number(&text)? {
-            ENOENT => NO_SUCH_PROGRAM,
-            _ => NOT_EXECUTABLE,
-        };
-        let end = rpc::exec_response::ExecEnd {
-            exit_code,
-            error: Some(text),
-            ..Default::default()
-        };
         Some(rpc::ExecResponse {
-            event: Some(Event::from(end)),
+            event: Some(Event::from(not_started(error)?)),
             ..rpc::ExecResponse::default()
         })
     }
@@ -318,23 +351,7 @@ async fn send_input(handle: &Handle, request: rpc::SendInputRequest) -> Result<(
 
 async fn send_signal(handle: &Handle, pid: u32, number: u32) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
-    let signal = signal(number)?;
+    let signal = parse_signal(number)?;
     let sent = handle.guest().signal(pid, signal).await;
     sent.map_err(|error| pass_on(&error))
-}
-
-fn signal(number: u32) -> Result<Signal, ConnectError> {
-    Ok(match number {
-        1 => Signal::SIGNAL_SIGHUP,
-        2 => Signal::SIGNAL_SIGINT,
-        3 => Signal::SIGNAL_SIGQUIT,
-        9 => Signal::SIGNAL_SIGKILL,
-        10 => Signal::SIGNAL_SIGUSR1,
-        12 => Signal::SIGNAL_SIGUSR2,
-        15 => Signal::SIGNAL_SIGTERM,
-        other => {
-            let text = format!("signal must be one of 1, 2, 3, 9, 10, 12 and 15, not {other}");
-            return Err(ConnectError::invalid_argument(text));
-        }
-    })
 }

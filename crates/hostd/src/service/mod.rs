@@ -6,12 +6,14 @@
 
 mod alive;
 mod auth;
+mod background;
 mod commands;
 mod error;
 mod files;
 mod host;
 mod logs;
 mod network;
+mod program;
 mod sandboxes;
 mod snapshots;
 mod templates;

@@ -1,6 +1,7 @@
 //! The calls that a host makes.
 
-/// Call of a guest agent. [`Call::ALL`] has every one that `hostd::guest` makes.
+/// Call of a guest agent. [`Call::ALL`] has every one that `hostd::guest` makes, but those about
+/// background commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     Health,

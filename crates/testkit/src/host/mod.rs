@@ -7,6 +7,7 @@
 //!
 //! Sandboxes play a few programs (`programs`) and keep files in memory (`files`).
 
+mod background;
 mod cut;
 mod files;
 mod lifecycle;
@@ -26,6 +27,7 @@ use host_rpc as rpc;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 
+pub use background::KEPT;
 pub use script::{Cut, Gate};
 pub use world::{Checkpoint, Content, Sandbox, Snapshot, World, access_token};
 

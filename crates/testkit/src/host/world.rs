@@ -26,6 +26,7 @@ pub struct World {
     pub open_tunnels: usize,
     /// Programs that run.
     pub(super) processes: BTreeMap<u32, Process>,
+    pub(super) background: Vec<std::sync::Arc<super::background::Background>>,
     next_pid: u32,
     /// Process ids whose program was killed because its reader hung up.
     pub hung_up: BTreeSet<u32>,
@@ -92,6 +93,7 @@ impl World {
             ports: BTreeMap::new(),
             open_tunnels: 0,
             processes: BTreeMap::new(),
+            background: Vec::new(),
             next_pid: 100,
             hung_up: BTreeSet::new(),
             signals: Vec::new(),

@@ -60,21 +60,39 @@ impl Outcome {
     }
 }
 
-/// A process of a sandbox.
+/// A process of a sandbox, which takes input and signals.
 #[derive(Debug, Clone)]
 pub struct Process {
     host: Arc<Host>,
     id: SandboxId,
-    pid: u32,
+    target: Target,
+}
+
+#[derive(Debug, Clone)]
+enum Target {
+    /// Process of an exec stream.
+    Pid(u32),
+    /// Background command: id, name or pid.
+    Command(String),
 }
 
 impl Process {
+    /// Creates a handle on a background command.
+    pub(super) fn of_command(host: Arc<Host>, id: SandboxId, command: String) -> Self {
+        let target = Target::Command(command);
+        Self { host, id, target }
+    }
+
     /// Sends a signal to the process group.
     ///
     /// # Errors
     /// `NotFound` when it has ended.
     pub async fn send_signal(&self, signal: u32) -> Result<()> {
-        self.host.send_signal(&self.id, self.pid, signal).await
+        let Self { host, id, target } = self;
+        match target {
+            Target::Pid(pid) => host.send_signal(id, *pid, signal).await,
+            Target::Command(command) => host.signal_command(id, command, signal).await,
+        }
     }
 
     /// Sends input, and waits until the program takes it.
@@ -82,7 +100,11 @@ impl Process {
     /// # Errors
     /// `NotFound` when it has ended.
     pub async fn send_input(&self, input: CommandInput) -> Result<()> {
-        self.host.send_input(&self.id, self.pid, input).await
+        let Self { host, id, target } = self;
+        match target {
+            Target::Pid(pid) => host.send_input(id, *pid, input).await,
+            Target::Command(command) => host.send_command_input(id, command, input).await,
+        }
     }
 }
 
@@ -121,7 +143,7 @@ pub fn check_user(user: Option<&str>) -> Result<()> {
 ///
 /// # Errors
 /// Names the field and the bound.
-fn check_command(command: &Command) -> Result<()> {
+pub(super) fn check_command(command: &Command) -> Result<()> {
     let timeout = command
         .timeout_sec
         .unwrap_or(ExecLimits::DEFAULT_TIMEOUT_SEC);
@@ -259,7 +281,7 @@ fn took_too_long(seconds: u32) -> Error {
 }
 
 /// Returns the error for a program that the guest could not start.
-fn not_started(exit_code: i32, error: Option<String>) -> Error {
+pub(super) fn not_started(exit_code: i32, error: Option<String>) -> Error {
     let text = error.unwrap_or_else(|| "the program could not be started".to_owned());
     Error {
         exit_code: Some(exit_code),
@@ -319,7 +341,7 @@ impl Running {
         Process {
             host: Arc::clone(&self.host),
             id: self.id.clone(),
-            pid,
+            target: Target::Pid(pid),
         }
     }
 

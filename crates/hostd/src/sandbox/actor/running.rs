@@ -11,12 +11,13 @@ use tokio::time::{Instant, sleep_until};
 use vmm::{Exit, Vm};
 
 use super::{Actor, network, space_guard};
+use crate::guest::KeptAlive;
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::command::{Command, Request};
 use crate::sandbox::context::Context;
 use crate::sandbox::ledger::{PAUSED, PAUSED_NEW, ROLLBACK};
 use crate::sandbox::state::Event;
-use crate::sandbox::{base_image, capture, clock};
+use crate::sandbox::{Handle, base_image, capture, clock};
 use crate::snapshot::format;
 
 /// Interval at which the console is read and idleness is checked.
@@ -76,7 +77,14 @@ impl Actor {
                 }
             }
             if handle.activity.time_left(limit).is_zero() {
-                return idle_event(&context);
+                tokio::select! {
+                    biased;
+                    exit = &mut exit => return Event::Exited(exit),
+                    () = count_kept_alive(handle) => {}
+                }
+                if handle.activity.time_left(limit).is_zero() {
+                    return idle_event(&context);
+                }
             }
             let used = handle.activity.last();
             if reported.is_none_or(|reported| used > reported + REPORT_USE) {
@@ -153,6 +161,18 @@ async fn retry_resume(context: &Context, vm: &Arc<dyn Vm>) {
     let resumed: Result<(), OperationError> = capture::resume_and_thaw(&context.handle, vm).await;
     if let Err(error) = resumed {
         tracing::warn!(sandbox = %context.handle.id, error = chain(&error), "it stands still; trying again");
+    }
+}
+
+/// Counts background commands with `keep_alive` as use. The guest is asked only when the sandbox
+/// would be idle otherwise: the agent holds nothing about commands, and may be another than the one
+/// that started them.
+async fn count_kept_alive(handle: &Handle) {
+    // On the heap: it is rarely asked, and every sandbox has this future.
+    match Box::pin(handle.guest().kept_alive()).await {
+        Some(KeptAlive::Now) => handle.activity.start(),
+        Some(KeptAlive::Until(idle)) => handle.activity.start_ago(idle),
+        None => {}
     }
 }
 

@@ -6,7 +6,7 @@ use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult, Servic
 use host_rpc as rpc;
 use host_rpc::CommandService;
 
-use super::super::{lifecycle, programs};
+use super::super::{background, lifecycle, programs};
 use super::{Agent, answer};
 
 #[allow(
@@ -46,5 +46,84 @@ impl CommandService for Agent {
         self.shared.script.meet("SendSignal").await?;
         programs::send_signal(&self.shared, pid, signal)?;
         answer!(SendSignalResponse {})
+    }
+
+    async fn start_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::StartCommandRequest>,
+    ) -> ServiceResult<rpc::StartCommandResponse> {
+        let request = request.to_owned_message();
+        self.shared.script.meet("StartCommand").await?;
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        Response::ok(background::start(&self.shared, request).await?)
+    }
+
+    async fn list_commands(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::ListCommandsRequest>,
+    ) -> ServiceResult<rpc::ListCommandsResponse> {
+        let request = request.to_owned_message();
+        self.shared.script.meet("ListCommands").await?;
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        answer!(ListCommandsResponse {
+            commands: background::list(&self.shared, &request.sandbox_id)
+        })
+    }
+
+    async fn get_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::GetCommandRequest>,
+    ) -> ServiceResult<rpc::GetCommandResponse> {
+        let request = request.to_owned_message();
+        self.shared.script.meet("GetCommand").await?;
+        let found = background::find(&self.shared, &request.sandbox_id, &request.command)?;
+        answer!(GetCommandResponse {
+            command: found.into()
+        })
+    }
+
+    async fn send_command_input(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SendCommandInputRequest>,
+    ) -> ServiceResult<rpc::SendCommandInputResponse> {
+        let request = request.to_owned_message();
+        self.shared.script.meet("SendCommandInput").await?;
+        let found = background::find(&self.shared, &request.sandbox_id, &request.command)?;
+        let input = rpc::SendInputRequest {
+            sandbox_id: request.sandbox_id,
+            pid: found.pid,
+            data: request.data,
+            close: request.close,
+            resize: request.resize,
+            ..Default::default()
+        };
+        programs::send_input(&self.shared, input).await?;
+        answer!(SendCommandInputResponse {})
+    }
+
+    async fn signal_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SignalCommandRequest>,
+    ) -> ServiceResult<rpc::SignalCommandResponse> {
+        let request = request.to_owned_message();
+        self.shared.script.meet("SignalCommand").await?;
+        let found = background::find(&self.shared, &request.sandbox_id, &request.command)?;
+        programs::send_signal(&self.shared, found.pid, request.signal)?;
+        answer!(SignalCommandResponse {})
+    }
+
+    async fn attach_command(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::AttachCommandRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::AttachCommandResponse>> {
+        let request = request.to_owned_message();
+        self.shared.script.meet("AttachCommand").await?;
+        Response::stream_ok(background::attach(&self.shared, &request)?)
     }
 }

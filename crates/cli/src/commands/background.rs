@@ -1,0 +1,116 @@
+//! `wrenn exec -d`, `wrenn ps`, `wrenn attach`, `wrenn kill`.
+
+use client::types::{Command, CommandState, StartCommand};
+use comfy_table::{Cell, Color};
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::Session;
+use super::exec::exec_start;
+use crate::args::{AttachArgs, ExecArgs, KillArgs, PsArgs};
+use crate::attach;
+use crate::ids;
+use crate::interrupt::Interrupt;
+use crate::output::{self, cell, colored_cell, format_age, format_size, printable};
+use crate::terminal;
+
+/// Longest command line in the table.
+const SHOWN: usize = 60;
+
+/// Starts a command in the background, and prints its name or id.
+pub async fn start_command(session: &Session, args: ExecArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
+    let window = args.process.tty.then(terminal::window_size);
+    let detach = args.detach;
+    let exec = exec_start(args.process, args.command, window);
+    let start = StartCommand {
+        cmd: exec.cmd,
+        args: exec.args,
+        name: detach.name,
+        envs: exec.envs,
+        cwd: exec.cwd,
+        user: exec.user,
+        timeout_sec: exec.timeout_sec,
+        stdin: exec.stdin,
+        terminal: exec.terminal,
+        keep_alive: detach.keep_alive,
+    };
+    let started = session.client.start_command(&id, &start).await?;
+    if session.json {
+        return output::print_json(&started);
+    }
+    output::print_line(&printable(started.name.as_ref().unwrap_or(&started.id)))
+}
+
+pub async fn list_commands(session: &Session, args: &PsArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
+    let commands = session.client.commands(&id).await?;
+    if session.json {
+        return output::print_json(&commands);
+    }
+    if commands.is_empty() {
+        output::print_note(&format!(
+            "It has no background command. `wrenn exec -d {id} -- CMD` starts one."
+        ));
+        return Ok(());
+    }
+    let now = OffsetDateTime::now_utc();
+    let rows = commands.iter().map(|command| row(command, now)).collect();
+    output::print_table(
+        &["ID", "NAME", "PID", "STATE", "STARTED", "OUTPUT", "COMMAND"],
+        rows,
+    )
+}
+
+fn row(command: &Command, now: OffsetDateTime) -> Vec<Cell> {
+    let words = std::iter::once(&command.cmd).chain(&command.args);
+    let line: Vec<&str> = words.map(String::as_str).collect();
+    let line = line.join(" ");
+    let mut shown: String = line.chars().take(SHOWN).collect();
+    if shown.len() < line.len() || command.args_truncated {
+        shown.push('\u{2026}');
+    }
+    vec![
+        cell(&command.id),
+        cell(command.name.as_deref().unwrap_or("-")),
+        cell(command.pid.to_string()),
+        state(command),
+        cell(format_age(&command.started_at, now)),
+        cell(format_size(command.output.end)),
+        cell(shown),
+    ]
+}
+
+fn state(command: &Command) -> Cell {
+    match (command.state, command.exit_code) {
+        (CommandState::Running, _) => colored_cell("running", Color::Green),
+        (CommandState::Exited, Some(0)) => cell("exited (0)"),
+        (CommandState::Exited, code) => {
+            let code = code.map_or_else(|| "?".to_owned(), |code| code.to_string());
+            colored_cell(&format!("exited ({code})"), Color::Red)
+        }
+    }
+}
+
+pub async fn attach_background(session: &Session, args: AttachArgs) -> anyhow::Result<u8> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
+    let mut interrupt = Interrupt::listen()?;
+    let command = session.client.command(&id, &args.command).await?;
+    let options = attach::Options {
+        offset: args.offset,
+        interactive: args.interactive,
+    };
+    attach::run(&session.client, &id, &command, options, &mut interrupt).await
+}
+
+pub async fn signal_command(session: &Session, args: &KillArgs) -> anyhow::Result<()> {
+    let id = ids::resolve_id(&session.client, &args.id).await?;
+    session
+        .client
+        .signal_command(&id, &args.command, args.signal)
+        .await?;
+    if session.json {
+        return output::print_json(&json!({"command": args.command, "signal": args.signal}));
+    }
+    output::print_line(&printable(&args.command))
+}

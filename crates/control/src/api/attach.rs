@@ -1,0 +1,202 @@
+//! `/v1/sandboxes/{id}/commands/{command}/attach`: a background command over a WebSocket.
+//!
+//! As an exec stream (`exec_stream`), but the end of the session ends nothing else: the command
+//! runs on, and a client that comes back at its last offset gets the bytes that it lacks. A client
+//! that does not read stops the call to the host, upon which the guest keeps the output.
+
+use std::sync::Arc;
+
+use api_types::{AttachServerMessage, Encoding};
+use axum::Extension;
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use futures::{SinkExt, StreamExt};
+use model::{ErrorCode, SandboxId};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use utoipa::IntoParams;
+
+use super::exec_stream::{
+    INPUT_QUEUE, PING_INTERVAL, Sink, encoded, forward_input, read_frames, say_goodbye, send,
+    stopping, upgrade_of,
+};
+use super::extract::{CommandRef, Id, Query};
+use super::text::Utf8;
+use super::view;
+use crate::app::App;
+use crate::app::commands::AttachedCommand;
+use crate::auth::Principal;
+use crate::error::{Error, Result};
+use crate::hosts::{AttachEvent, AttachStream, CommandInfo};
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AttachQuery {
+    /// Offset of the first byte; the `next_offset` of the last frame that was read. Default 0.
+    #[serde(default)]
+    #[param(minimum = 0)]
+    offset: u64,
+    /// Of `stdout` and `stderr` frames. With `utf-8`, which is the default, bytes that are not
+    /// UTF-8 are replaced, and a character that the offset cuts is not whole.
+    #[serde(default)]
+    #[param(inline)]
+    encoding: Encoding,
+}
+
+/// Attach to a background command
+///
+/// A WebSocket with text frames. To the client: `AttachServerMessage`, the first one `attached`,
+/// then output from the offset on and as it comes, the last one `exit` or `error`. To the server:
+/// `ExecClientMessage` without `start`. When the client hangs up, the command runs on. Several
+/// clients may be attached, at most 16; one that reads too slowly misses output and is told how
+/// much (`dropped`).
+#[utoipa::path(
+    get, path = "/{id}/commands/{command}/attach", tag = "commands",
+    params(AttachQuery),
+    responses(
+        (status = 101, description = "The WebSocket is open"),
+        (status = 409, description = "The sandbox does not run"),
+    )
+)]
+pub async fn attach_command(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Id(id): Id,
+    CommandRef(command): CommandRef,
+    Query(query): Query<AttachQuery>,
+    upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response> {
+    let upgrade = upgrade_of(upgrade)?;
+    app.get_attachable(&principal, &id, &command).await?;
+    Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, command, query, socket)))
+}
+
+async fn session(
+    app: Arc<App>,
+    principal: Principal,
+    id: SandboxId,
+    command: String,
+    query: AttachQuery,
+    socket: WebSocket,
+) {
+    let (mut sink, mut frames) = socket.split();
+    let attached = tokio::select! {
+        attached = app.attach_command(&principal, &id, &command, query.offset) => attached,
+        () = app.shutdown.cancelled() => Err(stopping()),
+    };
+    let last = match attached {
+        Ok(AttachedCommand {
+            mut stream,
+            process,
+        }) => {
+            let (queue, waiting) = mpsc::channel(INPUT_QUEUE);
+            tokio::select! {
+                ended = write_output(&mut stream, query, &mut sink) => ended,
+                ended = read_frames(&mut frames, &process, queue) => ended.map(|()| None),
+                error = forward_input(&process, waiting) => Err(error),
+                () = app.shutdown.cancelled() => Err(stopping()),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    let last = match last {
+        Ok(Some(exit)) => exit,
+        // The client is gone.
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(sandbox = %id, error = error.chain(), "attach ended");
+            AttachServerMessage::Error {
+                code: error.code.as_str().to_owned(),
+                data: error.message,
+            }
+        }
+    };
+    say_goodbye(&mut sink, &mut frames, &last).await;
+}
+
+/// Writes output to the client. Returns the last message; `None` when the client is gone.
+async fn write_output(
+    stream: &mut AttachStream,
+    query: AttachQuery,
+    sink: &mut Sink,
+) -> Result<Option<AttachServerMessage>> {
+    let mut texts = [Utf8::default(), Utf8::default()];
+    let mut next_offset = query.offset;
+    let mut ping = tokio::time::interval(PING_INTERVAL);
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event?,
+            _ = ping.tick() => {
+                if sink.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
+                    return Ok(None);
+                }
+                continue;
+            }
+        };
+        let message = match event {
+            Some(AttachEvent::Attached(command)) => {
+                let command = Box::new(view::command(command));
+                AttachServerMessage::Attached { command }
+            }
+            Some(AttachEvent::Output {
+                offset,
+                is_stderr,
+                data,
+            }) => {
+                next_offset = offset + data.len() as u64;
+                let decoder = &mut texts[usize::from(is_stderr)];
+                output(
+                    is_stderr,
+                    encoded(query.encoding, decoder, &data),
+                    next_offset,
+                )
+            }
+            Some(AttachEvent::Dropped { bytes, offset }) => {
+                next_offset = offset;
+                // What follows does not complete a character of before.
+                texts = [Utf8::default(), Utf8::default()];
+                AttachServerMessage::Dropped { bytes, next_offset }
+            }
+            Some(AttachEvent::Ended(command)) => {
+                for (is_stderr, mut text) in [false, true].into_iter().zip(texts) {
+                    let rest = text.finish();
+                    let message = output(is_stderr, rest.clone(), next_offset);
+                    if !rest.is_empty() && send(sink, &message).await.is_none() {
+                        return Ok(None);
+                    }
+                }
+                return Ok(Some(exit(&command)?));
+            }
+            None => {
+                return Err(Error::new(
+                    ErrorCode::AgentError,
+                    "the host agent ended the stream before the command ended; attach again",
+                ));
+            }
+        };
+        if send(sink, &message).await.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+fn output(is_stderr: bool, data: String, next_offset: u64) -> AttachServerMessage {
+    match is_stderr {
+        false => AttachServerMessage::Stdout { data, next_offset },
+        true => AttachServerMessage::Stderr { data, next_offset },
+    }
+}
+
+fn exit(command: &CommandInfo) -> Result<AttachServerMessage> {
+    let no_code = || {
+        let text = "the guest agent did not say how the command ended";
+        Error::new(ErrorCode::AgentError, text)
+    };
+    Ok(AttachServerMessage::Exit {
+        exit_code: command.exit_code.ok_or_else(no_code)?,
+        signal: command.signal,
+    })
+}

@@ -1,0 +1,249 @@
+//! Background commands. The sandbox has them and their output; nothing of them is kept here.
+
+use std::time::Duration;
+
+use model::{ErrorCode, Resource, SandboxId};
+
+use super::App;
+use super::exec::{Process, check_command, check_size, not_started};
+use crate::auth::Principal;
+use crate::error::{Error, Result};
+use crate::hosts::{
+    AttachEvent, AttachOptions, AttachStream, BackgroundCommand, CommandInfo, CommandInput, Started,
+};
+
+/// Most bytes of output that one answer has; the next one goes on behind them.
+pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
+/// Most bytes of input in one request.
+pub const MAX_STDIN_BYTES: usize = 1024 * 1024;
+/// Longest time to wait for output.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Time for a command to take input of one request.
+const STDIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Output of a command from an offset on.
+#[derive(Debug, Default)]
+pub struct OutputPart {
+    /// Bytes of the streams that were asked for.
+    pub bytes: Vec<u8>,
+    /// Number of bytes of both streams between the offset and the first one, which are gone.
+    pub dropped: u64,
+    /// Offset to go on at.
+    pub next_offset: u64,
+    /// The command, where it has ended and nothing follows.
+    pub ended: Option<CommandInfo>,
+}
+
+/// Streams to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    Both,
+    Stdout,
+    Stderr,
+}
+
+/// A command whose output is read as it comes.
+#[derive(Debug)]
+pub struct AttachedCommand {
+    pub stream: AttachStream,
+    /// Takes input and signals.
+    pub process: Process,
+}
+
+impl App {
+    /// Starts a background command.
+    ///
+    /// # Errors
+    /// `InvalidRequest` with an exit code if there is no such program; `Conflict` if a command of
+    /// that name runs; `InvalidState` if too many do.
+    pub async fn start_background(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        background: BackgroundCommand,
+    ) -> Result<CommandInfo> {
+        principal.require_write(Resource::Sandboxes)?;
+        check_command(&background.command)?;
+        let host = self.find_usable(principal, id).await?.host;
+        match host.start_command(id, background).await? {
+            Started::Command(command) => Ok(command),
+            Started::Failed { exit_code, error } => Err(not_started(exit_code, error)),
+        }
+    }
+
+    /// Lists the background commands that run, and those that ended and are kept.
+    ///
+    /// # Errors
+    /// `NotFound`; the sandbox's state.
+    pub async fn list_commands(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+    ) -> Result<Vec<CommandInfo>> {
+        principal.require_read(Resource::Sandboxes)?;
+        let host = self.find_usable(principal, id).await?.host;
+        host.list_commands(id).await
+    }
+
+    /// Finds a background command by id, name or pid.
+    ///
+    /// # Errors
+    /// `NotFound`; the sandbox's state.
+    pub async fn get_command(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: &str,
+    ) -> Result<CommandInfo> {
+        principal.require_read(Resource::Sandboxes)?;
+        let host = self.find_usable(principal, id).await?.host;
+        host.get_command(id, command).await
+    }
+
+    /// Sends a signal to the process group of a background command.
+    ///
+    /// # Errors
+    /// `NotFound` when it has ended.
+    pub async fn signal_command(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: &str,
+        signal: u32,
+    ) -> Result<()> {
+        principal.require_write(Resource::Sandboxes)?;
+        let host = self.find_usable(principal, id).await?.host;
+        host.signal_command(id, command, signal).await
+    }
+
+    /// Sends input to a background command, one after the other.
+    ///
+    /// # Errors
+    /// `NotFound` when it has ended; `Timeout` when it does not read.
+    pub async fn send_command_input(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: &str,
+        inputs: Vec<CommandInput>,
+    ) -> Result<()> {
+        principal.require_write(Resource::Sandboxes)?;
+        for input in &inputs {
+            if let CommandInput::Resize(size) = input {
+                check_size(*size)?;
+            }
+        }
+        let host = self.find_usable(principal, id).await?.host;
+        let sending = async {
+            for input in inputs {
+                host.send_command_input(id, command, input).await?;
+            }
+            Ok(())
+        };
+        let sent = tokio::time::timeout(STDIN_TIMEOUT, sending).await;
+        sent.unwrap_or_else(|_| {
+            let text = format!(
+                "the command did not read its input within {} s; a part of it may have been taken",
+                STDIN_TIMEOUT.as_secs()
+            );
+            Err(Error::new(ErrorCode::Timeout, text))
+        })
+    }
+
+    /// Reads output of a background command from an offset on, as much as one answer has.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidRequest` for an offset behind the end.
+    pub async fn read_output(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: &str,
+        offset: u64,
+        streams: Streams,
+        wait: Duration,
+    ) -> Result<OutputPart> {
+        principal.require_read(Resource::Sandboxes)?;
+        let host = self.find_usable(principal, id).await?.host;
+        let options = AttachOptions {
+            offset,
+            follow: false,
+            wait: wait.min(MAX_WAIT),
+        };
+        let mut stream = host.attach_command(id, command, options).await?;
+        let mut part = OutputPart {
+            next_offset: offset,
+            ..OutputPart::default()
+        };
+        while let Some(event) = stream.next().await? {
+            match event {
+                AttachEvent::Attached(_) => {}
+                AttachEvent::Output {
+                    offset,
+                    is_stderr,
+                    data,
+                } => {
+                    let is_wanted = match streams {
+                        Streams::Both => true,
+                        Streams::Stdout => !is_stderr,
+                        Streams::Stderr => is_stderr,
+                    };
+                    if is_wanted && part.bytes.len() + data.len() > MAX_OUTPUT_BYTES {
+                        break;
+                    }
+                    part.next_offset = offset + data.len() as u64;
+                    if is_wanted {
+                        part.bytes.extend_from_slice(&data);
+                    }
+                }
+                // A gap has no place in the middle of an answer.
+                AttachEvent::Dropped { .. } if part.next_offset > offset => break,
+                AttachEvent::Dropped { bytes, offset } => {
+                    part.dropped = bytes;
+                    part.next_offset = offset;
+                }
+                AttachEvent::Ended(command) => part.ended = Some(command),
+            }
+        }
+        Ok(part)
+    }
+
+    /// Returns nothing if there is such a command, which may be attached to.
+    ///
+    /// # Errors
+    /// `NotFound`; the sandbox's state.
+    pub async fn get_attachable(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: &str,
+    ) -> Result<()> {
+        principal.require_write(Resource::Sandboxes)?;
+        let host = self.find_usable(principal, id).await?.host;
+        host.get_command(id, command).await.map(drop)
+    }
+
+    /// Attaches to a background command. Dropping the result detaches; the command runs on.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidRequest` for an offset behind the end; `InvalidState` if it has too many
+    /// readers.
+    pub async fn attach_command(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: &str,
+        offset: u64,
+    ) -> Result<AttachedCommand> {
+        principal.require_write(Resource::Sandboxes)?;
+        let host = self.find_usable(principal, id).await?.host;
+        let options = AttachOptions {
+            offset,
+            follow: true,
+            ..AttachOptions::default()
+        };
+        let stream = host.attach_command(id, command, options).await?;
+        let process = Process::of_command(host, id.clone(), command.to_owned());
+        Ok(AttachedCommand { stream, process })
+    }
+}

@@ -1,0 +1,386 @@
+//! Table of commands, and the task that carries output into the log of each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use connectrpc::ConnectError;
+use guest_rpc::command as rpc;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use super::log::{Ended, Log};
+use crate::process::lifetime::{self, Plan};
+use crate::process::output::{End, Event, Source};
+use crate::process::table::{Process, Processes};
+use crate::reaper::Exit;
+
+/// Maximum number of commands that run at a time: together they may fill 1 GiB of disk.
+const MAX_RUNNING: usize = 32;
+/// Maximum number of commands that are kept after their end.
+const MAX_ENDED: usize = 32;
+/// Maximum number of bytes of output that all of these take together.
+const MAX_ENDED_BYTES: u64 = 128 << 20;
+/// Time for which a command is kept after its end.
+const KEEP_ENDED: Duration = Duration::from_secs(3600);
+/// Maximum number of readers of one command at a time.
+const MAX_READERS: usize = 16;
+/// Longest name.
+const MAX_NAME: usize = 63;
+/// Bytes of arguments that are kept to be shown.
+const MAX_SHOWN_ARGS: usize = 4 << 10;
+/// Beginning of all ids.
+const ID_PREFIX: &str = "cmd-";
+
+/// A command that runs, or has ended and is kept.
+#[derive(Debug)]
+pub struct Command {
+    pub id: String,
+    pub name: Option<String>,
+    pub terminal: bool,
+    pub keep_alive: bool,
+    started_ms: i64,
+    pub process: Arc<Process>,
+    pub log: Log,
+    pub readers: Arc<Semaphore>,
+}
+
+impl Command {
+    fn is_running(&self) -> bool {
+        self.log.progress().ended.is_none()
+    }
+
+    fn size(&self) -> u64 {
+        let progress = self.log.progress();
+        progress.end - progress.start
+    }
+
+    /// Returns the command as it is shown.
+    pub fn info(&self) -> rpc::Command {
+        let progress = self.log.progress();
+        let config = &self.process.config;
+        let args = shown_args(&config.args);
+        let exit = progress.ended.map(|ended| ended.end.exit);
+        let (exit_code, signal) = match exit {
+            None => (None, None),
+            Some(Exit::Code(code)) => (Some(code), None),
+            Some(Exit::Signal(number, _)) => (Some(128 + number), u32::try_from(number).ok()),
+        };
+        rpc::Command {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            pid: self.process.pid,
+            cmd: config.cmd.chars().take(MAX_SHOWN_ARGS).collect(),
+            args_truncated: args.len() < config.args.len(),
+            args: args.to_vec(),
+            terminal: self.terminal,
+            keep_alive: self.keep_alive,
+            started_ms: self.started_ms,
+            ended_ms: progress.ended.map(|ended| ended.at_ms),
+            exit_code,
+            signal,
+            timed_out: progress.ended.is_some_and(|ended| ended.end.timed_out),
+            output_start: progress.start,
+            output_end: progress.end,
+            ..Default::default()
+        }
+    }
+}
+
+/// Returns the first arguments, as far as they fit in [`MAX_SHOWN_ARGS`].
+fn shown_args(args: &[String]) -> &[String] {
+    let mut bytes = 0;
+    let fits = |argument: &&String| {
+        bytes += argument.len();
+        bytes <= MAX_SHOWN_ARGS
+    };
+    &args[..args.iter().take_while(fits).count()]
+}
+
+/// Table of commands; see the module.
+#[derive(Debug)]
+pub struct Commands {
+    pub(super) processes: Arc<Processes>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// In the order of their start.
+    all: Vec<Arc<Command>>,
+    /// Names of commands that are being started.
+    starting: Vec<Option<String>>,
+    /// Time at which the last command with `keep_alive` ended.
+    last_kept_alive: Option<Instant>,
+}
+
+/// Place of a command that is being started; given back when this is dropped.
+struct Reservation<'a> {
+    commands: &'a Commands,
+    name: Option<String>,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.commands.entries.lock();
+        if let Some(at) = entries.starting.iter().position(|name| *name == self.name) {
+            entries.starting.swap_remove(at);
+        }
+    }
+}
+
+/// Checks a name: one that is no pid.
+fn check_name(name: &str) -> Result<(), ConnectError> {
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let has_form = name.len() <= MAX_NAME
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+        && name.bytes().all(is_inner);
+    if has_form {
+        return Ok(());
+    }
+    Err(ConnectError::invalid_argument(format!(
+        "the name of a command must be 1 to {MAX_NAME} letters, digits, '.', '_' and '-', and begin with a letter"
+    )))
+}
+
+impl Commands {
+    /// Creates an empty table over the table of processes.
+    pub fn new(processes: Arc<Processes>) -> Self {
+        Self {
+            processes,
+            entries: Mutex::default(),
+        }
+    }
+
+    /// Starts a command; its name is the tag of the plan. `cannot_start` explains why it could not
+    /// be started.
+    ///
+    /// # Errors
+    /// `already_exists`, `failed_precondition`, and what `cannot_start` returns.
+    pub(super) async fn start<F>(
+        self: Arc<Self>,
+        plan: Plan,
+        keep_alive: bool,
+        cannot_start: impl FnOnce(std::io::Error) -> F,
+    ) -> Result<Arc<Command>, ConnectError>
+    where
+        F: Future<Output = ConnectError>,
+    {
+        let name = plan.tag.clone();
+        let reservation = self.reserve(name.clone())?;
+        let id = format!("{ID_PREFIX}{}", stdx::random::hex::<4>());
+        let terminal = plan.terminal.is_some();
+        let plan = Plan {
+            tag: name.clone().or_else(|| Some(id.clone())),
+            ..plan
+        };
+        let log = tokio::task::spawn_blocking(Log::create)
+            .await
+            .map_err(|e| ConnectError::internal(e.to_string()))?;
+        let started = lifetime::start_process(self.processes.clone(), plan).await;
+        let (process, output) = match started {
+            Ok(started) => started,
+            Err(error) => return Err(cannot_start(error).await),
+        };
+        let command = Arc::new(Command {
+            id,
+            name,
+            terminal,
+            keep_alive,
+            started_ms: stdx::time::now_ms(),
+            process,
+            log,
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+        });
+        self.entries.lock().all.push(command.clone());
+        drop(reservation);
+        tokio::spawn(self.record(command.clone(), output));
+        Ok(command)
+    }
+
+    fn reserve(&self, name: Option<String>) -> Result<Reservation<'_>, ConnectError> {
+        if let Some(name) = &name {
+            check_name(name)?;
+        }
+        let mut entries = self.entries.lock();
+        let running = entries.all.iter().filter(|command| command.is_running());
+        if running.count() + entries.starting.len() >= MAX_RUNNING {
+            return Err(ConnectError::failed_precondition(format!(
+                "{MAX_RUNNING} background commands run in this sandbox, which is as many as may: end one first"
+            )));
+        }
+        let is_taken = |name: &String| {
+            let mut running = entries.all.iter().filter(|command| command.is_running());
+            running.any(|command| command.name.as_ref() == Some(name))
+                || entries.starting.iter().flatten().any(|other| other == name)
+        };
+        if let Some(name) = name.as_ref().filter(|name| is_taken(name)) {
+            return Err(ConnectError::already_exists(format!(
+                "a command '{name}' runs in this sandbox: end it first, or take another name"
+            )));
+        }
+        entries.starting.push(name.clone());
+        Ok(Reservation {
+            commands: self,
+            name,
+        })
+    }
+
+    /// Returns all commands, oldest first.
+    pub(super) fn list(&self) -> Vec<Arc<Command>> {
+        self.entries.lock().all.clone()
+    }
+
+    /// Finds a command by id, by name (the youngest, running ones first) or by pid.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub(super) fn find(&self, reference: &str) -> Result<Arc<Command>, ConnectError> {
+        let pid: Option<u32> = reference.parse().ok();
+        let entries = self.entries.lock();
+        let fits = |command: &&Arc<Command>| match pid {
+            Some(pid) => command.process.pid == pid,
+            None => command.id == reference || command.name.as_deref() == Some(reference),
+        };
+        let found = entries.all.iter().filter(fits).max_by_key(|command| {
+            (
+                command.id == reference,
+                command.is_running(),
+                command.process.serial,
+            )
+        });
+        found.cloned().ok_or_else(|| {
+            let short: String = reference.chars().take(64).collect();
+            ConnectError::not_found(format!(
+                "no command '{short}' runs in this sandbox or is kept: {MAX_ENDED} are kept for {} minutes after their end",
+                KEEP_ENDED.as_secs() / 60
+            ))
+        })
+    }
+
+    /// Returns the number of commands with `keep_alive` that run; if there is none, the time since
+    /// the last one ended.
+    pub(super) fn keep_alive(&self) -> (usize, Option<Duration>) {
+        let entries = self.entries.lock();
+        let kept = |command: &&Arc<Command>| command.keep_alive && command.is_running();
+        match entries.all.iter().filter(kept).count() {
+            0 => (0, entries.last_kept_alive.map(|last| last.elapsed())),
+            running => (running, None),
+        }
+    }
+
+    /// Carries output into the log until the end, and forgets the command some time after it.
+    async fn record(self: Arc<Self>, command: Arc<Command>, mut output: mpsc::Receiver<Event>) {
+        let end = carry_output(&command, &mut output).await;
+        command.log.finish(Ended {
+            end,
+            at_ms: stdx::time::now_ms(),
+        });
+        {
+            let mut entries = self.entries.lock();
+            if command.keep_alive {
+                entries.last_kept_alive = Some(Instant::now());
+            }
+            entries.remove_excess();
+        }
+        tokio::time::sleep(KEEP_ENDED).await;
+        let mut entries = self.entries.lock();
+        entries.all.retain(|other| !Arc::ptr_eq(other, &command));
+    }
+}
+
+impl Entries {
+    /// Removes the commands that ended first, until the rest is within its bounds.
+    fn remove_excess(&mut self) {
+        let mut ended: Vec<(i64, u64, Arc<Command>)> = self
+            .all
+            .iter()
+            .filter_map(|command| {
+                let ended = command.log.progress().ended?;
+                Some((ended.at_ms, command.size(), command.clone()))
+            })
+            .collect();
+        ended.sort_by_key(|(at_ms, _, command)| (*at_ms, command.process.serial));
+        let mut bytes = 0;
+        let mut kept = 0;
+        for (_, size, command) in ended.into_iter().rev() {
+            bytes += size;
+            kept += 1;
+            // The last one is kept however large it is.
+            if kept > 1 && (kept > MAX_ENDED || bytes > MAX_ENDED_BYTES) {
+                self.all.retain(|other| !Arc::ptr_eq(other, &command));
+            }
+        }
+    }
+}
+
+/// Carries output into the log, as fast as the disk takes it. Returns the end of the process.
+async fn carry_output(command: &Arc<Command>, output: &mut mpsc::Receiver<Event>) -> End {
+    let mut events = Vec::new();
+    loop {
+        if output.recv_many(&mut events, 64).await == 0 {
+            // The task of a process always tells its end; without one it was torn down with the
+            // agent.
+            return End {
+                exit: Exit::Signal(9, false),
+                timed_out: false,
+            };
+        }
+        let mut end = None;
+        let pieces: Vec<(Source, Bytes)> = events
+            .drain(..)
+            .filter_map(|event| match event {
+                Event::Data(source, bytes) => Some((source, bytes)),
+                Event::End(reason) => {
+                    end = Some(reason);
+                    None
+                }
+            })
+            .collect();
+        let command = command.clone();
+        let append = tokio::task::spawn_blocking(move || {
+            for (source, bytes) in pieces {
+                command.log.append(source, &bytes);
+            }
+        });
+        if let Err(error) = append.await {
+            tracing::error!("output of a command is lost: {error}");
+        }
+        if let Some(end) = end {
+            return end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_no_pids() {
+        for name in ["web", "a", "Build.2_x-y", &"x".repeat(MAX_NAME)] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            "17",
+            "1a",
+            "-a",
+            ".a",
+            "a/b",
+            "a b",
+            "\u{e4}",
+            &"x".repeat(MAX_NAME + 1),
+        ] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn shown_args_are_bounded() {
+        let args = ["a".to_owned(), "b".repeat(MAX_SHOWN_ARGS), "c".to_owned()];
+        assert_eq!(shown_args(&args), &args[..1]);
+        assert_eq!(shown_args(&args[..1]), &args[..1]);
+    }
+}

@@ -1,0 +1,268 @@
+//! Background commands: the guest has them and their output, this passes calls on and checks what
+//! comes back.
+
+use std::time::Duration;
+
+use connectrpc::{ConnectError, ServiceStream};
+use futures::StreamExt;
+use guest_rpc::command as guest;
+use guest_rpc::command::__buffa::oneof::attach_response::Event as GuestEvent;
+use guest_rpc::process::{PTY, ProcessConfig, Signal, pty};
+use host_rpc as rpc;
+use host_rpc::__buffa::oneof::attach_command_response::Event;
+use host_rpc::__buffa::oneof::start_command_response;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::alive;
+use super::error::pass_on;
+use super::program::{START_TIMEOUT, not_started, parse_signal, silent};
+use crate::guest::{AttachStream, explain_old_guest};
+use crate::sandbox::Handle;
+use crate::sandbox::activity::Active;
+
+/// Most messages in the queue to a reader. When it is full, the guest keeps the output.
+const QUEUE: usize = 4;
+/// Time for the guest to begin a stream of output, which takes it no time of its own.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most commands of one list; a guest of ours keeps fewer.
+const MAX_COMMANDS: usize = 256;
+/// Most characters of each text that the guest says about a command, and most arguments.
+const MAX_TEXT: usize = 4096;
+const MAX_ARGS: usize = 4096;
+
+/// Starts a command.
+pub(super) async fn start(
+    handle: &Handle,
+    request: rpc::StartCommandRequest,
+) -> Result<rpc::StartCommandResponse, ConnectError> {
+    let config = ProcessConfig {
+        cmd: request.cmd,
+        args: request.args,
+        envs: request.envs,
+        cwd: request.cwd,
+        ..Default::default()
+    };
+    let start = guest::StartRequest {
+        process: config.into(),
+        name: request.name,
+        pty: request.terminal.into_option().map(window).into(),
+        stdin: request.stdin,
+        keep_alive: request.keep_alive,
+        timeout_ms: request.timeout_ms,
+        ..Default::default()
+    };
+    let client = handle.guest();
+    let starting = client.start_command(start, request.user.as_deref());
+    let started = timeout(START_TIMEOUT, starting).await;
+    let result = match started.map_err(|_| silent())? {
+        Ok(command) => start_command_response::Result::from(checked(command)),
+        Err(error) => match not_started(&error) {
+            Some(end) => start_command_response::Result::from(end),
+            None => return Err(pass_on(&error)),
+        },
+    };
+    Ok(rpc::StartCommandResponse {
+        result: Some(result),
+        ..Default::default()
+    })
+}
+
+/// Lists commands.
+pub(super) async fn list(handle: &Handle) -> Result<rpc::ListCommandsResponse, ConnectError> {
+    let listed = handle.guest().list_commands().await;
+    let commands = listed.map_err(|error| pass_on(&error))?;
+    Ok(rpc::ListCommandsResponse {
+        commands: commands
+            .into_iter()
+            .take(MAX_COMMANDS)
+            .map(checked)
+            .collect(),
+        ..Default::default()
+    })
+}
+
+/// Finds a command.
+pub(super) async fn get(
+    handle: &Handle,
+    command: String,
+) -> Result<rpc::GetCommandResponse, ConnectError> {
+    let found = handle.guest().get_command(command).await;
+    let command = found.map_err(|error| pass_on(&error))?;
+    Ok(rpc::GetCommandResponse {
+        command: checked(command).into(),
+        ..Default::default()
+    })
+}
+
+/// Sends input, closes it, or changes the size of the terminal.
+pub(super) async fn send_input(
+    handle: &Handle,
+    request: rpc::SendCommandInputRequest,
+) -> Result<rpc::SendCommandInputResponse, ConnectError> {
+    let input = guest::SendInputRequest {
+        command: request.command,
+        data: request.data,
+        close: request.close,
+        resize: request.resize.into_option().map(window).into(),
+        ..Default::default()
+    };
+    let sent = handle.guest().send_command_input(input).await;
+    sent.map_err(|error| pass_on(&error))?;
+    Ok(rpc::SendCommandInputResponse::default())
+}
+
+/// Signals the process group of a command.
+pub(super) async fn signal(
+    handle: &Handle,
+    request: rpc::SignalCommandRequest,
+) -> Result<rpc::SignalCommandResponse, ConnectError> {
+    let signal: Signal = parse_signal(request.signal)?;
+    let request = guest::SendSignalRequest {
+        command: request.command,
+        signal: signal.into(),
+        ..Default::default()
+    };
+    let sent = handle.guest().signal_command(request).await;
+    sent.map_err(|error| pass_on(&error))?;
+    Ok(rpc::SignalCommandResponse::default())
+}
+
+/// Streams the output of a command, which counts as use of the sandbox until the reader is gone.
+pub(super) async fn attach(
+    handle: Handle,
+    request: rpc::AttachCommandRequest,
+) -> Result<ServiceStream<rpc::AttachCommandResponse>, ConnectError> {
+    let active = handle.activity.begin();
+    let request = guest::AttachRequest {
+        command: request.command,
+        offset: request.offset,
+        follow: request.follow,
+        wait_ms: request.wait_ms,
+        ..Default::default()
+    };
+    let client = handle.guest();
+    let attached = timeout(ATTACH_TIMEOUT, client.attach_command(request)).await;
+    let stream = attached
+        .map_err(|_| ConnectError::deadline_exceeded("the guest agent does not answer"))?
+        .map_err(|error| pass_on(&error))?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(carry(handle, stream, sender, active));
+    Ok(ReceiverStream::new(receiver).boxed())
+}
+
+async fn carry(
+    handle: Handle,
+    mut stream: AttachStream,
+    sender: mpsc::Sender<Result<rpc::AttachCommandResponse, ConnectError>>,
+    _active: Active,
+) {
+    let mut ended = std::pin::pin!(alive::ended(&handle));
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = sender.closed() => return,
+            message = stream.message::<guest::AttachResponse>() => message.map_err(|error| {
+                // Its end can also show as a broken connection.
+                if handle.record.borrow().phase.is_up() {
+                    pass_on(&explain_old_guest(error))
+                } else {
+                    alive::explain(&handle)
+                }
+            }),
+            error = &mut ended => Err(error),
+        };
+        let message = match message {
+            Ok(None) => return,
+            Ok(Some(message)) => match event(message.to_owned_message()) {
+                Some(event) => Ok(rpc::AttachCommandResponse {
+                    event: Some(event),
+                    ..Default::default()
+                }),
+                None => continue,
+            },
+            Err(error) => Err(error),
+        };
+        let is_last = message.is_err();
+        if sender.send(message).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// Converts an event of the guest; `None` for one that this version does not know.
+fn event(message: guest::AttachResponse) -> Option<Event> {
+    Some(match message.event? {
+        GuestEvent::Attached(command) => Event::Attached(Box::new(checked(*command))),
+        GuestEvent::Ended(command) => Event::Ended(Box::new(checked(*command))),
+        GuestEvent::Output(output) => Event::from(rpc::attach_command_response::CommandOutput {
+            offset: output.offset,
+            stderr: output.stream == guest::Stream::STREAM_STDERR,
+            data: output.data,
+            ..Default::default()
+        }),
+        GuestEvent::Dropped(dropped) => Event::from(rpc::attach_command_response::OutputDropped {
+            bytes: dropped.bytes,
+            offset: dropped.offset,
+            ..Default::default()
+        }),
+        GuestEvent::Keepalive(_) => Event::from(rpc::exec_response::ExecKeepAlive::default()),
+    })
+}
+
+/// Converts what the guest says of a command, within bounds.
+fn checked(command: guest::Command) -> rpc::Command {
+    let cut = |text: String| -> String { text.chars().take(MAX_TEXT).collect() };
+    let args_truncated = command.args_truncated || command.args.len() > MAX_ARGS;
+    rpc::Command {
+        id: cut(command.id),
+        name: command.name.map(cut),
+        pid: command.pid,
+        cmd: cut(command.cmd),
+        args: command.args.into_iter().take(MAX_ARGS).map(cut).collect(),
+        args_truncated,
+        terminal: command.terminal,
+        keep_alive: command.keep_alive,
+        started_ms: command.started_ms,
+        ended_ms: command.ended_ms,
+        exit_code: command.exit_code,
+        signal: command.signal,
+        timed_out: command.timed_out,
+        output_start: command.output_start.min(command.output_end),
+        output_end: command.output_end,
+        ..Default::default()
+    }
+}
+
+fn window(size: rpc::TerminalSize) -> PTY {
+    let size = pty::Size {
+        cols: size.cols,
+        rows: size.rows,
+        ..Default::default()
+    };
+    PTY {
+        size: size.into(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_guest_are_bounded() {
+        let hostile = guest::Command {
+            id: "x".repeat(10_000),
+            args: vec![String::new(); 10_000],
+            output_start: 9,
+            output_end: 5,
+            ..Default::default()
+        };
+        let command = checked(hostile);
+        assert_eq!((command.id.len(), command.args.len()), (MAX_TEXT, MAX_ARGS));
+        assert!(command.args_truncated);
+        assert_eq!((command.output_start, command.output_end), (5, 5));
+    }
+}
