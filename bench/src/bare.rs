@@ -376,12 +376,12 @@ impl Running {
 
 /// Configures the network namespace that the thread is in.
 fn furnish() -> io::Result<()> {
-    let links = Links::here()?;
-    links.up("lo")?;
+    let links = Links::in_this_netns()?;
+    links.set_up("lo")?;
     tap::create(TAP, 0)?;
     links.set_mac(TAP, TAP_MAC)?;
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
-    links.up(TAP)?;
+    links.set_up(TAP)?;
     links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)
 }
 

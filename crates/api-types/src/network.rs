@@ -70,6 +70,9 @@ impl TryFrom<NetworkRules> for model::NetworkSpec {
 
     fn try_from(rules: NetworkRules) -> Result<Self, model::InvalidValue> {
         let bandwidth = model::network::Bandwidth::parse(rules.egress_mbps, rules.ingress_mbps)?;
-        Ok(Self::parse(&rules.allow_out, &rules.deny_out, rules.allow_internet)?.at(bandwidth))
+        Ok(
+            Self::parse(&rules.allow_out, &rules.deny_out, rules.allow_internet)?
+                .with_bandwidth(bandwidth),
+        )
     }
 }

@@ -79,7 +79,7 @@ impl Config {
     fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let mut variables = Variables::new(lookup);
         let dir = variables.path("WRENN_DIR", Path::new(DEFAULT_DIR));
-        let max_upload_mb = variables.bounded("CP_MAX_UPLOAD_MB", &(1..=MAX_UPLOAD_MB), 100);
+        let max_upload_mb = variables.parse_within("CP_MAX_UPLOAD_MB", &(1..=MAX_UPLOAD_MB), 100);
         let ports = ports(&mut variables);
         let config = Self {
             database_url: database_url(&mut variables, &dir),
@@ -130,7 +130,7 @@ fn database_url(variables: &mut Variables<'_>, dir: &Path) -> String {
 /// Reads the limits of sandboxes; a setting can only lower what this version allows.
 fn limits(variables: &mut Variables<'_>) -> Limits {
     let most = Limits::default();
-    let mut at_most = |name, least, most| variables.bounded(name, &(least..=most), most);
+    let mut at_most = |name, least, most| variables.parse_within(name, &(least..=most), most);
     Limits {
         max_vcpus: at_most("CP_MAX_VCPUS", 1, most.max_vcpus),
         max_memory_mb: at_most(
@@ -232,7 +232,8 @@ fn ports(variables: &mut Variables<'_>) -> PortSettings {
 
 fn listener_limits(variables: &mut Variables<'_>, ports: &PortSettings) -> ListenerLimits {
     let default = ListenerLimits::DEFAULT_CONNECTIONS;
-    let connections = variables.bounded("CP_MAX_CONNECTIONS", &(16..=MAX_CONNECTIONS), default);
+    let connections =
+        variables.parse_within("CP_MAX_CONNECTIONS", &(16..=MAX_CONNECTIONS), default);
     // All users of an installation behind a proxy come from the proxy's address.
     let share = if ports.public_url.is_some() {
         0
@@ -240,7 +241,7 @@ fn listener_limits(variables: &mut Variables<'_>, ports: &PortSettings) -> Liste
         connections / 8
     };
     let range = 0..=MAX_CONNECTIONS;
-    let share = variables.bounded("CP_MAX_CONNECTIONS_PER_ADDRESS", &range, share);
+    let share = variables.parse_within("CP_MAX_CONNECTIONS_PER_ADDRESS", &range, share);
     ListenerLimits {
         connections,
         per_address: Some(share).filter(|share| *share > 0),
@@ -250,7 +251,7 @@ fn listener_limits(variables: &mut Variables<'_>, ports: &PortSettings) -> Liste
 
 fn rate_limits(variables: &mut Variables<'_>) -> RateLimitSettings {
     let range = 0..=RateLimitSettings::MAX;
-    let mut rate = |name, default| variables.bounded(name, &range, default);
+    let mut rate = |name, default| variables.parse_within(name, &range, default);
     RateLimitSettings {
         requests_per_sec: rate(
             "CP_MAX_REQUESTS_PER_SEC",

@@ -52,20 +52,20 @@ pub fn upload_form(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use testkit::corpus::replay;
+    use testkit::corpus::replay_corpus;
 
     #[test]
     fn corpus_port_address() {
-        replay("port_address", super::port_address);
+        replay_corpus("port_address", super::port_address);
     }
 
     #[test]
     fn corpus_port_link() {
-        replay("port_link", super::port_link);
+        replay_corpus("port_link", super::port_link);
     }
 
     #[test]
     fn corpus_upload_form() {
-        replay("upload_form", super::upload_form);
+        replay_corpus("upload_form", super::upload_form);
     }
 }

@@ -16,15 +16,15 @@ pub fn guest_form(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use testkit::corpus::replay;
+    use testkit::corpus::replay_corpus;
 
     #[test]
     fn corpus_guest_archive() {
-        replay("guest_archive", super::guest_archive);
+        replay_corpus("guest_archive", super::guest_archive);
     }
 
     #[test]
     fn corpus_guest_form() {
-        replay("guest_form", super::guest_form);
+        replay_corpus("guest_form", super::guest_form);
     }
 }

@@ -31,7 +31,7 @@ pub fn from_message(message: Option<&NetworkRules>) -> Result<NetworkSpec, Inval
         &message.deny_out,
         !message.deny_internet,
     )?;
-    let rules = rules.at(Bandwidth {
+    let rules = rules.with_bandwidth(Bandwidth {
         egress_mbps: message.egress_mbps,
         ingress_mbps: message.ingress_mbps,
     });
@@ -50,7 +50,7 @@ mod tests {
             false,
         )
         .unwrap();
-        let rules = rules.at(Bandwidth {
+        let rules = rules.with_bandwidth(Bandwidth {
             egress_mbps: 3,
             ingress_mbps: 4,
         });

@@ -38,7 +38,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// Returns the path of a request for a tunnel.
 #[must_use]
-pub fn path(id: &SandboxId, port: u16) -> String {
+pub fn tunnel_path(id: &SandboxId, port: u16) -> String {
     format!("/tunnel/{id}/{port}")
 }
 
@@ -57,7 +57,7 @@ pub fn is_switch(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// The error of either connection.
-pub async fn carry<A, B>(client: A, server: B) -> io::Result<()>
+pub async fn copy_both_ways<A, B>(client: A, server: B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite,
     B: AsyncRead + AsyncWrite,
@@ -65,7 +65,7 @@ where
     carry_until(client, server, None).await
 }
 
-/// Carries bytes as [`carry`] does. Once the server has ended its direction, the client has
+/// Carries bytes as [`copy_both_ways`] does. Once the server has ended its direction, the client has
 /// `goodbye` to end its own.
 ///
 /// # Errors
@@ -211,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn ends_of_directions_are_passed_on() {
         let ((mut client, a), (b, mut server)) = (duplex(8), duplex(8));
-        let carried = tokio::spawn(carry(a, b));
+        let carried = tokio::spawn(copy_both_ways(a, b));
         let question = async {
             client
                 .write_all(b"a question that does not fit")
@@ -237,14 +237,14 @@ mod tests {
     async fn peer_that_left_is_noticed() {
         let ((client, a), (b, _server)) = (duplex(8), duplex(8));
         drop(client);
-        let ended = carry(a, b).await.unwrap_err();
+        let ended = copy_both_ways(a, b).await.unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test(start_paused = true)]
     async fn half_closed_peer_gets_late_answer() {
         let ((mut client, a), (b, mut server)) = (duplex(8), duplex(8));
-        let carried = tokio::spawn(carry(a, b));
+        let carried = tokio::spawn(copy_both_ways(a, b));
         client.shutdown().await.unwrap();
         let mut heard = String::new();
         server.read_to_string(&mut heard).await.unwrap();
@@ -264,7 +264,7 @@ mod tests {
             .unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         let (mut client, a) = duplex(64 * 1024);
-        let carried = tokio::spawn(carry(a, guest));
+        let carried = tokio::spawn(copy_both_ways(a, guest));
         client.write_all(&[1; 100_000]).await.unwrap();
         server.write_all(b"413").await.unwrap();
         // With bytes unread: the connection is reset.

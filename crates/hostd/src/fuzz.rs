@@ -32,25 +32,25 @@ pub fn guest_answer(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use testkit::corpus::replay;
+    use testkit::corpus::replay_corpus;
 
     #[test]
     fn corpus_dns_question() {
-        replay("dns_question", super::dns_question);
+        replay_corpus("dns_question", super::dns_question);
     }
 
     #[test]
     fn corpus_client_hello() {
-        replay("client_hello", super::client_hello);
+        replay_corpus("client_hello", super::client_hello);
     }
 
     #[test]
     fn corpus_egress_http() {
-        replay("egress_http", super::egress_http);
+        replay_corpus("egress_http", super::egress_http);
     }
 
     #[test]
     fn corpus_guest_answer() {
-        replay("guest_answer", super::guest_answer);
+        replay_corpus("guest_answer", super::guest_answer);
     }
 }

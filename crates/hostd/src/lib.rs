@@ -147,7 +147,8 @@ impl Agent {
             over.clone(),
         ));
         let networks = &self.networks;
-        let near = network::host_rules::keep_rules(networks.ipv6_mode(), networks.connections());
+        let near =
+            network::host_rules::keep_rules(networks.ipv6_mode(), networks.connection_limit());
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
         let host = Arc::clone(&self.manager.host);
         let checksums = tokio::spawn(watched_files::keep_checksums(host, over.clone()));

@@ -23,7 +23,7 @@ pub(crate) async fn keep_refilled(
     shutdown: CancellationToken,
 ) {
     while !shutdown.is_cancelled() {
-        let pause = if networks.ready() < size {
+        let pause = if networks.available_count() < size {
             preallocate(&networks, &jails).await
         } else {
             None
@@ -31,7 +31,7 @@ pub(crate) async fn keep_refilled(
         let next = async {
             match pause {
                 Some(pause) => tokio::time::sleep(pause).await,
-                None if networks.ready() < size => {}
+                None if networks.available_count() < size => {}
                 None => {
                     networks.wait_until_taken().await;
                     tokio::time::sleep(REST).await;

@@ -24,7 +24,7 @@ const TUPLE_ORIG: u16 = 1 | (1 << 15);
 ///
 /// # Errors
 /// The kernel's error. An address without any is no error.
-pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
+pub fn remove_connections(address: impl Into<IpAddr>) -> io::Result<()> {
     let address = address.into();
     let mut socket = NetlinkSocket::new();
     // What is not filtered by the kernel is read once.
@@ -46,7 +46,7 @@ pub fn forget(address: impl Into<IpAddr>) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's error.
-pub fn destinations() -> io::Result<HashSet<IpAddr>> {
+pub fn list_destinations() -> io::Result<HashSet<IpAddr>> {
     let mut socket = NetlinkSocket::new();
     let mut found = HashSet::new();
     // Of both families.
@@ -175,8 +175,8 @@ mod tests {
         let name = format!("wtest-ct-{name}-{}", std::process::id());
         netns::create(&name).unwrap();
         let done = netns::enter(&name, move || {
-            let links = link::Links::here()?;
-            links.up("lo")?;
+            let links = link::Links::in_this_netns()?;
+            links.set_up("lo")?;
             let ours = addresses
                 .into_iter()
                 .filter(|address| !address.is_loopback());
@@ -211,18 +211,18 @@ mod tests {
                 sockets[1].send_to(b"begun with it", (one, 7))?;
                 sockets[1].send_to(b"not its", (other, 7))?;
             }
-            let all = destinations()?;
+            let all = list_destinations()?;
             assert!(
                 all.contains(&one) && all.contains(&other) && !all.contains(&two),
                 "{all:?}"
             );
-            forget(one)?;
+            remove_connections(one)?;
             assert_eq!(
                 (count(one, FILTER_SOURCE)?, count(one, FILTER_DESTINATION)?),
                 (0, 0)
             );
             assert_eq!(count(two, FILTER_SOURCE)?, 1, "the one that is not its");
-            forget(one)
+            remove_connections(one)
         });
         netns::remove(&name).unwrap();
         done.unwrap();

@@ -247,7 +247,7 @@ pub fn list(prefix: &str) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 /// When there is no device mapper.
-pub fn info(name: &str) -> Result<Option<Info>, Error> {
+pub fn device_info(name: &str) -> Result<Option<Info>, Error> {
     let dm = open()?;
     let id = DevId::Name(dm_name(name)?);
     let info = match dm.device_info(&id) {
@@ -276,7 +276,7 @@ pub fn info(name: &str) -> Result<Option<Info>, Error> {
 ///
 /// # Errors
 /// [`Error::Missing`], or the kernel's error.
-pub fn fill(name: &str) -> Result<Fill, Error> {
+pub fn snapshot_fill(name: &str) -> Result<Fill, Error> {
     let options = DmOptions::default().set_flags(DmFlags::DM_NOFLUSH);
     let status = open()?.table_status(&DevId::Name(dm_name(name)?), options);
     let (_, targets) = status.map_err(|error| match errno(&error) {

@@ -24,7 +24,7 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`write_atomic`].
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+pub fn replace_content(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     put_in_place(path, content, mode, |_| Ok(()))
 }
 
@@ -161,7 +161,7 @@ pub struct Space {
 ///
 /// # Errors
 /// When there is no such path.
-pub fn space(path: &Path) -> io::Result<Space> {
+pub fn file_system_space(path: &Path) -> io::Result<Space> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(Space {
         total: stat.f_blocks * stat.f_frsize,
@@ -174,7 +174,7 @@ pub fn space(path: &Path) -> io::Result<Space> {
 ///
 /// # Errors
 /// `StorageFull` when there are no blocks.
-pub fn allocate(file: &File, length: u64) -> io::Result<()> {
+pub fn allocate_blocks(file: &File, length: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length) {
         Err(error) if error != rustix::io::Errno::OPNOTSUPP => Err(error.into()),
         _ => Ok(()),

@@ -1,7 +1,7 @@
 //! Measures whether KVM runs guest code at the speed of the processor.
 //!
 //! That `/dev/kvm` opens and makes virtual machines proves nothing: on some nested hosts every
-//! guest instruction in supervisor mode is interpreted, so that Linux never boots. [`measure`] runs
+//! guest instruction in supervisor mode is interpreted, so that Linux never boots. [`measure_exits`] runs
 //! a loop of two instructions in real mode, which such hosts do at some 2 million instructions per
 //! second, and real hardware a thousand times faster. Nothing is left behind: the virtual machine
 //! goes with its file descriptors.
@@ -17,7 +17,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// Rounds of the loop that [`measure`] times.
+/// Rounds of the loop that [`measure_exits`] times.
 pub const ROUNDS: u32 = 100_000;
 
 /// `dec ecx; jnz -5; hlt` in 16-bit code: 0x66 makes the register 32 bits wide.
@@ -52,7 +52,7 @@ pub enum Error {
 /// # Errors
 /// When KVM is missing, refuses, runs the code wrongly or needs longer than `limit`. A thread that
 /// is stuck in the guest then goes on until the guest ends or this process does.
-pub fn measure(attempts: u32, limit: Duration) -> Result<Duration, Error> {
+pub fn measure_exits(attempts: u32, limit: Duration) -> Result<Duration, Error> {
     let (sender, receiver) = mpsc::channel();
     std::thread::Builder::new()
         .name("kvm-probe".into())
@@ -197,7 +197,7 @@ mod tests {
     /// can have.
     #[test]
     fn probe_returns_speed_or_reason() {
-        match measure(2, Duration::from_secs(10)) {
+        match measure_exits(2, Duration::from_secs(10)) {
             // Two instructions a round, at most some 20 thousand million instructions per second.
             Ok(took) => assert!(took > Duration::from_micros(10), "{took:?}"),
             Err(Error::Stuck { .. }) => panic!("the loop must end or be refused in 10 s"),
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn short_limit_is_reported_as_stuck() {
-        let result = measure(1000, Duration::ZERO);
+        let result = measure_exits(1000, Duration::ZERO);
         assert!(matches!(result, Err(Error::Stuck { .. })), "{result:?}");
     }
 }

@@ -30,7 +30,7 @@ impl Links {
     ///
     /// # Errors
     /// When no netlink socket can be opened.
-    pub fn here() -> io::Result<Self> {
+    pub fn in_this_netns() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let (connection, handle, _) = {
             let _context = runtime.enter();
@@ -71,7 +71,7 @@ impl Links {
     ///
     /// # Errors
     /// `NotFound` when there is no such link.
-    pub fn up(&self, name: &str) -> io::Result<()> {
+    pub fn set_up(&self, name: &str) -> io::Result<()> {
         let index = self.index(name)?;
         self.run(
             self.handle
@@ -326,7 +326,7 @@ pub struct Route6 {
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn routes6() -> io::Result<Vec<Route6>> {
+pub fn list_routes6() -> io::Result<Vec<Route6>> {
     let table = table6("ipv6_route")?;
     Ok(table
         .lines()
@@ -372,7 +372,7 @@ fn route6(line: &str) -> Option<Route6> {
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn addresses6() -> io::Result<Vec<(Ipv6Addr, u8, String)>> {
+pub fn list_addresses6() -> io::Result<Vec<(Ipv6Addr, u8, String)>> {
     let table = table6("if_inet6")?;
     Ok(table.lines().filter_map(address6).collect())
 }
@@ -419,7 +419,7 @@ mod tests {
         netns::create(&far).unwrap();
         let other = far.clone();
         netns::enter(&near, move || {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_veth("one", "two", &other, MACS)?;
             assert_eq!(
                 links
@@ -429,13 +429,13 @@ mod tests {
                 io::ErrorKind::AlreadyExists
             );
             links.add_address("one", Ipv4Addr::new(10, 99, 0, 0), 31)?;
-            links.up("one")?;
+            links.set_up("one")?;
             links.add_route(Ipv4Addr::new(10, 98, 0, 7), 32, Ipv4Addr::new(10, 99, 0, 1))?;
             links.add_neighbour("one", Ipv4Addr::new(10, 99, 0, 1), [2, 0, 0, 0, 0, 7])?;
             let known = std::fs::read_to_string("/proc/thread-self/net/arp")?;
             assert!(known.contains("02:00:00:00:00:07"), "{known}");
             assert_eq!(
-                links.up("none").unwrap_err().kind(),
+                links.set_up("none").unwrap_err().kind(),
                 io::ErrorKind::NotFound
             );
             assert_eq!(list("on")?, ["one"]);
@@ -444,9 +444,9 @@ mod tests {
         .unwrap();
         assert_eq!(netns::enter(&far, || list("t")).unwrap(), ["two"]);
         netns::enter(&near, || {
-            Links::here()?
+            Links::in_this_netns()?
                 .delete("one")
-                .and_then(|()| Links::here()?.delete("one"))
+                .and_then(|()| Links::in_this_netns()?.delete("one"))
         })
         .unwrap();
         assert!(netns::enter(&far, || list("t")).unwrap().is_empty());
@@ -465,15 +465,15 @@ mod tests {
         let gateway = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
         let other = far.clone();
         let made = netns::enter(&near, move || {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_veth("one", "two", &other, MACS)?;
             links.without_own_ipv6("one")?;
-            links.up("one")?;
-            netns::enter(&other, || Links::here()?.up("two"))?;
+            links.set_up("one")?;
+            netns::enter(&other, || Links::in_this_netns()?.set_up("two"))?;
             links.add_address("one", address, 126)?;
             links.add_neighbour("one", gateway, MACS[1])?;
             links.add_route6("one", Ipv6Addr::UNSPECIFIED, 0, gateway)?;
-            let routes = routes6()?;
+            let routes = list_routes6()?;
             let has = |destination, prefix, has_gateway| {
                 let route = Route6 {
                     destination,
@@ -492,13 +492,13 @@ mod tests {
             for _ in 0..2 {
                 links.add_unreachable6(ours, 48)?;
             }
-            assert_eq!(routes6()?, routes, "which leads nowhere");
+            assert_eq!(list_routes6()?, routes, "which leads nowhere");
             assert!(std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?.contains("fd98"));
             for _ in 0..2 {
                 links.remove_unreachable6(ours, 48)?;
             }
             assert!(!std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?.contains("fd98"));
-            assert_eq!(addresses6()?, [(address, 126, "one".to_owned())]);
+            assert_eq!(list_addresses6()?, [(address, 126, "one".to_owned())]);
             let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
             Ok((
                 addresses,

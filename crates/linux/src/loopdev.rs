@@ -156,7 +156,7 @@ pub fn attach(path: &Path, access: Access, mark: &str) -> io::Result<LoopDevice>
 ///
 /// # Errors
 /// The error of opening the file, or the kernel's.
-pub fn share(path: &Path, mark: &str) -> io::Result<LoopDevice> {
+pub fn share_device(path: &Path, mark: &str) -> io::Result<LoopDevice> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     // Two concurrent calls must not create two devices.
     let _alone = ONE_AT_A_TIME.lock();
@@ -452,7 +452,7 @@ mod tests {
             let threads: Vec<_> = [&path, &link]
                 .repeat(5)
                 .into_iter()
-                .map(|path| scope.spawn(|| share(path, MARK).unwrap()))
+                .map(|path| scope.spawn(|| share_device(path, MARK).unwrap()))
                 .collect();
             threads
                 .into_iter()

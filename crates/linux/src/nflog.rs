@@ -75,7 +75,7 @@ impl Nflog {
     ///
     /// # Errors
     /// When there is no runtime that watches descriptors.
-    pub fn watched(self) -> io::Result<AsyncFd<Self>> {
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
         #[allow(
             unsafe_code,
             reason = "only its owner knows that a descriptor stays open"
@@ -204,7 +204,7 @@ mod tests {
         let name = format!("wtest-nflog-{}", std::process::id());
         netns::create(&name).unwrap();
         let told = netns::enter(&name, || {
-            crate::link::Links::here()?.up("lo")?;
+            crate::link::Links::in_this_netns()?.set_up("lo")?;
             let table = (Family::Inet, "t");
             nft::Transaction::new()
                 .table(table)

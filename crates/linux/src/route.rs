@@ -23,7 +23,7 @@ pub struct Route4 {
 ///
 /// # Errors
 /// The kernel's error.
-pub fn routes4() -> io::Result<Vec<Route4>> {
+pub fn list_routes4() -> io::Result<Vec<Route4>> {
     let mut header = Rtmsg::new();
     header.rtm_family = AF_INET;
     let request = Request::new().op_getroute_dump(&header);
@@ -109,10 +109,10 @@ mod tests {
         let name = format!("wtest-mtu-{}", std::process::id());
         netns::create(&name).unwrap();
         let found = netns::enter(&name, || {
-            let links = link::Links::here()?;
+            let links = link::Links::in_this_netns()?;
             let target = Ipv4Addr::new(10, 99, 0, 7);
             let missing = mtu_to(target.into()).map_err(|error| error.kind());
-            links.up("lo")?;
+            links.set_up("lo")?;
             links.add_address("lo", Ipv4Addr::new(10, 99, 0, 1), 24)?;
             links.set_mtu("lo", 1420)?;
             Ok((missing, mtu_to(target.into())?, links.mtu("lo")?))
@@ -128,12 +128,12 @@ mod tests {
         let name = format!("wtest-route-{}", std::process::id());
         netns::create(&name).unwrap();
         let found = netns::enter(&name, || {
-            let links = link::Links::here()?;
-            links.up("lo")?;
+            let links = link::Links::in_this_netns()?;
+            links.set_up("lo")?;
             links.add_address("lo", Ipv4Addr::new(10, 99, 0, 1), 24)?;
             let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
             let _one = std::net::TcpStream::connect(listener.local_addr()?)?;
-            Ok((routes4()?, tcp_peers()?))
+            Ok((list_routes4()?, tcp_peers()?))
         });
         netns::remove(&name).unwrap();
         let (routes, peers) = found.unwrap();

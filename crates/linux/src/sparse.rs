@@ -37,7 +37,7 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 fn copy_data(from: &Path, target: &mut File) -> io::Result<()> {
     let source = File::open(from)?;
-    copy_ranges(&source, &data(&source)?, target)
+    copy_ranges(&source, &data_ranges(&source)?, target)
 }
 
 /// Returns the ranges of a file that have data: all of it on block devices and where the file
@@ -45,7 +45,7 @@ fn copy_data(from: &Path, target: &mut File) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's error.
-pub fn data(file: &File) -> io::Result<Vec<Range<u64>>> {
+pub fn data_ranges(file: &File) -> io::Result<Vec<Range<u64>>> {
     let length = length(file)?;
     let mut ranges = Vec::new();
     let mut position = 0;
@@ -83,7 +83,7 @@ pub fn is_exact(dir: &Path, length: u64) -> io::Result<bool> {
     file.set_len(length.max(8 * PAGE))?;
     file.write_all_at(&ZEROES, PAGE)?;
     file.write_all_at(&[1; BLOCK], 4 * PAGE)?;
-    Ok(data(&file)? == [PAGE..2 * PAGE, 4 * PAGE..5 * PAGE])
+    Ok(data_ranges(&file)? == [PAGE..2 * PAGE, 4 * PAGE..5 * PAGE])
 }
 
 /// Makes `target` as long as `source`, with its content in `ranges`. Blocks of zeroes become holes.
@@ -195,7 +195,7 @@ mod tests {
         }
         let expected =
             [0..1, 2..4, 700..701, 16383..16384].map(|pages| pages.start * 4096..pages.end * 4096);
-        assert_eq!(data(&file).unwrap() == expected, exact);
+        assert_eq!(data_ranges(&file).unwrap() == expected, exact);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const WAITING_PER_SECOND: u64 = 10;
 ///
 /// # Errors
 /// `NotFound` when there is no such link, or when the kernel has no token buckets (`sch_tbf`).
-pub fn limit(link: &str, bits_per_second: u64) -> io::Result<()> {
+pub fn limit_bandwidth(link: &str, bits_per_second: u64) -> io::Result<()> {
     let rate = bits_per_second / 8;
     let small = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
     let burst = (rate / BURST_PER_SECOND).max(LEAST_BURST);

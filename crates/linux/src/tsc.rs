@@ -12,7 +12,7 @@ const SPAN: Duration = Duration::from_millis(100);
 /// Returns the rate in kHz. The first call blocks for 100 ms. `None` on processors other than
 /// x86-64.
 #[must_use]
-pub fn khz() -> Option<u64> {
+pub fn frequency_khz() -> Option<u64> {
     static KHZ: OnceLock<Option<u64>> = OnceLock::new();
     *KHZ.get_or_init(measure)
 }
@@ -54,9 +54,9 @@ mod tests {
 
     #[test]
     fn counter_rate_is_plausible_and_constant() {
-        let khz = khz().unwrap();
+        let khz = frequency_khz().unwrap();
         assert!((500_000..10_000_000).contains(&khz), "{khz}");
-        assert_eq!(Some(khz), super::khz());
+        assert_eq!(Some(khz), super::frequency_khz());
         let again = measure().unwrap();
         assert!(
             again.abs_diff(khz) * 1000 < khz,

@@ -96,7 +96,7 @@ impl Faults {
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn copy(&self, to: u64, content: &[u8]) -> io::Result<Put> {
+    pub fn fill_from(&self, to: u64, content: &[u8]) -> io::Result<Put> {
         let from = content.as_ptr().cast::<c_void>();
         // SAFETY: the source is ours and that long. The target is memory that its process has given
         // to be filled; no Rust reference leads there, also where that process is this one (see
@@ -121,7 +121,7 @@ impl Faults {
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn zero(&self, to: u64, bytes: u64) -> io::Result<Put> {
+    pub fn fill_zeroes(&self, to: u64, bytes: u64) -> io::Result<Put> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         // SAFETY: as in `copy`.
         match unsafe { self.0.zeropage(address(to), length, true) } {
@@ -135,7 +135,7 @@ impl Faults {
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn wake(&self, at: u64, bytes: u64) -> io::Result<()> {
+    pub fn wake_threads(&self, at: u64, bytes: u64) -> io::Result<()> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         self.0.wake(address(at), length).map_err(io::Error::other)
     }
@@ -298,7 +298,7 @@ impl Drop for Region {
 pub fn probe() -> io::Result<()> {
     let region = Region::new(4096)?;
     let faults = Faults::new(region.faults().try_clone_to_owned()?);
-    let put = faults.copy(region.address(), &[7; 4096])?;
+    let put = faults.fill_from(region.address(), &[7; 4096])?;
     let mut byte = [0];
     if put == Put::Bytes(PAGE) {
         region.read(9, &mut byte);
@@ -351,17 +351,26 @@ mod tests {
         let (region, faults) = region(8);
         let at = region.address();
         assert_eq!(
-            faults.copy(at + PAGE, &[1; 2 * 4096]).unwrap(),
+            faults.fill_from(at + PAGE, &[1; 2 * 4096]).unwrap(),
             Put::Bytes(2 * PAGE)
         );
-        assert_eq!(faults.copy(at + PAGE, &[2; 4096]).unwrap(), Put::Present);
         assert_eq!(
-            faults.copy(at, &[2; 4 * 4096]).unwrap(),
+            faults.fill_from(at + PAGE, &[2; 4096]).unwrap(),
+            Put::Present
+        );
+        assert_eq!(
+            faults.fill_from(at, &[2; 4 * 4096]).unwrap(),
             Put::Bytes(PAGE),
             "up to what is there"
         );
-        assert_eq!(faults.zero(at + 4 * PAGE, PAGE).unwrap(), Put::Bytes(PAGE));
-        assert_eq!(faults.zero(at + 4 * PAGE, PAGE).unwrap(), Put::Present);
+        assert_eq!(
+            faults.fill_zeroes(at + 4 * PAGE, PAGE).unwrap(),
+            Put::Bytes(PAGE)
+        );
+        assert_eq!(
+            faults.fill_zeroes(at + 4 * PAGE, PAGE).unwrap(),
+            Put::Present
+        );
         let mut bytes = [9; 2 * 4096];
         region.read(0, &mut bytes);
         assert!(bytes[..4096] == [2; 4096] && bytes[4096..] == [1; 4096]);
@@ -369,7 +378,7 @@ mod tests {
             let giving = scope.spawn(|| region.discard(4096, 4096).unwrap());
             wait_for_event(&faults);
             assert_eq!(
-                faults.copy(at + 5 * PAGE, &[3; 4096]).unwrap(),
+                faults.fill_from(at + 5 * PAGE, &[3; 4096]).unwrap(),
                 Put::Later,
                 "until it is read"
             );
@@ -382,7 +391,10 @@ mod tests {
                 byte
             });
             assert_eq!(wait(&faults), [Event::Missing(at + PAGE)]);
-            assert_eq!(faults.zero(at + PAGE, PAGE).unwrap(), Put::Bytes(PAGE));
+            assert_eq!(
+                faults.fill_zeroes(at + PAGE, PAGE).unwrap(),
+                Put::Bytes(PAGE)
+            );
             assert_eq!(reading.join().unwrap(), [0]);
         });
     }
@@ -391,12 +403,12 @@ mod tests {
     fn kernel_serves_faults_to_owner_only() {
         probe().unwrap();
         let (_region, faults) = region(1);
-        assert_eq!(faults.copy(1 << 40, &[0; 4096]).unwrap(), Put::Gone);
+        assert_eq!(faults.fill_from(1 << 40, &[0; 4096]).unwrap(), Put::Gone);
         let none = Faults::new(std::fs::File::open("/dev/null").unwrap().into());
         assert!(
             none.read().is_err()
-                && none.copy(0, &[0; 4096]).is_err()
-                && none.wake(0, PAGE).is_err()
+                && none.fill_from(0, &[0; 4096]).is_err()
+                && none.wake_threads(0, PAGE).is_err()
         );
     }
 }

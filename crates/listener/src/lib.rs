@@ -158,7 +158,7 @@ pub async fn serve(
                 };
                 tasks.spawn(serving.run(stream, peer, connection));
             }
-            Err(refused) => refusals.note(refused, peer, &limits),
+            Err(refused) => refusals.note_refusal(refused, peer, &limits),
         }
     }
     stop.cancel();
@@ -218,7 +218,7 @@ impl Serving {
         );
         let mut closing = None;
         loop {
-            let due = closing.unwrap_or_else(|| handle.due());
+            let due = closing.unwrap_or_else(|| handle.next_deadline());
             tokio::select! {
                 // Errors are the peer's, which knows of them.
                 _ = connection.as_mut() => break,
@@ -228,7 +228,7 @@ impl Serving {
                     let _ = connection.as_mut().await;
                     break;
                 }
-                () = tokio::time::sleep_until(due) => match handle.overdue(Instant::now()) {
+                () = tokio::time::sleep_until(due) => match handle.close_overdue(Instant::now()) {
                     _ if closing.is_some() => return,
                     Due::Later => {}
                     Due::NoRequest => return,

@@ -271,10 +271,10 @@ impl ConnectionHandle {
         self.evicted.is_cancelled()
     }
 
-    /// Time at which [`ConnectionHandle::overdue`] is to be asked again. A change of the
+    /// Time at which [`ConnectionHandle::close_overdue`] is to be asked again. A change of the
     /// connection's state can bring a deadline nearer, so it is never further away than the
     /// shortest of them.
-    pub(crate) fn due(&self) -> Instant {
+    pub(crate) fn next_deadline(&self) -> Instant {
         let limits = &self.table.limits;
         let latest = Instant::now() + limits.first_byte.min(limits.request_head).min(limits.idle);
         let due = self
@@ -286,7 +286,7 @@ impl ConnectionHandle {
         due.map_or(latest, |due| due.min(latest))
     }
 
-    pub(crate) fn overdue(&self, now: Instant) -> Due {
+    pub(crate) fn close_overdue(&self, now: Instant) -> Due {
         let connections = self.table.lock();
         match connections.all.get(&self.number) {
             // It was evicted; its stream ends by itself.
@@ -334,7 +334,12 @@ pub(crate) struct RefusalLog {
 }
 
 impl RefusalLog {
-    pub(crate) fn note(&mut self, refused: Refused, peer: SocketAddr, limits: &ListenerLimits) {
+    pub(crate) fn note_refusal(
+        &mut self,
+        refused: Refused,
+        peer: SocketAddr,
+        limits: &ListenerLimits,
+    ) {
         self.untold += 1;
         if self.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
             return;

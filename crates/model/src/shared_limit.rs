@@ -60,7 +60,7 @@ impl SharedLimit {
 
     /// Gives the value that a limit has on this machine, where that depends on the machine.
     #[must_use]
-    pub fn here(mut self, value: impl std::fmt::Display) -> Self {
+    pub fn with_actual(mut self, value: impl std::fmt::Display) -> Self {
         self.value = format!("{value} ({})", self.value);
         self
     }
@@ -101,7 +101,7 @@ mod tests {
     fn origin_and_default_are_compared() {
         let list = |value: &str| {
             vec![
-                SharedLimit::set_by("A", "things", value, "wait").here(7),
+                SharedLimit::set_by("A", "things", value, "wait").with_actual(7),
                 SharedLimit::built_in("others", "3", "end"),
             ]
         };

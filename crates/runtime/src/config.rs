@@ -36,18 +36,18 @@ impl<'a> Variables<'a> {
     /// Returns the path in a variable, made absolute.
     #[must_use]
     pub fn optional_path(&self, name: &str) -> Option<PathBuf> {
-        self.text(name).map(|path| absolute(Path::new(&path)))
+        self.text(name).map(|path| absolute_path(Path::new(&path)))
     }
 
     /// Returns the path in a variable, or `default`, made absolute.
     #[must_use]
     pub fn path(&self, name: &str, default: &Path) -> PathBuf {
         self.optional_path(name)
-            .unwrap_or_else(|| absolute(default))
+            .unwrap_or_else(|| absolute_path(default))
     }
 
     /// Returns the parsed value of a variable, or `default`. `expected` completes "NAME must be".
-    pub fn parsed<T: FromStr>(&mut self, name: &str, expected: &str, default: T) -> T {
+    pub fn parse_or<T: FromStr>(&mut self, name: &str, expected: &str, default: T) -> T {
         let Some(text) = self.text(name) else {
             return default;
         };
@@ -58,7 +58,7 @@ impl<'a> Variables<'a> {
     }
 
     /// Returns the number in a variable, or `default`, which lies in `range`.
-    pub fn bounded<T: FromStr + PartialOrd + Display>(
+    pub fn parse_within<T: FromStr + PartialOrd + Display>(
         &mut self,
         name: &str,
         range: &RangeInclusive<T>,
@@ -97,6 +97,6 @@ impl<'a> Variables<'a> {
 
 /// Makes a path absolute: a VM's directory must mean the same in every process, wherever it stands.
 #[must_use]
-pub fn absolute(path: &Path) -> PathBuf {
+pub fn absolute_path(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

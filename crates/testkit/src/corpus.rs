@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// When the target panics, or the corpus has no files.
-pub fn replay(name: &str, target: impl Fn(&[u8])) {
+pub fn replay_corpus(name: &str, target: impl Fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../fuzz/corpus")
         .join(name);

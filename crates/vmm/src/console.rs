@@ -58,13 +58,13 @@ impl Console {
     }
 
     /// Returns the unread output and clears it.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
+    pub(crate) fn take_unread(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.unread).into()
     }
 
     /// Returns the first line of the kernel's panic message, if there was one; with the victim of
     /// the out-of-memory killer, if there was one before.
-    pub(crate) fn panic(&mut self) -> Option<String> {
+    pub(crate) fn panic_message(&mut self) -> Option<String> {
         self.end_line();
         let panic = self.panic.clone()?;
         Some(match &self.out_of_memory {
@@ -155,10 +155,10 @@ mod tests {
     fn panic_is_found_across_pieces() {
         let mut console = Console::default();
         console.push(b"[    1.0] Kernel panic - not syn");
-        assert_eq!(console.take(), b"[    1.0] Kernel panic - not syn");
+        assert_eq!(console.take_unread(), b"[    1.0] Kernel panic - not syn");
         console.push(b"cing: sysrq\x1b[31m triggered crash\r\n[    1.1] Kernel panic - not syncing: second\n");
         assert_eq!(
-            console.panic().unwrap(),
+            console.panic_message().unwrap(),
             "Kernel panic - not syncing: sysrq [31m triggered crash"
         );
     }
@@ -170,7 +170,7 @@ mod tests {
             console.push(&vec![b'x'; before]);
             console.push(b"[    1.0] Kernel panic - not syncing: Attempted to kill init!\n");
             assert_eq!(
-                console.panic().unwrap(),
+                console.panic_message().unwrap(),
                 "Kernel panic - not syncing: Attempted to kill init!"
             );
             assert!(console.line.len() <= LINE_LIMIT);
@@ -181,14 +181,14 @@ mod tests {
     fn panic_names_the_memory_hog() {
         let mut console = Console::default();
         console.push(b"[2] Out of memory: Killed process 7 (python3)\n[3] Kernel panic - not syncing: no init\n");
-        let text = console.panic().unwrap();
+        let text = console.panic_message().unwrap();
         assert!(
             text.starts_with("Kernel panic - not syncing: no init")
                 && text.contains("process 7 (python3)")
         );
         console = Console::default();
         console.push(b"Out of memory: Killed process 7 (python3)\n");
-        assert_eq!(console.panic(), None);
+        assert_eq!(console.panic_message(), None);
     }
 
     #[test]
@@ -196,11 +196,11 @@ mod tests {
         let mut console = Console::default();
         console.push(&vec![b'a'; LIMIT]);
         console.push(b"end");
-        let output = console.take();
+        let output = console.take_unread();
         assert_eq!((output.len(), output.ends_with(b"aend")), (LIMIT, true));
         console.push(&vec![b'b'; 3 * LIMIT]);
-        assert_eq!(console.take().len(), LIMIT);
-        assert!(console.take().is_empty() && console.line.len() <= LINE_LIMIT);
+        assert_eq!(console.take_unread().len(), LIMIT);
+        assert!(console.take_unread().is_empty() && console.line.len() <= LINE_LIMIT);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 
 /// Gives a file a second name, or copies it where that is impossible. The file is never written
 /// again, so both names may lead to it.
-pub(crate) fn place(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| linux::sparse::copy(from, to))
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn must_be_empty(dir: &Path) -> Result<()> {
     })
 }
 
-pub(crate) async fn blocking<T: Send + 'static>(
+pub(crate) async fn run_blocking<T: Send + 'static>(
     action: &'static str,
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -21,15 +21,15 @@ pub fn firecracker_answer(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use testkit::corpus::replay;
+    use testkit::corpus::replay_corpus;
 
     #[test]
     fn corpus_qmp_line() {
-        replay("qmp_line", super::qmp_line);
+        replay_corpus("qmp_line", super::qmp_line);
     }
 
     #[test]
     fn corpus_firecracker_answer() {
-        replay("firecracker_answer", super::firecracker_answer);
+        replay_corpus("firecracker_answer", super::firecracker_answer);
     }
 }

@@ -63,7 +63,7 @@ impl InFlightStarts {
     ///
     /// # Errors
     /// When there is a start in that directory already, or the error of the work.
-    pub(crate) async fn run<V: Vm + 'static>(
+    pub(crate) async fn run_start<V: Vm + 'static>(
         &self,
         dir: &Path,
         work: impl Future<Output = Result<V>> + Send + 'static,
@@ -77,7 +77,7 @@ impl InFlightStarts {
         loop {
             // Checked before the search: a start that begins after it would not be found.
             let idle = self.is_idle(dir);
-            match record::find::<R>(dir).await? {
+            match record::find_process::<R>(dir).await? {
                 Some((process, _)) => process::end(process).await?,
                 None if idle => return Ok(()),
                 None => self.wait_until_idle(dir, LOOK).await,
@@ -113,7 +113,7 @@ pub(crate) async fn check_can_start<R: Record>(config: &VmConfig) -> Result<()> 
             reason,
         });
     }
-    match record::recorded::<R>(&config.dir).await? {
+    match record::find_recorded::<R>(&config.dir).await? {
         Some(_) => Err(already_running(&config.dir)),
         None => Ok(()),
     }

@@ -57,7 +57,7 @@ pub(crate) struct Needs {
 
 /// Creates the jail of a VM, if it is to have one, and gives its user the files that it writes.
 /// Blocking.
-pub(crate) fn make(
+pub(crate) fn create_for_vmm(
     config: &VmConfig,
     program: &Path,
     needs: &Needs,
@@ -68,7 +68,7 @@ pub(crate) fn make(
     let limits = limits(config);
     let tasks = limits.tasks;
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits).map_err(Error::Jail)?;
-    jail.allow(needs.syscalls);
+    jail.allow_syscalls(needs.syscalls);
     jail.program(program)
         .map_err(in_file("show the VMM its program", program))?;
     for file in [&config.kernel, &config.initramfs]
@@ -77,24 +77,24 @@ pub(crate) fn make(
         .chain(&config.modules)
         .chain(&needs.read)
     {
-        jail.show(file, Access::Read)
+        jail.show_path(file, Access::Read)
             .map_err(in_file("show the VMM its file", file))?;
     }
     for device in &needs.devices {
-        jail.device(device)
+        jail.show_device(device)
             .map_err(in_file("give the VMM the device", device))?;
     }
     for path in needs.write.iter().chain([&config.disk.path]) {
         give(&mut jail, who, path).map_err(in_file("give the VMM its file", path))?;
     }
     for dir in &needs.open_files_in {
-        jail.show(dir, Access::OpenFiles)
+        jail.show_path(dir, Access::OpenFiles)
             .map_err(in_file("show the VMM the directory", dir))?;
     }
     let run = run_dir::path(&config.dir);
     match needs
         .run
-        .mount()
+        .take_mount()
         .map_err(in_file("give the VMM its directory", &run))?
     {
         Some(mount) => jail.attach(&run, mount),
@@ -116,7 +116,7 @@ pub(crate) fn make(
 
 /// Creates the jail of a second process for a VM whose VMM has been started: the same user and
 /// control group, and only its program is visible. Neither process sees the other. Blocking.
-pub(crate) fn beside(
+pub(crate) fn create_beside(
     config: &VmConfig,
     program: &Path,
     syscalls: Syscalls,
@@ -125,7 +125,7 @@ pub(crate) fn beside(
         return Ok(None);
     };
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits(config))?;
-    jail.allow(syscalls);
+    jail.allow_syscalls(syscalls);
     jail.program(program)?;
     if let Some(group) = &who.cgroup {
         jail.cgroup(group)?;
@@ -145,10 +145,10 @@ fn limits(config: &VmConfig) -> Limits {
 /// of its own.
 fn give(jail: &mut linux::jail::Jail, who: &Jail, path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.file_type().is_block_device() {
-        return jail.device(path);
+        return jail.show_device(path);
     }
     chown(path, Some(who.uid), Some(who.gid))?;
-    jail.show(path, Access::Write)
+    jail.show_path(path, Access::Write)
 }
 
 /// Returns the limits of the control group: all of the virtual CPUs and half of one for the VMM's

@@ -200,7 +200,7 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
 
     /// Returns how the memory of this driver's snapshots is kept.
     fn snapshot_store(&self) -> SnapshotStore {
-        SnapshotStore::opaque()
+        SnapshotStore::without_merges()
     }
 
     /// Adopts the VM in `dir` that an earlier run of this program started. `None` if it has no

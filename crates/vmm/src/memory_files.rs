@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compat::{MANIFEST, check_lengths};
 use crate::diff::{self, Seal, check_cancelled};
-use crate::files::{in_file, new_file, place};
+use crate::files::{in_file, link_or_copy, new_file};
 use crate::{Error, Result, SnapshotError, seal};
 
 /// Names of the files.
@@ -107,7 +107,7 @@ impl MemoryLayout {
     }
 
     /// Returns the names of the files in the directory, from the lowest to the highest.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub(crate) fn file_names(&self) -> Vec<String> {
         match self {
             Self::Full => vec![MEMORY.to_owned()],
             Self::Layers(seals) => std::iter::once(BASE.to_owned())
@@ -120,7 +120,7 @@ impl MemoryLayout {
     pub(crate) fn check_files(&self, dir: &Path, bytes: u64) -> Result<(), SnapshotError> {
         let here = self.clone().on_disk(dir);
         let wanted = std::iter::once(bytes).chain(here.diffs().iter().map(|seal| seal.bytes));
-        here.names()
+        here.file_names()
             .iter()
             .zip(wanted)
             .try_for_each(|(name, bytes)| check_lengths(dir, &[(name, bytes)]))
@@ -145,11 +145,10 @@ pub(crate) fn merge_memory(dir: &Path, cancel: &CancellationToken) -> Result<()>
         },
     })?;
     match memory {
-        MemoryLayout::Layers(_) => {
-            merge_and_remove_layers(dir, &memory, memory_mb << 20, cancel).map_err(damaged(dir))
-        }
+        MemoryLayout::Layers(_) => merge_and_remove_layers(dir, &memory, memory_mb << 20, cancel)
+            .map_err(memory_error(dir)),
         // A file that was given away by its VM could not get it while that VM ran.
-        MemoryLayout::Full => seal::seal(&dir.join(MEMORY)).map_err(damaged(dir)),
+        MemoryLayout::Full => seal::seal(&dir.join(MEMORY)).map_err(memory_error(dir)),
     }
 }
 
@@ -181,7 +180,7 @@ pub(crate) fn is_sealed(dir: &Path) -> bool {
 
 /// Converts an error in the use of memory files: damaged or missing files are the snapshot's fault,
 /// other errors the system's.
-pub(crate) fn damaged(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
+pub(crate) fn memory_error(dir: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let dir = dir.to_owned();
     move |error| match error.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::NotFound => Error::BadSnapshot {
@@ -218,12 +217,12 @@ pub(crate) fn link_memory(
     let _alone = lock(from)?;
     let memory = memory.clone().on_disk(from);
     memory
-        .names()
+        .file_names()
         .iter()
-        .try_for_each(|name| place(&from.join(name), &to.join(name)))?;
+        .try_for_each(|name| link_or_copy(&from.join(name), &to.join(name)))?;
     // The lowest layer is a full file, in either layout.
     memory
-        .names()
+        .file_names()
         .first()
         .map_or(Ok(()), |name| seal::check(&to.join(name)))?;
     Ok(memory)
@@ -254,7 +253,11 @@ fn merge_and_remove_layers(
 ) -> io::Result<()> {
     let _alone = lock(dir)?;
     make(dir, memory, bytes, cancel)?;
-    for name in memory.names().into_iter().chain([WORKING_SET.to_owned()]) {
+    for name in memory
+        .file_names()
+        .into_iter()
+        .chain([WORKING_SET.to_owned()])
+    {
         stdx::fs::remove_file_if_exists(dir.join(name))?;
     }
     linux::file::sync_dir(dir)
@@ -266,7 +269,7 @@ fn merge_and_remove_layers(
 /// # Errors
 /// The system's error.
 pub(crate) fn share_device(memory: &Path) -> io::Result<LoopDevice> {
-    loopdev::share(memory, DEVICE_MARK)
+    loopdev::share_device(memory, DEVICE_MARK)
 }
 
 /// Locks the directory until the file is dropped or this process ends.
@@ -316,7 +319,7 @@ pub(crate) fn write_merged(
     to: &File,
     cancel: &CancellationToken,
 ) -> io::Result<()> {
-    let names = memory.names();
+    let names = memory.file_names();
     let (base, diffs) = names.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     copy(&dir.join(base), to, cancel)?;
     let length = to.metadata()?.len();
@@ -339,7 +342,7 @@ fn copy(from: &Path, target: &File, cancel: &CancellationToken) -> io::Result<()
         result => return result,
     }
     target.set_len(source.metadata()?.len())?;
-    for range in linux::sparse::data(&source)? {
+    for range in linux::sparse::data_ranges(&source)? {
         for piece in pieces(&range) {
             check_cancelled(cancel)?;
             linux::sparse::copy_ranges(&source, &[piece], target)?;
@@ -372,7 +375,10 @@ mod tests {
         );
         let two = MemoryLayout::Layers(vec![seal, seal]);
         assert_eq!(read(&serde_json::to_string(&two).unwrap()), two);
-        assert_eq!(two.names(), ["memory.base", "memory.diff", "memory.diff.2"]);
+        assert_eq!(
+            two.file_names(),
+            ["memory.base", "memory.diff", "memory.diff.2"]
+        );
     }
 
     #[test]

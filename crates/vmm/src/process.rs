@@ -26,7 +26,7 @@ const REAP: Duration = Duration::from_secs(60);
 
 /// Starts the process of a VM, in its jail if it has one. `install` is the hint for a missing
 /// program. The directory in [`Needs::run`] exists by now.
-pub(crate) async fn start(
+pub(crate) async fn start_vmm(
     spawn: Spawn,
     config: &VmConfig,
     needs: Needs,
@@ -39,7 +39,7 @@ pub(crate) async fn start(
     };
     let config = config.clone();
     let started = tokio::task::spawn_blocking(move || {
-        let jail = jail::make(&config, &spawn.program, &needs)?;
+        let jail = jail::create_for_vmm(&config, &spawn.program, &needs)?;
         fail::fail_point!("vmm::jail-made");
         let process = Spawn { jail, ..spawn }
             .spawn()
@@ -75,7 +75,7 @@ pub(crate) async fn run_to_end<T: Send + 'static>(
     deprecated,
     reason = "a process owns its descriptor for as long as it lives; the successor is unsafe, which this crate is not"
 )]
-pub(crate) async fn ended(process: &Arc<Process>) -> io::Result<Ended> {
+pub(crate) async fn wait_until_ended(process: &Arc<Process>) -> io::Result<Ended> {
     let readable = AsyncFd::with_interest(Arc::clone(process), Interest::READABLE)?;
     loop {
         let mut guard = readable.readable().await?;
@@ -96,7 +96,7 @@ pub(crate) async fn end(process: impl Into<Arc<Process>>) -> Result<()> {
         source,
     };
     process.kill().map_err(failed)?;
-    match tokio::time::timeout(REAP, ended(&process)).await {
+    match tokio::time::timeout(REAP, wait_until_ended(&process)).await {
         Ok(ended) => ended.map(drop).map_err(failed),
         Err(_elapsed) => Err(Error::Timeout {
             command: "SIGKILL".into(),
@@ -107,12 +107,12 @@ pub(crate) async fn end(process: impl Into<Arc<Process>>) -> Result<()> {
 
 /// Returns the last text of a log, for people; `None` if there is none.
 pub(crate) fn exit_reason(log: &Path) -> Option<String> {
-    let text = printable(&tail(log, 4 * LOG_TAIL as u64).ok()?, LOG_TAIL);
+    let text = printable(&read_tail(log, 4 * LOG_TAIL as u64).ok()?, LOG_TAIL);
     (!text.is_empty()).then_some(text)
 }
 
 /// Returns at most `bytes` bytes from the end of a file.
-pub(crate) fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut file = std::fs::File::open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Result;
-use crate::files::blocking;
+use crate::files::run_blocking;
 
 const NAME: &str = "vm.json";
 
@@ -55,16 +55,16 @@ pub(crate) fn read<R: Record>(dir: &Path) -> io::Result<Option<R>> {
 
 /// Returns the process of the VM in `dir`, if it lives, and its record, unless its start was cut
 /// short before that.
-pub(crate) async fn find<R: Record>(dir: &Path) -> Result<Option<(Process, Option<R>)>> {
+pub(crate) async fn find_process<R: Record>(dir: &Path) -> Result<Option<(Process, Option<R>)>> {
     let owned = dir.to_owned();
-    blocking("look for the VM of", dir, move || look_for(&owned)).await
+    run_blocking("look for the VM of", dir, move || look_for(&owned)).await
 }
 
-/// Does the same as [`find`] for a VM that has a record, without reading every process of the
+/// Does the same as [`find_process`] for a VM that has a record, without reading every process of the
 /// machine.
-pub(crate) async fn recorded<R: Record>(dir: &Path) -> Result<Option<(Process, R)>> {
+pub(crate) async fn find_recorded<R: Record>(dir: &Path) -> Result<Option<(Process, R)>> {
     let owned = dir.to_owned();
-    blocking("look for the VM of", dir, move || look_up(&owned)).await
+    run_blocking("look for the VM of", dir, move || look_up(&owned)).await
 }
 
 fn look_up<R: Record>(dir: &Path) -> io::Result<Option<(Process, R)>> {

@@ -108,7 +108,7 @@ impl RunDir {
     }
 
     /// Returns the identity to record in `vm.json` for [`RunDir::adopt`].
-    pub(crate) fn recorded(&self) -> Option<DirIdentity> {
+    pub(crate) fn recorded_identity(&self) -> Option<DirIdentity> {
         self.identity
     }
 
@@ -116,7 +116,7 @@ impl RunDir {
     ///
     /// # Errors
     /// When there are no more descriptors.
-    pub(crate) fn mount(&self) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn take_mount(&self) -> io::Result<Option<OwnedFd>> {
         self.identity
             .map(|_| self.dir.as_fd().try_clone_to_owned())
             .transpose()
@@ -222,7 +222,7 @@ mod tests {
         let run = RunDir::create(&config(vm.path(), None)).unwrap();
         run.create_file("file").unwrap();
         assert_eq!(
-            (run.recorded(), run.mount().unwrap().is_none()),
+            (run.recorded_identity(), run.take_mount().unwrap().is_none()),
             (None, true)
         );
         let spawn = linux::process::Spawn {

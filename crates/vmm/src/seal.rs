@@ -104,7 +104,7 @@ fn read(file: &File) -> io::Result<Option<u32>> {
 fn sum(file: &File) -> io::Result<u32> {
     let mut crc = crc32fast::Hasher::new();
     let mut buffer = vec![0; BUFFER];
-    for range in linux::sparse::data(file)? {
+    for range in linux::sparse::data_ranges(file)? {
         let mut at = range.start;
         while at < range.end {
             let part = usize::try_from(range.end - at)

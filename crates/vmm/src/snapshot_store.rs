@@ -49,7 +49,7 @@ impl SnapshotStore {
     /// Returns the store of a driver that keeps memory in a way of its own: nothing is merged or
     /// held.
     #[must_use]
-    pub fn opaque() -> Self {
+    pub fn without_merges() -> Self {
         Self(RestoresFrom::Opaque)
     }
 
@@ -97,7 +97,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// The system's error; restores are slower then, but correct.
-    pub fn hold(self, snapshot: &Path) -> Result<HeldMemory> {
+    pub fn hold_memory(self, snapshot: &Path) -> Result<HeldMemory> {
         let device = match self.0 {
             RestoresFrom::Opaque | RestoresFrom::FullFile | RestoresFrom::Layers => None,
             RestoresFrom::FullFileAndSmallDiff => {
@@ -112,7 +112,7 @@ impl SnapshotStore {
     }
 }
 
-/// Memory that stays in the page cache; see [`SnapshotStore::hold`].
+/// Memory that stays in the page cache; see [`SnapshotStore::hold_memory`].
 #[derive(Debug)]
 pub struct HeldMemory {
     _device: Option<LoopDevice>,

@@ -29,7 +29,7 @@ impl Watcher {
     }
 
     /// Waits for the end of the VM and returns it.
-    pub(crate) async fn exit(&self) -> Exit {
+    pub(crate) async fn wait_for_exit(&self) -> Exit {
         // Only when the runtime is shutting down, or the task panicked.
         let gone = || Exit::Vmm("the task that watches it is gone".into());
         let mut exit = self.exit.clone();
@@ -46,7 +46,7 @@ impl Watcher {
     ) -> Result<T> {
         tokio::select! {
             answer = answer => answer,
-            _ = self.exit() => Err(Error::Ended),
+            _ = self.wait_for_exit() => Err(Error::Ended),
         }
     }
 
@@ -63,7 +63,7 @@ impl Watcher {
             path: dir.to_owned(),
             source,
         })?;
-        self.exit().await;
+        self.wait_for_exit().await;
         Ok(())
     }
 }

@@ -391,7 +391,7 @@ fn a_pager_that_dies_is_noticed() {
     let mut vm = runtime.block_on(Vm::restore(layered.dir.path()));
     vm.ask("touch 0");
     vm.process().kill().expect("it can be killed");
-    let noticed = async { tokio::time::timeout(PATIENCE, vm.pager.ended()).await };
+    let noticed = async { tokio::time::timeout(PATIENCE, vm.pager.wait_until_ended()).await };
     let why = runtime.block_on(noticed).expect("it is noticed");
     assert!(why.contains("signal 9"), "{why}");
     // The guest can do nothing but wait.

@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn corpus_cli_archive() {
-        testkit::corpus::replay("cli_archive", |bytes| {
+        testkit::corpus::replay_corpus("cli_archive", |bytes| {
             let outer = tempfile::tempdir().unwrap();
             let target = outer.path().join("target");
             fs::create_dir(&target).unwrap();

@@ -73,7 +73,7 @@ impl Host {
             .parse::<Uri>()
             .ok()
             .and_then(|uri| uri.authority().cloned());
-        let request = Request::get(tunnel::path(id, port))
+        let request = Request::get(tunnel::tunnel_path(id, port))
             .header(
                 HOST,
                 authority

@@ -119,7 +119,7 @@ async fn a_client_that_hangs_up_does_not_cut_a_create_in_half() {
     let gate = host.hold_next("Boot");
     let request = plane.post("/v1/sandboxes", "{}");
     let create = tokio::spawn(async move { request.send().await });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     create.abort();
     assert!(create.await.unwrap_err().is_cancelled());
     gate.open();
@@ -144,7 +144,7 @@ async fn a_delete_outranks_a_create() {
         let gate = host.hold_next(place);
         let request = plane.post("/v1/sandboxes", "{}");
         let create = tokio::spawn(refused(request, 409, "conflict"));
-        gate.reached().await;
+        gate.wait_until_reached().await;
         let id = plane.client().list_all().await.unwrap()[0].id.clone();
         plane.client().delete(&id).await.unwrap();
         assert!(plane.client().get(&id).await.unwrap_err().is_not_found());

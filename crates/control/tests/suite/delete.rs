@@ -81,7 +81,7 @@ async fn a_client_that_hangs_up_does_not_stop_it() {
     let gate = host.hold_next("RemoveSandbox");
     let request = plane.request(Method::DELETE, &format!("/v1/sandboxes/{id}"));
     let delete = tokio::spawn(async move { request.send().await });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     delete.abort();
     let _ = delete.await;
     gate.open();

@@ -127,7 +127,7 @@ async fn a_host_that_dies_in_the_middle_leaves_nothing() {
     let gate = host.hold_next("Children");
     let request = plane.post(&format!("/v1/sandboxes/{id}/fork"), r#"{"count": 2}"#);
     let fork = tokio::spawn(refused(request, 503, "host_unavailable"));
-    gate.reached().await;
+    gate.wait_until_reached().await;
     host.stop();
     fork.await.unwrap();
     host.restart();
@@ -146,7 +146,7 @@ async fn a_child_that_is_deleted_meanwhile_takes_the_others_with_it() {
     let path = format!("/v1/sandboxes/{id}/fork");
     let request = plane.post(&path, r#"{"count": 3}"#);
     let fork = tokio::spawn(async move { request.send().await.unwrap().status().as_u16() });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     let all = plane.client().list_all().await.unwrap();
     let child = all.iter().find(|sandbox| sandbox.id != id).unwrap();
     assert_eq!(child.status, SandboxStatus::Pending);
@@ -171,7 +171,7 @@ async fn a_control_plane_killed_in_the_middle_finds_all_children_or_none() {
         let gate = host.hold_next("Children");
         let request = plane.post(&format!("/v1/sandboxes/{id}/fork"), r#"{"count": 3}"#);
         let fork = tokio::spawn(async move { request.send().await });
-        gate.reached().await;
+        gate.wait_until_reached().await;
         plane.kill();
         assert!(fork.await.unwrap().is_err());
         let plane = ground.start(&[&host]).await;

@@ -89,7 +89,7 @@ async fn delete_on_full_disk_makes_room() {
         let id = id.clone();
         async move { client.delete(&id).await }
     });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     // The host's part of it.
     disk.make_room();
     gate.open();

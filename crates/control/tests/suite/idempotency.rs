@@ -105,7 +105,7 @@ async fn a_create_that_failed_while_nobody_listened_is_told_and_can_be_tried_aga
         .post("/v1/sandboxes", "{}")
         .header("idempotency-key", "again");
     tokio::spawn(async move { request.send().await });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     plane.kill();
     let id = host.world().sandboxes.keys().next().unwrap().clone();
     host.set_state(&id, SandboxState::SANDBOX_STATE_ERROR, "bad luck");
@@ -238,7 +238,7 @@ async fn a_fork_whose_process_died_and_that_fails_when_tried_again_leaves_nothin
             .post(&path, r#"{"count": 2}"#)
             .header("idempotency-key", "again");
         tokio::spawn(async move { request.send().await });
-        gate.reached().await;
+        gate.wait_until_reached().await;
         plane.kill();
         let plane = ground.start(&[&host]).await;
         assert_eq!(plane.store.sandbox_count().await.unwrap(), 3);

@@ -185,7 +185,7 @@ async fn a_delete_outranks_a_pause_and_ends_a_paused_one() {
     let gate = host.hold_next("Save");
     let request = plane.request(Method::POST, &format!("/v1/sandboxes/{id}/pause"));
     let pause = tokio::spawn(refused(request, 404, "not_found"));
-    gate.reached().await;
+    gate.wait_until_reached().await;
     plane.client().delete(&id).await.unwrap();
     gate.open();
     pause.await.unwrap();
@@ -203,7 +203,7 @@ async fn a_pause_goes_on_without_its_client_and_without_us() {
     let gate = host.hold_next("Save");
     let request = plane.request(Method::POST, &format!("/v1/sandboxes/{id}/pause"));
     let pause = tokio::spawn(async move { request.send().await });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     pause.abort();
     plane.kill();
     gate.open();

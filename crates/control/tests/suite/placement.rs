@@ -23,7 +23,7 @@ async fn creates_at_once_spread_over_hosts() {
     });
     let creates: Vec<_> = creates.collect();
     for gate in &gates {
-        gate.reached().await;
+        gate.wait_until_reached().await;
     }
     drop(gates);
     let ids: BTreeSet<String> = join_all(creates)
@@ -67,6 +67,6 @@ async fn host_that_hangs_is_passed_over() {
     // Rounds of reconciliation ask, too.
     let gates: Vec<_> = (0..16).map(|_| silent.hold_next("GetHost")).collect();
     let sandbox = plane.create().await;
-    gates[0].reached().await;
+    gates[0].wait_until_reached().await;
     assert!(other.world().sandboxes.contains_key(&sandbox.id));
 }

@@ -20,7 +20,7 @@ async fn a_control_plane_killed_in_the_middle_of_a_create_finds_the_sandbox_agai
     let gate = host.hold_next("Boot");
     let request = plane.post("/v1/sandboxes", "{}");
     let create = tokio::spawn(async move { request.send().await });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     plane.kill();
     assert!(create.await.unwrap().is_err());
     let plane = ground.start(&[&host]).await;
@@ -53,7 +53,7 @@ async fn what_a_host_made_while_nobody_looked_is_known_after_a_restart() {
     let gate = host.hold_next("Boot");
     let request = plane.post("/v1/sandboxes", "{}");
     tokio::spawn(async move { request.send().await });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     plane.kill();
     gate.open();
     eventually("the boot", || async {
@@ -142,7 +142,7 @@ async fn what_somebody_finishes_meanwhile_is_not_given_up() {
     let gates = [a.hold_next("ListSandboxes"), b.hold_next("ListSandboxes")];
     let plane = ground.start(&[&a, &b]).await;
     for gate in &gates {
-        gate.reached().await;
+        gate.wait_until_reached().await;
     }
     let again = plane
         .post("/v1/sandboxes", "{}")
@@ -203,7 +203,7 @@ async fn half_made_sandboxes_that_a_host_gives_up_go_away() {
     let gate = host.hold_next("Boot");
     let request = plane.post("/v1/sandboxes", "{}");
     let create = tokio::spawn(async move { request.send().await.unwrap().status().as_u16() });
-    gate.reached().await;
+    gate.wait_until_reached().await;
     let id = plane.client().list_all().await.unwrap()[0].id.clone();
     host.stop();
     host.forget(&id);

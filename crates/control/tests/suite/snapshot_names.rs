@@ -71,7 +71,7 @@ async fn deletion_waits_for_create_of_name() {
     let sandbox = plane.create().await.id;
     let gate = host.hold_next("CreateSnapshot");
     let create = spawn_request(create_request(&plane, &sandbox));
-    gate.reached().await;
+    gate.wait_until_reached().await;
     let delete = spawn_request(delete_request(&plane));
     // Another name is not held up.
     refused(
@@ -92,7 +92,7 @@ async fn create_waits_for_deletion_of_name() {
     create_snapshot(&plane, &sandbox).await;
     let gate = host.hold_next("RemoveSnapshot");
     let delete = spawn_request(delete_request(&plane));
-    gate.reached().await;
+    gate.wait_until_reached().await;
     let create = spawn_request(create_request(&plane, &sandbox));
     let again = spawn_request(delete_request(&plane));
     gate.open();

@@ -38,7 +38,11 @@ impl ApiConfig {
         Self {
             listen: read_listen(variables),
             listener: ListenerLimits {
-                connections: variables.bounded(MAX_CONNECTIONS, &CONNECTIONS, DEFAULT_CONNECTIONS),
+                connections: variables.parse_within(
+                    MAX_CONNECTIONS,
+                    &CONNECTIONS,
+                    DEFAULT_CONNECTIONS,
+                ),
                 ..ListenerLimits::default()
             },
             token: read_token(variables),

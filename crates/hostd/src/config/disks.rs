@@ -22,7 +22,7 @@ impl DiskConfig {
     pub(super) fn read(variables: &mut Variables<'_>) -> Self {
         let megabytes = read_limit(variables, MBPS);
         Self {
-            backend: variables.parsed(BACKEND, "auto, dm, reflink, qcow2 or copy", Choice::Auto),
+            backend: variables.parse_or(BACKEND, "auto, dm, reflink, qcow2 or copy", Choice::Auto),
             limits: DiskLimits {
                 bytes: megabytes.map(|megabytes| megabytes.saturating_mul(1_000_000)),
                 operations: read_limit(variables, IOPS),
@@ -32,6 +32,6 @@ impl DiskConfig {
 }
 
 fn read_limit(variables: &mut Variables<'_>, name: &str) -> Option<u64> {
-    let limit = variables.parsed(name, "a number from 0, which is no limit", 0);
+    let limit = variables.parse_or(name, "a number from 0, which is no limit", 0);
     (limit > 0).then_some(limit)
 }

@@ -37,19 +37,19 @@ impl EngineConfig {
     pub(super) fn read(variables: &mut Variables<'_>) -> Self {
         Self {
             wanted: Wanted {
-                vmm: variables.parsed(VMM, "auto, firecracker or qemu", Choice::Auto),
-                accel: variables.parsed(ACCEL, "auto, kvm or tcg", AccelChoice::Auto),
+                vmm: variables.parse_or(VMM, "auto, firecracker or qemu", Choice::Auto),
+                accel: variables.parse_or(ACCEL, "auto, kvm or tcg", AccelChoice::Auto),
                 firecracker: variables.optional_path(FIRECRACKER),
                 cpu_template: variables.optional_path(CPU_TEMPLATE),
-                enforcement: variables.parsed(
+                enforcement: variables.parse_or(
                     SYSCALL_FILTER,
                     "enforce or log",
                     Enforcement::Enforce,
                 ),
                 ..Wanted::default()
             },
-            preboot: variables.parsed(WARM, "on or off", Switch(true)).0,
-            uid_base: variables.bounded(UID_BASE, &UID_BASES, DEFAULT_UID_BASE),
+            preboot: variables.parse_or(WARM, "on or off", Switch(true)).0,
+            uid_base: variables.parse_within(UID_BASE, &UID_BASES, DEFAULT_UID_BASE),
         }
     }
 }

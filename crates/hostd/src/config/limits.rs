@@ -27,7 +27,7 @@ pub struct Limits {
 
 impl Limits {
     pub(super) fn read(variables: &mut Variables<'_>) -> Self {
-        let mut number = |name, default| variables.parsed(name, "a number from 0", default);
+        let mut number = |name, default| variables.parse_or(name, "a number from 0", default);
         Self {
             sandboxes: number(SANDBOXES, DEFAULT_SANDBOXES),
             checkpoints: number(CHECKPOINTS, DEFAULT_CHECKPOINTS),

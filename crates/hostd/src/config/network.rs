@@ -34,11 +34,11 @@ pub struct NetworkConfig {
 impl NetworkConfig {
     pub(super) fn read(variables: &mut Variables<'_>) -> Self {
         Self {
-            pool_size: variables.bounded(POOL, &POOL_SIZES, DEFAULT_POOL),
+            pool_size: variables.parse_within(POOL, &POOL_SIZES, DEFAULT_POOL),
             settings: NetworkSettings {
                 plan: read_plan(variables),
                 name_servers: read_name_servers(variables),
-                ipv6: variables.parsed(IPV6, "auto, on or off", Ipv6Setting::Auto),
+                ipv6: variables.parse_or(IPV6, "auto, on or off", Ipv6Setting::Auto),
                 limits: Bandwidth {
                     egress_mbps: read_mbps(variables, EGRESS),
                     ingress_mbps: read_mbps(variables, INGRESS),
@@ -51,7 +51,7 @@ impl NetworkConfig {
 
 fn read_plan(variables: &mut Variables<'_>) -> Option<Plan> {
     let text = variables.text(CIDR)?;
-    let plan = text.parse().ok().and_then(Plan::halves);
+    let plan = text.parse().ok().and_then(Plan::from_halves);
     if plan.is_none() {
         let longest = Plan::LONGEST_PREFIX;
         variables.add_error(format!(
@@ -81,7 +81,7 @@ fn is_name_server(text: &str) -> bool {
 fn read_mbps(variables: &mut Variables<'_>, name: &str) -> u32 {
     let most = Bandwidth::MAX_MBPS;
     let expected = format!("a number of Mbit/s from 0 (no limit) to {most}");
-    let mbps = variables.parsed(name, &expected, 0);
+    let mbps = variables.parse_or(name, &expected, 0);
     if mbps > most {
         variables.add_error(format!("{name} must be {expected}, not {mbps}"));
     }
@@ -91,5 +91,5 @@ fn read_mbps(variables: &mut Variables<'_>, name: &str) -> u32 {
 fn read_connections(variables: &mut Variables<'_>) -> Option<u32> {
     variables.text(CONNECTIONS)?;
     let range = connections::LEAST..=connections::MOST;
-    Some(variables.bounded(CONNECTIONS, &range, connections::LEAST))
+    Some(variables.parse_within(CONNECTIONS, &range, connections::LEAST))
 }

@@ -94,7 +94,7 @@ fn write(of: Source<'_>, to: &Path) -> Result<(), Error> {
         .map_err(failed())?;
     let ranges = match ranges {
         Some(ranges) => Ok(ranges),
-        None => sparse::data(&source),
+        None => sparse::data_ranges(&source),
     };
     ranges
         .and_then(|ranges| sparse::copy_ranges(&source, &ranges, &target))
@@ -110,7 +110,7 @@ fn device_ranges(dir: &Path) -> Result<Option<Vec<Range<u64>>>, Error> {
         let Some(chunks) = written_chunks(&File::open(&store)?)? else {
             return Ok(None);
         };
-        let data = sparse::data(&File::open(&base)?)?;
+        let data = sparse::data_ranges(&File::open(&base)?)?;
         Ok(Some(union(
             data.into_iter().chain(
                 chunks

@@ -112,7 +112,7 @@ impl Mapper {
             },
         ];
         self.make(&name, &targets, true)?;
-        let made = dm::info(&name).map_err(Error::Device)?;
+        let made = dm::device_info(&name).map_err(Error::Device)?;
         made.map(|info| info.number)
             .ok_or(Error::Device(dm::Error::Missing(name)))
     }
@@ -161,7 +161,7 @@ impl Mapper {
 
     /// Adopts or removes one device.
     fn settle(&self, name: &str, known: &BTreeSet<SandboxId>) -> Result<(), Error> {
-        let Some(info) = dm::info(name).map_err(Error::Device)? else {
+        let Some(info) = dm::device_info(name).map_err(Error::Device)? else {
             return Ok(());
         };
         let ours = info.uuid == names::uuid(&self.mark, name);
@@ -189,7 +189,7 @@ impl Mapper {
         let mut used = BTreeSet::new();
         for name in dm::list("").map_err(Error::Device)? {
             used.extend(
-                dm::info(&name)
+                dm::device_info(&name)
                     .map_err(Error::Device)?
                     .iter()
                     .flat_map(loops),
@@ -210,7 +210,7 @@ impl Mapper {
 /// Flushes writes in flight to the device of a sandbox, if it has one now.
 pub(super) fn flush(id: &SandboxId) -> Result<(), Error> {
     let name = device_name(id);
-    if !dm::is_there() || dm::info(&name).map_err(Error::Device)?.is_none() {
+    if !dm::is_there() || dm::device_info(&name).map_err(Error::Device)?.is_none() {
         return Ok(());
     }
     dm::flush(&name).map_err(Error::Device)
@@ -225,14 +225,14 @@ fn make_store(path: &Path, disk_bytes: u64) -> Result<(), Error> {
         .open(path)
         .and_then(|store| {
             store.set_len(store_bytes(disk_bytes))?;
-            file::allocate(&store, room::FIRST_BYTES)
+            file::allocate_blocks(&store, room::FIRST_BYTES)
         });
     made.map_err(io_error("make", path))
 }
 
 fn take_away(id: &SandboxId, store: Option<Identity>) -> Result<(), Error> {
     let name = device_name(id);
-    let info = dm::info(&name).map_err(Error::Device)?;
+    let info = dm::device_info(&name).map_err(Error::Device)?;
     dm::remove(&name).map_err(Error::Busy)?;
     fail::fail_point!("disk::device-removed");
     dm::remove(&origin_name(id)).map_err(Error::Busy)?;

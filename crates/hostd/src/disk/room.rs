@@ -181,7 +181,7 @@ pub fn observation_interval(usage: Usage, rate: u64) -> Duration {
 /// # Errors
 /// When the status of the device, its store or the file system cannot be read.
 pub fn observe_disk(id: &SandboxId, dir: &Path) -> io::Result<Observation> {
-    let space = file::space(dir)?;
+    let space = file::file_system_space(dir)?;
     let free = space.free;
     let reserve = (space.total / 8).clamp(LEAST_RESERVE, MOST_RESERVE);
     let store = dir.join(COW);
@@ -193,7 +193,7 @@ pub fn observe_disk(id: &SandboxId, dir: &Path) -> io::Result<Observation> {
             reserve,
         }));
     }
-    let used = match dm::fill(&device_name(id)).map_err(io::Error::other)? {
+    let used = match dm::snapshot_fill(&device_name(id)).map_err(io::Error::other)? {
         dm::Fill::Used(used) => used,
         dm::Fill::Lost => return Ok(Observation::Lost),
     };
@@ -223,7 +223,7 @@ fn allocated_bytes(dir: &Path) -> io::Result<u64> {
 /// # Errors
 /// `StorageFull` if the space was used up since it was looked at.
 pub fn extend(dir: &Path, length: u64) -> io::Result<()> {
-    file::allocate(
+    file::allocate_blocks(
         &std::fs::File::options().write(true).open(dir.join(COW))?,
         length,
     )

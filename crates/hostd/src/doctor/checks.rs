@@ -146,7 +146,7 @@ pub(super) fn ipv6(config: &Config) -> Check {
         (Ipv6Mode::Off(why), Ipv6Setting::On) => {
             let found = format!(
                 "sandboxes have none, though AGENT_IPV6 is on: {}",
-                why.text()
+                why.as_text()
             );
             Check::warning(
                 NAME,
@@ -154,7 +154,9 @@ pub(super) fn ipv6(config: &Config) -> Check {
                 "turn IPv6 on for this host, or set AGENT_IPV6 to auto",
             )
         }
-        (Ipv6Mode::Off(why), _) => Check::ok(NAME, format!("sandboxes have none: {}", why.text())),
+        (Ipv6Mode::Off(why), _) => {
+            Check::ok(NAME, format!("sandboxes have none: {}", why.as_text()))
+        }
         (Ipv6Mode::On, wanted) => {
             let why = match wanted {
                 Ipv6Setting::On => "AGENT_IPV6 is on",
@@ -198,7 +200,7 @@ pub(super) fn jail(config: &Config) -> Check {
 
 pub(super) fn cgroups() -> Check {
     let fix = "boot with systemd.unified_cgroup_hierarchy=1; without it VMs have no limits but their own size";
-    let (place, found) = match linux::cgroup::find() {
+    let (place, found) = match linux::cgroup::find_hierarchy() {
         Ok(Some(found)) => found,
         Ok(None) => return Check::warning("cgroup v2", "it is not mounted", fix),
         Err(error) => return Check::warning("cgroup v2", error.to_string(), fix),

@@ -48,7 +48,7 @@ fn of_host(config: &Config) -> Vec<SharedLimit> {
             "one for each processor",
             "others wait; a guest that does not answer holds none",
         )
-        .here(processors),
+        .with_actual(processors),
         SharedLimit::set_by(
             limits::CHECKPOINTS,
             "checkpoints of a sandbox",
@@ -103,7 +103,7 @@ fn of_network(config: &Config) -> Vec<SharedLimit> {
             tracked,
             "new ones wait; its log tells",
         )
-        .here(connections::limit(settings.connections)),
+        .with_actual(connections::sandbox_limit(settings.connections)),
         SharedLimit::built_in(
             "connections to the ports of a sandbox",
             host_rpc::tunnel::MAX_CONNECTIONS.to_string(),

@@ -9,7 +9,7 @@ use crate::network::{addresses, connections};
 
 /// Compares what all sandboxes together may have tracked with what the host can track.
 pub(super) fn connections(config: &Config) -> Check {
-    let limit = connections::limit(config.network.settings.connections);
+    let limit = connections::sandbox_limit(config.network.settings.connections);
     let size = sysctl::get(connections::TABLE_SIZE)
         .ok()
         .and_then(|size| size.parse().ok());
@@ -32,9 +32,9 @@ pub(super) fn addresses(config: &Config) -> Check {
             return Check::warning(NAME, format!("cannot tell which are in use: {error}"), fix);
         }
     };
-    match addresses::choose(config.network.settings.plan, &ours, &in_use) {
+    match addresses::choose_networks(config.network.settings.plan, &ours, &in_use) {
         Err(error) => Check::missing(NAME, error.to_string(), fix),
-        Ok(plan) => match addresses::overlaps(plan, &in_use).first() {
+        Ok(plan) => match addresses::find_overlaps(plan, &in_use).first() {
             None => Check::ok(
                 NAME,
                 format!("sandboxes have those of {plan}, which nothing else here uses"),

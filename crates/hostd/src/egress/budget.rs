@@ -31,7 +31,7 @@ impl Budget {
     }
 
     /// Takes one token; returns false if there is none.
-    pub(crate) fn take(&self) -> bool {
+    pub(crate) fn try_take(&self) -> bool {
         self.take_at(Instant::now())
     }
 

@@ -91,7 +91,7 @@ impl Connection {
     fn is_allowed(&self, rules: &NetworkSpec) -> bool {
         let name = self.name.lock();
         name.as_ref()
-            .is_some_and(|name| rules.reaches(name, self.to.ip()))
+            .is_some_and(|name| rules.name_reaches(name, self.to.ip()))
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
@@ -102,7 +102,7 @@ impl Connection {
         {
             self.policy
                 .events
-                .denied(&denial_text("HTTP", &name, self.to));
+                .log_denied(&denial_text("HTTP", &name, self.to));
             let text = "The network rules of this sandbox do not allow this (see allow_out and deny_out).\n";
             return plain(StatusCode::FORBIDDEN, text);
         }

@@ -81,7 +81,7 @@ pub(crate) const NEW_NAMES_AT_ONCE: f64 = 300.0;
 /// Reads the first message of a TLS connection.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_client_hello(mut bytes: &[u8]) {
-    let _ = futures::executor::block_on(tls::hello(&mut bytes));
+    let _ = futures::executor::block_on(tls::read_hello(&mut bytes));
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -138,8 +138,8 @@ pub(crate) struct HostEgress {
 impl HostEgress {
     pub(crate) fn new(networks: &Networks, upstream: Arc<Upstream>) -> Self {
         Self {
-            limits: networks.limits(),
-            connections: networks.connections(),
+            limits: networks.bandwidth_limits(),
+            connections: networks.connection_limit(),
             ipv6: networks.ipv6_mode(),
             upstream,
         }
@@ -233,9 +233,9 @@ impl Egress {
     ) -> Result<Self, EgressError> {
         let bandwidth = spec.bandwidth;
         // A preallocated network has the default rules already.
-        let is_ruled =
-            context.is_open && spec.clone().at(Bandwidth::default()) == NetworkSpec::default();
-        let rules = (!is_ruled).then(|| policy::rules(&spec, &[]));
+        let is_ruled = context.is_open
+            && spec.clone().with_bandwidth(Bandwidth::default()) == NetworkSpec::default();
+        let rules = (!is_ruled).then(|| policy::table_for(&spec, &[]));
         let opened = context.within(move || {
             rules.map_or(Ok(()), Transaction::commit)?;
             // A network of an earlier agent may have another limit, or none.
@@ -278,7 +278,7 @@ impl Egress {
         if let Some(log) = sockets.log {
             policy.spawn(tell_refused(
                 Arc::clone(policy),
-                log.watched()?,
+                log.into_async()?,
                 |destination| destination.to_string(),
             ));
         }
@@ -287,7 +287,7 @@ impl Egress {
             let over = move |_: &Destination| {
                 format!("more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)")
             };
-            policy.spawn(tell_refused(Arc::clone(policy), log.watched()?, over));
+            policy.spawn(tell_refused(Arc::clone(policy), log.into_async()?, over));
         }
         Ok(())
     }
@@ -298,13 +298,14 @@ impl SandboxEgress for Egress {
     async fn change(&self, spec: NetworkSpec) -> Result<(), EgressError> {
         let policy = &self.policy;
         let _writing = policy.kernel.lock().await;
-        let pinned = policy
-            .pins()
-            .keep(|name, address| spec.reaches(name, address), Instant::now());
+        let pinned = policy.pins().retain_addresses(
+            |name, address| spec.name_reaches(name, address),
+            Instant::now(),
+        );
         let before = policy.rules().bandwidth;
         let after = spec.bandwidth;
         policy.limit(after).await.map_err(EgressError::Rules)?;
-        if let Err(error) = policy.apply(policy::rules(&spec, &pinned)).await {
+        if let Err(error) = policy.apply(policy::table_for(&spec, &pinned)).await {
             let restored = policy.limit(before).await;
             return Err(EgressError::Rules(restored.err().unwrap_or(error)));
         }
@@ -330,7 +331,7 @@ impl NetnsContext {
 
     /// Sets the sandbox's bandwidth. Must be called in its namespace.
     fn limit(self, own: Bandwidth) -> io::Result<()> {
-        network::limit(self.slot, self.limits.and(own))
+        network::limit_bandwidth(self.slot, self.limits.limited_by(own))
     }
 }
 
@@ -361,9 +362,9 @@ impl EgressPolicy {
 
     /// Returns true if one more question may be asked for the sandbox.
     pub(crate) fn may_ask(&self) -> bool {
-        let may = self.questions.take();
+        let may = self.questions.try_take();
         if !may {
-            self.events.denied("DNS questions beyond the limit");
+            self.events.log_denied("DNS questions beyond the limit");
         }
         may
     }
@@ -387,12 +388,12 @@ impl EgressPolicy {
         let reached: Vec<IpAddr> = addresses
             .iter()
             .copied()
-            .filter(|address| rules.reaches(name, *address))
+            .filter(|address| rules.name_reaches(name, *address))
             .collect();
         let new = {
             let mut pins = self.pins();
-            if !pins.knows(name) && !self.new_names.take() {
-                self.events.denied("new names beyond the limit");
+            if !pins.knows_name(name) && !self.new_names.try_take() {
+                self.events.log_denied("new names beyond the limit");
                 return Err(PinError::TooManyNames);
             }
             pins.add(name, &reached, ttl, Instant::now())
@@ -405,18 +406,22 @@ impl EgressPolicy {
     /// sandbox was paused); then they are looked up anew.
     pub(crate) async fn is_allowed(&self, name: &str, address: IpAddr) -> bool {
         let rules = self.rules();
-        if !rules.reaches(name, address) {
+        if !rules.name_reaches(name, address) {
             return false;
         }
-        if rules.address(address) == Access::Allowed
-            || self.pins().has(name, address, Instant::now())
+        if rules.judge_address(address) == Access::Allowed
+            || self.pins().has_address(name, address, Instant::now())
         {
             return true;
         }
         if !self.may_ask() {
             return false;
         }
-        match self.upstream.addresses(name, address.is_ipv4()).await {
+        match self
+            .upstream
+            .lookup_addresses(name, address.is_ipv4())
+            .await
+        {
             Some((addresses, ttl)) if addresses.contains(&address) => {
                 self.pin(name, &[address], ttl).await.is_ok()
             }
@@ -429,8 +434,8 @@ impl EgressPolicy {
     pub(crate) fn reaches_address(&self, address: IpAddr) -> bool {
         let rules = self.rules();
         let names = self.pins().names_of(address, Instant::now());
-        rules.address(address) == Access::Allowed
-            || names.iter().any(|name| rules.reaches(name, address))
+        rules.judge_address(address) == Access::Allowed
+            || names.iter().any(|name| rules.name_reaches(name, address))
     }
 
     /// Runs `work` as long as the rules allow it: they are checked whenever they change, and at

@@ -117,7 +117,7 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
         entry
             .addresses
             .iter()
-            .all(|(address, _)| rules.reaches(&entry.name, *address))
+            .all(|(address, _)| rules.name_reaches(&entry.name, *address))
     };
     let (allowed, denied): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_allowed);
     for entry in denied {
@@ -131,7 +131,7 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
         .collect();
     let written = policy
         .context
-        .within(move || policy::pin(nft::Transaction::new(), &addresses).commit())
+        .within(move || policy::pin_addresses(nft::Transaction::new(), &addresses).commit())
         .await
         .map_err(|error| PinError::Kernel(Arc::new(error)));
     for entry in allowed {
@@ -142,23 +142,23 @@ async fn write(policy: &EgressPolicy, entries: Vec<Entry>) {
     }
 }
 
-/// Calls [`renew`] every [`RENEW_EVERY`], until the future is dropped.
+/// Calls [`renew_expiring`] every [`RENEW_EVERY`], until the future is dropped.
 pub(super) async fn renew_all(policy: Arc<EgressPolicy>) {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        renew(&policy, Instant::now()).await;
+        renew_expiring(&policy, Instant::now()).await;
     }
 }
 
 /// Renews addresses about to expire that connections use, or that their names still have.
-pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
-    let ending = policy.pins().ending(now);
+pub(super) async fn renew_expiring(policy: &EgressPolicy, now: Instant) {
+    let ending = policy.pins().expiring_names(now);
     if ending.is_empty() {
         return;
     }
     let used = policy
         .context
-        .within(conntrack::destinations)
+        .within(conntrack::list_destinations)
         .await
         .unwrap_or_else(|error| {
             tracing::warn!(%error, "whether addresses are in use cannot be told");
@@ -168,7 +168,7 @@ pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
         let (in_use, unused): (Vec<IpAddr>, Vec<IpAddr>) = addresses
             .into_iter()
             .partition(|address| used.contains(address));
-        let mut new = policy.pins().renew(&name, &in_use, true, now);
+        let mut new = policy.pins().renew_addresses(&name, &in_use, true, now);
         let kinds = [true, false]
             .into_iter()
             .filter(|ipv4| unused.iter().any(|one| one.is_ipv4() == *ipv4));
@@ -176,13 +176,13 @@ pub(super) async fn renew(policy: &EgressPolicy, now: Instant) {
             if !policy.may_ask() {
                 break;
             }
-            if let Some((has, _)) = policy.upstream.addresses(&name, of_ipv4).await {
+            if let Some((has, _)) = policy.upstream.lookup_addresses(&name, of_ipv4).await {
                 let still: Vec<IpAddr> = unused
                     .iter()
                     .copied()
                     .filter(|address| has.contains(address))
                     .collect();
-                new.extend(policy.pins().renew(&name, &still, false, now));
+                new.extend(policy.pins().renew_addresses(&name, &still, false, now));
             }
         }
         if let Err(error) = policy.pin_writer.write_addresses(&name, &new).await {

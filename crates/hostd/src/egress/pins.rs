@@ -69,7 +69,7 @@ impl ResolvedAddresses {
     }
 
     /// Returns true if the name is noted, with or without addresses.
-    pub(crate) fn knows(&self, name: &str) -> bool {
+    pub(crate) fn knows_name(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }
 
@@ -101,7 +101,7 @@ impl ResolvedAddresses {
 
     /// Returns names with their addresses that expire within [`RENEW_BEFORE`], unless the guest has
     /// not used the name for [`RENEWED_FOR`].
-    pub(crate) fn ending(&self, now: Instant) -> BTreeMap<String, Vec<IpAddr>> {
+    pub(crate) fn expiring_names(&self, now: Instant) -> BTreeMap<String, Vec<IpAddr>> {
         let wanted = |known: &&Known| now.duration_since(known.used) < RENEWED_FOR;
         let ending = |known: &Known| -> Vec<IpAddr> {
             let of = known
@@ -119,7 +119,7 @@ impl ResolvedAddresses {
 
     /// Renews those of `addresses` that are noted for the name, for [`LEAST`]; returns those that
     /// have to be written to the kernel, with their lifetimes.
-    pub(crate) fn renew(
+    pub(crate) fn renew_addresses(
         &mut self,
         name: &str,
         addresses: &[IpAddr],
@@ -156,7 +156,7 @@ impl ResolvedAddresses {
             .collect()
     }
 
-    pub(crate) fn has(&self, name: &str, address: IpAddr, now: Instant) -> bool {
+    pub(crate) fn has_address(&self, name: &str, address: IpAddr, now: Instant) -> bool {
         self.names
             .get(name)
             .and_then(|known| known.addresses.get(&address))
@@ -165,7 +165,7 @@ impl ResolvedAddresses {
 
     /// Removes the addresses for which `keep` returns false, and returns all others with their
     /// remaining lifetimes, to be written with rules that replace the kernel's sets.
-    pub(crate) fn keep(
+    pub(crate) fn retain_addresses(
         &mut self,
         keep: impl Fn(&str, IpAddr) -> bool,
         now: Instant,
@@ -246,8 +246,14 @@ mod tests {
         let now = Instant::now();
         let new = pins.add("a.com", &[address(1), address(2)], Duration::ZERO, now);
         assert_eq!(new, [(address(1), LEAST), (address(2), LEAST)]);
-        assert!(pins.has("a.com", address(1), now) && !pins.has("b.com", address(1), now));
-        assert!(!pins.has("a.com", address(3), now) && !pins.has("a.com", address(1), now + LEAST));
+        assert!(
+            pins.has_address("a.com", address(1), now)
+                && !pins.has_address("b.com", address(1), now)
+        );
+        assert!(
+            !pins.has_address("a.com", address(3), now)
+                && !pins.has_address("a.com", address(1), now + LEAST)
+        );
         // The kernel gets an address again only when it is about to expire.
         assert!(
             pins.add("b.com", &[address(1)], Duration::ZERO, now + LEAST / 4)
@@ -267,10 +273,10 @@ mod tests {
         pins.add("a.com", &[address(1)], Duration::ZERO, now);
         pins.add("b.com", &[address(2)], Duration::from_secs(3600), now);
         assert_eq!(
-            pins.keep(|name, _| name == "b.com", now),
+            pins.retain_addresses(|name, _| name == "b.com", now),
             [(address(2), Duration::from_secs(3600))]
         );
-        assert!(!pins.has("a.com", address(1), now));
+        assert!(!pins.has_address("a.com", address(1), now));
     }
 
     #[test]
@@ -278,25 +284,31 @@ mod tests {
         let mut pins = ResolvedAddresses::default();
         let start = Instant::now();
         pins.add("a.com", &[address(1), address(2)], Duration::ZERO, start);
-        assert!(pins.ending(start).is_empty());
+        assert!(pins.expiring_names(start).is_empty());
         let near = start + LEAST - RENEW_BEFORE / 2;
-        assert_eq!(pins.ending(near)["a.com"].len(), 2);
+        assert_eq!(pins.expiring_names(near)["a.com"].len(), 2);
         // One is kept, and one that the name never had is not added.
         assert_eq!(
-            pins.renew("a.com", &[address(1), address(9)], false, near),
+            pins.renew_addresses("a.com", &[address(1), address(9)], false, near),
             [(address(1), LEAST)]
         );
         let later = start + LEAST + Duration::from_secs(1);
-        assert!(pins.has("a.com", address(1), later) && !pins.has("a.com", address(2), later));
-        assert!(!pins.has("a.com", address(9), later));
+        assert!(
+            pins.has_address("a.com", address(1), later)
+                && !pins.has_address("a.com", address(2), later)
+        );
+        assert!(!pins.has_address("a.com", address(9), later));
         assert_eq!(pins.names_of(address(1), later), ["a.com"]);
         let mut now = near;
         while now < start + RENEWED_FOR {
-            assert!(pins.has("a.com", address(1), now));
-            pins.renew("a.com", &[address(1)], false, now);
+            assert!(pins.has_address("a.com", address(1), now));
+            pins.renew_addresses("a.com", &[address(1)], false, now);
             now += LEAST - RENEW_BEFORE / 2;
         }
-        assert!(pins.ending(now).is_empty(), "nobody has asked for a day");
+        assert!(
+            pins.expiring_names(now).is_empty(),
+            "nobody has asked for a day"
+        );
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) async fn serve(policy: Arc<EgressPolicy>, listener: TcpListener) {
             continue;
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            policy.events.denied(&format!(
+            policy.events.log_denied(&format!(
                 "more than {CONNECTIONS} connections to ports 80 and 443 at one time"
             ));
             reset(&stream);
@@ -89,7 +89,7 @@ async fn spoken(
         first if first.is_ascii_uppercase() && !begins_with(&stream, SSH).await => {
             http::serve(policy, stream, to).await
         }
-        _ => server_first::serve(policy, stream, to).await,
+        _ => server_first::serve_other(policy, stream, to).await,
     }
 }
 
@@ -97,8 +97,8 @@ async fn spoken(
 /// will send something later.
 async fn silent(policy: &Arc<EgressPolicy>, stream: TcpStream, to: SocketAddr) -> io::Result<()> {
     let first = if policy.reaches_address(to.ip()) {
-        match server_first::wait(policy, &stream, to).await {
-            Some(server) => return server_first::tunnel(policy, stream, server, to).await,
+        match server_first::wait_for_server(policy, &stream, to).await {
+            Some(server) => return server_first::copy_allowed(policy, stream, server, to).await,
             None => tokio::time::timeout(HELLO_TIMEOUT, first_byte(&stream)).await,
         }
     } else {
@@ -109,7 +109,7 @@ async fn silent(policy: &Arc<EgressPolicy>, stream: TcpStream, to: SocketAddr) -
         _ => {
             policy
                 .events
-                .denied(&format!("TCP to {to} that says nothing, and no name"));
+                .log_denied(&format!("TCP to {to} that says nothing, and no name"));
             reset(&stream);
             Ok(())
         }
@@ -141,10 +141,10 @@ fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
 }
 
 async fn secure(policy: &EgressPolicy, mut stream: TcpStream, to: SocketAddr) -> io::Result<()> {
-    let hello = tokio::time::timeout(HELLO_TIMEOUT, tls::hello(&mut stream)).await??;
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, tls::read_hello(&mut stream)).await??;
     let name = hello.name.unwrap_or_default();
     if !policy.is_allowed(&name, to.ip()).await {
-        policy.events.denied(&denial_text("TLS", &name, to));
+        policy.events.log_denied(&denial_text("TLS", &name, to));
         reset(&stream);
         return Ok(());
     }
@@ -159,12 +159,12 @@ async fn secure(policy: &EgressPolicy, mut stream: TcpStream, to: SocketAddr) ->
     let passed = policy
         .while_allowed(
             Decided::Before,
-            |rules| rules.reaches(&name, to.ip()),
+            |rules| rules.name_reaches(&name, to.ip()),
             passed,
         )
         .await;
     if passed.is_none() {
-        policy.events.denied(&denial_text("TLS", &name, to));
+        policy.events.log_denied(&denial_text("TLS", &name, to));
     }
     if !matches!(passed, Some(Ok(()))) {
         reset(&stream);

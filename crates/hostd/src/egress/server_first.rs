@@ -29,13 +29,13 @@ const HTTP: &[u8] = b"HTTP/";
 const TLS_RECORDS: std::ops::RangeInclusive<u8> = 0x14..=0x18;
 
 /// Serves a guest that has sent something which is neither TLS nor HTTP.
-pub(super) async fn serve(
+pub(super) async fn serve_other(
     policy: &EgressPolicy,
     stream: TcpStream,
     to: SocketAddr,
 ) -> io::Result<()> {
     if !policy.reaches_address(to.ip()) {
-        policy.events.denied(&format!(
+        policy.events.log_denied(&format!(
             "TCP to {to} that is neither TLS nor HTTP, at an address that no allowed name has"
         ));
         reset(&stream);
@@ -45,16 +45,18 @@ pub(super) async fn serve(
     if !speaks(&server).await {
         let why =
             "neither TLS nor HTTP, and its server does not speak first: its name cannot be told";
-        policy.events.denied(&format!("TCP to {to} that is {why}"));
+        policy
+            .events
+            .log_denied(&format!("TCP to {to} that is {why}"));
         reset(&stream);
         return Ok(());
     }
-    tunnel(policy, stream, server, to).await
+    copy_allowed(policy, stream, server, to).await
 }
 
 /// Connects to the server of a guest that sends nothing, and waits until one of them does. Returns
 /// the connection if it was the server.
-pub(super) async fn wait(
+pub(super) async fn wait_for_server(
     policy: &EgressPolicy,
     stream: &TcpStream,
     to: SocketAddr,
@@ -82,7 +84,7 @@ async fn speaks(server: &TcpStream) -> bool {
 }
 
 /// Passes on bytes of both sides, as long as the rules allow the address.
-pub(super) async fn tunnel(
+pub(super) async fn copy_allowed(
     policy: &EgressPolicy,
     mut stream: TcpStream,
     mut server: TcpStream,
@@ -94,7 +96,7 @@ pub(super) async fn tunnel(
         .await
         .is_none()
     {
-        policy.events.denied(&format!("TCP to {to}"));
+        policy.events.log_denied(&format!("TCP to {to}"));
         reset(&stream);
     }
     Ok(())

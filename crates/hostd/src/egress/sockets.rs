@@ -97,7 +97,7 @@ pub(super) async fn tell_refused(
         if let Ok(Ok(refused)) = ready.try_io(|log| log.get_ref().read()) {
             refused
                 .iter()
-                .for_each(|destination| policy.events.denied(&what(destination)));
+                .for_each(|destination| policy.events.log_denied(&what(destination)));
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Hello {
 ///
 /// # Errors
 /// When the connection ends before the message does. A message that is no ClientHello has no name.
-pub(super) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
+pub(super) async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
     let mut acceptor = Acceptor::default();
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
@@ -95,7 +95,7 @@ pub(super) mod tests {
     fn server_name_is_read_from_fragments() {
         let bytes = client_hello("A.example.com");
         let (head, tail) = bytes.split_at(40);
-        let read = run(hello(&mut head.chain(&b""[..]).chain(tail))).unwrap();
+        let read = run(read_hello(&mut head.chain(&b""[..]).chain(tail))).unwrap();
         assert_eq!(
             (read.name.as_deref(), &read.bytes),
             (Some("a.example.com"), &bytes)
@@ -105,15 +105,15 @@ pub(super) mod tests {
     #[test]
     fn bytes_without_hello_have_no_name() {
         assert!(
-            run(hello(&mut &[0x16, 3, 1, 0, 4, 9, 9, 9, 9][..]))
+            run(read_hello(&mut &[0x16, 3, 1, 0, 4, 9, 9, 9, 9][..]))
                 .unwrap()
                 .name
                 .is_none()
         );
-        assert!(run(hello(&mut &client_hello("a.com")[..60])).is_err());
+        assert!(run(read_hello(&mut &client_hello("a.com")[..60])).is_err());
         // An address is no name (RFC 6066).
         assert!(
-            run(hello(&mut &client_hello("8.8.8.8")[..]))
+            run(read_hello(&mut &client_hello("8.8.8.8")[..]))
                 .unwrap()
                 .name
                 .is_none()
@@ -126,7 +126,7 @@ pub(super) mod tests {
             let mut broken = client_hello("a.com");
             let at = at.min(broken.len());
             broken.splice(at.., bytes.iter().copied());
-            if let Ok(hello) = run(hello(&mut broken.as_slice())) {
+            if let Ok(hello) = run(read_hello(&mut broken.as_slice())) {
                 prop_assert!(hello.bytes.len() <= MOST + 4096);
             }
         }

@@ -324,7 +324,7 @@ fn content_sum(path: &Path, pace: &mut Pace) -> io::Result<Option<String>> {
     let mut hasher = Sha256::new();
     hasher.update(file.metadata()?.len().to_le_bytes());
     let mut buffer = vec![0; CHUNK];
-    for range in linux::sparse::data(&file)? {
+    for range in linux::sparse::data_ranges(&file)? {
         let mut at = range.start;
         while at < range.end {
             if pace.is_over() {

@@ -56,7 +56,7 @@ pub(crate) struct InUse {
 /// When the kernel's routes or connections cannot be read.
 pub(crate) fn in_use(name_servers: &str, ours: &BTreeSet<Plan>) -> io::Result<Vec<InUse>> {
     let mut found = Vec::new();
-    for route in route::routes4()? {
+    for route in route::list_routes4()? {
         let Ok(network) = Ipv4Net::new(route.destination, route.prefix) else {
             continue;
         };
@@ -106,7 +106,7 @@ fn single(address: Ipv4Addr, by: String) -> InUse {
 }
 
 /// Returns what uses addresses of these networks.
-pub(crate) fn overlaps(plan: Plan, in_use: &[InUse]) -> Vec<&InUse> {
+pub(crate) fn find_overlaps(plan: Plan, in_use: &[InUse]) -> Vec<&InUse> {
     let overlap = |one: &Ipv4Net, other: &Ipv4Net| one.contains(other) || other.contains(one);
     in_use
         .iter()
@@ -120,7 +120,7 @@ pub(crate) fn overlaps(plan: Plan, in_use: &[InUse]) -> Vec<&InUse> {
 ///
 /// # Errors
 /// When none is free.
-pub(crate) fn choose(
+pub(crate) fn choose_networks(
     wanted: Option<Plan>,
     known: &BTreeSet<Plan>,
     in_use: &[InUse],
@@ -128,13 +128,13 @@ pub(crate) fn choose(
     if let Some(plan) = wanted {
         return Ok(plan);
     }
-    let others = OTHERS.into_iter().filter_map(Plan::halves);
+    let others = OTHERS.into_iter().filter_map(Plan::from_halves);
     let mut candidates = [Plan::ORIGINAL]
         .into_iter()
         .chain(known.iter().copied())
         .chain(others);
-    candidates.find(|plan| overlaps(*plan, in_use).is_empty()).ok_or_else(|| {
-        let first = overlaps(Plan::ORIGINAL, in_use).first().map_or_else(String::new, |used| used.by.clone());
+    candidates.find(|plan| find_overlaps(*plan, in_use).is_empty()).ok_or_else(|| {
+        let first = find_overlaps(Plan::ORIGINAL, in_use).first().map_or_else(String::new, |used| used.by.clone());
         io::Error::other(format!(
             "all networks that sandboxes could have are in use on this host ({first}, and others): set \
              AGENT_NETWORK_CIDR to a private network of /{} or larger that is not",
@@ -144,7 +144,7 @@ pub(crate) fn choose(
 }
 
 /// Returns the networks that agents of this machine have noted.
-pub(super) fn noted(dir: &Path) -> io::Result<BTreeSet<Plan>> {
+pub(super) fn read_noted(dir: &Path) -> io::Result<BTreeSet<Plan>> {
     match fs::read(dir.join(NOTE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
         // A file that cannot be parsed was cut off before its writer made any rules.
@@ -153,12 +153,12 @@ pub(super) fn noted(dir: &Path) -> io::Result<BTreeSet<Plan>> {
 }
 
 /// Notes all networks for which the host's rules have to hold.
-pub(super) fn note(dir: &Path, plans: &BTreeSet<Plan>) -> io::Result<()> {
+pub(super) fn write_note(dir: &Path, plans: &BTreeSet<Plan>) -> io::Result<()> {
     file::write_atomic(&dir.join(NOTE), &serde_json::to_vec(plans)?, 0o600)
 }
 
 /// Removes the note of all networks.
-pub(super) fn forget(dir: &Path) -> io::Result<()> {
+pub(super) fn remove_note(dir: &Path) -> io::Result<()> {
     stdx::fs::remove_file_if_exists(dir.join(NOTE))
 }
 
@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn chosen(in_use: &[InUse]) -> Plan {
-        choose(None, &BTreeSet::new(), in_use).unwrap()
+        choose_networks(None, &BTreeSet::new(), in_use).unwrap()
     }
 
     #[test]
@@ -227,12 +227,12 @@ mod tests {
             ],
         );
         assert!(
-            overlaps(Plan::ORIGINAL, &lan)
+            find_overlaps(Plan::ORIGINAL, &lan)
                 .iter()
                 .any(|used| used.by == "10.11.0.0/16 on lan"),
             "{lan:?}"
         );
-        assert_eq!(Some(chosen(&lan)), Plan::halves(OTHERS[0]));
+        assert_eq!(Some(chosen(&lan)), Plan::from_halves(OTHERS[0]));
         // A VPN with a table of its own, to a wider network.
         let vpn = on_a_host(
             "vpn",
@@ -242,7 +242,7 @@ mod tests {
                 "route add 10.0.0.0/8 dev wg0 table 51820",
             ],
         );
-        assert_eq!(Some(chosen(&vpn)), Plan::halves(OTHERS[2]), "{vpn:?}");
+        assert_eq!(Some(chosen(&vpn)), Plan::from_halves(OTHERS[2]), "{vpn:?}");
         let blackhole = on_a_host(
             "hole",
             &["link set lo up", "route add blackhole 10.12.9.0/24"],
@@ -267,16 +267,16 @@ mod tests {
                 by: "the other".to_owned(),
             },
         ];
-        let error = choose(None, &BTreeSet::new(), &all)
+        let error = choose_networks(None, &BTreeSet::new(), &all)
             .unwrap_err()
             .to_string();
         assert!(
             error.contains("AGENT_NETWORK_CIDR") && error.contains("one half"),
             "{error}"
         );
-        let wanted = Plan::halves("10.77.0.0/20".parse().unwrap());
+        let wanted = Plan::from_halves("10.77.0.0/20".parse().unwrap());
         assert_eq!(
-            choose(wanted, &BTreeSet::new(), &all).unwrap(),
+            choose_networks(wanted, &BTreeSet::new(), &all).unwrap(),
             wanted.unwrap()
         );
     }

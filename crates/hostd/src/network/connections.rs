@@ -61,7 +61,7 @@ const CLOSED_MS: u64 = 100;
 pub(crate) const TABLE_SIZE: &str = "net/netfilter/nf_conntrack_max";
 
 /// Returns the limit for each sandbox: the wanted one, or a share of the host's table.
-pub(crate) fn limit(wanted: Option<u32>) -> u32 {
+pub(crate) fn sandbox_limit(wanted: Option<u32>) -> u32 {
     let size = linux::sysctl::get(TABLE_SIZE)
         .ok()
         .and_then(|size| size.parse::<u32>().ok());
@@ -160,7 +160,10 @@ mod tests {
     #[test]
     fn limit_is_share_of_host_table() {
         let size: u32 = linux::sysctl::get(TABLE_SIZE).unwrap().parse().unwrap();
-        assert!(limit(None) <= DEFAULT && limit(None) <= (size / PARTS).max(LEAST));
-        assert_eq!((limit(Some(1000)), limit_on_host(1000)), (1000, 1250));
+        assert!(sandbox_limit(None) <= DEFAULT && sandbox_limit(None) <= (size / PARTS).max(LEAST));
+        assert_eq!(
+            (sandbox_limit(Some(1000)), limit_on_host(1000)),
+            (1000, 1250)
+        );
     }
 }

@@ -71,7 +71,7 @@ impl Path {
         let to = self.internet.clone();
         netns::enter(&self.host, move || {
             make::create_veth(slot, OFF, mtu::ETHERNET)?;
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_veth(
                 "up0",
                 "inet0",
@@ -79,41 +79,41 @@ impl Path {
                 [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]],
             )?;
             links.add_address("up0", UPLINK[0], 24)?;
-            links.up("up0")?;
+            links.set_up("up0")?;
             sysctl::set("net/ipv4/ip_forward", "1")?;
             rules::host_table(OFF, &[], &BTreeSet::from([Plan::ORIGINAL, slot.plan()])).commit()?;
             connections::limit_host(LIMIT)
         })?;
         netns::enter(&self.internet, || {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_address("inet0", UPLINK[1], 24)?;
-            links.up("inet0")?;
-            links.up("lo")?;
+            links.set_up("inet0")?;
+            links.set_up("lo")?;
             links.add_address("lo", SERVER, 32)
         })?;
         let to = sandbox.clone();
         netns::enter(&self.guest, move || {
-            Links::here()?.add_veth("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])
+            Links::in_this_netns()?.add_veth("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])
         })?;
         netns::enter(&sandbox, move || {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
-            links.up(&slot.peer())?;
+            links.set_up(&slot.peer())?;
             links.add_address("tap0", GATEWAY_IP, GUEST_PREFIX)?;
-            links.up("tap0")?;
+            links.set_up("tap0")?;
             sysctl::set("net/ipv4/ip_forward", "1")?;
             links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
             rules::namespace_tables(slot, OFF).commit()?;
             connections::limit_namespace(LIMIT)
         })?;
         netns::enter(&self.guest, move || {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_address("eth0", vmm::GUEST_IP, GUEST_PREFIX)?;
-            links.up("eth0")?;
+            links.set_up("eth0")?;
             links.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY_IP)
         })?;
         netns::enter(&self.host, || {
-            Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, UPLINK[1])
+            Links::in_this_netns()?.add_route(Ipv4Addr::UNSPECIFIED, 0, UPLINK[1])
         })
     }
 
@@ -179,7 +179,10 @@ fn udp_flood_is_bounded_and_ends() {
     assert!(host <= LIMIT + 8, "{host} connections of the host");
     // When they have ended there is room again, at once: TCP tries again after a second.
     let guest: IpAddr = vmm::GUEST_IP.into();
-    netns::enter(&path.slot.netns(), move || conntrack::forget(guest)).unwrap();
+    netns::enter(&path.slot.netns(), move || {
+        conntrack::remove_connections(guest)
+    })
+    .unwrap();
     path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
     path.finish();
 }
@@ -201,7 +204,7 @@ fn connections_hidden_from_namespace_count() {
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
             drop(stream);
             // What has ended is forgotten after ten seconds.
-            netns::enter(&slot, move || conntrack::forget(guest))?;
+            netns::enter(&slot, move || conntrack::remove_connections(guest))?;
         }
         Ok(u32::MAX)
     });
@@ -224,7 +227,7 @@ fn segments_fit_the_way_out() {
     drop(connect());
     let headers = 40 + 12;
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), 1500 - headers);
-    netns::enter(&path.host, || Links::here()?.set_mtu("up0", 1300)).unwrap();
+    netns::enter(&path.host, || Links::in_this_netns()?.set_mtu("up0", 1300)).unwrap();
     let stream = connect();
     assert_eq!(
         told.recv_timeout(PATIENCE).unwrap(),
@@ -247,20 +250,23 @@ fn mtu_follows_the_way_out() {
     let slot = path.slot;
     let slots = path.slots.clone();
     let mtus = netns::enter(&path.host, move || {
-        Links::here()?.set_mtu("up0", 1400)?;
+        Links::in_this_netns()?.set_mtu("up0", 1400)?;
         let mtu = mtu::LinkMtu::default();
         mtu.refresh();
         mtu::set_all(&slots, mtu.get())?;
-        Ok((mtu.get(), Links::here()?.mtu(&slot.veth())?))
+        Ok((mtu.get(), Links::in_this_netns()?.mtu(&slot.veth())?))
     });
     assert_eq!(mtus.unwrap(), (1400, 1400));
     let inside = netns::enter(&slot.netns(), move || {
-        let links = Links::here()?;
+        let links = Links::in_this_netns()?;
         Ok([links.mtu(&slot.peer())?, links.mtu("tap0")?])
     });
     assert_eq!(inside.unwrap(), [1400, 1400]);
     // A TAP takes from its guest what is larger than its MTU; the veth in its place does not.
-    netns::enter(&slot.netns(), || Links::here()?.set_mtu("tap0", 1500)).unwrap();
+    netns::enter(&slot.netns(), || {
+        Links::in_this_netns()?.set_mtu("tap0", 1500)
+    })
+    .unwrap();
     let learnt = path.in_guest(|| {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect((SERVER, 443))?;
@@ -280,12 +286,12 @@ fn mtu_follows_the_way_out() {
 
 #[test]
 fn sandboxes_of_other_networks_are_translated() {
-    let path = Path::with_plan(Plan::halves("10.182.0.0/20".parse().unwrap()).unwrap());
+    let path = Path::with_plan(Plan::from_halves("10.182.0.0/20".parse().unwrap()).unwrap());
     let told = path.serve(443);
     path.in_guest(|| TcpStream::connect_timeout(&SocketAddr::from((SERVER, 443)), PATIENCE));
     told.recv_timeout(PATIENCE).unwrap();
     // The claim has the networks of its addresses.
-    let claimed = path.slots.claimed().unwrap();
+    let claimed = path.slots.list_claims().unwrap();
     assert!(
         claimed.iter().any(|(slot, _)| *slot == path.slot),
         "{claimed:?}"

@@ -51,7 +51,7 @@ fn note() -> PathBuf {
 
 /// Prepares the host. Returns a lock that keeps [`remove_host_rules`] from undoing it, the IPv6
 /// mode of sandboxes, and their networks.
-pub(super) fn prepare(
+pub(super) fn prepare_host(
     settings: &NetworkSettings,
     connections: u32,
 ) -> Result<(Lock, Ipv6Mode, Plan), Error> {
@@ -64,7 +64,7 @@ pub(super) fn prepare(
     if let (Ipv6Mode::Off(why), Ipv6Setting::On) = (ipv6, wanted) {
         tracing::warn!(
             "sandboxes have no IPv6, though AGENT_IPV6 is on: {}",
-            why.text()
+            why.as_text()
         );
     }
     let local = ipv6::local_prefixes().map_err(host("read the IPv6 addresses of this host"))?;
@@ -76,10 +76,11 @@ pub(super) fn prepare(
     limit_host(connections).map_err(host("limit the connections of sandboxes (nft_connlimit)"))?;
     if ipv6.is_on() {
         ipv6::add_unreachable_route().map_err(host("keep the IPv6 addresses of sandboxes in"))?;
-        ipv6::forward(Path::new(DIR)).map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
+        ipv6::enable_forwarding(Path::new(DIR))
+            .map_err(host("turn on net.ipv6.conf.all.forwarding"))?;
     }
     // No connection has this address: this only checks that connections can be removed at all.
-    conntrack::forget(Ipv4Addr::UNSPECIFIED)
+    conntrack::remove_connections(Ipv4Addr::UNSPECIFIED)
         .map_err(host("see tracked connections (nf_conntrack_netlink)"))?;
     Ok((lock, ipv6, plan))
 }
@@ -144,7 +145,7 @@ fn refresh_local_prefixes(ipv6: Ipv6Mode, before: Vec<Ipv6Net>) -> io::Result<Ve
 
 /// Returns the networks that agents of this machine have taken since it was started.
 pub(crate) fn noted_plans() -> io::Result<BTreeSet<Plan>> {
-    addresses::noted(Path::new(DIR))
+    addresses::read_noted(Path::new(DIR))
 }
 
 /// Returns the networks of new sandboxes, and all for which the host's rules have to hold.
@@ -153,24 +154,24 @@ fn choose_plan(settings: &NetworkSettings) -> io::Result<(Plan, BTreeSet<Plan>)>
     let _lock = Lock::take_within(&Path::new(DIR).join("networks.lock"), LOCK_TIMEOUT)?;
     let noted = noted_plans()?;
     let in_use = addresses::in_use(&settings.name_servers, &noted)?;
-    let plan = addresses::choose(settings.plan, &noted, &in_use)?;
-    for used in addresses::overlaps(plan, &in_use) {
+    let plan = addresses::choose_networks(settings.plan, &noted, &in_use)?;
+    for used in addresses::find_overlaps(plan, &in_use) {
         tracing::warn!(
             "sandboxes get addresses of {plan}, as AGENT_NETWORK_CIDR says, where this host has {}",
             used.by
         );
     }
     if plan != Plan::ORIGINAL && settings.plan.is_none() {
-        let by = addresses::overlaps(Plan::ORIGINAL, &in_use)
+        let by = addresses::find_overlaps(Plan::ORIGINAL, &in_use)
             .first()
             .map_or_else(String::new, |used| used.by.clone());
         tracing::info!(
             "sandboxes get addresses of {plan}: {by} is in the usual ones; AGENT_NETWORK_CIDR sets others"
         );
     }
-    let claimed = Slots::new(Path::new("")).plans()?;
+    let claimed = Slots::new(Path::new("")).claimed_plans()?;
     let plans: BTreeSet<Plan> = noted.into_iter().chain(claimed).chain([plan]).collect();
-    addresses::note(Path::new(DIR), &plans)?;
+    addresses::write_note(Path::new(DIR), &plans)?;
     Ok((plan, plans))
 }
 
@@ -191,8 +192,8 @@ pub fn try_rules(ipv6: Ipv6Mode) -> io::Result<()> {
     tap::create(TAP, 0)?;
     rules::namespace_tables(Slot::FIRST, ipv6).commit()?;
     limit_namespace(connections::LEAST)?;
-    tc::limit(TAP, 1_000_000)?;
-    conntrack::forget(Ipv4Addr::UNSPECIFIED)
+    tc::limit_bandwidth(TAP, 1_000_000)?;
+    conntrack::remove_connections(Ipv4Addr::UNSPECIFIED)
 }
 
 /// Removes the host's rules, and restores its forwarding as it was before the first agent.
@@ -221,7 +222,7 @@ pub fn remove_host_rules() -> Result<(), Error> {
         sysctl::set(FORWARDING, "0").map_err(host("turn off net.ipv4.ip_forward"))?;
         fs::remove_file(note()).map_err(host("remove the note about forwarding"))?;
     }
-    addresses::forget(Path::new(DIR)).map_err(host("forget the networks of sandboxes"))?;
-    ipv6::undo(Path::new(DIR)).map_err(host("put settings of IPv6 back"))?;
+    addresses::remove_note(Path::new(DIR)).map_err(host("forget the networks of sandboxes"))?;
+    ipv6::restore_settings(Path::new(DIR)).map_err(host("put settings of IPv6 back"))?;
     Ok(())
 }

@@ -9,7 +9,7 @@
 //! Forwarding has a side effect: a kernel that forwards ignores router advertisements, and links
 //! that got their addresses and routes from them would lose these. So before it is turned on, links
 //! whose `accept_ra` is 1 ("unless forwarding") get 2 ("also with forwarding"). Former values are
-//! noted before they are changed, and restored by [`undo`].
+//! noted before they are changed, and restored by [`restore_settings`].
 //!
 //! Machines beside the host have public addresses over IPv6, which a router may shield from the
 //! internet, but not from machines in the same network. So the networks that the host's own links
@@ -82,7 +82,7 @@ pub enum Why {
 impl Why {
     /// Returns the reason as part of a sentence.
     #[must_use]
-    pub fn text(self) -> &'static str {
+    pub fn as_text(self) -> &'static str {
         match self {
             Self::NotWanted => "AGENT_IPV6 is off",
             Self::NoKernel => "the host's kernel has no IPv6",
@@ -122,11 +122,11 @@ impl Ipv6Mode {
         if wanted == Ipv6Setting::On {
             return Ok(Self::On);
         }
-        if !link::routes6()?.iter().any(is_default) {
+        if !link::list_routes6()?.iter().any(is_default) {
             return Ok(Self::Off(Why::NoRoute));
         }
         let is_public = |(address, ..): &(Ipv6Addr, u8, String)| !is_blocked((*address).into());
-        Ok(if link::addresses6()?.iter().any(is_public) {
+        Ok(if link::list_addresses6()?.iter().any(is_public) {
             Self::On
         } else {
             Self::Off(Why::NoAddress)
@@ -145,8 +145,8 @@ fn is_default(route: &Route6) -> bool {
 /// # Errors
 /// When the kernel's addresses or routes cannot be read; when there are too many.
 pub fn local_prefixes() -> io::Result<Vec<Ipv6Net>> {
-    let addresses = link::addresses6()?.into_iter();
-    let routes = link::routes6()?
+    let addresses = link::list_addresses6()?.into_iter();
+    let routes = link::list_routes6()?
         .into_iter()
         .filter(|route| !route.has_gateway && route.prefix >= NARROW);
     let found = addresses.chain(routes.map(|route| (route.destination, route.prefix, route.link)));
@@ -170,11 +170,11 @@ pub fn local_prefixes() -> io::Result<Vec<Ipv6Net>> {
 /// gone do not go to a router of the host.
 pub(super) fn add_unreachable_route() -> io::Result<()> {
     let (network, prefix) = NETWORK6;
-    Links::here()?.add_unreachable6(network, prefix)
+    Links::in_this_netns()?.add_unreachable6(network, prefix)
 }
 
 /// Turns forwarding on, and notes below `dir` what that changes.
-pub(super) fn forward(dir: &Path) -> io::Result<()> {
+pub(super) fn enable_forwarding(dir: &Path) -> io::Result<()> {
     let now = sysctl::get(FORWARDING)?;
     if now == "1" {
         return Ok(());
@@ -209,10 +209,10 @@ fn is_one(name: &str) -> io::Result<bool> {
 }
 
 /// Restores the settings that are noted below `dir`, and removes the unreachable route.
-pub(super) fn undo(dir: &Path) -> io::Result<()> {
+pub(super) fn restore_settings(dir: &Path) -> io::Result<()> {
     if sysctl::get(FORWARDING).is_ok() {
         let (network, prefix) = NETWORK6;
-        Links::here()?.remove_unreachable6(network, prefix)?;
+        Links::in_this_netns()?.remove_unreachable6(network, prefix)?;
     }
     let path = dir.join(NOTE);
     // In the order of the note: turning `all` off comes first, since it turns off all links.
@@ -286,7 +286,7 @@ mod tests {
         netns::create(&other).unwrap();
         let far = other.clone();
         let done = netns::enter(&name, move || {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_veth(
                 "eth0",
                 "far",
@@ -294,7 +294,7 @@ mod tests {
                 [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]],
             )?;
             links.without_own_ipv6("eth0")?;
-            links.up("eth0")?;
+            links.set_up("eth0")?;
             work(links)
         });
         netns::remove(&name).unwrap();
@@ -356,19 +356,19 @@ mod tests {
             sysctl::set("net/ipv6/conf/lo/forwarding", "1")?;
             sysctl::set("net/ipv6/conf/default/accept_ra", "0")?;
             let before = state();
-            forward(dir.path())?;
+            enable_forwarding(dir.path())?;
             assert_eq!(state(), ["1", "0", "2", "1", "1"]);
             // Another program turns it off, and the next agent on again.
             sysctl::set(FORWARDING, "0")?;
-            forward(dir.path())?;
-            undo(dir.path())?;
+            enable_forwarding(dir.path())?;
+            restore_settings(dir.path())?;
             assert_eq!(state(), before);
-            undo(dir.path())?;
+            restore_settings(dir.path())?;
             assert_eq!(fs::read_dir(dir.path())?.count(), 0);
             // Where it was on nothing is changed, and nothing put back.
             sysctl::set(FORWARDING, "1")?;
-            forward(dir.path())?;
-            undo(dir.path())?;
+            enable_forwarding(dir.path())?;
+            restore_settings(dir.path())?;
             assert_eq!(sysctl::get(FORWARDING)?, "1");
             Ok(())
         });

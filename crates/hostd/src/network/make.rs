@@ -24,12 +24,12 @@ const MEGABIT: u64 = 1_000_000;
 /// Creates the veth pair, and in the host's namespace sets up the host's end and the route to the
 /// guest.
 pub(super) fn create_veth(slot: Slot, ipv6: Ipv6Mode, mtu: u32) -> io::Result<()> {
-    let links = Links::here()?;
+    let links = Links::in_this_netns()?;
     links.add_veth(&slot.veth(), &slot.peer(), &slot.netns(), VETH_MACS)?;
     set_mtu(&links, &slot.veth(), mtu)?;
     links.add_address(&slot.veth(), slot.veth_ip(), 31)?;
     without_ipv6(&links, &slot.veth(), ipv6)?;
-    links.up(&slot.veth())?;
+    links.set_up(&slot.veth())?;
     if ipv6.is_on() {
         links.add_neighbour(&slot.veth(), PEER_IP6, VETH_MACS[1])?;
         links.add_route6(&slot.veth(), slot.host_ip6(), 128, PEER_IP6)?;
@@ -70,15 +70,15 @@ pub(super) fn configure_netns(
 ) -> io::Result<()> {
     // First, so that no link gets an IPv6 address that it is not to have when it comes up.
     settings(ipv6)?;
-    let links = Links::here()?;
-    links.up("lo")?;
+    let links = Links::in_this_netns()?;
+    links.set_up("lo")?;
     let peer = slot.peer();
     set_mtu(&links, &peer, mtu)?;
     links.add_address(&peer, slot.peer_ip(), 31)?;
     if ipv6.is_on() {
         links.without_own_ipv6(&peer)?;
     }
-    links.up(&peer)?;
+    links.set_up(&peer)?;
     tap::create(TAP, user)?;
     links.set_mac(TAP, TAP_MAC)?;
     set_mtu(&links, TAP, mtu)?;
@@ -86,7 +86,7 @@ pub(super) fn configure_netns(
         links.without_own_ipv6(TAP)?;
     }
     links.add_address(TAP, GATEWAY_IP, GUEST_PREFIX)?;
-    links.up(TAP)?;
+    links.set_up(TAP)?;
     // Known from the start: a guest that boots is reached by the first packet that it can take.
     links.add_neighbour(TAP, GUEST_IP, GUEST_MAC)?;
     links.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())?;
@@ -118,7 +118,7 @@ fn settings(ipv6: Ipv6Mode) -> io::Result<()> {
 
 /// Sets the bandwidth of the slot, in the calling thread's namespace. All traffic counts, also that
 /// of the host itself.
-pub(crate) fn limit(slot: Slot, limits: Bandwidth) -> io::Result<()> {
+pub(crate) fn limit_bandwidth(slot: Slot, limits: Bandwidth) -> io::Result<()> {
     // A qdisc limits only what its link sends: the link to the host is the guest's egress, and the
     // TAP its ingress.
     for (link, mbps) in [
@@ -127,7 +127,7 @@ pub(crate) fn limit(slot: Slot, limits: Bandwidth) -> io::Result<()> {
     ] {
         match mbps {
             0 => tc::unlimit(link)?,
-            mbps => tc::limit(link, u64::from(mbps) * MEGABIT)?,
+            mbps => tc::limit_bandwidth(link, u64::from(mbps) * MEGABIT)?,
         }
     }
     Ok(())

@@ -34,7 +34,7 @@ use model::network::Bandwidth;
 pub use connections::LIMITS;
 pub use host_rules::{remove_host_rules, try_rules};
 pub use ipv6::{Ipv6Mode, Ipv6Setting, Why};
-pub(crate) use make::limit;
+pub(crate) use make::limit_bandwidth;
 use mtu::LinkMtu;
 pub use plan::{
     GATEWAY_IP, GATEWAY_IP6, GUEST_IP6, GUEST_MAC, GUEST_PREFIX, GUEST_PREFIX6, HOST_VISIBLE6,
@@ -173,8 +173,8 @@ impl Networks {
     /// # Errors
     /// When the kernel refuses.
     pub fn prepare(owner: &Path, settings: &NetworkSettings) -> Result<Self, Error> {
-        let connections = connections::limit(settings.connections);
-        let (shared, ipv6, plan) = host_rules::prepare(settings, connections)?;
+        let connections = connections::sandbox_limit(settings.connections);
+        let (shared, ipv6, plan) = host_rules::prepare_host(settings, connections)?;
         let mtu = Arc::new(LinkMtu::default());
         mtu.refresh();
         let slots = Slots::new(owner).with_plan(plan);
@@ -193,18 +193,18 @@ impl Networks {
 
     /// Returns the most connections that one sandbox may have at one time.
     #[must_use]
-    pub fn connections(&self) -> u32 {
+    pub fn connection_limit(&self) -> u32 {
         self.connections
     }
 
     /// Keeps the MTU of all its networks that of the way out, for as long as the future lives.
     pub(crate) fn keep_mtu(&self) -> impl Future<Output = ()> + use<> {
-        mtu::keep(Arc::clone(&self.mtu), self.slots.clone())
+        mtu::keep_updated(Arc::clone(&self.mtu), self.slots.clone())
     }
 
     /// Returns the bandwidth that every sandbox has at most, whatever its own limits.
     #[must_use]
-    pub fn limits(&self) -> Bandwidth {
+    pub fn bandwidth_limits(&self) -> Bandwidth {
         self.limits
     }
 
@@ -240,16 +240,17 @@ impl Networks {
                 source,
             }
         };
-        let link = Links::here().and_then(|links| links.delete(&slot.veth()));
+        let link = Links::in_this_netns().and_then(|links| links.delete(&slot.veth()));
         fail::fail_point!("network::link-removed");
         let namespace = netns::remove(&slot.netns());
         fail::fail_point!("network::namespace-removed");
         link.map_err(at("remove the veth pair"))?;
         // After the links, so that no new connection can begin: packets that are still under way to
         // this guest must not reach the next one of the slot.
-        conntrack::forget(slot.host_ip()).map_err(at("forget the connections"))?;
+        conntrack::remove_connections(slot.host_ip()).map_err(at("forget the connections"))?;
         if self.ipv6.is_on() {
-            conntrack::forget(slot.host_ip6()).map_err(at("forget the connections over IPv6"))?;
+            conntrack::remove_connections(slot.host_ip6())
+                .map_err(at("forget the connections over IPv6"))?;
         }
         let Err(error) = namespace else {
             return Ok(Taken::Whole);
@@ -280,7 +281,7 @@ impl SandboxNetworks for Networks {
     }
 
     fn claimed(&self) -> Result<Vec<(Slot, Holder)>, Error> {
-        self.slots.claimed().map_err(Error::Claim)
+        self.slots.list_claims().map_err(Error::Claim)
     }
 
     fn try_lock_orphans(&self) -> Result<Option<Lock>, Error> {
@@ -288,7 +289,7 @@ impl SandboxNetworks for Networks {
     }
 
     fn claim(&self, sandbox: &str) -> Result<Slot, Error> {
-        self.take(sandbox)
+        self.assign_available(sandbox)
             .map_or_else(|| self.slots.claim(sandbox).map_err(Error::Claim), Ok)
     }
 
@@ -333,7 +334,7 @@ impl SandboxNetworks for Networks {
 ///
 /// # Errors
 /// When they cannot be listed.
-pub fn leftovers() -> io::Result<Vec<String>> {
+pub fn list_leftovers() -> io::Result<Vec<String>> {
     Ok([netns::list(NETNS_PREFIX)?, link::list(VETH_PREFIX)?].concat())
 }
 
@@ -349,7 +350,7 @@ mod tests {
     /// Nothing is left of it, unless another test has it by now, which may just be giving it back.
     pub(super) fn is_gone(slot: Slot) -> bool {
         let is_left = || {
-            let left = leftovers().unwrap();
+            let left = list_leftovers().unwrap();
             let named = left.contains(&slot.veth()) || left.contains(&slot.netns());
             named
                 && !Path::new(CLAIMS_DIR)
@@ -368,17 +369,17 @@ mod tests {
         let networks = Networks::prepare(owner.path(), &NetworkSettings::default()).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         networks.create(slot, 0).unwrap();
-        assert!(leftovers().unwrap().contains(&slot.veth()));
+        assert!(list_leftovers().unwrap().contains(&slot.veth()));
         let inside = netns::enter(&slot.netns(), || link::list("")).unwrap();
         assert!(
             inside.contains(&TAP.to_owned()) && inside.contains(&slot.peer()),
             "{inside:?}"
         );
         networks.remove(slot, "sb-another").unwrap();
-        assert!(leftovers().unwrap().contains(&slot.veth()));
+        assert!(list_leftovers().unwrap().contains(&slot.veth()));
         networks.remove(slot, "sb-test").unwrap();
         networks.remove(slot, "sb-test").unwrap();
-        assert!(is_gone(slot), "{:?}", leftovers().unwrap());
+        assert!(is_gone(slot), "{:?}", list_leftovers().unwrap());
         assert!(
             networks
                 .claimed()
@@ -425,7 +426,7 @@ mod tests {
         assert!(
             made.iter().all(|slot| is_gone(*slot)),
             "{:?}",
-            leftovers().unwrap()
+            list_leftovers().unwrap()
         );
     }
 

@@ -5,7 +5,7 @@
 //! ```text
 //!   MTU of the route to the internet → every network of this agent, also those that wait → POST /init → eth0
 //! ```
-//! [`keep`] asks the kernel for the route every [`PERIOD`] and sets whatever network has another
+//! [`keep_updated`] asks the kernel for the route every [`PERIOD`] and sets whatever network has another
 //! MTU: those of an earlier agent, and all when the route changes. A guest gets the MTU when it
 //! boots or is restored. A running guest gets ICMP errors from its own namespace, which are not
 //! lost, and TCP is clamped besides ([`super::rules`]). IPv6 shares the links, and its route is not
@@ -69,7 +69,7 @@ impl LinkMtu {
 }
 
 /// Keeps the MTU of all networks that `slots` has claims of. Never returns.
-pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
+pub(crate) async fn keep_updated(mtu: Arc<LinkMtu>, slots: Slots) {
     let slots = Arc::new(slots);
     loop {
         tokio::time::sleep(PERIOD).await;
@@ -94,7 +94,7 @@ pub(crate) async fn keep(mtu: Arc<LinkMtu>, slots: Slots) {
 /// The first network's that failed; all others were set.
 pub(super) fn set_all(slots: &Slots, mtu: u32) -> io::Result<()> {
     let mut result = Ok(());
-    for (slot, holder) in slots.claimed()? {
+    for (slot, holder) in slots.list_claims()? {
         if !matches!(holder, Holder::Ours(_)) {
             continue;
         }
@@ -109,12 +109,12 @@ pub(super) fn set_all(slots: &Slots, mtu: u32) -> io::Result<()> {
 
 /// Sets the MTU of a network, the host's link last: as long as that one differs, it is tried again.
 fn set_mtu(slot: Slot, mtu: u32) -> io::Result<()> {
-    let links = Links::here()?;
+    let links = Links::in_this_netns()?;
     if links.mtu(&slot.veth())? == mtu {
         return Ok(());
     }
     netns::enter(&slot.netns(), move || {
-        let links = Links::here()?;
+        let links = Links::in_this_netns()?;
         links.set_mtu(&slot.peer(), mtu)?;
         links.set_mtu(TAP, mtu)
     })?;

@@ -80,7 +80,7 @@ impl Plan {
 
     /// Halves a network. `None` if it is too small, or not one that no sandbox reaches.
     #[must_use]
-    pub fn halves(network: Ipv4Net) -> Option<Self> {
+    pub fn from_halves(network: Ipv4Net) -> Option<Self> {
         let private = BLOCKED_RANGES.iter().any(|range| range.contains(&network));
         if !private || network.prefix_len() > Self::LONGEST_PREFIX {
             return None;
@@ -94,7 +94,7 @@ impl Plan {
 
     /// Returns the last slot number that has addresses. The first pair is not used.
     #[must_use]
-    pub fn last(self) -> u16 {
+    pub fn last_slot(self) -> u16 {
         let pairs = (1_u64 << (32 - self.pairs.prefix_len())) / 2 - 1;
         let single = (1_u64 << (32 - self.reachable.prefix_len())) - 1;
         u16::try_from(pairs.min(single))
@@ -143,10 +143,10 @@ impl Slot {
     }
 
     /// Returns the slot with addresses of `plan`. `None` unless `number` is from 1 to
-    /// [`Plan::last`].
+    /// [`Plan::last_slot`].
     #[must_use]
     pub fn in_plan(number: u16, plan: Plan) -> Option<Self> {
-        (1..=plan.last())
+        (1..=plan.last_slot())
             .contains(&number)
             .then_some(Self { number, plan })
     }
@@ -213,7 +213,7 @@ impl Slot {
 
 /// Number of a slot that its networks do not have.
 #[derive(Debug, thiserror::Error)]
-#[error("network slots of {plan} go from 1 to {}, not {number}", plan.last())]
+#[error("network slots of {plan} go from 1 to {}, not {number}", plan.last_slot())]
 struct NoSuchSlot {
     number: u16,
     plan: Plan,
@@ -275,27 +275,32 @@ mod tests {
     fn slots_stay_in_their_networks() {
         for network in ["10.212.0.0/15", "192.168.64.0/22", "198.18.0.0/16"] {
             let network: Ipv4Net = network.parse().unwrap();
-            let plan = Plan::halves(network).unwrap();
-            let slots = || (1..=plan.last()).map(|number| Slot::in_plan(number, plan).unwrap());
+            let plan = Plan::from_halves(network).unwrap();
+            let slots =
+                || (1..=plan.last_slot()).map(|number| Slot::in_plan(number, plan).unwrap());
             let addresses: HashSet<Ipv4Addr> = slots()
                 .flat_map(|slot| [slot.veth_ip(), slot.peer_ip(), slot.host_ip()])
                 .collect();
-            assert_eq!(addresses.len(), 3 * usize::from(plan.last()), "{network}");
+            assert_eq!(
+                addresses.len(),
+                3 * usize::from(plan.last_slot()),
+                "{network}"
+            );
             assert!(
                 addresses.iter().all(|address| network.contains(address)),
                 "{network}"
             );
-            assert_eq!(Slot::in_plan(plan.last() + 1, plan), None);
+            assert_eq!(Slot::in_plan(plan.last_slot() + 1, plan), None);
         }
         assert_eq!(
-            Plan::halves("10.212.0.0/15".parse().unwrap())
+            Plan::from_halves("10.212.0.0/15".parse().unwrap())
                 .unwrap()
-                .last(),
+                .last_slot(),
             Slot::MAX
         );
-        assert_eq!(Plan::ORIGINAL.last(), Slot::MAX);
+        assert_eq!(Plan::ORIGINAL.last_slot(), Slot::MAX);
         for wrong in ["8.8.0.0/16", "0.0.0.0/0", "10.0.0.0/23"] {
-            assert_eq!(Plan::halves(wrong.parse().unwrap()), None, "{wrong}");
+            assert_eq!(Plan::from_halves(wrong.parse().unwrap()), None, "{wrong}");
         }
     }
 
@@ -306,8 +311,11 @@ mod tests {
             (slot, serde_json::to_string(&slot).unwrap().as_str()),
             (Slot::new(7).unwrap(), "7")
         );
-        let other =
-            Slot::in_plan(7, Plan::halves("10.212.0.0/15".parse().unwrap()).unwrap()).unwrap();
+        let other = Slot::in_plan(
+            7,
+            Plan::from_halves("10.212.0.0/15".parse().unwrap()).unwrap(),
+        )
+        .unwrap();
         let written = serde_json::to_string(&other).unwrap();
         assert_eq!(
             serde_json::from_str::<Slot>(&written).unwrap(),

@@ -69,7 +69,7 @@ const LOG_BYTES: u32 = 64;
 /// Returns the table for these rules, which replaces the one that is there. `pinned` are addresses
 /// that names have, and for how long.
 #[must_use]
-pub fn rules(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> Transaction {
+pub fn table_for(spec: &NetworkSpec, pinned: &[(IpAddr, Duration)]) -> Transaction {
     let table = [POLICY_OF_BEFORE, POLICY]
         .into_iter()
         .fold(Transaction::new(), |changes, table| {
@@ -268,7 +268,7 @@ fn decisions(spec: &NetworkSpec, mark: u32) -> Vec<Rule> {
 
 /// Adds addresses of names to the table, each for a time; renews those that are there.
 #[must_use]
-pub fn pin(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
+pub fn pin_addresses(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
     let (pinned, pinned6) = pinned_by_family(pinned);
     changes
         .hold_addresses(POLICY, PINNED[0], &pinned)
@@ -278,7 +278,7 @@ pub fn pin(changes: Transaction, pinned: &[(IpAddr, Duration)]) -> Transaction {
 /// Returns the mark that stands for the rules: a hash, so that it is the same after a restart of
 /// the agent. Never 0, which is no mark.
 fn mark(spec: &NetworkSpec) -> u32 {
-    let spec = spec.clone().at(Bandwidth::default());
+    let spec = spec.clone().with_bandwidth(Bandwidth::default());
     let hash = Sha256::digest(serde_json::to_vec(&spec).unwrap_or_default());
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) | 1
 }
@@ -314,8 +314,8 @@ mod tests {
                 spec(&["0.0.0.0/0", "a.com"], &["1.0.0.0/8"], true),
             ];
             let listed = specs.map(|spec| {
-                rules(&spec, &pinned).commit().unwrap();
-                pin(Transaction::new(), &pinned).commit().unwrap();
+                table_for(&spec, &pinned).commit().unwrap();
+                pin_addresses(Transaction::new(), &pinned).commit().unwrap();
                 testkit::nft::list().unwrap()
             });
             let of_before = Transaction::new().delete_table(POLICY_OF_BEFORE).commit();
@@ -379,8 +379,8 @@ mod tests {
                 })
                 .map(|address| (address, Duration::from_secs(300)))
                 .collect();
-            rules(&spec(&allowed, &nets, true), &pinned).commit()?;
-            pin(Transaction::new(), &pinned[..2048]).commit()
+            table_for(&spec(&allowed, &nets, true), &pinned).commit()?;
+            pin_addresses(Transaction::new(), &pinned[..2048]).commit()
         });
         linux::netns::remove(&name).unwrap();
         done.unwrap();
@@ -394,7 +394,7 @@ mod tests {
         assert_ne!(mark(&one), mark(&other));
         assert_eq!(
             mark(&one),
-            mark(&one.clone().at(Bandwidth {
+            mark(&one.clone().with_bandwidth(Bandwidth {
                 egress_mbps: 1,
                 ingress_mbps: 1
             }))

@@ -53,7 +53,7 @@ impl Pool {
 impl Networks {
     /// Returns the number of preallocated networks that are available.
     #[must_use]
-    pub fn ready(&self) -> usize {
+    pub fn available_count(&self) -> usize {
         self.pool.lock().ready.len()
     }
 
@@ -80,7 +80,7 @@ impl Networks {
     }
 
     /// Assigns an available network to a sandbox. `None` if there is none, or it cannot be claimed.
-    pub(super) fn take(&self, sandbox: &str) -> Option<Slot> {
+    pub(super) fn assign_available(&self, sandbox: &str) -> Option<Slot> {
         let slot = self.pool.lock().ready.pop_front()?;
         self.pool.taken.notify_one();
         match self.slots.hand_over(slot, sandbox) {
@@ -122,7 +122,7 @@ impl Networks {
 
 fn apply_default_policy(slot: Slot) -> Result<(), Error> {
     let ruled = netns::enter(&slot.netns(), || {
-        policy::rules(&NetworkSpec::default(), &[]).commit()
+        policy::table_for(&NetworkSpec::default(), &[]).commit()
     });
     ruled.map_err(|source| Error::Slot {
         action: "set the rules",
@@ -136,7 +136,7 @@ mod tests {
     use linux::nft::{Family, Transaction};
 
     use super::super::tests::is_gone;
-    use super::super::{Holder, NetworkSettings, leftovers};
+    use super::super::{Holder, NetworkSettings, list_leftovers};
     use super::*;
 
     fn networks() -> (tempfile::TempDir, Networks) {
@@ -151,11 +151,11 @@ mod tests {
         networks.preallocate(|_| 0).unwrap();
         let ahead = networks.claimed().unwrap()[0].clone();
         assert_eq!(
-            (networks.ready(), &ahead.1),
+            (networks.available_count(), &ahead.1),
             (1, &Holder::Ours(NOBODY.to_owned()))
         );
         let slot = networks.claim("sb-first").unwrap();
-        assert_eq!((slot, networks.ready()), (ahead.0, 0));
+        assert_eq!((slot, networks.available_count()), (ahead.0, 0));
         assert!(networks.is_held_by(slot, "sb-first"));
         // Made again it would be refused: the namespace is there.
         assert!(networks.create(slot, 0).unwrap());
@@ -176,7 +176,7 @@ mod tests {
         let slot = networks.claim("sb-test").unwrap();
         netns::remove(&slot.netns()).unwrap();
         assert!(!networks.create(slot, 0).unwrap(), "its rules went with it");
-        assert!(leftovers().unwrap().contains(&slot.netns()));
+        assert!(list_leftovers().unwrap().contains(&slot.netns()));
         networks.remove(slot, "sb-test").unwrap();
         // Given back unused, and claimed again: the pool must not take it for made.
         networks.preallocate(|_| 0).unwrap();
@@ -197,11 +197,11 @@ mod tests {
             .map(|(slot, _)| slot)
             .collect();
         networks.clear_ready().unwrap();
-        assert!(networks.claimed().unwrap().is_empty() && networks.ready() == 0);
+        assert!(networks.claimed().unwrap().is_empty() && networks.available_count() == 0);
         assert!(
             slots.iter().all(|slot| is_gone(*slot)),
             "{:?}",
-            leftovers().unwrap()
+            list_leftovers().unwrap()
         );
     }
 }

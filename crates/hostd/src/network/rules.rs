@@ -402,7 +402,7 @@ mod tests {
                 .map(|net| net.parse().unwrap());
             let plans = BTreeSet::from([
                 Plan::ORIGINAL,
-                Plan::halves("198.18.0.0/15".parse().unwrap()).unwrap(),
+                Plan::from_halves("198.18.0.0/15".parse().unwrap()).unwrap(),
             ]);
             [Ipv6Mode::On, off, Ipv6Mode::On]
                 .into_iter()
@@ -420,7 +420,7 @@ mod tests {
         let name = format!("wtest-owner-{}", std::process::id());
         linux::netns::create(&name).unwrap();
         let sent = linux::netns::enter(&name, || {
-            linux::link::Links::here()?.up("lo")?;
+            linux::link::Links::in_this_netns()?.set_up("lo")?;
             linux::tap::create(TAP, 0)?;
             namespace_tables(Slot::new(7).unwrap(), Ipv6Mode::On).commit()?;
             let send = |to: &str| {

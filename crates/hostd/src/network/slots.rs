@@ -6,7 +6,7 @@
 //! sandbox. Beside the claims is a file with the slot to try first, which all agents advance: a
 //! released slot is not used again before all others have been, by any agent, so that late packets
 //! for one sandbox do not reach another one. If the agent dies with a claim held,
-//! [`Slots::claimed`] returns it at the next start. A claim whose agent's directory is gone is an
+//! [`Slots::list_claims`] returns it at the next start. A claim whose agent's directory is gone is an
 //! orphan, which any agent may clear.
 //!
 //! Directory and files are for root alone: a claim has a sandbox's id, and a process that can open
@@ -134,7 +134,7 @@ impl Slots {
         }
         let problem = format!(
             "all {} network slots of this machine are taken; delete sandboxes",
-            self.plan.last()
+            self.plan.last_slot()
         );
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, problem))
     }
@@ -146,7 +146,7 @@ impl Slots {
     pub fn hand_over(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
         let claim = self.claim_for(sandbox, slot.plan())?;
         // No fsync: networks are gone after a restart of the machine, and claims mean nothing then.
-        file::replace(&self.path(slot), &claim, 0o600)
+        file::replace_content(&self.path(slot), &claim, 0o600)
     }
 
     /// Releases a slot. Idempotent.
@@ -169,7 +169,7 @@ impl Slots {
     ///
     /// # Errors
     /// When the claims cannot be listed.
-    pub fn claimed(&self) -> io::Result<Vec<(Slot, Holder)>> {
+    pub fn list_claims(&self) -> io::Result<Vec<(Slot, Holder)>> {
         let Some(entries) = fs::read_dir(&self.dir).optional()? else {
             return Ok(Vec::new());
         };
@@ -212,7 +212,7 @@ impl Slots {
     }
 
     /// Returns the networks of all claimed slots of this machine, of all agents.
-    pub(super) fn plans(&self) -> io::Result<BTreeSet<Plan>> {
+    pub(super) fn claimed_plans(&self) -> io::Result<BTreeSet<Plan>> {
         let Some(entries) = fs::read_dir(&self.dir).optional()? else {
             return Ok(BTreeSet::new());
         };
@@ -298,13 +298,13 @@ mod tests {
         assert_ne!(a, b);
         assert!(first.is_held_by(a, "sb-a") && !first.is_held_by(b, "sb-b"));
         assert_eq!(
-            first.claimed().unwrap(),
+            first.list_claims().unwrap(),
             [(a, Holder::Ours("sb-a".to_owned()))]
         );
         // The directory of the second agent is gone: its claim is up for clearing.
         fs::remove_dir(&two).unwrap();
         assert_eq!(
-            first.claimed().unwrap(),
+            first.list_claims().unwrap(),
             [
                 (a, Holder::Ours("sb-a".to_owned())),
                 (b, Holder::Abandoned(Some(two)))
@@ -314,7 +314,7 @@ mod tests {
         assert!(lock.is_some() && second.try_lock_orphans().unwrap().is_none());
         first.release(b).unwrap();
         first.release(b).unwrap();
-        assert_eq!(first.claimed().unwrap().len(), 1);
+        assert_eq!(first.list_claims().unwrap().len(), 1);
     }
 
     #[test]

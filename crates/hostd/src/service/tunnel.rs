@@ -70,7 +70,7 @@ async fn open(
         // The caller may be gone by now.
         let Ok(caller) = upgrade.await else { return };
         tokio::select! {
-            ended = tunnel::carry(TokioIo::new(caller), connection) => {
+            ended = tunnel::copy_both_ways(TokioIo::new(caller), connection) => {
                 tracing::debug!(sandbox = %handle.id, port, ?ended, "a connection ended");
             }
             _ = alive::ended(&handle) => {}

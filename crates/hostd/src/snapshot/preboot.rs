@@ -159,7 +159,7 @@ impl PrebootCache {
             return Ok(());
         }
         // Without the lock, since it calls the kernel. Of two concurrent holds one is dropped.
-        let held = store.hold(&dir.join(format::MEMORY))?;
+        let held = store.hold_memory(&dir.join(format::MEMORY))?;
         lock().entry(dir.to_owned()).or_insert(held);
         Ok(())
     }

@@ -25,7 +25,7 @@ fn later_run_adopts_known_removes_rest() {
     let later = world.disks();
     assert!(later.reclaim(&known(&ids[1..])).is_empty());
     assert!(
-        dm::info(&device_name(&ids[0])).unwrap().is_none(),
+        dm::device_info(&device_name(&ids[0])).unwrap().is_none(),
         "nobody knows it"
     );
     assert_eq!(
@@ -83,7 +83,7 @@ fn living_agents_keep_their_devices() {
     drop(other_disks);
     fs::remove_dir_all(others.root()).unwrap();
     assert!(disks.reclaim(&known(&ids[..1])).is_empty());
-    assert!(dm::info(&device_name(&ids[1])).unwrap().is_none());
+    assert!(dm::device_info(&device_name(&ids[1])).unwrap().is_none());
     mine.remove(&disks, &ids[0]);
     mine.assert_nothing_left(&ids);
     assert_eq!(others.loops(), 0);

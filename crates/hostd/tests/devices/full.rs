@@ -103,7 +103,7 @@ fn full_host_stalls_writers_only() {
     );
     // Something else on the host, which goes away later.
     let other = world.root().join("other");
-    linux::file::allocate(&File::create(&other).unwrap(), 128 * MIB).unwrap();
+    linux::file::allocate_blocks(&File::create(&other).unwrap(), 128 * MIB).unwrap();
     let (writer, calm, over) = (Writer::default(), Writer::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| writer.run(&busy));

@@ -121,7 +121,7 @@ fn filled_disk_is_full_not_broken() {
         );
         drop(mounted);
         assert!(matches!(
-            linux::dm::fill(&hostd::disk::device_name(&ids[0])).unwrap(),
+            linux::dm::snapshot_fill(&hostd::disk::device_name(&ids[0])).unwrap(),
             linux::dm::Fill::Used(_)
         ));
         let flat = world.dir.path().join("flat.ext4");

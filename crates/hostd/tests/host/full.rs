@@ -71,8 +71,8 @@ impl Host {
 
     /// Something else takes all but `left` bytes.
     fn fill_to(&self, left: u64) {
-        let free = linux::file::space(&self.at).unwrap().free;
-        linux::file::allocate(
+        let free = linux::file::file_system_space(&self.at).unwrap().free;
+        linux::file::allocate_blocks(
             &File::create(self.filler()).unwrap(),
             free.saturating_sub(left),
         )

@@ -95,30 +95,30 @@ impl World {
         }
         let internet = world.internet.clone();
         world.on_host(move || {
-            let links = Links::here()?;
-            links.up("lo")?;
+            let links = Links::in_this_netns()?;
+            links.set_up("lo")?;
             links.add_veth("uplink", "cable", &internet, UPLINK_MACS)?;
             links.add_address("uplink", HOST, 24)?;
-            links.up("uplink")
+            links.set_up("uplink")
         });
         world.on_internet(|| {
-            let links = Links::here()?;
-            links.up("lo")?;
+            let links = Links::in_this_netns()?;
+            links.set_up("lo")?;
             links.add_address("cable", ROUTER, 24)?;
-            links.up("cable")?;
+            links.set_up("cable")?;
             PRIVATE
                 .into_iter()
                 .chain([INTERNET])
                 .try_for_each(|address| links.add_address("lo", address, 32))
         });
-        world.on_host(|| Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, ROUTER));
+        world.on_host(|| Links::in_this_netns()?.add_route(Ipv4Addr::UNSPECIFIED, 0, ROUTER));
         world
     }
 
     /// Both have IPv6, too, and the host a way out.
     pub fn with_ipv6(self) -> Self {
         self.on_internet(|| {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_address("cable", ROUTER6, 64)?;
             PRIVATE6
                 .into_iter()
@@ -126,7 +126,7 @@ impl World {
                 .try_for_each(|address| links.add_address("lo", address, 128))
         });
         self.on_host(|| {
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_address("uplink", HOST6, 64)?;
             links.add_route6("uplink", Ipv6Addr::UNSPECIFIED, 0, ROUTER6)?;
             // Else an agent would note below /run, for the machine itself, that it was off.

@@ -98,7 +98,7 @@ fn known() -> io::Result<String> {
 
 /// Link-local addresses of the calling thread's namespace.
 fn link_local() -> io::Result<Vec<Ipv6Addr>> {
-    let addresses = link::addresses6()?.into_iter();
+    let addresses = link::list_addresses6()?.into_iter();
     Ok(addresses
         .map(|(address, ..)| address)
         .filter(Ipv6Addr::is_unicast_link_local)

@@ -147,7 +147,7 @@ fn a_guest_reaches_the_internet_and_nothing_else() {
             netns::enter(&mine.netns(), || {
                 sysctl::set("net/ipv6/conf/all/disable_ipv6", "0")?;
                 sysctl::set(&format!("net/ipv6/conf/{TAP}/disable_ipv6"), "0")?;
-                Links::here()?.up(TAP)
+                Links::in_this_netns()?.set_up(TAP)
             })
             .unwrap();
         }

@@ -43,7 +43,7 @@ fn user(process: &Process) -> u32 {
 
 /// Where the group of version 2 is, if this machine has that.
 fn group(process: &Process) -> Option<PathBuf> {
-    let (root, _) = linux::cgroup::find().unwrap()?;
+    let (root, _) = linux::cgroup::find_hierarchy().unwrap()?;
     let groups = read(process, "cgroup");
     let path = groups
         .lines()

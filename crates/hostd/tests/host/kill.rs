@@ -110,7 +110,7 @@ impl Used {
     pub fn traces(&self, dir: &Path) -> Vec<String> {
         let mut found = Vec::new();
         let mut see = |what: &str, name: &str| found.push(format!("{what} {name}"));
-        let networks = hostd::network::leftovers().unwrap();
+        let networks = hostd::network::list_leftovers().unwrap();
         // Slots that are another agent's by now say nothing of this one.
         let ours = slots_of(dir);
         let is_ours = |slot: &&Slot| {
@@ -130,7 +130,7 @@ impl Used {
                 see("network", &name);
             }
         }
-        if let Some((groups, _)) = cgroup::find().unwrap() {
+        if let Some((groups, _)) = cgroup::find_hierarchy().unwrap() {
             let there = |slot: &&Slot| groups.join("wrenn").join(slot.cgroup()).exists();
             slots
                 .iter()
@@ -192,7 +192,7 @@ pub fn expected(dir: &Path, id: &SandboxId) -> Vec<String> {
         format!("directory {id}"),
         "process ".to_owned(),
     ];
-    if cgroup::find().unwrap().is_some() {
+    if cgroup::find_hierarchy().unwrap().is_some() {
         expected.push(format!("group {}", slot.cgroup()));
     }
     if record["disk"]["backend"] == "dm" {
@@ -355,7 +355,7 @@ impl Stranger {
             .arg("600")
             .spawn()
             .unwrap();
-        let group = cgroup::find()
+        let group = cgroup::find_hierarchy()
             .unwrap()
             .map(|(groups, _)| groups.join("wrenn").join(slot.cgroup()));
         if let Some(group) = &group {

@@ -44,8 +44,8 @@ fn in_a_world<F: Future<Output = ()>>(work: impl FnOnce(String) -> F + Send + 's
     netns::create(&internet).unwrap();
     let there = internet.clone();
     let done = netns::enter(&host, move || {
-        let links = Links::here()?;
-        links.up("lo")?;
+        let links = Links::in_this_netns()?;
+        links.set_up("lo")?;
         links.add_veth(
             "inet0",
             "host0",
@@ -53,7 +53,7 @@ fn in_a_world<F: Future<Output = ()>>(work: impl FnOnce(String) -> F + Send + 's
             [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]],
         )?;
         links.add_address("inet0", Ipv4Addr::new(45, 90, 29, 1), 24)?;
-        links.up("inet0")?;
+        links.set_up("inet0")?;
         netns::enter(&there, furnish)?;
         links.add_route(Ipv4Addr::UNSPECIFIED, 0, Ipv4Addr::new(45, 90, 29, 2))?;
         let dns = name_server()?;
@@ -70,10 +70,10 @@ fn in_a_world<F: Future<Output = ()>>(work: impl FnOnce(String) -> F + Send + 's
 }
 
 fn furnish() -> std::io::Result<()> {
-    let links = Links::here()?;
-    links.up("lo")?;
+    let links = Links::in_this_netns()?;
+    links.set_up("lo")?;
     links.add_address("host0", Ipv4Addr::new(45, 90, 29, 2), 24)?;
-    links.up("host0")?;
+    links.set_up("host0")?;
     for (address, port) in [GOOD, EVIL]
         .into_iter()
         .flat_map(|address| [22, 80, 443].map(|port| (address, port)))

@@ -154,7 +154,7 @@ async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectEr
 /// Opens a tunnel and reads what comes of it.
 async fn tunnel(agent: &Agent, id: &SandboxId) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(agent.address).await?;
-    let (path, protocol) = (rpc::tunnel::path(id, PORT), rpc::tunnel::PROTOCOL);
+    let (path, protocol) = (rpc::tunnel::tunnel_path(id, PORT), rpc::tunnel::PROTOCOL);
     let head = format!(
         "GET {path} HTTP/1.1\r\nhost: agent\r\nauthorization: Bearer {TOKEN}\r\nconnection: upgrade\r\n\
          upgrade: {protocol}\r\n\r\n"

@@ -49,7 +49,7 @@ impl SandboxNetworks for LoopbackNetworks {
     }
 
     fn claimed(&self) -> Result<Vec<(Slot, Holder)>, Error> {
-        self.slots.claimed().map_err(Error::Claim)
+        self.slots.list_claims().map_err(Error::Claim)
     }
 
     fn try_lock_orphans(&self) -> Result<Option<Lock>, Error> {

@@ -52,7 +52,7 @@ pub struct Tree {
 ///
 /// # Errors
 /// When `/proc` cannot be read. `None`: this machine has no version 2.
-pub fn find() -> io::Result<Option<(PathBuf, Vec<String>)>> {
+pub fn find_hierarchy() -> io::Result<Option<(PathBuf, Vec<String>)>> {
     let Some(dir) = mounted(&fs::read_to_string("/proc/self/mountinfo")?) else {
         return Ok(None);
     };
@@ -83,7 +83,7 @@ impl Tree {
     /// # Errors
     /// When there is version 2, but no directory can be made. `None`: there is none.
     pub fn prepare(name: &str) -> io::Result<Option<Self>> {
-        let Some((root, _)) = find()? else {
+        let Some((root, _)) = find_hierarchy()? else {
             return Ok(None);
         };
         let dir = root.join(name);

@@ -77,19 +77,19 @@ enum When {
 impl Call {
     /// Allows the call with any arguments.
     #[must_use]
-    pub const fn any(number: i64) -> Self {
+    pub const fn any_arguments(number: i64) -> Self {
         Self { number, when: None }
     }
 
     /// Allows the call with this value of an argument, counted from 0.
     #[must_use]
-    pub const fn with(number: i64, argument: u8, value: u64) -> Self {
-        Self::masked(number, argument, u32::MAX as u64, value)
+    pub const fn with_argument(number: i64, argument: u8, value: u64) -> Self {
+        Self::with_masked_argument(number, argument, u32::MAX as u64, value)
     }
 
     /// Allows the call with an argument that has this value where the mask has ones.
     #[must_use]
-    pub const fn masked(number: i64, argument: u8, mask: u64, value: u64) -> Self {
+    pub const fn with_masked_argument(number: i64, argument: u8, mask: u64, value: u64) -> Self {
         Self {
             number,
             when: Some(When::Masked {
@@ -157,7 +157,7 @@ const DENIED: [i64; 25] = [
 ];
 
 /// Compiles the filter. Runs before the fork, since it allocates.
-pub(super) fn program(syscalls: Syscalls) -> io::Result<BpfProgram> {
+pub(super) fn compile_filter(syscalls: Syscalls) -> io::Result<BpfProgram> {
     match syscalls {
         Syscalls::NotDenied => compile(
             &denied(),
@@ -170,7 +170,7 @@ pub(super) fn program(syscalls: Syscalls) -> io::Result<BpfProgram> {
                 Enforcement::Log => SeccompAction::Log,
             };
             // Another filter decides about this one: see `starts`.
-            let exec = Call::any(libc::SYS_execve);
+            let exec = Call::any_arguments(libc::SYS_execve);
             let calls: Vec<Call> = calls
                 .iter()
                 .copied()
@@ -185,12 +185,13 @@ pub(super) fn program(syscalls: Syscalls) -> io::Result<BpfProgram> {
 
 fn denied() -> Vec<Call> {
     let namespaces = NAMESPACES.map(|kind| u64::from(kind.unsigned_abs()));
-    let namespaces = namespaces.map(|kind| Call::masked(libc::SYS_clone, 0, kind, kind));
-    let loops = Call::masked(libc::SYS_ioctl, 1, REQUEST_TYPE, LOOP_REQUESTS);
+    let namespaces =
+        namespaces.map(|kind| Call::with_masked_argument(libc::SYS_clone, 0, kind, kind));
+    let loops = Call::with_masked_argument(libc::SYS_ioctl, 1, REQUEST_TYPE, LOOP_REQUESTS);
     // The agent talks to VMMs over Unix sockets; they need no other kind.
     let sockets = Call::without(libc::SYS_socket, 0, libc::AF_UNIX as u64);
     DENIED
-        .map(Call::any)
+        .map(Call::any_arguments)
         .into_iter()
         .chain(namespaces)
         .chain([loops, sockets])
@@ -235,7 +236,7 @@ fn compile(
 
 /// Applies the filter to the calling thread and its children, for good. Takes no capability once
 /// there are no new privileges.
-pub(super) fn enter(program: &BpfProgram) -> io::Result<()> {
+pub(super) fn apply_to_thread(program: &BpfProgram) -> io::Result<()> {
     // Nothing is made of other errors here, which would allocate.
     seccompiler::apply_filter(program).map_err(|_| io::Error::from_raw_os_error(libc::EPERM))
 }

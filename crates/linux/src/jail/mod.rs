@@ -104,8 +104,8 @@ impl Jail {
             syscalls,
             group: None,
         };
-        jail.device(Path::new("/dev/null"))?;
-        jail.device(Path::new("/dev/urandom"))?;
+        jail.show_device(Path::new("/dev/null"))?;
+        jail.show_device(Path::new("/dev/urandom"))?;
         Ok(jail)
     }
 
@@ -115,19 +115,19 @@ impl Jail {
     /// `NotFound` when there is no such program.
     pub fn program(&mut self, path: &Path) -> io::Result<()> {
         if needs_libraries(path)? {
-            self.show(Path::new(SYSTEM), Access::Read)?;
+            self.show_path(Path::new(SYSTEM), Access::Read)?;
             for alias in ALIASES.map(Path::new) {
                 match fs::read_link(alias) {
                     Ok(target) => self.links.push((alias.to_owned(), target)),
-                    Err(_) if alias.is_dir() => self.show(alias, Access::Read)?,
+                    Err(_) if alias.is_dir() => self.show_path(alias, Access::Read)?,
                     Err(_) => {}
                 }
             }
             if Path::new(LOADER_CACHE).exists() {
-                self.show(Path::new(LOADER_CACHE), Access::Read)?;
+                self.show_path(Path::new(LOADER_CACHE), Access::Read)?;
             }
         }
-        self.show(path, Access::Read)
+        self.show_path(path, Access::Read)
     }
 
     /// Makes a file, or a directory with its content, visible; without mounts below it.
@@ -135,7 +135,7 @@ impl Jail {
     /// # Errors
     /// `NotFound` when there is none, `PermissionDenied` with the remedy when the jail's user
     /// may not use it.
-    pub fn show(&mut self, path: &Path, access: Access) -> io::Result<()> {
+    pub fn show_path(&mut self, path: &Path, access: Access) -> io::Result<()> {
         let mount = tree::open(path, access)?;
         let found = File::from(mount.try_clone()?).metadata()?;
         self.check(path, &found, access)?;
@@ -187,7 +187,7 @@ impl Jail {
     ///
     /// # Errors
     /// `NotFound` when there is none, `InvalidInput` when it is no device.
-    pub fn device(&mut self, path: &Path) -> io::Result<()> {
+    pub fn show_device(&mut self, path: &Path) -> io::Result<()> {
         let found = fs::metadata(path)?;
         let is_block = found.file_type().is_block_device();
         let is_char = found.file_type().is_char_device();
@@ -206,7 +206,7 @@ impl Jail {
     }
 
     /// Sets the system calls that the process may make.
-    pub fn allow(&mut self, syscalls: Syscalls) {
+    pub fn allow_syscalls(&mut self, syscalls: Syscalls) {
         self.syscalls = syscalls;
     }
 
@@ -240,7 +240,7 @@ impl Jail {
             uid,
             gid,
             limits,
-            filter: filter::program(self.syscalls)?,
+            filter: filter::compile_filter(self.syscalls)?,
             gate: gate.child_side(),
         };
         let thread = std::thread::Builder::new()
@@ -251,7 +251,7 @@ impl Jail {
                 unsafe {
                     program.start(
                         group.as_ref(),
-                        || first().and_then(|()| child.enter()),
+                        || first().and_then(|()| child.drop_privileges()),
                         || gate.let_through(),
                     )
                 }

@@ -52,7 +52,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    pub(super) fn enter(&self) -> io::Result<()> {
+    pub(super) fn drop_privileges(&self) -> io::Result<()> {
         rustix::process::setsid()?;
         let limits = [
             (Resource::Core, 0),
@@ -74,7 +74,7 @@ impl Child {
         become_user(self.uid, self.gid)?;
         rustix::thread::set_no_new_privs(true)?;
         starts::close_behind(self.gate)?;
-        filter::enter(&self.filter)
+        filter::apply_to_thread(&self.filter)
     }
 }
 

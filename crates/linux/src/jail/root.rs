@@ -44,7 +44,7 @@ pub(super) fn enter(jail: &Jail, netns: Option<File>) -> io::Result<()> {
     furnish(jail, &root)?;
     tree::set_attributes(&root, MountAttrFlags::MOUNT_ATTR_RDONLY)
         .map_err(context("make the root read-only"))?;
-    template::switch(&root).map_err(context("change the root"))
+    template::switch_root(&root).map_err(context("change the root"))
 }
 
 fn furnish(jail: &Jail, root: &OwnedFd) -> io::Result<()> {

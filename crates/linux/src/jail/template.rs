@@ -79,11 +79,11 @@ pub(super) fn become_root(root: &OwnedFd, place: &Path) -> io::Result<()> {
         place,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?;
-    switch(root)
+    switch_root(root)
 }
 
 /// Does the second half of [`become_root`]: makes the attached mount the root.
-pub(super) fn switch(root: &OwnedFd) -> io::Result<()> {
+pub(super) fn switch_root(root: &OwnedFd) -> io::Result<()> {
     rustix::process::fchdir(root)?;
     // Puts the old root on top of the new one (pivot_root(2), "pivot_root(".", ".")").
     rustix::process::pivot_root(c".", c".")?;

@@ -108,9 +108,9 @@ impl Conversion<'_> {
         };
         let mut jail = Jail::new(self.user, self.user, limits)?;
         jail.program(program)?;
-        jail.show(self.base, Access::Read)?;
-        jail.show(self.overlay, Access::Read)?;
-        jail.show(image, Access::Write)?;
+        jail.show_path(self.base, Access::Read)?;
+        jail.show_path(self.overlay, Access::Read)?;
+        jail.show_path(image, Access::Write)?;
         let file = |path: &Path| json!({"driver": "file", "filename": path.to_string_lossy()});
         let backing = json!({"driver": "raw", "file": file(self.base)});
         let source = format!(

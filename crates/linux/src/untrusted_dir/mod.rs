@@ -229,7 +229,7 @@ impl UntrustedDir {
     ///
     /// # Errors
     /// The file system's error.
-    pub fn give(&self, name: &str, uid: u32, gid: u32) -> io::Result<()> {
+    pub fn give_file(&self, name: &str, uid: u32, gid: u32) -> io::Result<()> {
         self.check(name)?;
         let uid = Uid::from_raw(uid);
         let gid = Gid::from_raw(gid);

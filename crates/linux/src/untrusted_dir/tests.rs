@@ -49,7 +49,7 @@ fn links_are_never_followed() {
             "{name}"
         );
     }
-    dir.give("link", 7, 7).unwrap();
+    dir.give_file("link", 7, 7).unwrap();
     assert_ne!(fs::metadata(&secret).unwrap().uid(), 7);
     let to = root.path().join("taken");
     assert_eq!(
@@ -96,7 +96,7 @@ fn taken_file_ignores_open_descriptors() {
     let to = root.path().join("memory");
     let before = dir.create_file("new").unwrap();
     before.write_all_at(b"reviewed", 0).unwrap();
-    dir.give("new", 7, 7).unwrap();
+    dir.give_file("new", 7, 7).unwrap();
     dir.take_file("new", &to).unwrap();
     before.write_all_at(b"changed!", 0).unwrap();
     assert_eq!(fs::read(&to).unwrap(), b"reviewed");

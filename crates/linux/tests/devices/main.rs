@@ -67,7 +67,7 @@ fn snapshot_reads_unwritten_blocks_of_origin() {
     let (name, parts) = (name("life"), parts(16 * MIB));
     let path = dm::create(&name, "WRENN-test-life", &[parts.snapshot()], false).unwrap();
     assert!(fs::metadata(&path).unwrap().file_type().is_block_device());
-    let Fill::Used(empty) = dm::fill(&name).unwrap() else {
+    let Fill::Used(empty) = dm::snapshot_fill(&name).unwrap() else {
         panic!("lost")
     };
     write(&path, 9, MIB);
@@ -75,8 +75,8 @@ fn snapshot_reads_unwritten_blocks_of_origin() {
     assert_eq!((read(&device, MIB), read(&device, 0)), (9, 7));
     assert_eq!(read(&File::open(parts.base.path()).unwrap(), MIB), 7);
     dm::flush(&name).unwrap();
-    assert!(matches!(dm::fill(&name).unwrap(), Fill::Used(used) if used > empty));
-    let info = dm::info(&name).unwrap().unwrap();
+    assert!(matches!(dm::snapshot_fill(&name).unwrap(), Fill::Used(used) if used > empty));
+    let info = dm::device_info(&name).unwrap().unwrap();
     assert_eq!(info.uuid, "WRENN-test-life");
     assert_eq!(
         info.over,
@@ -92,8 +92,8 @@ fn snapshot_reads_unwritten_blocks_of_origin() {
     assert_eq!(read(&File::open(&path).unwrap(), MIB), 9);
     dm::remove(&name).unwrap();
     dm::remove(&name).unwrap();
-    assert!(!path.exists() && dm::info(&name).unwrap().is_none());
-    assert!(matches!(dm::fill(&name), Err(Error::Missing(_))));
+    assert!(!path.exists() && dm::device_info(&name).unwrap().is_none());
+    assert!(matches!(dm::snapshot_fill(&name), Err(Error::Missing(_))));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn open_device_is_reported_as_busy() {
         matches!(&error, Error::Busy(busy) if *busy == name),
         "{error}"
     );
-    assert!(path.exists() && dm::info(&name).unwrap().is_some());
+    assert!(path.exists() && dm::device_info(&name).unwrap().is_some());
     // It is tried for a while.
     let release = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -121,7 +121,7 @@ fn failed_create_changes_nothing() {
     let (name, parts) = (name("taken"), parts(16 * MIB));
     dm::create(&name, "WRENN-test-taken", &[parts.snapshot()], false).unwrap();
     assert!(dm::create(&name, "WRENN-test-taken-2", &[parts.snapshot()], false).is_err());
-    assert_eq!(dm::info(&name).unwrap().unwrap().over.len(), 2);
+    assert_eq!(dm::device_info(&name).unwrap().unwrap().over.len(), 2);
     dm::remove(&name).unwrap();
     let missing = Number {
         major: 7,
@@ -133,7 +133,7 @@ fn failed_create_changes_nothing() {
         cow: missing,
     };
     assert!(dm::create(&name, "WRENN-test-taken", &[wrong], false).is_err());
-    assert!(dm::info(&name).unwrap().is_none() && !dm::path(&name).exists());
+    assert!(dm::device_info(&name).unwrap().is_none() && !dm::path(&name).exists());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn origin_may_exceed_its_base() {
         true,
     )
     .unwrap();
-    let number = dm::info(&origin).unwrap().unwrap().number;
+    let number = dm::device_info(&origin).unwrap().unwrap().number;
     let cow = Number::of_loop(parts.cow.number());
     let snapshot = Target::Snapshot {
         sectors: 2 * sectors,
@@ -188,7 +188,7 @@ fn overflowing_store_is_reported_as_lost() {
         .and_then(|()| device.sync_all());
     assert!(written.is_err());
     drop(device);
-    assert_eq!(dm::fill(&name).unwrap(), Fill::Lost);
+    assert_eq!(dm::snapshot_fill(&name).unwrap(), Fill::Lost);
     dm::remove(&name).unwrap();
     assert!(parts.store.exists());
 }

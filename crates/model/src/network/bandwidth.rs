@@ -27,7 +27,7 @@ impl Bandwidth {
 
     /// Combines two limits: the stricter holds for each direction.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn limited_by(self, other: Self) -> Self {
         Self {
             egress_mbps: smaller(self.egress_mbps, other.egress_mbps),
             ingress_mbps: smaller(self.ingress_mbps, other.ingress_mbps),
@@ -94,9 +94,9 @@ mod tests {
             egress_mbps,
             ingress_mbps,
         };
-        assert_eq!(of(5, 0).and(of(10, 7)), of(5, 7));
-        assert_eq!(of(0, 9).and(of(0, 7)), of(0, 7));
-        assert!(of(0, 0).and(of(0, 0)).is_none());
+        assert_eq!(of(5, 0).limited_by(of(10, 7)), of(5, 7));
+        assert_eq!(of(0, 9).limited_by(of(0, 7)), of(0, 7));
+        assert!(of(0, 0).limited_by(of(0, 0)).is_none());
     }
 
     #[test]

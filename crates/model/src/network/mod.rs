@@ -162,7 +162,7 @@ impl NetworkSpec {
 
     /// Returns the same rules with other limits of speed.
     #[must_use]
-    pub fn at(self, bandwidth: Bandwidth) -> Self {
+    pub fn with_bandwidth(self, bandwidth: Bandwidth) -> Self {
         Self { bandwidth, ..self }
     }
 
@@ -222,7 +222,7 @@ impl NetworkSpec {
 
     /// Returns the verdict of the rules on an address, whatever name it has.
     #[must_use]
-    pub fn address(&self, address: IpAddr) -> Access {
+    pub fn judge_address(&self, address: IpAddr) -> Access {
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
         if is_blocked(address) {
             Access::Blocked
@@ -238,7 +238,7 @@ impl NetworkSpec {
     /// Returns the verdict of the rules on a name, whatever addresses it has. Case and a dot at its
     /// end do not matter.
     #[must_use]
-    pub fn name(&self, name: &str) -> Access {
+    pub fn judge_name(&self, name: &str) -> Access {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_name(&name));
         if within(&self.allow_out) {
@@ -256,8 +256,8 @@ impl NetworkSpec {
     /// Returns true if a connection to a name may go to an address, which must be one that the name
     /// really has.
     #[must_use]
-    pub fn reaches(&self, name: &str, address: IpAddr) -> bool {
-        match (self.address(address), self.name(name)) {
+    pub fn name_reaches(&self, name: &str, address: IpAddr) -> bool {
+        match (self.judge_address(address), self.judge_name(name)) {
             (Access::Blocked, _) => false,
             (Access::Allowed, _) | (_, Access::Allowed) => true,
             (address, name) => address == Access::Open && name == Access::Open,

@@ -27,15 +27,18 @@ fn refusal(allow: &str) -> String {
 #[test]
 fn allow_beats_deny() {
     let spec = spec(&["1.1.1.1", "*.pypi.org"], &["0.0.0.0/0"], true);
-    assert_eq!(spec.address(address("1.1.1.1")), Access::Allowed);
-    assert_eq!(spec.address(address("8.8.8.8")), Access::Denied);
+    assert_eq!(spec.judge_address(address("1.1.1.1")), Access::Allowed);
+    assert_eq!(spec.judge_address(address("8.8.8.8")), Access::Denied);
     assert_eq!(
-        (spec.name("files.PyPI.org."), spec.name("pypi.org")),
+        (
+            spec.judge_name("files.PyPI.org."),
+            spec.judge_name("pypi.org")
+        ),
         (Access::Allowed, Access::Denied)
     );
     assert!(
-        spec.reaches("files.pypi.org", address("8.8.8.8"))
-            && !spec.reaches("pypi.org", address("8.8.8.8"))
+        spec.name_reaches("files.pypi.org", address("8.8.8.8"))
+            && !spec.name_reaches("pypi.org", address("8.8.8.8"))
     );
 }
 
@@ -43,9 +46,12 @@ fn allow_beats_deny() {
 fn without_internet_only_what_is_allowed_is_left() {
     let spec = spec(&["9.9.9.0/24"], &[], false);
     assert!(spec.is_closed() && !spec.has_names());
-    assert_eq!(spec.address(address("9.9.9.9")), Access::Allowed);
+    assert_eq!(spec.judge_address(address("9.9.9.9")), Access::Allowed);
     assert_eq!(
-        (spec.address(address("9.9.8.9")), spec.name("example.com")),
+        (
+            spec.judge_address(address("9.9.8.9")),
+            spec.judge_name("example.com")
+        ),
         (Access::Denied, Access::Denied)
     );
 }
@@ -59,15 +65,15 @@ fn two_halves_close_the_internet_too() {
 #[test]
 fn resolvers_over_https_are_no_way_around_names() {
     assert_eq!(
-        spec(&[], &["evil.com"], true).name("dns.google"),
+        spec(&[], &["evil.com"], true).judge_name("dns.google"),
         Access::Denied
     );
     assert_eq!(
-        spec(&["dns.google"], &["evil.com"], true).name("dns.google"),
+        spec(&["dns.google"], &["evil.com"], true).judge_name("dns.google"),
         Access::Allowed
     );
     assert_eq!(
-        spec(&[], &["9.9.9.9"], true).name("dns.google"),
+        spec(&[], &["9.9.9.9"], true).judge_name("dns.google"),
         Access::Open
     );
 }
@@ -84,8 +90,8 @@ fn an_allowed_name_opens_no_floor() {
         "224.0.0.1",
     ];
     for never in v4.into_iter().chain(NEVER6) {
-        assert_eq!(spec.address(address(never)), Access::Blocked);
-        assert!(!spec.reaches("example.com", address(never)), "{never}");
+        assert_eq!(spec.judge_address(address(never)), Access::Blocked);
+        assert!(!spec.name_reaches("example.com", address(never)), "{never}");
     }
 }
 
@@ -151,7 +157,7 @@ fn what_is_public_over_ipv6_is_reached() {
         "3ffe::1",
     ] {
         assert_eq!(
-            NetworkSpec::default().address(address(public)),
+            NetworkSpec::default().judge_address(address(public)),
             Access::Open,
             "{public}"
         );
@@ -166,27 +172,31 @@ fn the_whole_internet_of_ipv4_closes_ipv6_and_does_not_open_it() {
     let v6 = address("2606:4700::1111");
     let closed = spec(&[], &["0.0.0.0/0"], true);
     assert_eq!(
-        (closed.address(v4), closed.address(v6)),
+        (closed.judge_address(v4), closed.judge_address(v6)),
         (Access::Denied, Access::Denied)
     );
     let open = spec(&["0.0.0.0/0"], &[], false);
     assert_eq!(
-        (open.address(v4), open.address(v6)),
+        (open.judge_address(v4), open.judge_address(v6)),
         (Access::Allowed, Access::Denied)
     );
     assert_eq!(
-        spec(&["0.0.0.0/0", "::/0"], &[], false).address(v6),
+        spec(&["0.0.0.0/0", "::/0"], &[], false).judge_address(v6),
         Access::Allowed
     );
     let half = spec(&[], &["::/0"], true);
     assert_eq!(
-        (half.address(v4), half.address(v6), half.is_closed()),
+        (
+            half.judge_address(v4),
+            half.judge_address(v6),
+            half.is_closed()
+        ),
         (Access::Open, Access::Denied, false)
     );
-    assert_eq!(half.name("example.com"), Access::Open);
+    assert_eq!(half.judge_name("example.com"), Access::Open);
     // However an IPv4 address is written.
     assert_eq!(
-        spec(&[], &["::ffff:8.8.8.8"], true).address(v4),
+        spec(&[], &["::ffff:8.8.8.8"], true).judge_address(v4),
         Access::Denied
     );
 }
@@ -228,7 +238,7 @@ fn entries_that_are_none_are_told_with_what_is_right() {
 fn what_was_written_before_there_were_rules_is_open() {
     let spec: NetworkSpec = serde_json::from_str("{}").unwrap();
     assert_eq!(spec, NetworkSpec::default());
-    assert_eq!(spec.address(address("8.8.8.8")), Access::Open);
+    assert_eq!(spec.judge_address(address("8.8.8.8")), Access::Open);
 }
 
 fn label() -> impl Strategy<Value = String> {
@@ -290,7 +300,7 @@ proptest! {
         let nets = |list: Vec<IpNet>| -> Vec<Target> { list.into_iter().map(Target::Net).collect() };
         let spec = NetworkSpec { allow_out: nets(allow), deny_out: nets(deny), allow_internet, ..NetworkSpec::default() };
         let within = |targets: &[Target]| targets.iter().any(|target| target.has_address(address));
-        let access = spec.address(address);
+        let access = spec.judge_address(address);
         prop_assert_eq!(access == Access::Blocked, is_blocked(address));
         if !is_blocked(address) {
             prop_assert_eq!(access == Access::Allowed, within(&spec.allow_out));
@@ -301,8 +311,8 @@ proptest! {
             prop_assert_eq!(kernel(spec.allowed_nets()), within(&spec.allow_out));
             prop_assert_eq!(kernel(spec.denied_nets()), within(&spec.deny_out));
         }
-        prop_assert!(!is_blocked(address) || !spec.reaches(&name, address));
-        prop_assert_eq!(spec.name(&name), spec.name(&name.to_ascii_uppercase()));
+        prop_assert!(!is_blocked(address) || !spec.name_reaches(&name, address));
+        prop_assert_eq!(spec.judge_name(&name), spec.judge_name(&name.to_ascii_uppercase()));
     }
 
     #[test]

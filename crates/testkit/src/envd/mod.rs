@@ -54,7 +54,7 @@ async fn answer_one(
             .await;
     };
     if let Some(fault) = fault(address, call) {
-        return script::play(script::for_fault(call, fault), stream).await;
+        return script::play_script(script::for_fault(call, fault), stream).await;
     }
     if has_body(&head) {
         read_body(&head, &mut body, &mut stream).await?;

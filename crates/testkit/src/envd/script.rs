@@ -235,7 +235,7 @@ fn compressed(good: &Answer) -> Vec<u8> {
 }
 
 /// Sends the answer, and discards incoming bytes.
-pub(super) async fn play(script: Script, stream: TcpStream) -> std::io::Result<()> {
+pub(super) async fn play_script(script: Script, stream: TcpStream) -> std::io::Result<()> {
     let (mut reader, mut writer) = stream.into_split();
     let read = forget(&mut reader);
     let write = async {

@@ -13,13 +13,13 @@ use super::script::Cut;
 
 /// Cuts the connections that the script says: a layer around the service. The last part of a call's
 /// path is its name.
-pub(super) async fn cut(
+pub(super) async fn cut_response(
     State(shared): State<Arc<Shared>>,
     request: Request,
     next: Next,
 ) -> Response {
     let call = request.uri().path().rsplit('/').next();
-    match call.and_then(|call| shared.script.cut(call)) {
+    match call.and_then(|call| shared.script.take_cut(call)) {
         None => return next.run(request).await,
         Some(Cut::Before) => {}
         Some(Cut::After) => drop(next.run(request).await),

@@ -109,7 +109,7 @@ pub(super) fn begin(
     let shared = Arc::clone(shared);
     let id = id.to_owned();
     tokio::spawn(async move {
-        let booted = shared.script.meet("Boot").await;
+        let booted = shared.script.meet_barrier("Boot").await;
         shared.change(&id, |sandbox| match booted {
             Ok(()) => sandbox.state = SandboxState::SANDBOX_STATE_RUNNING,
             Err(error) => {
@@ -139,7 +139,7 @@ pub(super) async fn pause(
     let shared = Arc::clone(shared);
     let id = id.to_owned();
     beside(async move {
-        shared.script.meet("Save").await?;
+        shared.script.meet_barrier("Save").await?;
         become_now(
             &shared,
             &id,
@@ -225,7 +225,7 @@ fn begin_children(
 
 /// Starts the children of a fork. If they fail, all of them are removed.
 async fn make_children(shared: Arc<Shared>, ids: Vec<String>) -> Result<(), ConnectError> {
-    let made = shared.script.meet("Children").await;
+    let made = shared.script.meet_barrier("Children").await;
     for id in &ids {
         if made.is_err() {
             shared.remove(id);

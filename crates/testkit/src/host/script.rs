@@ -38,7 +38,7 @@ impl Gate {
     ///
     /// # Panics
     /// Never.
-    pub async fn reached(&self) {
+    pub async fn wait_until_reached(&self) {
         self.0
             .reached
             .subscribe()
@@ -93,7 +93,7 @@ impl Script {
     }
 
     /// Returns the cut of the connection of a call that comes in, if there is to be one.
-    pub(super) fn cut(&self, call: &str) -> Option<Cut> {
+    pub(super) fn take_cut(&self, call: &str) -> Option<Cut> {
         self.cuts
             .lock()
             .expect("the cuts")
@@ -126,7 +126,7 @@ impl Script {
     }
 
     /// Counts a call that comes in, and applies the script to it.
-    pub(super) async fn meet(&self, call: &'static str) -> Result<(), ConnectError> {
+    pub(super) async fn meet_barrier(&self, call: &'static str) -> Result<(), ConnectError> {
         *self
             .calls
             .lock()

@@ -35,7 +35,7 @@ async fn open(
     tokio::spawn(async move {
         shared.world().open_tunnels += 1;
         if let Ok(caller) = upgrade.await {
-            let _ = tunnel::carry(TokioIo::new(caller), stream).await;
+            let _ = tunnel::copy_both_ways(TokioIo::new(caller), stream).await;
         }
         shared.world().open_tunnels -= 1;
     });
@@ -55,7 +55,11 @@ async fn connect(shared: &Shared, id: &str, port: u16) -> Result<TcpStream, (Sta
         };
         (status, error.message.unwrap_or_default())
     };
-    shared.script.meet("Tunnel").await.map_err(refused)?;
+    shared
+        .script
+        .meet_barrier("Tunnel")
+        .await
+        .map_err(refused)?;
     lifecycle::usable(shared, id).map_err(refused)?;
     let address = shared.world().ports.get(&port).copied();
     let closed = || {

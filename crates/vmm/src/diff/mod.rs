@@ -125,7 +125,7 @@ pub(crate) fn apply(
 ) -> io::Result<()> {
     check(path, seal)?;
     let write = |part: &[u8], at| check_cancelled(cancel).and_then(|()| to.write_all_at(part, at));
-    pour(path, seal, memory_bytes, write)
+    read_ranges(path, seal, memory_bytes, write)
 }
 
 /// Passes all pages of a file that was [checked](check) to `write`, each part with its offset in
@@ -134,7 +134,7 @@ pub(crate) fn apply(
 /// # Errors
 /// `InvalidData` when it is no difference to such a memory, otherwise the error of the file
 /// system or of `write`.
-pub(crate) fn pour(
+pub(crate) fn read_ranges(
     path: &Path,
     seal: Seal,
     memory_bytes: u64,
@@ -175,7 +175,7 @@ pub(crate) fn check_cancelled(cancel: &CancellationToken) -> io::Result<()> {
 ///
 /// # Errors
 /// `InvalidData` when it is no difference to such a memory.
-pub(crate) fn stretches(
+pub(crate) fn read_stretches(
     file: &File,
     file_bytes: u64,
     memory_bytes: u64,

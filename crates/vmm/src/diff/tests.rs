@@ -219,10 +219,10 @@ proptest! {
         generations in prop::collection::vec(prop::collection::vec(act(), 0..8), 1..5),
     ) {
         let (dir, memory, expected) = layers(&generations);
-        for (name, seal) in memory.names().iter().skip(1).zip(memory.diffs()) {
+        for (name, seal) in memory.file_names().iter().skip(1).zip(memory.diffs()) {
             let file = File::open(dir.path().join(name)).unwrap();
             let content = fs::read(dir.path().join(name)).unwrap();
-            let stretches = stretches(&file, seal.bytes, BYTES).unwrap();
+            let stretches = read_stretches(&file, seal.bytes, BYTES).unwrap();
             let end = stretches.iter().fold(PAGE, |at, (range, place)| if *place == at { at + range.end - range.start } else { 0 });
             prop_assert_eq!(end, content.len() as u64);
         }

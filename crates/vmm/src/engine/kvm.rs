@@ -26,10 +26,10 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Runs a tiny guest and judges KVM by its speed. Blocks for at most two seconds.
 #[must_use]
 pub fn probe_kvm() -> KvmReport {
-    judge(kvm::measure(ATTEMPTS, LIMIT))
+    judge_exits(kvm::measure_exits(ATTEMPTS, LIMIT))
 }
 
-pub(super) fn judge(measured: Result<Duration, kvm::Error>) -> KvmReport {
+pub(super) fn judge_exits(measured: Result<Duration, kvm::Error>) -> KvmReport {
     match measured {
         Ok(took) => {
             let usable = took <= USABLE;
@@ -64,12 +64,12 @@ mod tests {
 
     #[test]
     fn kvm_is_judged_by_speed() {
-        assert!(judge(Ok(Duration::from_micros(300))).usable);
-        let slow = judge(Ok(Duration::from_millis(107)));
+        assert!(judge_exits(Ok(Duration::from_micros(300))).usable);
+        let slow = judge_exits(Ok(Duration::from_millis(107)));
         assert!(
             !slow.usable && slow.loop_micros == Some(107_000) && slow.detail.contains("too slow")
         );
-        let missing = judge(Err(kvm::Error::Missing));
+        let missing = judge_exits(Err(kvm::Error::Missing));
         assert!(
             !missing.usable && missing.loop_micros.is_none() && missing.detail.contains("/dev/kvm")
         );

@@ -270,13 +270,13 @@ mod tests {
 
     use ::linux::kvm::Error as KvmError;
 
-    use super::kvm::judge;
+    use super::kvm::judge_exits;
     use super::*;
 
     #[test]
     fn emulation_is_fallback_unless_kvm_demanded() {
-        let unusable = || judge(Err(KvmError::Missing));
-        let usable = || judge(Ok(Duration::from_micros(300)));
+        let unusable = || judge_exits(Err(KvmError::Missing));
+        let usable = || judge_exits(Ok(Duration::from_micros(300)));
         assert_eq!(decide(AccelChoice::Auto, unusable).unwrap().0, Accel::Tcg);
         assert_eq!(decide(AccelChoice::Auto, usable).unwrap().0, Accel::Kvm);
         assert_eq!(decide(AccelChoice::Kvm, usable).unwrap().0, Accel::Kvm);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     fn working() -> KvmReport {
-        judge(Ok(Duration::from_micros(300)))
+        judge_exits(Ok(Duration::from_micros(300)))
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
             "{}",
             engine.why
         );
-        let slow = || judge(Ok(Duration::from_millis(107)));
+        let slow = || judge_exits(Ok(Duration::from_millis(107)));
         assert!(matches!(
             firecracker(&wanted, slow),
             Err(Error::FirecrackerNeedsKvm(_))

@@ -9,7 +9,7 @@ use linux::process::Process;
 use crate::files::in_file;
 use crate::output::{Output, STDERR};
 use crate::pager::Pager;
-use crate::process::{self, ended};
+use crate::process::{self, wait_until_ended};
 use crate::run_dir::RunDir;
 use crate::{Result, Vm};
 
@@ -31,7 +31,9 @@ pub(super) async fn adopt(
     let run = match RunDir::adopt(&dir, &process, record.run) {
         Ok(run) => Arc::new(run),
         // The process is ending right now.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return exited::find(&dir).await,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return exited::find_exited(&dir).await;
+        }
         Err(error) => return Err(in_file("find the working directory of", &dir)(error)),
     };
     let output = Output::adopt(&dir, STDERR, args::STDERR);
@@ -51,7 +53,7 @@ pub(super) async fn adopt(
         // It may still be busy with a request of the earlier run.
         let instance = tokio::select! {
             instance = client.instance_when_idle(u64::from(record.memory_mb) << 20) => instance,
-            _ = ended(&process) => return exited::find(&dir).await,
+            _ = wait_until_ended(&process) => return exited::find_exited(&dir).await,
         };
         match instance {
             Ok(instance) if instance.state == State::NotStarted => {
@@ -59,8 +61,12 @@ pub(super) async fn adopt(
                 return Ok(None);
             }
             Ok(_) => {}
-            Err(_) if tokio::time::timeout(GONE, ended(&process)).await.is_ok() => {
-                return exited::find(&dir).await;
+            Err(_)
+                if tokio::time::timeout(GONE, wait_until_ended(&process))
+                    .await
+                    .is_ok() =>
+            {
+                return exited::find_exited(&dir).await;
             }
             // A VM that does not answer is of no use.
             Err(error) => {

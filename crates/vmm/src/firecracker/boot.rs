@@ -11,7 +11,7 @@ use super::api::{
 };
 use super::args::{self, DISK, MODULES, NIC};
 use super::client::Client;
-use super::start::{Files, check, instance_data, launch, prepare};
+use super::start::{Files, check_config, instance_data, prepare_dir, start_firecracker};
 use super::vm::FirecrackerVm;
 use super::{Host, memory};
 
@@ -19,14 +19,14 @@ use super::{Host, memory};
 const STATISTICS_INTERVAL_S: u16 = 10;
 
 pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> {
-    check(&config).await?;
+    check_config(&config).await?;
     for path in [&config.kernel, &config.initramfs, &config.disk.path] {
         File::open(path).map_err(in_file("open", path))?;
     }
-    let run = prepare(&config)?;
-    memory::begin(&config.dir, u64::from(config.memory_mb) << 20)
+    let run = prepare_dir(&config)?;
+    memory::create_zeroed(&config.dir, u64::from(config.memory_mb) << 20)
         .map_err(in_file("make the memory in", &config.dir))?;
-    let started = launch(
+    let started = start_firecracker(
         &host,
         &config,
         run,
@@ -39,7 +39,7 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<FirecrackerVm> 
     .await?;
     match configure(&started.client, &host, &config).await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
-        Err(error) => Err(started.fail(error).await),
+        Err(error) => Err(started.end_after(error).await),
     }
 }
 

@@ -26,7 +26,7 @@ use linux::process::Ended;
 use crate::Exit;
 use crate::console::Console;
 use crate::output::Output;
-use crate::process::{exit_reason, tail};
+use crate::process::{exit_reason, read_tail};
 
 use super::args::LOG;
 
@@ -39,19 +39,19 @@ const TRIPLE_FAULT: &str = "Unexpected exit reason on vcpu run: Shutdown";
 
 /// Returns the end of a VM whose process is gone and was not watched; `None` if it did not come
 /// from the guest.
-pub(super) fn unwatched(dir: &Path) -> Option<Exit> {
+pub(super) fn find_unwatched_end(dir: &Path) -> Option<Exit> {
     let log = log_end(dir);
     (log.contains(CLEAN) || log.contains(TRIPLE_FAULT)).then_some(Exit::Reset)
 }
 
 /// Returns the end of a VM whose process has ended, and whose console has been read up to its end.
-pub(super) fn explain(
+pub(super) fn explain_end(
     ended: io::Result<Ended>,
     dir: &Path,
     output: &Output,
     console: &mut Console,
 ) -> Exit {
-    if let Some(text) = console.panic() {
+    if let Some(text) = console.panic_message() {
         return Exit::Panic(text);
     }
     let log = log_end(dir);
@@ -62,21 +62,21 @@ pub(super) fn explain(
         Ok(ended) => Exit::Vmm(format!(
             "Firecracker ended with {ended}{}; {}",
             meaning(ended),
-            words(dir, output)
+            last_words(dir, output)
         )),
         Err(error) => Exit::Vmm(format!("the end of Firecracker cannot be seen: {error}")),
     }
 }
 
 /// Returns the last output of Firecracker, for people: on its standard error, else in its log.
-pub(super) fn words(dir: &Path, output: &Output) -> String {
+pub(super) fn last_words(dir: &Path, output: &Output) -> String {
     let said = output.exit_reason().or_else(|| exit_reason(&dir.join(LOG)));
     said.unwrap_or_else(|| "it gave no reason".into())
 }
 
 fn log_end(dir: &Path) -> String {
-    tail(&dir.join(LOG), LOG_END)
-        .map(|tail| String::from_utf8_lossy(&tail).into_owned())
+    read_tail(&dir.join(LOG), LOG_END)
+        .map(|read_tail| String::from_utf8_lossy(&read_tail).into_owned())
         .unwrap_or_default()
 }
 
@@ -101,7 +101,7 @@ mod tests {
         let mut heard = Console::default();
         heard.push(console);
         let (output, _) = Output::create(dir.path(), "stderr").unwrap();
-        explain(Ok(ended), dir.path(), &output, &mut heard)
+        explain_end(Ok(ended), dir.path(), &output, &mut heard)
     }
 
     #[test]
@@ -135,14 +135,14 @@ mod tests {
     #[test]
     fn log_outlives_unwatched_process() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(unwatched(dir.path()), None);
+        assert_eq!(find_unwatched_end(dir.path()), None);
         std::fs::write(dir.path().join(LOG), "Running Firecracker").unwrap();
-        assert_eq!(unwatched(dir.path()), None);
+        assert_eq!(find_unwatched_end(dir.path()), None);
         std::fs::write(
             dir.path().join(LOG),
             format!("{}\n{CLEAN}. exit_code=0\n", "x".repeat(10_000)),
         )
         .unwrap();
-        assert_eq!(unwatched(dir.path()), Some(Exit::Reset));
+        assert_eq!(find_unwatched_end(dir.path()), Some(Exit::Reset));
     }
 }

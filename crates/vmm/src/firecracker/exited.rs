@@ -4,7 +4,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-use crate::files::blocking;
+use crate::files::run_blocking;
 use crate::{AfterSnapshot, Error, Exit, Result, Vm, record};
 
 use super::{Record, end};
@@ -16,13 +16,13 @@ struct Over {
 }
 
 /// Returns the VM of `dir`, which has no process, if it had one and its guest ended it.
-pub(super) async fn find(dir: &Path) -> Result<Option<Box<dyn Vm>>> {
+pub(super) async fn find_exited(dir: &Path) -> Result<Option<Box<dyn Vm>>> {
     let owned = dir.to_owned();
-    let found = blocking("look for the VM of", dir, move || {
+    let found = run_blocking("look for the VM of", dir, move || {
         let Some(record) = record::read::<Record>(&owned)? else {
             return Ok(None);
         };
-        Ok(end::unwatched(&owned).map(|exit| Over {
+        Ok(end::find_unwatched_end(&owned).map(|exit| Over {
             pid: record.identity.pid,
             exit,
         }))

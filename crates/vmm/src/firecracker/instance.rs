@@ -21,7 +21,7 @@ use crate::Exit;
 use crate::console::Console;
 use crate::output::{self, Output};
 use crate::pager::{self, Pager};
-use crate::process::ended;
+use crate::process::wait_until_ended;
 use crate::run_dir::RunDir;
 
 use super::args::{LOG, METRICS_FILE};
@@ -104,7 +104,7 @@ impl Instance {
     }
 
     async fn watch_vmm(&self) -> Exit {
-        let ended = ended(&self.process);
+        let ended = wait_until_ended(&self.process);
         let unserved = pager::wait_for_exit(self.pager.as_ref());
         tokio::pin!(ended, unserved);
         let mut metrics = Metrics::new(self.dir.join(METRICS_FILE));
@@ -114,7 +114,7 @@ impl Instance {
             tokio::select! {
                 how = &mut ended => {
                     self.take_the_rest(&mut metrics);
-                    return end::explain(how, &self.dir, &self.output, &mut self.read_console());
+                    return end::explain_end(how, &self.dir, &self.output, &mut self.read_console());
                 }
                 why = &mut unserved => {
                     self.end_vmm(&mut ended, &mut metrics).await;

@@ -167,13 +167,13 @@ impl Driver for Firecracker {
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
         self.starts
-            .run(&config.dir, boot::boot(self.host.clone(), config.clone()))
+            .run_start(&config.dir, boot::boot(self.host.clone(), config.clone()))
             .await
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
         self.starts
-            .run(
+            .run_start(
                 &config.dir,
                 restore::restore(self.host.clone(), config.clone(), snapshot.to_owned()),
             )
@@ -182,10 +182,10 @@ impl Driver for Firecracker {
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         self.starts.wait_until_idle(dir, START_LIMIT).await;
-        match record::find::<Record>(dir).await? {
+        match record::find_process::<Record>(dir).await? {
             Some((process, Some(record))) => adopt::adopt(dir.to_owned(), process, record).await,
             Some((stray, None)) => process::end(stray).await.map(|()| None),
-            None => exited::find(dir).await,
+            None => exited::find_exited(dir).await,
         }
     }
 

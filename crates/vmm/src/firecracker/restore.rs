@@ -21,7 +21,7 @@ use crate::{Error, Result, SnapshotError, VmConfig, cpu, record};
 use super::api::{MemoryBackend, NetworkOverride, SnapshotLoad};
 use super::args::{NIC, STATE};
 use super::snapshot::{Manifest, VERSION};
-use super::start::{Files, Started, check, instance_data, launch, prepare};
+use super::start::{Files, Started, check_config, instance_data, prepare_dir, start_firecracker};
 use super::vm::FirecrackerVm;
 use super::{Host, memory};
 
@@ -31,14 +31,14 @@ pub(super) async fn restore(
     config: VmConfig,
     snapshot: PathBuf,
 ) -> Result<FirecrackerVm> {
-    check(&config).await?;
+    check_config(&config).await?;
     let found = read_compatible(&config, &snapshot).map_err(|source| Error::BadSnapshot {
         dir: snapshot.clone(),
         source,
     })?;
     let disk = &config.disk.path;
     File::open(disk).map_err(in_file("open", disk))?;
-    let run = prepare(&config)?;
+    let run = prepare_dir(&config)?;
     let from = snapshot.clone();
     let to = config.clone();
     let serves = host.pager.is_some();
@@ -49,7 +49,7 @@ pub(super) async fn restore(
     let taken = taken
         .map_err(io::Error::other)
         .flatten()
-        .map_err(memory_files::damaged(&snapshot))?;
+        .map_err(memory_files::memory_error(&snapshot))?;
     let files = match taken {
         None => Files {
             write: &[STATE],
@@ -62,7 +62,7 @@ pub(super) async fn restore(
             devices: &[linux::uffd::DEVICE],
         },
     };
-    let mut started = launch(&host, &config, run, files).await?;
+    let mut started = start_firecracker(&host, &config, run, files).await?;
     let loaded = async {
         if let (Some(prepared), Some(program)) = (taken, &host.pager) {
             serve(&mut started, program, &config, prepared, &snapshot).await?;
@@ -71,7 +71,7 @@ pub(super) async fn restore(
     };
     match loaded.await {
         Ok(()) => Ok(FirecrackerVm::new(started)),
-        Err(error) => Err(started.fail(error).await),
+        Err(error) => Err(started.end_after(error).await),
     }
 }
 
@@ -96,7 +96,7 @@ fn take(
         memory_files::ensure_full(snapshot, memory, u64::from(config.memory_mb) << 20)?;
     }
     let memory = memory_files::link_memory(snapshot, memory, &config.dir)?;
-    memory::write(&config.dir, &memory)?;
+    memory::write_layout(&config.dir, &memory)?;
     let prepared = match &memory {
         MemoryLayout::Full => {
             // A private mapping writes nothing to the memory, so it is the snapshot's own file,
@@ -109,8 +109,8 @@ fn take(
             None
         }
         MemoryLayout::Layers(_) => {
-            pager::check(&memory, &config.dir)?;
-            Some(pager::prepare(config, &memory, run, snapshot)?)
+            pager::check_layers(&memory, &config.dir)?;
+            Some(pager::open_layers(config, &memory, run, snapshot)?)
         }
     };
     Ok(prepared)
@@ -161,7 +161,7 @@ async fn load(started: &Started, config: &VmConfig, snapshot: &Path) -> Result<(
         other => bad(format!(
             "{}: {}",
             chain(&other),
-            super::end::words(&started.dir, &started.output)
+            super::end::last_words(&started.dir, &started.output)
         )),
     })?;
     match &config.net {
@@ -311,14 +311,17 @@ mod tests {
                 .unwrap()
                 .is_some()
         );
-        assert_eq!(memory::read(&config.dir).unwrap(), Some(memory.clone()));
+        assert_eq!(
+            memory::read_layout(&config.dir).unwrap(),
+            Some(memory.clone())
+        );
         assert!(
             !snapshot.join(MEMORY).exists() && memory.check_files(&config.dir, 1 << 20).is_ok()
         );
         run.socket(pager::SOCKET).unwrap();
         run.remove(pager::SOCKET).unwrap();
         // Damage is seen in what it was given, whoever changes the snapshot's name for it.
-        memory::remove(&config.dir).unwrap();
+        memory::remove_layout(&config.dir).unwrap();
         fs::remove_file(config.dir.join(STATE)).unwrap();
         fs::write(snapshot.join(memory_files::DIFF), vec![0; 8192]).unwrap();
         let error = take(&snapshot, &memory, &config, &run, true).unwrap_err();
@@ -333,7 +336,10 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
-        assert_eq!(memory::read(&config.dir).unwrap(), Some(MemoryLayout::Full));
+        assert_eq!(
+            memory::read_layout(&config.dir).unwrap(),
+            Some(MemoryLayout::Full)
+        );
         let whole = fs::read(config.dir.join(MEMORY)).unwrap();
         assert!(
             whole[..4096] == [7; 4096] && whole[4096..8192] == [9; 4096] && whole.len() == 1 << 20

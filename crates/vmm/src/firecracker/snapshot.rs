@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compat::{MANIFEST, length_and_sha256};
 use crate::diff::Seal;
-use crate::files::{blocking, in_file, must_be_empty, place};
+use crate::files::{in_file, link_or_copy, must_be_empty, run_blocking};
 use crate::memory_files::{self, BASE, DEPTH, MEMORY, MemoryLayout, diff_name};
 use crate::run_dir::{OUT, RunDir, STATE_LIMIT};
 use crate::{Error, Result, cpu, diff};
@@ -117,17 +117,17 @@ async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
     let own = vm.dir.clone();
     let to = dir.to_owned();
     let targets = Targets::of(vm).map_err(in_file("open what Firecracker wrote in", &vm.dir))?;
-    let memory = blocking("write", dir, move || {
+    let memory = run_blocking("write", dir, move || {
         targets
             .run
             .copy_file(NEW_STATE, STATE_LIMIT, &to.join(STATE))?;
         let memory = take_memory(&own, &targets.out, over, bytes)?;
         // The memory is the VM's from now on, even if the snapshot gets none of it.
-        memory::write(&own, &memory)?;
+        memory::write_layout(&own, &memory)?;
         memory
-            .names()
+            .file_names()
             .iter()
-            .try_for_each(|name| place(&own.join(name), &to.join(name)))?;
+            .try_for_each(|name| link_or_copy(&own.join(name), &to.join(name)))?;
         Ok(memory)
     })
     .await?;
@@ -151,7 +151,7 @@ async fn write_files(vm: &Instance, dir: &Path) -> Result<()> {
     };
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
-    blocking("write", &path.clone(), move || {
+    run_blocking("write", &path.clone(), move || {
         linux::file::write_atomic(&path, &content?, 0o600)
     })
     .await
@@ -201,8 +201,8 @@ async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<MemoryLayout>)> {
     let made = move || {
         let user = targets.run.owner()?;
         targets.clear()?;
-        let known = memory::read(&dir)?;
-        memory::forget(&dir)?;
+        let known = memory::read_layout(&dir)?;
+        memory::invalidate_layout(&dir)?;
         let kind = if known.is_some() {
             SnapshotType::Diff
         } else {
@@ -219,7 +219,7 @@ async fn begin(vm: &Instance) -> Result<(SnapshotType, Option<MemoryLayout>)> {
         fchown(state, Some(user), None)?;
         Ok((kind, over))
     };
-    blocking("make the files of a snapshot in", &vm.dir, made).await
+    run_blocking("make the files of a snapshot in", &vm.dir, made).await
 }
 
 /// Prepares the file that the written pages are added to: holes, for a diff over the known memory,
@@ -276,9 +276,12 @@ fn write_pages(pages: &File, bytes: u64, diff: &Path) -> io::Result<Seal> {
             "Firecracker has changed the length of its memory",
         ));
     }
-    diff::write(diff, bytes, &linux::sparse::data(pages)?, |part, at| {
-        pages.read_exact_at(part, at)
-    })
+    diff::write(
+        diff,
+        bytes,
+        &linux::sparse::data_ranges(pages)?,
+        |part, at| pages.read_exact_at(part, at),
+    )
 }
 
 /// Converts an error of the system, which Firecracker reports as text only: a full disk must be
@@ -314,12 +317,12 @@ mod tests {
         let dir = dir.path();
         run_dir::create_out(dir).unwrap();
         let out = UntrustedDir::open(&dir.join(OUT)).unwrap();
-        memory::begin(dir, BYTES).unwrap();
+        memory::create_zeroed(dir, BYTES).unwrap();
         let mut model = vec![0; 1 << 20];
         let exact = linux::sparse::is_exact(dir, BYTES).unwrap();
         for generation in 0..2 * DEPTH {
-            let known = memory::read(dir).unwrap().unwrap();
-            memory::forget(dir).unwrap();
+            let known = memory::read_layout(dir).unwrap().unwrap();
+            memory::invalidate_layout(dir).unwrap();
             let file = out.create_file(NEW_MEMORY).unwrap();
             let over = prepare(dir, &known, BYTES, &file).unwrap();
             // As Firecracker does it: pages of zeroes are written as well.
@@ -336,7 +339,7 @@ mod tests {
             }
             drop(file);
             let memory = take_memory(dir, &out, over, BYTES).unwrap();
-            memory::write(dir, &memory).unwrap();
+            memory::write_layout(dir, &memory).unwrap();
             let layers = if exact { generation % (DEPTH + 1) } else { 0 };
             assert_eq!(memory.diffs().len(), layers);
             memory.check_files(dir, BYTES).unwrap();
@@ -355,7 +358,7 @@ mod tests {
             );
             fs::remove_file(merged).unwrap();
         }
-        memory::remove(dir).unwrap();
+        memory::remove_layout(dir).unwrap();
         assert_eq!(fs::read_dir(dir).unwrap().count(), 1, "but {OUT}");
     }
 

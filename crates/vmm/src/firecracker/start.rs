@@ -14,7 +14,7 @@ use crate::files::{in_file, private_file};
 use crate::jail::Needs;
 use crate::output::{Output, STDERR};
 use crate::pager::Pager;
-use crate::process::{self, OOM_SCORE_ADJ, ended};
+use crate::process::{self, OOM_SCORE_ADJ, wait_until_ended};
 use crate::run_dir::{self, OUT, RunDir};
 use crate::{DiskFormat, Error, Result, VmConfig, in_flight, record};
 
@@ -64,9 +64,9 @@ pub(super) struct Files<'a> {
 impl Started {
     /// Ends the process after a failure, and returns the error to report: if the process had ended
     /// by itself, that is the error.
-    pub(super) async fn fail(self, error: Error) -> Error {
+    pub(super) async fn end_after(self, error: Error) -> Error {
         let gone = matches!(error, Error::Io { .. })
-            && tokio::time::timeout(GONE, ended(&self.process))
+            && tokio::time::timeout(GONE, wait_until_ended(&self.process))
                 .await
                 .is_ok_and(|ended| ended.is_ok());
         if let Err(second) = process::end(self.process).await {
@@ -88,13 +88,13 @@ impl Started {
 fn ended_early(dir: &Path, output: &Output) -> Error {
     Error::EndedEarly {
         program: "firecracker".into(),
-        stderr: end::words(dir, output),
+        stderr: end::last_words(dir, output),
     }
 }
 
 /// Refuses a configuration that Firecracker would replace by its defaults, and a directory whose VM
 /// would lose its files.
-pub(super) async fn check(config: &VmConfig) -> Result<()> {
+pub(super) async fn check_config(config: &VmConfig) -> Result<()> {
     if config.disk.format != DiskFormat::Raw {
         let reason = format!(
             "Firecracker has raw disks only, and this one is {:?}",
@@ -110,11 +110,11 @@ pub(super) async fn check(config: &VmConfig) -> Result<()> {
 
 /// Removes the files of an earlier VM in this directory, and creates those that Firecracker opens
 /// under a fixed name.
-pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
+pub(super) fn prepare_dir(config: &VmConfig) -> Result<Arc<RunDir>> {
     let dir = &config.dir;
     let made = || -> io::Result<Arc<RunDir>> {
         record::remove(dir)?;
-        memory::remove(dir)?;
+        memory::remove_layout(dir)?;
         for name in [LOG, args::STDERR, STATE, METRICS_FILE] {
             stdx::fs::remove_file_if_exists(dir.join(name))?;
         }
@@ -132,7 +132,7 @@ pub(super) fn prepare(config: &VmConfig) -> Result<Arc<RunDir>> {
 
 /// Starts Firecracker, records it in `vm.json`, and waits for its answer. After an error no process
 /// is left.
-pub(super) async fn launch(
+pub(super) async fn start_firecracker(
     host: &Host,
     config: &VmConfig,
     run: Arc<RunDir>,
@@ -154,7 +154,7 @@ pub(super) async fn launch(
     };
     let needs = jail_needs(config, &run, files);
     let process = Arc::new(
-        process::start(
+        process::start_vmm(
             spawn,
             config,
             needs,
@@ -169,7 +169,7 @@ pub(super) async fn launch(
         memory_mb: config.memory_mb,
         net: config.net.is_some(),
         pager: None,
-        run: run.recorded(),
+        run: run.recorded_identity(),
         out: true,
     };
     let client = Client::of(&run, &process);
@@ -192,7 +192,7 @@ pub(super) async fn launch(
     };
     match ready.await {
         Ok(()) => Ok(started),
-        Err(error) => Err(started.fail(error).await),
+        Err(error) => Err(started.end_after(error).await),
     }
 }
 

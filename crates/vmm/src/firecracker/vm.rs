@@ -43,7 +43,7 @@ impl FirecrackerVm {
         // A connection breaks a moment before the process is gone.
         let broken = matches!(answer, Err(Error::Io { .. }));
         if broken
-            && tokio::time::timeout(NOTICE, self.watcher.exit())
+            && tokio::time::timeout(NOTICE, self.watcher.wait_for_exit())
                 .await
                 .is_ok()
         {
@@ -83,12 +83,12 @@ impl Vm for FirecrackerVm {
     }
 
     async fn wait(&self) -> Exit {
-        self.watcher.exit().await
+        self.watcher.wait_for_exit().await
     }
 
     async fn console(&self) -> Vec<u8> {
         warn_if_failed(self.instance.drain(), "the console cannot be read");
-        self.instance.read_console().take()
+        self.instance.read_console().take_unread()
     }
 
     async fn guest_memory(&self) -> Result<Option<GuestMemory>> {

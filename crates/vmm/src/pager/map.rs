@@ -29,7 +29,7 @@ pub(super) struct PageMap(Vec<Extent>);
 
 impl PageMap {
     /// Adds a layer over the existing ones. Its stretches are sorted and without overlap.
-    pub(super) fn lay(
+    pub(super) fn add_layer(
         &mut self,
         file: usize,
         stretches: impl IntoIterator<Item = (Range<u64>, u64)>,
@@ -71,7 +71,7 @@ impl PageMap {
     }
 
     /// Makes the range zeroes.
-    pub(super) fn free(&mut self, range: &Range<u64>) {
+    pub(super) fn make_zeroes(&mut self, range: &Range<u64>) {
         let first = self
             .0
             .partition_point(|extent| extent.range.end <= range.start);
@@ -89,7 +89,7 @@ impl PageMap {
 
     /// Returns the source of the page at `offset`, and the range around it with the same source,
     /// within `window`, which contains `offset`.
-    pub(super) fn run(&self, offset: u64, window: &Range<u64>) -> (Range<u64>, Source) {
+    pub(super) fn source_around(&self, offset: u64, window: &Range<u64>) -> (Range<u64>, Source) {
         let next = self.0.partition_point(|extent| extent.range.end <= offset);
         match self.0.get(next) {
             Some(extent) if extent.range.start <= offset => {
@@ -190,12 +190,12 @@ mod tests {
                         stretches.push((range.clone(), at));
                         at += range.end - range.start;
                     }
-                    map.lay(file, stretches);
+                    map.add_layer(file, stretches);
                 }
                 Act::Free(at, count) => {
                     let end = (at + count).min(PAGES);
                     model[*at as usize..end as usize].fill(Source::Zeroes);
-                    map.free(&(*at..end));
+                    map.make_zeroes(&(*at..end));
                 }
             }
         }
@@ -213,7 +213,7 @@ mod tests {
             prop_assert!(map.0.iter().all(|extent| !extent.range.is_empty()));
             let window = window.0..(window.0 + window.1).min(PAGES);
             for page in window.clone() {
-                let (range, source) = map.run(page, &window);
+                let (range, source) = map.source_around(page, &window);
                 prop_assert!(range.contains(&page) && range.start >= window.start && range.end <= window.end);
                 for other in range.clone() {
                     let expected = match source {

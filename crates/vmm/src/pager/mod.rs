@@ -57,11 +57,11 @@ use tokio::io::AsyncReadExt;
 
 use crate::compat::MANIFEST;
 use crate::diff::{self, Seal};
-use crate::files::{blocking, in_file, new_file, remove};
+use crate::files::{in_file, new_file, remove, run_blocking};
 use crate::jail;
 use crate::memory_files::{self, MemoryLayout, WORKING_SET};
 use crate::output::Output;
-use crate::process::{self, OOM_SCORE_ADJ, ended};
+use crate::process::{self, OOM_SCORE_ADJ, wait_until_ended};
 use crate::run_dir::RunDir;
 use crate::{Error, Result, VmConfig};
 
@@ -191,7 +191,7 @@ pub(crate) struct Prepared {
 ///
 /// # Errors
 /// The system's error.
-pub(crate) fn prepare(
+pub(crate) fn open_layers(
     config: &VmConfig,
     memory: &MemoryLayout,
     run: &RunDir,
@@ -200,10 +200,10 @@ pub(crate) fn prepare(
     let bytes = u64::from(config.memory_mb) << 20;
     let listener = UnixListener::bind(run.bind_path(SOCKET)?)?;
     if let Some(jail) = &config.jail {
-        run.give(SOCKET, jail.uid, jail.gid)?;
+        run.give_file(SOCKET, jail.uid, jail.gid)?;
     }
     let layers = memory
-        .names()
+        .file_names()
         .iter()
         .map(|name| File::open(config.dir.join(name)))
         .collect::<io::Result<_>>()?;
@@ -249,7 +249,7 @@ pub(crate) async fn start(
     let program = program.to_owned();
     let config = config.clone();
     let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
-    let (process, control) = blocking("start the server of memory for", &dir, move || {
+    let (process, control) = run_blocking("start the server of memory for", &dir, move || {
         launch(program, &config, &prepared, writer)
     })
     .await?;
@@ -290,7 +290,7 @@ fn launch(
 ) -> io::Result<(Process, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let spawn = Spawn {
-        jail: jail::beside(
+        jail: jail::create_beside(
             config,
             &program,
             Syscalls::Only(&[syscalls::CALLS], Enforcement::Enforce),
@@ -334,7 +334,7 @@ async fn ready(control: UnixStream) -> io::Result<tokio::net::UnixStream> {
 async fn keep(dir: &Path, snapshot: &Path) {
     let from = dir.join(RECORDING);
     let to = snapshot.join(WORKING_SET);
-    let kept = blocking(
+    let kept = run_blocking(
         "keep the working set in",
         snapshot,
         move || match fs::hard_link(&from, &to) {
@@ -354,7 +354,7 @@ async fn keep(dir: &Path, snapshot: &Path) {
 /// Waits until the pager has ended, and returns why; for ever where there is none.
 pub(crate) async fn wait_for_exit(pager: Option<&Pager>) -> String {
     match pager {
-        Some(pager) => pager.ended().await,
+        Some(pager) => pager.wait_until_ended().await,
         None => std::future::pending().await,
     }
 }
@@ -380,9 +380,9 @@ impl Pager {
     }
 
     /// Waits for its end, and describes it for people.
-    pub async fn ended(&self) -> String {
+    pub async fn wait_until_ended(&self) -> String {
         let how = match &self.process {
-            Some(process) => match ended(process).await {
+            Some(process) => match wait_until_ended(process).await {
                 Ok(how) => format!("ended with {how}"),
                 Err(error) => format!("cannot be watched: {error}"),
             },
@@ -438,7 +438,7 @@ pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result
         .await
         .map_err(io::Error::other)
         .flatten()
-        .map_err(memory_files::damaged(snapshot))?;
+        .map_err(memory_files::memory_error(snapshot))?;
     start(program, config, taken, snapshot).await
 }
 
@@ -450,17 +450,17 @@ fn take(
     run: &RunDir,
 ) -> io::Result<Prepared> {
     let memory = memory_files::link_memory(snapshot, memory, &config.dir)?;
-    check(&memory, &config.dir)?;
-    prepare(config, &memory, run, snapshot)
+    check_layers(&memory, &config.dir)?;
+    open_layers(config, &memory, run, snapshot)
 }
 
 /// Checks length and checksum of the diffs in the directory of a VM.
 ///
 /// # Errors
 /// `InvalidData` when one is damaged.
-pub(crate) fn check(memory: &MemoryLayout, dir: &Path) -> io::Result<()> {
+pub(crate) fn check_layers(memory: &MemoryLayout, dir: &Path) -> io::Result<()> {
     memory
-        .names()
+        .file_names()
         .iter()
         .skip(1)
         .zip(memory.diffs())

@@ -123,7 +123,7 @@ fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
         .filter(|(_, diffs)| diffs.len() == task.diffs.len())
         .ok_or_else(|| invalid("a layer is missing"))?;
     let mut map = PageMap::default();
-    let pages = linux::sparse::data(base)?
+    let pages = linux::sparse::data_ranges(base)?
         .into_iter()
         .map(|data| data.start / PAGE * PAGE..data.end.next_multiple_of(PAGE));
     let pages = pages.fold(Vec::<Range<u64>>::new(), |mut ranges, data| {
@@ -133,12 +133,12 @@ fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
         }
         ranges
     });
-    map.lay(
+    map.add_layer(
         0,
         pages.into_iter().map(|range| (range.clone(), range.start)),
     );
     for (number, (file, seal)) in (1..).zip(diffs.iter().zip(&task.diffs)) {
-        map.lay(number, diff::stretches(file, seal.bytes, task.bytes)?);
+        map.add_layer(number, diff::read_stretches(file, seal.bytes, task.bytes)?);
     }
     Ok(map)
 }
@@ -258,7 +258,7 @@ impl Server {
                     .iter()
                     .filter_map(|region| region.offsets(&addresses))
                 {
-                    self.map.free(&range);
+                    self.map.make_zeroes(&range);
                 }
             }
         }
@@ -290,11 +290,11 @@ impl Server {
     fn run(&self, offset: u64) -> (Range<u64>, Source) {
         match self
             .map
-            .run(offset, &window(offset, AROUND, self.task.bytes))
+            .source_around(offset, &window(offset, AROUND, self.task.bytes))
         {
             (_, Source::Zeroes) => self
                 .map
-                .run(offset, &window(offset, ZEROES_AROUND, self.task.bytes)),
+                .source_around(offset, &window(offset, ZEROES_AROUND, self.task.bytes)),
             content => content,
         }
     }
@@ -304,7 +304,7 @@ impl Server {
             return Ok(());
         };
         let piece = range.start..range.end.min(range.start + PIECE as u64);
-        let (run, source) = self.map.run(piece.start, &piece);
+        let (run, source) = self.map.source_around(piece.start, &piece);
         if run.end < range.end {
             self.ahead.push_front(run.end..range.end);
         }
@@ -335,14 +335,14 @@ impl Server {
                     let part = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
                     let part = &mut self.buffer[..part];
                     self.files[file].read_exact_at(part, begin + (at - run.start))?;
-                    self.faults.copy(address, part)?
+                    self.faults.fill_from(address, part)?
                 }
             };
             match put {
                 Put::Bytes(bytes) => at += bytes,
                 Put::Present => {
                     // A thread may have begun to wait before it was there.
-                    self.faults.wake(address, PAGE)?;
+                    self.faults.wake_threads(address, PAGE)?;
                     at += PAGE;
                 }
                 Put::Later => return Ok(false),
@@ -355,8 +355,8 @@ impl Server {
 
     /// Fills as many pages with zeroes as possible; a single page where many are not.
     fn zero(&self, address: u64, length: u64) -> io::Result<Put> {
-        match self.faults.zero(address, length)? {
-            Put::Later if length > PAGE => self.faults.zero(address, PAGE),
+        match self.faults.fill_zeroes(address, length)? {
+            Put::Later if length > PAGE => self.faults.fill_zeroes(address, PAGE),
             put => Ok(put),
         }
     }

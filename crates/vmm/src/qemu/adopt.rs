@@ -14,7 +14,7 @@ use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
 use super::qmp::{Before, PROMPT};
-use super::start::{Started, connect, hostile};
+use super::start::{Started, connect_qmp, hostile_error};
 use super::vm::QemuVm;
 use super::{LOG, Record};
 
@@ -30,7 +30,7 @@ pub(super) async fn adopt(
         let run = match RunDir::adopt(&dir, &process, record.run) {
             Ok(run) => Arc::new(run),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(hostile(error.to_string()));
+                return Err(hostile_error(error.to_string()));
             }
             Err(error) => {
                 return Err(in_file("find the working directory of the VM in", &dir)(
@@ -38,7 +38,7 @@ pub(super) async fn adopt(
                 ));
             }
         };
-        let (qmp, shutdowns) = connect(&run, &process, &output, PROMPT).await?;
+        let (qmp, shutdowns) = connect_qmp(&run, &process, &output, PROMPT).await?;
         let state = qmp.execute(query_status {}, PROMPT).await?.status;
         Ok((run, qmp, shutdowns, state))
     };

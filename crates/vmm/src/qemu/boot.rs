@@ -8,7 +8,7 @@ use crate::{Result, VmConfig, in_flight};
 
 use super::args::MEMORY_FILE;
 use super::qmp::PROMPT;
-use super::start::launch;
+use super::start::start_qemu;
 use super::vm::QemuVm;
 use super::{Host, Ram, Record};
 
@@ -17,9 +17,9 @@ pub(super) async fn boot(host: Host, config: VmConfig) -> Result<QemuVm> {
     let memory = config.dir.join(MEMORY_FILE);
     files::remove(&config.dir.join(BASE))?;
     private_file(&memory).map_err(in_file("make", &memory))?;
-    let started = launch(&host, &config, Ram::File, &memory, false).await?;
+    let started = start_qemu(&host, &config, Ram::File, &memory, false).await?;
     match started.qmp.execute(cont {}, PROMPT).await {
         Ok(_) => Ok(QemuVm::new(started)),
-        Err(error) => Err(started.fail(error).await),
+        Err(error) => Err(started.end_after(error).await),
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::console::Console;
 use crate::output::{self, Output};
-use crate::process::ended;
+use crate::process::wait_until_ended;
 use crate::run_dir::RunDir;
 use crate::{Error, Exit, Result};
 
@@ -144,7 +144,7 @@ impl Instance {
             }
         };
         tokio::select! {
-            ended = ended(&self.process) => self.died(ended),
+            ended = wait_until_ended(&self.process) => self.died(ended),
             end = self.guest_end(&mut shutdowns, before) => match end {
                 Ok(cause) => self.finish(cause).await,
                 Err(violation) => self.end_hostile(&violation).await,
@@ -236,7 +236,7 @@ impl Instance {
         if let Err(error) = self.process.kill() {
             tracing::warn!(%error, pid = self.process.pid(), "QEMU cannot be ended");
         }
-        if let Err(error) = ended(&self.process).await {
+        if let Err(error) = wait_until_ended(&self.process).await {
             tracing::warn!(%error, pid = self.process.pid(), "the end of QEMU cannot be watched");
         }
     }
@@ -244,16 +244,20 @@ impl Instance {
     fn explain(&self, cause: Option<ShutdownCause>, console: &mut Console) -> Exit {
         match cause {
             Some(ShutdownCause::guest_shutdown) => Exit::Shutdown,
-            Some(ShutdownCause::guest_panic) => {
-                Exit::Panic(console.panic().unwrap_or_else(|| "kernel panic".into()))
+            Some(ShutdownCause::guest_panic) => Exit::Panic(
+                console
+                    .panic_message()
+                    .unwrap_or_else(|| "kernel panic".into()),
+            ),
+            Some(ShutdownCause::guest_reset) => {
+                console.panic_message().map_or(Exit::Reset, Exit::Panic)
             }
-            Some(ShutdownCause::guest_reset) => console.panic().map_or(Exit::Reset, Exit::Panic),
             Some(other) => Exit::Vmm(format!(
                 "QEMU stopped the VM ({other:?}); {}",
                 exit_reason(&self.output)
             )),
             // No client was connected when it happened; the console is the only source.
-            None => match console.panic() {
+            None => match console.panic_message() {
                 Some(text) => Exit::Panic(text),
                 None if console.is_restarting() => Exit::Reset,
                 None => Exit::Shutdown,

@@ -37,7 +37,7 @@ pub(super) struct Manifest {
 }
 
 /// Returns the processor that guests see. An emulated one is the same on every host.
-pub(super) fn processor(accel: Accel) -> io::Result<String> {
+pub(super) fn guest_processor(accel: Accel) -> io::Result<String> {
     match accel {
         Accel::Kvm => cpu::identity(),
         Accel::Tcg => Ok("emulated".into()),
@@ -59,7 +59,7 @@ pub(super) fn check(host: &Host, config: &VmConfig, snapshot: &Path) -> Result<M
 }
 
 fn check_compatible(found: &Manifest, host: &Host, config: &VmConfig) -> Result<(), SnapshotError> {
-    let cpu = processor(host.accel).map_err(SnapshotError::Processor)?;
+    let cpu = guest_processor(host.accel).map_err(SnapshotError::Processor)?;
     require_equal("accelerator", found.accel.name(), host.accel.name())?;
     require_equal("processor", &found.cpu, &cpu)?;
     require_equal("number of virtual CPUs", found.vcpus, config.vcpus)?;

@@ -177,7 +177,7 @@ impl Qemu {
     /// Creates the driver. Blocks for 100 ms the first time that guests are to be emulated.
     pub(crate) fn new(program: PathBuf, accel: Accel, enforcement: Enforcement) -> Self {
         let tsc_khz = if accel == Accel::Tcg {
-            linux::tsc::khz()
+            linux::tsc::frequency_khz()
         } else {
             None
         };
@@ -205,13 +205,13 @@ impl Driver for Qemu {
 
     async fn boot(&self, config: &VmConfig) -> Result<Box<dyn Vm>> {
         self.starts
-            .run(&config.dir, boot::boot(self.host.clone(), config.clone()))
+            .run_start(&config.dir, boot::boot(self.host.clone(), config.clone()))
             .await
     }
 
     async fn restore(&self, config: &VmConfig, snapshot: &Path) -> Result<Box<dyn Vm>> {
         self.starts
-            .run(
+            .run_start(
                 &config.dir,
                 restore::restore(self.host.clone(), config.clone(), snapshot.to_owned()),
             )
@@ -224,7 +224,7 @@ impl Driver for Qemu {
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Box<dyn Vm>>> {
         self.starts.wait_until_idle(dir, START_LIMIT).await;
-        let Some((process, record)) = record::find::<Record>(dir).await? else {
+        let Some((process, record)) = record::find_process::<Record>(dir).await? else {
             return Ok(None);
         };
         let Some(record) = record else {

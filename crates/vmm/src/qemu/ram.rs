@@ -20,7 +20,7 @@ use linux::pages::Private;
 use tokio_util::sync::CancellationToken;
 
 use crate::diff::Seal;
-use crate::files::{new_file, place};
+use crate::files::{link_or_copy, new_file};
 use crate::memory_files::{self, BASE, DIFF, MEMORY, MemoryLayout};
 use crate::{AfterSnapshot, VmConfig, diff};
 
@@ -45,7 +45,11 @@ pub(super) struct Taken {
 ///
 /// # Errors
 /// `InvalidData` when it is damaged, otherwise the system's error.
-pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io::Result<Taken> {
+pub(super) fn take_memory(
+    from: &Path,
+    memory: &MemoryLayout,
+    config: &VmConfig,
+) -> io::Result<Taken> {
     let dir = &config.dir;
     let bytes = u64::from(config.memory_mb) << 20;
     // Files of an earlier VM in the directory.
@@ -103,7 +107,7 @@ pub(super) fn take(from: &Path, memory: &MemoryLayout, config: &VmConfig) -> io:
 ///
 /// # Errors
 /// `InvalidData` when a diff is damaged.
-pub(super) fn check(over: &[(PathBuf, Seal)]) -> io::Result<()> {
+pub(super) fn check_diffs(over: &[(PathBuf, Seal)]) -> io::Result<()> {
     over.iter()
         .try_for_each(|(path, seal)| diff::check(path, *seal))
 }
@@ -115,7 +119,7 @@ pub(super) fn check(over: &[(PathBuf, Seal)]) -> io::Result<()> {
 /// The system's error; the VM must be ended then.
 pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -> io::Result<()> {
     for (path, seal) in over {
-        diff::pour(path, *seal, bytes, |part, at| memory.write_all_at(part, at))?;
+        diff::read_ranges(path, *seal, bytes, |part, at| memory.write_all_at(part, at))?;
         fs::remove_file(path)?;
     }
     Ok(())
@@ -125,7 +129,11 @@ pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -
 ///
 /// # Errors
 /// The system's error; then files may be left.
-pub(super) fn write(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Result<MemoryLayout> {
+pub(super) fn write_memory(
+    vm: &Instance,
+    dir: &Path,
+    after: AfterSnapshot,
+) -> io::Result<MemoryLayout> {
     match (vm.record.ram, after) {
         (Ram::File, AfterSnapshot::Resume) => {
             linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY))
@@ -141,14 +149,14 @@ pub(super) fn write(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Resu
 /// Moves the memory of a guest that will not run again to the snapshot, without a copy. QEMU has it
 /// open until it ends, but cannot open it again: it belongs to us.
 fn give_away(from: &Path, to: &Path) -> io::Result<()> {
-    place(from, to)?;
+    link_or_copy(from, to)?;
     let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
     chown(to, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Writes the pages that are the guest's own, and links the file that they are over.
 fn write_difference(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
-    place(&vm.dir.join(BASE), &dir.join(BASE))?;
+    link_or_copy(&vm.dir.join(BASE), &dir.join(BASE))?;
     let bytes = u64::from(vm.record.memory_mb) << 20;
     let memory = Private::open(&vm.process, &vm.record.memory, bytes)?;
     let written = memory.written()?;

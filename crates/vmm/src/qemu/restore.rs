@@ -9,14 +9,14 @@ use tokio::net::UnixStream;
 
 use crate::diff::Seal;
 use crate::files::in_file;
-use crate::memory_files::damaged;
+use crate::memory_files::memory_error;
 use crate::{Error, Result, SnapshotError, VmConfig, in_flight};
 
 use super::args::INCOMING_SOCKET;
 use super::manifest::{self, Manifest, STATE};
 use super::qmp::PROMPT;
 use super::ram::{self, Taken};
-use super::start::{Started, launch};
+use super::start::{Started, start_qemu};
 use super::state::{POLL, in_time};
 use super::vm::QemuVm;
 use super::{Host, Record, exit_reason};
@@ -27,9 +27,9 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let (manifest, taken) = take(host.clone(), config.clone(), snapshot.clone()).await?;
     let checked = {
         let over = taken.over.clone();
-        tokio::task::spawn_blocking(move || ram::check(&over))
+        tokio::task::spawn_blocking(move || ram::check_diffs(&over))
     };
-    let started = launch(&host, &config, taken.ram, &taken.path, true).await?;
+    let started = start_qemu(&host, &config, taken.ram, &taken.path, true).await?;
     drop(taken.device);
     let loaded = async {
         let bad = |source| Error::BadSnapshot {
@@ -41,7 +41,7 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
             checked.await.map_err(io::Error::other).flatten()?;
             lay_over(&started, taken.over).await
         };
-        laid.await.map_err(damaged(&snapshot))?;
+        laid.await.map_err(memory_error(&snapshot))?;
         // Last: devices look for their queues in the memory.
         in_time("the transfer of the state", load_state(&started, &snapshot)).await
     };
@@ -49,7 +49,7 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let _ = started.run.remove(INCOMING_SOCKET);
     match loaded {
         Ok(()) => Ok(QemuVm::new(started)),
-        Err(error) => Err(started.fail(error).await),
+        Err(error) => Err(started.end_after(error).await),
     }
 }
 
@@ -57,7 +57,8 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
 async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manifest, Taken)> {
     let work = move || {
         let manifest = manifest::check(&host, &config, &snapshot)?;
-        let taken = ram::take(&snapshot, &manifest.memory, &config).map_err(damaged(&snapshot))?;
+        let taken = ram::take_memory(&snapshot, &manifest.memory, &config)
+            .map_err(memory_error(&snapshot))?;
         Ok((manifest, taken))
     };
     tokio::task::spawn_blocking(work)

@@ -20,12 +20,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::compat::MANIFEST;
-use crate::files::{blocking, in_file, must_be_empty};
+use crate::files::{in_file, must_be_empty, run_blocking};
 use crate::memory_files::{BASE, DIFF, MEMORY};
 use crate::{AfterSnapshot, Result};
 
 use super::instance::Instance;
-use super::manifest::{Manifest, STATE, VERSION, processor};
+use super::manifest::{Manifest, STATE, VERSION, guest_processor};
 use super::{ram, state};
 
 /// Writes a snapshot into `dir`, which has to be empty, so that the cleanup after a failure removes
@@ -47,14 +47,14 @@ async fn write_files(vm: &Arc<Instance>, dir: &Path, after: AfterSnapshot) -> Re
     let (state_bytes, state_sha256) = state::save(vm, &dir.join(STATE)).await?;
     let source = Arc::clone(vm);
     let to = dir.to_owned();
-    let memory = blocking("write the memory to", dir, move || {
-        ram::write(&source, &to, after)
+    let memory = run_blocking("write the memory to", dir, move || {
+        ram::write_memory(&source, &to, after)
     })
     .await?;
     let accel = vm.record.accel;
     let vcpus = vm.record.vcpus;
     let memory_mb = vm.record.memory_mb;
-    let cpu = processor(accel).map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
+    let cpu = guest_processor(accel).map_err(in_file("read", Path::new("/proc/cpuinfo")))?;
     let manifest = Manifest {
         version: VERSION,
         accel,
@@ -68,7 +68,7 @@ async fn write_files(vm: &Arc<Instance>, dir: &Path, after: AfterSnapshot) -> Re
     };
     let path = dir.join(MANIFEST);
     let content = serde_json::to_vec(&manifest).map_err(io::Error::other);
-    blocking("write", &path.clone(), move || {
+    run_blocking("write", &path.clone(), move || {
         linux::file::write_atomic(&path, &content?, 0o600)
     })
     .await

@@ -10,7 +10,7 @@ use std::time::Duration;
 use linux::process::{Process, Spawn};
 use tokio::time::Instant;
 
-use crate::files::{blocking, in_file};
+use crate::files::{in_file, run_blocking};
 use crate::jail::Needs;
 use crate::output::{Output, STDERR};
 use crate::process::{self, OOM_SCORE_ADJ};
@@ -46,7 +46,7 @@ pub(super) struct Started {
 
 impl Started {
     /// Ends the process after a failure, and returns that failure.
-    pub(super) async fn fail(self, error: Error) -> Error {
+    pub(super) async fn end_after(self, error: Error) -> Error {
         if let Err(second) = process::end(self.process).await {
             tracing::warn!(error = %second, dir = %self.dir.display(), "a VM that failed to start cannot be ended");
         }
@@ -55,7 +55,7 @@ impl Started {
 }
 
 /// Starts QEMU, records it in `vm.json`, and connects to it. After an error no process is left.
-pub(super) async fn launch(
+pub(super) async fn start_qemu(
     host: &Host,
     config: &VmConfig,
     ram: Ram,
@@ -89,7 +89,7 @@ pub(super) async fn launch(
         ..Spawn::default()
     };
     let needs = jail_needs(host, ram, memory, &run);
-    let process = process::start(spawn, config, needs, INSTALL_HINT).await?;
+    let process = process::start_vmm(spawn, config, needs, INSTALL_HINT).await?;
     let record = Record {
         identity: process.identity().clone(),
         accel: host.accel,
@@ -97,10 +97,10 @@ pub(super) async fn launch(
         memory: memory.to_owned(),
         vcpus: config.vcpus,
         memory_mb: config.memory_mb,
-        run: run.recorded(),
+        run: run.recorded_identity(),
     };
     let ready = match record::write(&record, &dir) {
-        Ok(()) => connect(&run, &process, &output, START).await,
+        Ok(()) => connect_qmp(&run, &process, &output, START).await,
         Err(error) => Err(in_file("write vm.json in", &dir)(error)),
     };
     match ready {
@@ -146,7 +146,7 @@ async fn open_tap(config: &VmConfig) -> Result<Option<File>> {
     };
     let path = Path::new(linux::netns::DIR).join(&net.netns);
     let open = move || linux::netns::enter(&net.netns, move || linux::tap::open(&net.tap));
-    blocking("open the guest's network device in", &path, open)
+    run_blocking("open the guest's network device in", &path, open)
         .await
         .map(Some)
 }
@@ -158,7 +158,7 @@ fn clear(dir: &Path) -> io::Result<()> {
     stdx::fs::remove_file_if_exists(dir.join(LOG))
 }
 
-pub(super) async fn connect(
+pub(super) async fn connect_qmp(
     run: &RunDir,
     process: &Process,
     output: &Output,
@@ -169,7 +169,9 @@ pub(super) async fn connect(
     loop {
         let error = match Qmp::connect(run, process).await {
             Ok(connected) => return Ok(connected),
-            Err(QmpError::Violation(violation)) => return Err(hostile(violation.to_string())),
+            Err(QmpError::Violation(violation)) => {
+                return Err(hostile_error(violation.to_string()));
+            }
             Err(error) => error,
         };
         let gone = process.has_ended().map_err(|source| Error::Io {
@@ -194,7 +196,7 @@ pub(super) async fn connect(
     }
 }
 
-pub(super) fn hostile(violation: String) -> Error {
+pub(super) fn hostile_error(violation: String) -> Error {
     Error::Hostile {
         program: "QEMU",
         violation,

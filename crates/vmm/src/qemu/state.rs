@@ -17,7 +17,7 @@ use std::time::Duration;
 use qapi::qmp::{RunState, xen_save_devices_state};
 
 use crate::compat::length_and_sha256;
-use crate::files::{blocking, in_file};
+use crate::files::{in_file, run_blocking};
 use crate::run_dir::STATE_LIMIT;
 use crate::{Error, Result};
 
@@ -60,7 +60,7 @@ pub(super) async fn save(vm: &Instance, to: &Path) -> Result<(u64, String)> {
     let saved = vm.execute(command, PROMPT).await;
     let run = Arc::clone(&vm.run);
     let path = to.to_owned();
-    blocking("write", to, move || {
+    run_blocking("write", to, move || {
         // A copy: QEMU may still have it open.
         let copied = saved
             .is_ok()

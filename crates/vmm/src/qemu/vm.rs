@@ -86,7 +86,7 @@ impl Vm for QemuVm {
     }
 
     async fn wait(&self) -> Exit {
-        self.watcher.exit().await
+        self.watcher.wait_for_exit().await
     }
 
     async fn console(&self) -> Vec<u8> {
@@ -98,6 +98,6 @@ impl Vm for QemuVm {
         if let Err(error) = self.watcher.unless_ended(drained).await {
             tracing::debug!(%error, "the console cannot be read");
         }
-        self.instance.console.lock().await.take()
+        self.instance.console.lock().await.take_unread()
     }
 }

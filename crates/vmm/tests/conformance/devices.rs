@@ -103,9 +103,9 @@ impl Network {
         netns::create(&network.netns).expect("a network namespace; the suite runs as root");
         netns::enter(&network.netns, move || {
             tap::create("tap0", user)?;
-            let links = Links::here()?;
+            let links = Links::in_this_netns()?;
             links.add_address("tap0", Ipv4Addr::new(169, 254, 0, 22), 30)?;
-            links.up("tap0")
+            links.set_up("tap0")
         })
         .expect("a TAP");
         network

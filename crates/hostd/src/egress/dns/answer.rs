@@ -19,7 +19,11 @@ const SMALLEST: u16 = 512;
 
 /// Returns the answer to a message; `None` if it is no question. Over UDP, an answer that is longer
 /// than the guest takes is truncated, so that it asks again over TCP.
-pub(super) async fn answer(policy: &EgressPolicy, bytes: &[u8], over_udp: bool) -> Option<Vec<u8>> {
+pub(super) async fn answer_question(
+    policy: &EgressPolicy,
+    bytes: &[u8],
+    over_udp: bool,
+) -> Option<Vec<u8>> {
     let question = Message::from_vec(bytes).ok()?;
     if question.metadata.message_type != MessageType::Query {
         return None;
@@ -51,7 +55,7 @@ pub(super) async fn answer(policy: &EgressPolicy, bytes: &[u8], over_udp: bool) 
 }
 
 /// Returns the answer `REFUSED` to a question beyond the limits; `None` if it is no question.
-pub(super) fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn refuse_question(bytes: &[u8]) -> Option<Vec<u8>> {
     let question = Message::from_vec(bytes).ok()?;
     let is_question = question.metadata.message_type == MessageType::Query;
     let refused = Message::error_msg(
@@ -73,9 +77,11 @@ async fn records(policy: &EgressPolicy, question: &Message) -> Result<Vec<Record
     let Some(name) = checked_name(asked, &rules) else {
         return Err(ResponseCode::Refused);
     };
-    let access = rules.name(&name);
+    let access = rules.judge_name(&name);
     if access == Access::Denied {
-        policy.events.denied(&format!("DNS question for {name}"));
+        policy
+            .events
+            .log_denied(&format!("DNS question for {name}"));
         // Of all codes the one at which every resolver of a guest gives up at once.
         return Err(ResponseCode::NXDomain);
     }
@@ -92,7 +98,7 @@ async fn records(policy: &EgressPolicy, question: &Message) -> Result<Vec<Record
             .filter_map(alias)
             .find(|other| is_denied(&rules, other))
     {
-        policy.events.denied(&format!(
+        policy.events.log_denied(&format!(
             "DNS question for {name}, which is another name of {other}"
         ));
         return Err(ResponseCode::NXDomain);
@@ -160,7 +166,7 @@ fn alias(record: &Record) -> Option<&Name> {
 }
 
 fn is_denied(rules: &NetworkSpec, name: &Name) -> bool {
-    rules.name(&name.to_ascii()) == Access::Denied
+    rules.judge_name(&name.to_ascii()) == Access::Denied
 }
 
 /// Removes addresses that no sandbox reaches, since a name of the internet has none of a private
@@ -173,7 +179,7 @@ fn reachable(policy: &EgressPolicy, name: &str, found: Vec<Record>) -> Vec<Recor
             return true;
         };
         if is_blocked(address) && !address.is_loopback() {
-            policy.events.denied(&format!(
+            policy.events.log_denied(&format!(
                 "{name} at {address}, an address that no sandbox reaches"
             ));
             return false;

@@ -36,7 +36,7 @@ const NEGATIVE: Duration = Duration::from_secs(60);
 /// Parses a question as a guest sends it.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
-    let _ = answer::refusal(bytes);
+    let _ = answer::refuse_question(bytes);
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +122,7 @@ impl Upstream {
 
     /// Returns the IPv4 or the IPv6 addresses that a name has now, and their TTL. `None` if it has
     /// no records, or the servers do not answer.
-    pub(crate) async fn addresses(
+    pub(crate) async fn lookup_addresses(
         &self,
         name: &str,
         of_ipv4: bool,

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::answer::{LONGEST_QUESTION, answer, refusal};
+use super::answer::{LONGEST_QUESTION, answer_question, refuse_question};
 use crate::egress::EgressPolicy;
 
 /// Most questions over UDP, and most connections, of one sandbox at one time.
@@ -34,7 +34,7 @@ pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
             continue;
         };
         if questions.len() >= AT_ONCE || !policy.may_ask() {
-            if let Some(refused) = refusal(&buffer[..length]) {
+            if let Some(refused) = refuse_question(&buffer[..length]) {
                 // If the refusal cannot be sent, the guest asks again.
                 let _ = socket.try_send_to(&refused, from);
             }
@@ -44,7 +44,7 @@ pub(crate) async fn udp(policy: Arc<EgressPolicy>, socket: UdpSocket) {
         let socket = Arc::clone(&socket);
         let question = buffer[..length].to_vec();
         questions.spawn(async move {
-            if let Some(answer) = answer(&policy, &question, true).await {
+            if let Some(answer) = answer_question(&policy, &question, true).await {
                 let _ = socket.send_to(&answer, from).await;
             }
         });
@@ -81,7 +81,7 @@ async fn connection(policy: &EgressPolicy, mut stream: TcpStream) -> io::Result<
         }
         let mut question = vec![0; length];
         timeout(IDLE, stream.read_exact(&mut question)).await??;
-        let Some(answer) = answer(policy, &question, false).await else {
+        let Some(answer) = answer_question(policy, &question, false).await else {
             return Ok(());
         };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;

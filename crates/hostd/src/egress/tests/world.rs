@@ -328,14 +328,14 @@ impl World {
             known.1 = host(address);
         }
         testkit::eventually(name, PATIENCE, async || {
-            let (found, _) = self.upstream.addresses(name, true).await?;
+            let (found, _) = self.upstream.lookup_addresses(name, true).await?;
             found.contains(&host(address)).then_some(())
         })
         .await;
     }
 
     pub(super) async fn renew(&self, now: Instant) {
-        pin_writer::renew(&self.egress.as_ref().unwrap().policy, now).await;
+        pin_writer::renew_expiring(&self.egress.as_ref().unwrap().policy, now).await;
     }
 
     pub(super) fn has(&self, name: &str, address: &str, now: Instant) -> bool {
@@ -344,7 +344,7 @@ impl World {
             .unwrap()
             .policy
             .pins()
-            .has(name, host(address), now)
+            .has_address(name, host(address), now)
     }
 
     /// Nothing that goes to the address arrives, until [`World::let_go`].
@@ -424,22 +424,22 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<IpAddr>) -> io:
     }
     let to = sandbox.clone();
     netns::enter(guest, move || {
-        let links = Links::here()?;
+        let links = Links::in_this_netns()?;
         links.add_veth("eth0", "tap0", &to, [GUEST_MAC, TAP_MAC])?;
         links.add_address("eth0", vmm::GUEST_IP, GUEST_PREFIX)?;
-        links.up("eth0")?;
+        links.set_up("eth0")?;
         links.add_address("eth0", GUEST_IP6, GUEST_PREFIX6)?;
         links.add_neighbour("eth0", GATEWAY_IP6, TAP_MAC)
     })?;
     let to = internet.to_owned();
     netns::enter(&sandbox, move || {
-        let links = Links::here()?;
-        links.up("lo")?;
+        let links = Links::in_this_netns()?;
+        links.set_up("lo")?;
         links.add_veth(&slot.peer(), "inet0", &to, [PEER_MAC, INTERNET_MAC])?;
         links.add_address(&slot.peer(), slot.peer_ip(), 31)?;
-        links.up(&slot.peer())?;
+        links.set_up(&slot.peer())?;
         links.add_address("tap0", GATEWAY_IP, GUEST_PREFIX)?;
-        links.up("tap0")?;
+        links.set_up("tap0")?;
         links.add_address("tap0", GATEWAY_IP6, GUEST_PREFIX6)?;
         links.add_neighbour("tap0", GUEST_IP6, GUEST_MAC)?;
         links.add_neighbour(&slot.peer(), INTERNET_IP6, INTERNET_MAC)?;
@@ -449,13 +449,13 @@ fn connect(slot: Slot, guest: &str, internet: &str, servers: Vec<IpAddr>) -> io:
         crate::network::rules_of(slot, Ipv6Mode::On).commit()
     })?;
     netns::enter(guest, move || {
-        let links = Links::here()?;
+        let links = Links::in_this_netns()?;
         links.add_route6("eth0", Ipv6Addr::UNSPECIFIED, 0, GATEWAY_IP6)?;
         links.add_route(Ipv4Addr::UNSPECIFIED, 0, GATEWAY_IP)
     })?;
     netns::enter(internet, move || furnish_internet(slot, &servers))?;
     netns::enter(&sandbox, move || {
-        Links::here()?.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())
+        Links::in_this_netns()?.add_route(Ipv4Addr::UNSPECIFIED, 0, slot.veth_ip())
     })
 }
 
@@ -465,10 +465,10 @@ const PEER_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const INTERNET_IP6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
 fn furnish_internet(slot: Slot, servers: &[IpAddr]) -> io::Result<()> {
-    let links = Links::here()?;
-    links.up("lo")?;
+    let links = Links::in_this_netns()?;
+    links.set_up("lo")?;
     links.add_address("inet0", slot.veth_ip(), 31)?;
-    links.up("inet0")?;
+    links.set_up("inet0")?;
     links.add_route(slot.host_ip(), 32, slot.peer_ip())?;
     links.add_neighbour("inet0", PEER_IP6, PEER_MAC)?;
     links.add_route6("inet0", slot.host_ip6(), 128, PEER_IP6)?;

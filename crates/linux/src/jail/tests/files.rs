@@ -16,7 +16,7 @@ fn jailed_loop_device_is_read_only() {
     let path = device.path().display().to_string();
     let run = |args: &[&str]| {
         let mut cell = Cell::new();
-        cell.jail.device(&device.path()).unwrap();
+        cell.jail.show_device(&device.path()).unwrap();
         cell.run(args)
     };
     assert_eq!(run(&["cmp", "-n", "1", &path, &path]).1, Ended::Code(0));
@@ -59,7 +59,7 @@ fn file_size_limit_fails_the_write() {
     )
     .unwrap();
     jail.program(&busybox()).unwrap();
-    jail.show(&file, Access::Write).unwrap();
+    jail.show_path(&file, Access::Write).unwrap();
     let args = [
         "dd",
         "if=/dev/urandom",
@@ -95,7 +95,7 @@ fn foreign_directory_permits_no_new_names() {
         fs::set_permissions(&out, fs::Permissions::from_mode(0o711)).unwrap();
         fs::write(out.join("memory"), b"").unwrap();
         chown(out.join("memory"), Some(cell.uid), Some(cell.uid)).unwrap();
-        cell.jail.show(&out, Access::OpenFiles).unwrap();
+        cell.jail.show_path(&out, Access::OpenFiles).unwrap();
         let memory = out.join("memory").display().to_string();
         (cell, out, memory)
     };

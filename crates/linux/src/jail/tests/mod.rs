@@ -38,7 +38,7 @@ impl Cell {
         chown(&work, Some(uid), Some(uid)).unwrap();
         let mut jail = Jail::new(uid, uid, Limits::default()).unwrap();
         jail.program(&busybox()).unwrap();
-        jail.show(&work, Access::Write).unwrap();
+        jail.show_path(&work, Access::Write).unwrap();
         Self { dir, uid, jail }
     }
 
@@ -247,27 +247,28 @@ fn jailed_program_starts_no_other() {
 
 /// What `true` of busybox needs, and no `getuid`, of which it says what the kernel says.
 const OF_TRUE: &[Call] = &[
-    Call::any(libc::SYS_brk),
-    Call::any(libc::SYS_mmap),
-    Call::any(libc::SYS_mprotect),
-    Call::any(libc::SYS_munmap),
-    Call::any(libc::SYS_arch_prctl),
-    Call::any(libc::SYS_set_tid_address),
-    Call::any(libc::SYS_set_robust_list),
-    Call::any(libc::SYS_prlimit64),
-    Call::any(libc::SYS_readlink),
-    Call::any(libc::SYS_getrandom),
-    Call::any(libc::SYS_write),
-    Call::any(libc::SYS_rt_sigaction),
-    Call::any(libc::SYS_rt_sigprocmask),
-    Call::any(libc::SYS_exit_group),
+    Call::any_arguments(libc::SYS_brk),
+    Call::any_arguments(libc::SYS_mmap),
+    Call::any_arguments(libc::SYS_mprotect),
+    Call::any_arguments(libc::SYS_munmap),
+    Call::any_arguments(libc::SYS_arch_prctl),
+    Call::any_arguments(libc::SYS_set_tid_address),
+    Call::any_arguments(libc::SYS_set_robust_list),
+    Call::any_arguments(libc::SYS_prlimit64),
+    Call::any_arguments(libc::SYS_readlink),
+    Call::any_arguments(libc::SYS_getrandom),
+    Call::any_arguments(libc::SYS_write),
+    Call::any_arguments(libc::SYS_rt_sigaction),
+    Call::any_arguments(libc::SYS_rt_sigprocmask),
+    Call::any_arguments(libc::SYS_exit_group),
 ];
 
 #[test]
 fn unlisted_calls_fail_or_are_logged() {
     let run = |enforcement, args: &[&str]| {
         let mut cell = Cell::new();
-        cell.jail.allow(Syscalls::Only(&[OF_TRUE], enforcement));
+        cell.jail
+            .allow_syscalls(Syscalls::Only(&[OF_TRUE], enforcement));
         cell.run(args)
     };
     assert_eq!(
@@ -355,21 +356,21 @@ fn unreadable_files_are_refused_before_start() {
     let mut jail = Jail::new(user(), user(), Limits::default()).unwrap();
     let path = dir.path().join("image");
     assert_eq!(
-        jail.show(&path, Access::Read).unwrap_err().kind(),
+        jail.show_path(&path, Access::Read).unwrap_err().kind(),
         io::ErrorKind::NotFound
     );
     fs::write(&path, b"image").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-    let shut = jail.show(&path, Access::Read).unwrap_err();
+    let shut = jail.show_path(&path, Access::Read).unwrap_err();
     assert!(
         shut.kind() == io::ErrorKind::PermissionDenied && shut.to_string().contains("chmod o+r"),
         "{shut}"
     );
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    jail.show(&path, Access::Read).unwrap();
-    assert!(jail.show(&path, Access::Write).is_err());
+    jail.show_path(&path, Access::Read).unwrap();
+    assert!(jail.show_path(&path, Access::Write).is_err());
     assert_eq!(
-        jail.device(&path).unwrap_err().kind(),
+        jail.show_device(&path).unwrap_err().kind(),
         io::ErrorKind::InvalidInput
     );
     assert!(jail.program(&dir.path().join("none")).is_err());
@@ -384,7 +385,7 @@ fn read_only_file_rejects_its_owner() {
     fs::write(&image, b"image").unwrap();
     // Even for its owner.
     chown(&image, Some(cell.uid), None).unwrap();
-    cell.jail.show(&image, Access::Read).unwrap();
+    cell.jail.show_path(&image, Access::Read).unwrap();
     let (said, ended) = cell.run(&["dd", "if=/dev/null", &format!("of={}", image.display())]);
     assert!(
         ended == Ended::Code(1) && said.contains("Read-only"),

@@ -20,7 +20,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::ExecRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
         let request = request.to_owned_message();
-        self.shared.script.meet("Exec").await?;
+        self.shared.script.meet_barrier("Exec").await?;
         lifecycle::usable(&self.shared, &request.sandbox_id)?;
         Response::stream_ok(programs::start(Arc::clone(&self.shared), request)?)
     }
@@ -31,7 +31,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::SendInputRequest>,
     ) -> ServiceResult<rpc::SendInputResponse> {
         let request = request.to_owned_message();
-        self.shared.script.meet("SendInput").await?;
+        self.shared.script.meet_barrier("SendInput").await?;
         programs::send_input(&self.shared, request).await?;
         answer!(SendInputResponse {})
     }
@@ -43,7 +43,7 @@ impl CommandService for Agent {
     ) -> ServiceResult<rpc::SendSignalResponse> {
         let pid = request.pid;
         let signal = request.signal;
-        self.shared.script.meet("SendSignal").await?;
+        self.shared.script.meet_barrier("SendSignal").await?;
         programs::send_signal(&self.shared, pid, signal)?;
         answer!(SendSignalResponse {})
     }
@@ -54,7 +54,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::StartCommandRequest>,
     ) -> ServiceResult<rpc::StartCommandResponse> {
         let request = request.to_owned_message();
-        self.shared.script.meet("StartCommand").await?;
+        self.shared.script.meet_barrier("StartCommand").await?;
         lifecycle::usable(&self.shared, &request.sandbox_id)?;
         Response::ok(background::start(&self.shared, request).await?)
     }
@@ -65,7 +65,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::ListCommandsRequest>,
     ) -> ServiceResult<rpc::ListCommandsResponse> {
         let request = request.to_owned_message();
-        self.shared.script.meet("ListCommands").await?;
+        self.shared.script.meet_barrier("ListCommands").await?;
         lifecycle::usable(&self.shared, &request.sandbox_id)?;
         answer!(ListCommandsResponse {
             commands: background::list(&self.shared, &request.sandbox_id)
@@ -78,7 +78,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::GetCommandRequest>,
     ) -> ServiceResult<rpc::GetCommandResponse> {
         let request = request.to_owned_message();
-        self.shared.script.meet("GetCommand").await?;
+        self.shared.script.meet_barrier("GetCommand").await?;
         let found = background::find(&self.shared, &request.sandbox_id, &request.command)?;
         answer!(GetCommandResponse {
             command: found.into()
@@ -91,7 +91,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::SendCommandInputRequest>,
     ) -> ServiceResult<rpc::SendCommandInputResponse> {
         let request = request.to_owned_message();
-        self.shared.script.meet("SendCommandInput").await?;
+        self.shared.script.meet_barrier("SendCommandInput").await?;
         let found = background::find(&self.shared, &request.sandbox_id, &request.command)?;
         let input = rpc::SendInputRequest {
             sandbox_id: request.sandbox_id,
@@ -111,7 +111,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::SignalCommandRequest>,
     ) -> ServiceResult<rpc::SignalCommandResponse> {
         let request = request.to_owned_message();
-        self.shared.script.meet("SignalCommand").await?;
+        self.shared.script.meet_barrier("SignalCommand").await?;
         let found = background::find(&self.shared, &request.sandbox_id, &request.command)?;
         programs::send_signal(&self.shared, found.pid, request.signal)?;
         answer!(SignalCommandResponse {})
@@ -123,7 +123,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::AttachCommandRequest>,
     ) -> ServiceResult<ServiceStream<rpc::AttachCommandResponse>> {
         let request = request.to_owned_message();
-        self.shared.script.meet("AttachCommand").await?;
+        self.shared.script.meet_barrier("AttachCommand").await?;
         Response::stream_ok(background::attach(&self.shared, &request)?)
     }
 }

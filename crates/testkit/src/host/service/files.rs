@@ -22,7 +22,7 @@ impl FileService for Agent {
         request: ServiceRequest<'_, rpc::ReadFileRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ReadFileResponse>> {
         let request = request.to_owned_message();
-        self.shared.script.meet("ReadFile").await?;
+        self.shared.script.meet_barrier("ReadFile").await?;
         lifecycle::usable(&self.shared, &request.sandbox_id)?;
         Response::stream_ok(files::read(Arc::clone(&self.shared), &request)?)
     }
@@ -33,7 +33,7 @@ impl FileService for Agent {
         mut requests: InboundStream<rpc::WriteFileRequest>,
     ) -> ServiceResult<rpc::WriteFileResponse> {
         let target = files::target(&mut requests).await?;
-        self.shared.script.meet("WriteFile").await?;
+        self.shared.script.meet_barrier("WriteFile").await?;
         lifecycle::usable(&self.shared, &target.sandbox_id)?;
         let bytes_written = files::write(&self.shared, target, requests).await?;
         answer!(WriteFileResponse {

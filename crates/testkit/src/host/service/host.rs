@@ -16,7 +16,7 @@ impl HostService for Agent {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::GetHostRequest>,
     ) -> ServiceResult<rpc::GetHostResponse> {
-        self.shared.script.meet("GetHost").await?;
+        self.shared.script.meet_barrier("GetHost").await?;
         let world = self.shared.world();
         let sandboxes = u32::try_from(world.sandboxes.len()).unwrap_or(u32::MAX);
         answer!(GetHostResponse {

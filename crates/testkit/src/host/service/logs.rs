@@ -18,7 +18,7 @@ impl LogService for Agent {
         request: ServiceRequest<'_, rpc::ReadLogsRequest>,
     ) -> ServiceResult<ServiceStream<rpc::ReadLogsResponse>> {
         let request = request.to_owned_message();
-        self.shared.script.meet("ReadLogs").await?;
+        self.shared.script.meet_barrier("ReadLogs").await?;
         let more = tokio_stream::wrappers::BroadcastStream::new(self.shared.logs.subscribe());
         let logs = self.find(&request.sandbox_id, |sandbox| sandbox.logs.clone())?;
         let logs = futures::stream::iter(logs).map(Ok);

@@ -28,7 +28,7 @@ pub(super) fn router(shared: Arc<Shared>) -> axum::Router {
     }));
     tunnels
         .fallback_service(services.into_axum_service())
-        .layer(from_fn_with_state(Arc::clone(&shared), cut::cut))
+        .layer(from_fn_with_state(Arc::clone(&shared), cut::cut_response))
         .layer(from_fn_with_state(shared, note_request))
         .layer(from_fn(check_token))
         .layer(from_fn(rpc::linger::linger))
@@ -96,7 +96,7 @@ macro_rules! unary {
             $request: ::connectrpc::ServiceRequest<'_, ::host_rpc::$message>,
         ) -> ::connectrpc::ServiceResult<::host_rpc::$response> {
             let $request = $request.to_owned_message();
-            $self.shared.script.meet($call).await?;
+            $self.shared.script.meet_barrier($call).await?;
             ::connectrpc::Response::ok($answer)
         }
     };

@@ -30,7 +30,7 @@ impl SandboxService for Agent {
         request: ServiceRequest<'_, rpc::EnsureSandboxRequest>,
     ) -> ServiceResult<rpc::EnsureSandboxResponse> {
         let request = request.to_owned_message();
-        self.shared.script.meet("EnsureSandbox").await?;
+        self.shared.script.meet_barrier("EnsureSandbox").await?;
         let id = request.sandbox_id;
         let mut reports = self.shared.reports.subscribe();
         lifecycle::begin(
@@ -56,7 +56,7 @@ impl SandboxService for Agent {
         request: ServiceRequest<'_, rpc::RemoveSandboxRequest>,
     ) -> ServiceResult<rpc::RemoveSandboxResponse> {
         let id = request.sandbox_id.to_owned();
-        self.shared.script.meet("RemoveSandbox").await?;
+        self.shared.script.meet_barrier("RemoveSandbox").await?;
         self.shared.remove(&id);
         answer!(RemoveSandboxResponse {})
     }
@@ -81,7 +81,7 @@ impl SandboxService for Agent {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
     ) -> ServiceResult<rpc::ListSandboxesResponse> {
-        self.shared.script.meet("ListSandboxes").await?;
+        self.shared.script.meet_barrier("ListSandboxes").await?;
         let sandboxes = self
             .shared
             .world()
@@ -99,7 +99,7 @@ impl SandboxService for Agent {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::WatchSandboxesRequest>,
     ) -> ServiceResult<ServiceStream<rpc::WatchSandboxesResponse>> {
-        self.shared.script.meet("WatchSandboxes").await?;
+        self.shared.script.meet_barrier("WatchSandboxes").await?;
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(watch(Arc::clone(&self.shared), sender));
         Response::stream_ok(ReceiverStream::new(receiver).boxed())

@@ -17,7 +17,7 @@ impl TemplateService for Agent {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
     ) -> ServiceResult<rpc::ListTemplatesResponse> {
-        self.shared.script.meet("ListTemplates").await?;
+        self.shared.script.meet_barrier("ListTemplates").await?;
         let templates = saved::templates(&self.shared.world());
         answer!(ListTemplatesResponse {
             templates: templates

@@ -118,7 +118,7 @@ impl Qmp {
                 );
                 return Err(QmpError::Lost(stranger));
             }
-            let (mut lines, mut write) = wire::split(socket);
+            let (mut lines, mut write) = wire::split_socket(socket);
             let version = negotiate(&mut lines, &mut write).await?;
             Ok((lines, write, version))
         };

@@ -46,7 +46,7 @@ fn pair() -> (UnixStream, Peer) {
 /// A connection past its handshake.
 async fn connected() -> (Qmp, Shutdowns, Peer) {
     let (ours, mut peer) = pair();
-    let (mut lines, mut write) = wire::split(ours);
+    let (mut lines, mut write) = wire::split_socket(ours);
     let (version, ()) = tokio::join!(negotiate(&mut lines, &mut write), async {
         peer.say(GREETING_LINE).await;
         let id = peer.hear("qmp_capabilities").await;
@@ -187,7 +187,7 @@ async fn handshake_is_bounded_in_messages() {
         (GREETING_LINE, "nothing"),
     ] {
         let (ours, mut peer) = pair();
-        let (mut lines, mut write) = wire::split(ours);
+        let (mut lines, mut write) = wire::split_socket(ours);
         let talk = tokio::spawn(async move {
             peer.say(first).await;
             let then = format!("{then}\n");

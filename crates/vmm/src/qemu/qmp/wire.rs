@@ -103,7 +103,7 @@ pub(super) struct Head {
 }
 
 /// Splits a socket into both directions of a connection.
-pub(super) fn split(socket: UnixStream) -> (Lines, OwnedWriteHalf) {
+pub(super) fn split_socket(socket: UnixStream) -> (Lines, OwnedWriteHalf) {
     let (read, write) = socket.into_split();
     let lines = FramedRead::new(read, LinesCodec::new_with_max_length(LINE_LIMIT));
     let messages = Budget::new(MESSAGE_RATE, MESSAGE_BURST);
@@ -162,7 +162,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         let Ok((ours, mut theirs)) = UnixStream::pair() else {
             return;
         };
-        let (mut lines, _write) = split(ours);
+        let (mut lines, _write) = split_socket(ours);
         let read = async move { while lines.next_message().await.is_ok() {} };
         let write = async move { drop(theirs.write_all(bytes).await) };
         tokio::join!(read, write);
@@ -179,7 +179,7 @@ mod tests {
     /// are read here.
     async fn read_all(content: &[u8], repeat: usize) -> (usize, QmpError) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let (mut lines, write) = split(ours);
+        let (mut lines, write) = split_socket(ours);
         let content = content.to_owned();
         let sender = tokio::spawn(async move {
             for _ in 0..repeat {
