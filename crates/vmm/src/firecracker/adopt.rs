@@ -1,7 +1,7 @@
 //! Takes over a Firecracker that an earlier run of this program started.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use linux::process::Process;
@@ -39,12 +39,7 @@ pub(super) async fn adopt(
     let output = Output::adopt(&dir, STDERR, args::STDERR);
     let client = Client::of(&run, &process);
     let process = Arc::new(process);
-    let pager = record
-        .pager
-        .as_ref()
-        .map(|identity| Pager::adopt(&dir, identity))
-        .transpose();
-    let pager = pager.map_err(in_file("look for the server of memory of", &dir))?;
+    let pager = adopt_pager(&dir, &record)?;
     // Without its pager it may never answer; its watcher ends it and reports why.
     if pager
         .as_ref()
@@ -90,4 +85,11 @@ pub(super) async fn adopt(
         pager,
     };
     Ok(Some(Box::new(FirecrackerVm::new(started))))
+}
+
+fn adopt_pager(dir: &Path, record: &Record) -> Result<Option<Pager>> {
+    let identity = record.pager.as_ref();
+    let pager = identity.map(|identity| Pager::adopt(dir, identity));
+    let pager = pager.transpose();
+    pager.map_err(in_file("look for the server of memory of", dir))
 }
