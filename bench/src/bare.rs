@@ -131,7 +131,7 @@ impl Bare {
         let log = place.run().join("bare.log");
         fs::create_dir_all(&root)?;
         let reads_qcow2 = command.told().is_none();
-        let chosen = disk::choose(Choice::Auto, &root, Some(&place.image()), reads_qcow2)?;
+        let chosen = disk::choose_backend(Choice::Auto, &root, Some(&place.image()), reads_qcow2)?;
         let disks = Arc::new(Disks::new(&root, chosen)?);
         let dir = root.join(number.to_string());
         let image = place.image();
@@ -237,8 +237,8 @@ impl Bare {
                 disk::size_bytes(&self.image, None)?,
             )?,
             Some(saved) => {
-                disks.copy(&saved.dir, &self.dir)?;
-                disks.restore(&self.id, &self.dir, saved.disk_bytes)?
+                disks.copy_unused(&saved.dir, &self.dir)?;
+                disks.restore_disk(&self.id, &self.dir, saved.disk_bytes)?
             }
         };
         let mut args = self.command.prepare(&self.dir, &self.id, &disk.path)?;

@@ -86,7 +86,11 @@ pub fn clear_devices(roots: &[PathBuf]) -> anyhow::Result<()> {
         dm::remove(&name)?;
     }
     for root in roots.iter().filter(|root| root.exists()) {
-        if let Some(error) = disks_in(root)?.reclaim(&BTreeSet::new()).into_iter().next() {
+        if let Some(error) = disks_in(root)?
+            .reclaim_devices(&BTreeSet::new())
+            .into_iter()
+            .next()
+        {
             return Err(error.into());
         }
     }

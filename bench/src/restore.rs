@@ -58,8 +58,8 @@ impl Saved {
         let names: Vec<&str> = files.iter().map(String::as_str).collect();
         link_all(&dir.join("memory"), &to.join("memory"), &names)?;
         vmm::SnapshotStore::of_full_files().merge(&to.join("memory"), &CancellationToken::new())?;
-        let chosen = disk::choose(Choice::Auto, &root, Some(&place.image()), true)?;
-        Disks::new(&root, chosen)?.copy(disk, &to)?;
+        let chosen = disk::choose_backend(Choice::Auto, &root, Some(&place.image()), true)?;
+        Disks::new(&root, chosen)?.copy_unused(disk, &to)?;
         let disk_bytes = of["disk"]["size_bytes"]
             .as_u64()
             .context("an instant does not say the size of its disk")?;

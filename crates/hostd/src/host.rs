@@ -199,11 +199,11 @@ async fn prepare_boot_files(config: &Config) -> Result<BootFiles, StartError> {
     let kernel = config.paths.kernel.clone();
     let envd = config.paths.envd.clone();
     let cache = config.dir.join("boot");
-    run_step(move || crate::boot::prepare(&kernel, &envd, &cache)).await
+    run_step(move || crate::boot::prepare_boot_files(&kernel, &envd, &cache)).await
 }
 
 async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, StartError> {
-    let images = Images::new(&config.paths.images).list()?;
+    let images = Images::new(&config.paths.images).list_images()?;
     let image = images.into_iter().next().map(|image| image.path);
     let choice = config.disks.backend;
     let dir = config.paths.sandboxes.clone();
@@ -211,7 +211,7 @@ async fn prepare_disks(engine: &Engine, config: &Config) -> Result<Disks, StartE
     let reader = config.engine.uid_base;
     let qcow2 = engine.driver.supports(vmm::DiskFormat::Qcow2);
     run_step(move || {
-        let chosen = disk::choose(choice, &dir, image.as_deref(), qcow2)?;
+        let chosen = disk::choose_backend(choice, &dir, image.as_deref(), qcow2)?;
         Disks::new(&dir, chosen).map(|disks| disks.with_reader(reader))
     })
     .await

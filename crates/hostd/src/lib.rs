@@ -178,12 +178,12 @@ impl Agent {
     }
 
     /// Returns the number of sandboxes that run now.
-    pub async fn running(&self) -> usize {
+    pub async fn running_count(&self) -> usize {
         let is_running = |handle: &sandbox::Handle| {
             handle.record.borrow().phase == sandbox::state::Phase::Running
         };
         self.manager
-            .list()
+            .list_sandboxes()
             .await
             .iter()
             .filter(|handle| is_running(handle))

@@ -65,7 +65,7 @@ fn load_or_make_for(dir: &Path, owner: Option<Owner>) -> Result<String, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let token = random();
+    let token = random_token();
     linux::file::write_atomic(&path, format!("{token}\n").as_bytes(), 0o600).map_err(failed)?;
     give(&path, owner).map_err(failed)?;
     Ok(token)
@@ -73,7 +73,7 @@ fn load_or_make_for(dir: &Path, owner: Option<Owner>) -> Result<String, Error> {
 
 /// Returns 256 random bits as hexadecimal digits.
 #[must_use]
-pub fn random() -> String {
+pub fn random_token() -> String {
     stdx::random::hex::<32>()
 }
 

@@ -10,17 +10,17 @@ use crate::images::checksums::{self, WatchedFile};
 /// Keeps checksums of the files in the background. Returns after `shutdown`.
 pub(crate) async fn keep_checksums(host: Arc<Host>, shutdown: CancellationToken) {
     let sums = host.images.checksums();
-    checksums::keep(sums, move || list_files(&host), shutdown).await;
+    checksums::verify_periodically(sums, move || list_files(&host), shutdown).await;
 }
 
 /// Lists the files. Memory of snapshots carries its own checksum.
 fn list_files(host: &Host) -> Vec<WatchedFile> {
-    let images = host.images.list().unwrap_or_default().into_iter();
+    let images = host.images.list_images().unwrap_or_default().into_iter();
     let images = images.map(|image| WatchedFile {
         path: image.path,
         is_immutable: false,
     });
-    let templates = host.templates.list().into_iter();
+    let templates = host.templates.list_templates().into_iter();
     let made = templates.map(|template| template.image()).chain([
         host.resources.vm.boot.kernel.clone(),
         host.resources.vm.boot.initramfs.clone(),

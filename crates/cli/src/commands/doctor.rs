@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use console::style;
 use hostd::Config;
-use hostd::doctor::{Check, Report, Status, examine};
+use hostd::doctor::{Check, Report, Status, examine_host};
 use model::{LimitOrigin, SharedLimit};
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub async fn examine_machine(args: DoctorArgs, json: bool) -> anyhow::Result<u8>
     let limits = shared_limits(&config, &control::Config::for_dir(&dir)?);
     let ports: [SocketAddr; 1] = [args.listen];
     let progress = Progress::spinner("examining this host", json);
-    let report = tokio::task::spawn_blocking(move || examine(&config, &ports)).await;
+    let report = tokio::task::spawn_blocking(move || examine_host(&config, &ports)).await;
     drop(progress);
     let report = report.context("examining this host")?;
     let examination = Examination { report, limits };

@@ -145,7 +145,7 @@ impl Server {
             ended = &mut serving => return ended?.context("the listener failed"),
             _ = interrupt.recv() => {}
         }
-        output::print_note(&match self.host.agent.running().await {
+        output::print_note(&match self.host.agent.running_count().await {
             0 => "Ending.".to_owned(),
             number => format!("Ending. Sandboxes that go on running: {number}."),
         });
@@ -169,7 +169,7 @@ impl Server {
 
 impl HostHalf {
     async fn start(dir: &Path) -> anyhow::Result<Self> {
-        let token = hostd::token::random();
+        let token = hostd::token::random_token();
         let prepared = Agent::prepare(&hostd::Config::for_dir(dir)?, &token).await;
         let agent = Arc::new(prepared.map_err(|error| {
             let problem = anyhow::Error::new(error);

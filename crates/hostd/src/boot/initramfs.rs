@@ -20,7 +20,7 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 ///
 /// # Errors
 /// Returns the error of the file system, or one if a file is over 4 GiB.
-pub fn write(path: &Path, agent: &[u8], modules: &[Module]) -> io::Result<()> {
+pub fn write_archive(path: &Path, agent: &[u8], modules: &[Module]) -> io::Result<()> {
     let mut archive = BufWriter::new(File::create(path)?);
     let mut inode = 0;
     let mut entry = |name: &str, mode: u32, content: &[u8]| -> io::Result<()> {
@@ -64,7 +64,7 @@ mod tests {
             file_name: name.to_owned(),
             content: vec![9; 5],
         };
-        write(
+        write_archive(
             &path,
             b"the agent",
             &[module("virtio.ko"), module("virtio_net.ko")],

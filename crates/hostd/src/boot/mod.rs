@@ -58,7 +58,7 @@ pub struct BootFiles {
 ///
 /// # Errors
 /// When the kernel or the guest agent is missing or damaged, with what to do.
-pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Error> {
+pub fn prepare_boot_files(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Error> {
     let image = read(
         "the guest kernel",
         kernel,
@@ -73,7 +73,7 @@ pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Er
     )?;
     let modules_dir = modules_dir(kernel, &image);
     let modules = match modules_dir.clone() {
-        Some(dir) => modules::needed(&dir).map_err(|source| Error::Modules { dir, source })?,
+        Some(dir) => modules::find_needed(&dir).map_err(|source| Error::Modules { dir, source })?,
         None => Vec::new(),
     };
     let dir = cache.join(hash(&image, &agent, &modules));
@@ -87,7 +87,7 @@ pub fn prepare(kernel: &Path, envd: &Path, cache: &Path) -> Result<BootFiles, Er
             source,
         })?;
     }
-    let disk = modules_dir.and_then(|from| match module_disk::prepare(&from, cache) {
+    let disk = modules_dir.and_then(|from| match module_disk::prepare_disk(&from, cache) {
         Ok(disk) => Some(disk),
         Err(error) => {
             let from = from.display();
@@ -146,7 +146,7 @@ fn make(dir: &Path, elf: &[u8], agent: &[u8], modules: &[modules::Module]) -> io
     let _ = remove_tree(&unfinished);
     fs::create_dir_all(&unfinished)?;
     fs::write(unfinished.join(KERNEL), elf)?;
-    initramfs::write(&unfinished.join(INITRAMFS), agent, modules)?;
+    initramfs::write_archive(&unfinished.join(INITRAMFS), agent, modules)?;
     for name in [KERNEL, INITRAMFS] {
         let file = fs::File::open(unfinished.join(name))?;
         // VMMs read them, each as a user of its own; nothing in them is secret.
@@ -186,14 +186,16 @@ mod tests {
         let cache = dir.path().join("boot");
         fs::write(&kernel, fake_elf()).unwrap();
         fs::write(&envd, b"agent one").unwrap();
-        let first = prepare(&kernel, &envd, &cache).unwrap();
+        let first = prepare_boot_files(&kernel, &envd, &cache).unwrap();
         assert_eq!(
-            prepare(&kernel, &envd, &cache).unwrap().initramfs,
+            prepare_boot_files(&kernel, &envd, &cache)
+                .unwrap()
+                .initramfs,
             first.initramfs
         );
         assert!(fs::read(&first.initramfs).unwrap().starts_with(b"070701"));
         fs::write(&envd, b"agent two").unwrap();
-        let second = prepare(&kernel, &envd, &cache).unwrap();
+        let second = prepare_boot_files(&kernel, &envd, &cache).unwrap();
         assert_ne!(second.initramfs, first.initramfs);
         assert!(!first.initramfs.exists() && second.kernel.exists());
     }
@@ -201,7 +203,7 @@ mod tests {
     #[test]
     fn missing_files_say_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let error = prepare(
+        let error = prepare_boot_files(
             &dir.path().join("none"),
             &dir.path().join("envd"),
             dir.path(),

@@ -34,7 +34,7 @@ const INODE: u64 = 512;
 ///
 /// # Errors
 /// When `from` cannot be read, or the disk not be written.
-pub(super) fn prepare(from: &Path, cache: &Path) -> io::Result<PathBuf> {
+pub(super) fn prepare_disk(from: &Path, cache: &Path) -> io::Result<PathBuf> {
     let content = Content::of(from)?;
     let disk = cache.join(format!("modules-{}.ext4", content.hash));
     if disk.is_file() {
@@ -111,15 +111,15 @@ mod tests {
         fs::create_dir_all(from.join("kernel/fs")).unwrap();
         fs::write(from.join("modules.dep"), "kernel/fs/a.ko:\n").unwrap();
         fs::write(from.join("kernel/fs/a.ko"), vec![7; 3 << 20]).unwrap();
-        let first = prepare(&from, &cache).unwrap();
+        let first = prepare_disk(&from, &cache).unwrap();
         let made = fs::metadata(&first).unwrap();
         assert_eq!(made.mode() & 0o777, 0o644);
         let image = fs::read(&first).unwrap();
         assert_eq!(&image[1024 + 0x78..][..LABEL.len()], LABEL.as_bytes());
-        assert_eq!(prepare(&from, &cache).unwrap(), first);
+        assert_eq!(prepare_disk(&from, &cache).unwrap(), first);
         assert_eq!(fs::metadata(&first).unwrap().ino(), made.ino());
         fs::write(from.join("kernel/fs/b.ko"), "new").unwrap();
-        assert_ne!(prepare(&from, &cache).unwrap(), first);
+        assert_ne!(prepare_disk(&from, &cache).unwrap(), first);
         assert_eq!(
             fs::read_dir(&cache).unwrap().count(),
             2,

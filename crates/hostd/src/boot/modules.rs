@@ -28,7 +28,7 @@ pub struct Module {
 ///
 /// # Errors
 /// When `modules.dep` or a module that it names cannot be read.
-pub fn needed(dir: &Path) -> io::Result<Vec<Module>> {
+pub fn find_needed(dir: &Path) -> io::Result<Vec<Module>> {
     let table = parse(&fs::read_to_string(dir.join("modules.dep"))?);
     load_order(&table)
         .into_iter()

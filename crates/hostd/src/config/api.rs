@@ -34,7 +34,7 @@ pub struct ApiConfig {
 }
 
 impl ApiConfig {
-    pub(super) fn read(variables: &mut Variables<'_>) -> Self {
+    pub(super) fn from_variables(variables: &mut Variables<'_>) -> Self {
         Self {
             listen: read_listen(variables),
             listener: ListenerLimits {

@@ -19,7 +19,7 @@ pub struct DiskConfig {
 }
 
 impl DiskConfig {
-    pub(super) fn read(variables: &mut Variables<'_>) -> Self {
+    pub(super) fn from_variables(variables: &mut Variables<'_>) -> Self {
         let megabytes = read_limit(variables, MBPS);
         Self {
             backend: variables.parse_or(BACKEND, "auto, dm, reflink, qcow2 or copy", Choice::Auto),

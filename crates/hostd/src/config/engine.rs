@@ -34,7 +34,7 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    pub(super) fn read(variables: &mut Variables<'_>) -> Self {
+    pub(super) fn from_variables(variables: &mut Variables<'_>) -> Self {
         Self {
             wanted: Wanted {
                 vmm: variables.parse_or(VMM, "auto, firecracker or qemu", Choice::Auto),

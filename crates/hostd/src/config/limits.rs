@@ -26,7 +26,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub(super) fn read(variables: &mut Variables<'_>) -> Self {
+    pub(super) fn from_variables(variables: &mut Variables<'_>) -> Self {
         let mut number = |name, default| variables.parse_or(name, "a number from 0", default);
         Self {
             sandboxes: number(SANDBOXES, DEFAULT_SANDBOXES),

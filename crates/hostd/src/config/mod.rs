@@ -68,12 +68,12 @@ impl Config {
         let mut variables = Variables::new(lookup);
         let dir = variables.path(DIR, Path::new(DEFAULT_DIR));
         let config = Self {
-            paths: PathConfig::read(&variables, &dir),
-            api: ApiConfig::read(&mut variables),
-            engine: EngineConfig::read(&mut variables),
-            disks: DiskConfig::read(&mut variables),
-            network: NetworkConfig::read(&mut variables),
-            limits: Limits::read(&mut variables),
+            paths: PathConfig::from_variables(&variables, &dir),
+            api: ApiConfig::from_variables(&mut variables),
+            engine: EngineConfig::from_variables(&mut variables),
+            disks: DiskConfig::from_variables(&mut variables),
+            network: NetworkConfig::from_variables(&mut variables),
+            limits: Limits::from_variables(&mut variables),
             dir,
         };
         variables.finish(config)

@@ -32,7 +32,7 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
-    pub(super) fn read(variables: &mut Variables<'_>) -> Self {
+    pub(super) fn from_variables(variables: &mut Variables<'_>) -> Self {
         Self {
             pool_size: variables.parse_within(POOL, &POOL_SIZES, DEFAULT_POOL),
             settings: NetworkSettings {

@@ -27,7 +27,7 @@ pub struct PathConfig {
 }
 
 impl PathConfig {
-    pub(super) fn read(variables: &Variables<'_>, dir: &Path) -> Self {
+    pub(super) fn from_variables(variables: &Variables<'_>, dir: &Path) -> Self {
         Self {
             kernel: variables.path(KERNEL, &dir.join("kernels/vmlinux")),
             images: variables.path(IMAGES, &dir.join("images")),

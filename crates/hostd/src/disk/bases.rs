@@ -6,7 +6,7 @@
 //! once, and no user can release for another. The registry keeps each device open while it has
 //! users; the kernel detaches it when neither the registry nor any disk's device has it open. So a
 //! registry that dies with its process takes no device from a disk, and leaves none that is unused;
-//! the next registry learns of the existing disks by [`LoopRegistry::adopt`].
+//! the next registry learns of the existing disks by [`LoopRegistry::adopt_device`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -43,7 +43,7 @@ impl LoopRegistry {
     ///
     /// # Errors
     /// When there is no such image, or no loop device can be attached.
-    pub fn acquire(&self, image: &Path, user: &SandboxId) -> io::Result<u32> {
+    pub fn acquire_device(&self, image: &Path, user: &SandboxId) -> io::Result<u32> {
         let identity = Identity::of(image)?;
         // Locked during the attach: two users at once must not attach two devices.
         let mut bases = self.lock();
@@ -68,7 +68,7 @@ impl LoopRegistry {
     ///
     /// # Errors
     /// When its status cannot be read.
-    pub fn adopt(&self, number: u32, user: &SandboxId) -> io::Result<()> {
+    pub fn adopt_device(&self, number: u32, user: &SandboxId) -> io::Result<()> {
         let Some(device) = LoopDevice::open(number)? else {
             return Ok(());
         };
@@ -91,7 +91,7 @@ impl LoopRegistry {
     }
 
     /// Removes `user` from all bases, and closes those without users. Idempotent.
-    pub fn release(&self, user: &SandboxId) {
+    pub fn release_user(&self, user: &SandboxId) {
         self.lock().retain(|_, base| {
             base.users.remove(user);
             !base.users.is_empty()
@@ -100,7 +100,7 @@ impl LoopRegistry {
 
     /// Returns the numbers of the devices, and how many users each has.
     #[must_use]
-    pub fn list(&self) -> Vec<(u32, usize)> {
+    pub fn user_counts(&self) -> Vec<(u32, usize)> {
         self.lock()
             .values()
             .map(|base| (base.device.number(), base.users.len()))
@@ -151,12 +151,12 @@ mod tests {
             for (index, user) in users.iter().enumerate() {
                 let path = if index % 2 == 0 { &image } else { &link };
                 let registry = &registry;
-                scope.spawn(move || registry.acquire(path, user).unwrap());
+                scope.spawn(move || registry.acquire_device(path, user).unwrap());
             }
         });
         assert_eq!(
             registry
-                .list()
+                .user_counts()
                 .iter()
                 .map(|(_, users)| *users)
                 .collect::<Vec<_>>(),
@@ -166,10 +166,10 @@ mod tests {
         std::thread::scope(|scope| {
             for user in &users {
                 // Twice: the second release must change nothing.
-                scope.spawn(|| [registry.release(user), registry.release(user)]);
+                scope.spawn(|| [registry.release_user(user), registry.release_user(user)]);
             }
         });
-        assert_eq!((registry.list(), devices_on(&image)), (vec![], 0));
+        assert_eq!((registry.user_counts(), devices_on(&image)), (vec![], 0));
     }
 
     #[test]
@@ -179,21 +179,21 @@ mod tests {
         let user = SandboxId::random();
         let other = SandboxId::random();
         let earlier = LoopRegistry::new("wrenn-test");
-        let number = earlier.acquire(&image, &user).unwrap();
+        let number = earlier.acquire_device(&image, &user).unwrap();
         // Stands for the disk's device, which keeps it while no agent runs.
         let disk = fs::File::open(format!("/dev/loop{number}")).unwrap();
         drop(earlier);
         LoopRegistry::new("wrenn-another")
-            .adopt(number, &user)
+            .adopt_device(number, &user)
             .unwrap();
         let later = LoopRegistry::new("wrenn-test");
-        later.adopt(number, &user).unwrap();
-        later.adopt(number, &user).unwrap();
-        assert_eq!(later.list(), [(number, 1)]);
+        later.adopt_device(number, &user).unwrap();
+        later.adopt_device(number, &user).unwrap();
+        assert_eq!(later.user_counts(), [(number, 1)]);
         fs::remove_file(&image).unwrap();
-        assert!(later.acquire(&image, &other).is_err());
-        later.release(&user);
-        assert!(later.list().is_empty());
+        assert!(later.acquire_device(&image, &other).is_err());
+        later.release_user(&user);
+        assert!(later.user_counts().is_empty());
         drop(disk);
     }
 
@@ -211,10 +211,10 @@ mod tests {
             let mut model = [BTreeSet::new(), BTreeSet::new()];
             for (comes, image, user) in steps {
                 if comes {
-                    registry.acquire(&images[image], &users[user]).unwrap();
+                    registry.acquire_device(&images[image], &users[user]).unwrap();
                     model[image].insert(user);
                 } else {
-                    registry.release(&users[user]);
+                    registry.release_user(&users[user]);
                     for users in &mut model {
                         users.remove(&user);
                     }

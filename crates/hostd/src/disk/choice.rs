@@ -94,7 +94,7 @@ impl FromStr for Choice {
 /// # Errors
 /// When nothing can be written to `dir`; [`Error::Unavailable`], with the reason, if the backend
 /// that was asked for does not work here.
-pub fn choose(
+pub fn choose_backend(
     choice: Choice,
     dir: &Path,
     image: Option<&Path>,
@@ -192,7 +192,7 @@ fn try_snapshot(dir: &Path) -> Result<(), dm::Error> {
         dir.join(format!(".{name}.base.unfinished")),
         dir.join(format!(".{name}.cow.unfinished")),
     ];
-    let tried = snapshot_over(&name, &files, &names::mark(dir));
+    let tried = snapshot_over(&name, &files, &names::agent_mark(dir));
     for path in &files {
         // Missing if `snapshot_over` failed before it, whose error is returned.
         let _ = fs::remove_file(path);
@@ -214,7 +214,7 @@ fn snapshot_over(name: &str, [base, cow]: &[PathBuf; 2], mark: &str) -> Result<(
         origin: Number::of_loop(base.number()),
         cow: Number::of_loop(cow.number()),
     };
-    dm::create(name, &names::uuid(mark, name), &[target], false)?;
+    dm::create(name, &names::device_uuid(mark, name), &[target], false)?;
     dm::remove(name)
 }
 
@@ -234,14 +234,14 @@ mod tests {
     #[test]
     fn backend_choice_tells_its_reason() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let auto = choose(Choice::Auto, dir.path(), None, true).unwrap();
+        let auto = choose_backend(Choice::Auto, dir.path(), None, true).unwrap();
         assert_ne!(auto.backend, Backend::Copy, "{}", auto.why);
-        let copy = choose(Choice::Only(Backend::Copy), dir.path(), None, false).unwrap();
+        let copy = choose_backend(Choice::Only(Backend::Copy), dir.path(), None, false).unwrap();
         assert_eq!(
             (copy.backend, copy.why.as_str()),
             (Backend::Copy, "copy was asked for")
         );
-        let refused = choose(Choice::Only(Backend::Qcow2), dir.path(), None, false);
+        let refused = choose_backend(Choice::Only(Backend::Qcow2), dir.path(), None, false);
         let refused = chain(&refused.unwrap_err());
         assert!(
             refused.contains("AGENT_DISK") && refused.contains("the VMM does not read qcow2"),

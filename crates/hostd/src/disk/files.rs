@@ -11,13 +11,13 @@ use linux::{file, overlay, sparse};
 use super::names::{BASE, COW, OVERLAY, RAW};
 use super::{Error, io_error};
 
-pub(super) fn reflink(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+pub(super) fn reflink_image(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
     let path = dir.join(RAW);
     file::reflink(image, &path).map_err(io_error("clone the image to", &path))?;
     lengthen(path, bytes)
 }
 
-pub(super) fn copy(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+pub(super) fn copy_image(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
     let path = dir.join(RAW);
     sparse::copy(image, &path).map_err(io_error("copy the image to", &path))?;
     lengthen(path, bytes)
@@ -32,7 +32,7 @@ fn lengthen(path: PathBuf, bytes: u64) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-pub(super) fn overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+pub(super) fn create_overlay(image: &Path, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
     // QEMU reads it, as a user of its own.
     if fs::metadata(image)
         .map_err(io_error("use the image", image))?

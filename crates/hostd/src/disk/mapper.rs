@@ -38,14 +38,14 @@ pub(super) struct Mapper {
 
 impl Mapper {
     pub(super) fn new(root: &Path) -> Self {
-        let mark = names::mark(root);
+        let mark = names::agent_mark(root);
         Self {
             bases: LoopRegistry::new(&mark),
             mark,
         }
     }
 
-    pub(super) fn create(
+    pub(super) fn create_device(
         &self,
         id: &SandboxId,
         image: &Path,
@@ -56,16 +56,21 @@ impl Mapper {
         fail::fail_point!("disk::base-linked");
         make_store(&dir.join(COW), bytes)?;
         fail::fail_point!("disk::store-made");
-        self.map(id, dir, bytes)
+        self.map_device(id, dir, bytes)
     }
 
     /// Makes the device over base and store that are in `dir`.
-    pub(super) fn map(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<PathBuf, Error> {
+    pub(super) fn map_device(
+        &self,
+        id: &SandboxId,
+        dir: &Path,
+        bytes: u64,
+    ) -> Result<PathBuf, Error> {
         let base = dir.join(BASE);
         let store = dir.join(COW);
         let attached = self
             .bases
-            .acquire(&base, id)
+            .acquire_device(&base, id)
             .map_err(io_error("attach the image", &base))?;
         fail::fail_point!("disk::base-attached");
         let length = fs::metadata(&base)
@@ -118,26 +123,32 @@ impl Mapper {
     }
 
     fn make(&self, name: &str, targets: &[Target], read_only: bool) -> Result<PathBuf, Error> {
-        dm::create(name, &names::uuid(&self.mark, name), targets, read_only).map_err(Error::Device)
+        dm::create(
+            name,
+            &names::device_uuid(&self.mark, name),
+            targets,
+            read_only,
+        )
+        .map_err(Error::Device)
     }
 
     /// Removes the devices; the files of base and store stay. Idempotent.
-    pub(super) fn unmap(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+    pub(super) fn unmap_device(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
         if dm::is_there() {
             let store = Identity::of(&dir.join(COW)).ok();
             take_away(id, store)?;
         }
-        self.bases.release(id);
+        self.bases.release_user(id);
         fail::fail_point!("disk::base-released");
         Ok(())
     }
 
-    pub(super) fn bases(&self) -> Vec<(u32, usize)> {
-        self.bases.list()
+    pub(super) fn base_user_counts(&self) -> Vec<(u32, usize)> {
+        self.bases.user_counts()
     }
 
-    /// Does what [`super::Disks::reclaim`] says.
-    pub(super) fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
+    /// Does what [`super::Disks::reclaim_devices`] says.
+    pub(super) fn reclaim_devices(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
         if !dm::is_there() {
             return Vec::new();
         }
@@ -164,12 +175,12 @@ impl Mapper {
         let Some(info) = dm::device_info(name).map_err(Error::Device)? else {
             return Ok(());
         };
-        let ours = info.uuid == names::uuid(&self.mark, name);
+        let ours = info.uuid == names::device_uuid(&self.mark, name);
         match names::parse(name) {
             Some((id, _)) if ours && known.contains(&id) => {
                 for number in loops(&info) {
                     self.bases
-                        .adopt(number, &id)
+                        .adopt_device(number, &id)
                         .map_err(io_error("look at loop device of", Path::new(name)))?;
                 }
                 Ok(())
@@ -208,7 +219,7 @@ impl Mapper {
 }
 
 /// Flushes writes in flight to the device of a sandbox, if it has one now.
-pub(super) fn flush(id: &SandboxId) -> Result<(), Error> {
+pub(super) fn flush_device(id: &SandboxId) -> Result<(), Error> {
     let name = device_name(id);
     if !dm::is_there() || dm::device_info(&name).map_err(Error::Device)?.is_none() {
         return Ok(());

@@ -39,7 +39,7 @@ use linux::{dm, file};
 use model::SandboxId;
 use vmm::{Disk, DiskFormat};
 
-pub use choice::{Backend, BackendUnusable, Choice, Chosen, choose};
+pub use choice::{Backend, BackendUnusable, Choice, Chosen, choose_backend};
 pub(crate) use files::copy_disk as copy_files;
 pub use names::device_name;
 pub use recent_use::RecentUse;
@@ -186,12 +186,14 @@ impl Disks {
         match self.chosen.backend {
             Backend::DeviceMapper => self
                 .mapper
-                .create(id, image, dir, bytes)
+                .create_device(id, image, dir, bytes)
                 .map(|path| raw(path, bytes)),
-            Backend::Reflink => files::reflink(image, dir, bytes).map(|path| raw(path, bytes)),
-            Backend::Copy => files::copy(image, dir, bytes).map(|path| raw(path, bytes)),
+            Backend::Reflink => {
+                files::reflink_image(image, dir, bytes).map(|path| raw(path, bytes))
+            }
+            Backend::Copy => files::copy_image(image, dir, bytes).map(|path| raw(path, bytes)),
             Backend::Qcow2 => {
-                files::overlay(image, dir, bytes).map(|path| overlay(path, dir, bytes))
+                files::create_overlay(image, dir, bytes).map(|path| overlay(path, dir, bytes))
             }
         }
     }
@@ -201,9 +203,12 @@ impl Disks {
     ///
     /// # Errors
     /// When there is none, or the kernel refuses.
-    pub fn restore(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<Disk, Error> {
+    pub fn restore_disk(&self, id: &SandboxId, dir: &Path, bytes: u64) -> Result<Disk, Error> {
         if dir.join(COW).exists() {
-            return self.mapper.map(id, dir, bytes).map(|path| raw(path, bytes));
+            return self
+                .mapper
+                .map_device(id, dir, bytes)
+                .map(|path| raw(path, bytes));
         }
         match (dir.join(RAW), dir.join(OVERLAY)) {
             (_, path) if path.exists() => Ok(overlay(path, dir, bytes)),
@@ -218,8 +223,8 @@ impl Disks {
     ///
     /// # Errors
     /// When the host's disk is full or broken.
-    pub fn sync(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
-        mapper::flush(id)?;
+    pub fn sync_disk(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+        mapper::flush_device(id)?;
         for path in [COW, RAW, OVERLAY]
             .map(|name| dir.join(name))
             .iter()
@@ -237,16 +242,16 @@ impl Disks {
     ///
     /// # Errors
     /// When the host's disk is full. Remove the files in `to` then.
-    pub fn duplicate(&self, id: &SandboxId, from: &Path, to: &Path) -> Result<(), Error> {
-        mapper::flush(id)?;
-        self.copy(from, to)
+    pub fn duplicate_disk(&self, id: &SandboxId, from: &Path, to: &Path) -> Result<(), Error> {
+        mapper::flush_device(id)?;
+        self.copy_unused(from, to)
     }
 
     /// Copies a disk that is not in use from one directory to another.
     ///
     /// # Errors
-    /// As [`Disks::duplicate`].
-    pub fn copy(&self, from: &Path, to: &Path) -> Result<(), Error> {
+    /// As [`Disks::duplicate_disk`].
+    pub fn copy_unused(&self, from: &Path, to: &Path) -> Result<(), Error> {
         files::copy_disk(from, to)
     }
 
@@ -255,17 +260,17 @@ impl Disks {
     ///
     /// # Errors
     /// When the host's disk is full; the disk in `to` is as it was then.
-    pub fn replace(&self, from: &Path, to: &Path) -> Result<(), Error> {
+    pub fn replace_with_copy(&self, from: &Path, to: &Path) -> Result<(), Error> {
         files::replace_disk(from, to)
     }
 
-    /// Takes a disk out of use; its content stays, for [`Disks::restore`]. The VM must be gone.
+    /// Takes a disk out of use; its content stays, for [`Disks::restore_disk`]. The VM must be gone.
     /// Idempotent.
     ///
     /// # Errors
     /// [`Error::Busy`] when the device stays in use; the disk is as it was then.
-    pub fn suspend(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
-        self.mapper.unmap(id, dir)
+    pub fn release_devices(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+        self.mapper.unmap_device(id, dir)
     }
 
     /// Removes a disk, whichever backend made it. The VM must be gone. Idempotent.
@@ -274,7 +279,7 @@ impl Disks {
     /// [`Error::Busy`] when the device stays in use: nothing is removed then. Or the first file
     /// that stays.
     pub fn remove(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
-        self.suspend(id, dir)?;
+        self.release_devices(id, dir)?;
         // The store first: without it, `restore` finds no disk in a half-removed directory.
         for name in [COW, RAW, OVERLAY, BASE] {
             let path = dir.join(name);
@@ -296,7 +301,7 @@ impl Disks {
     /// # Errors
     /// When the disk is not of `size_bytes`, as it was made, or something cannot be read or
     /// written; then nothing is at `to` that was not there before.
-    pub fn flatten(
+    pub fn write_flat_image(
         &self,
         id: &SandboxId,
         dir: &Path,
@@ -317,14 +322,14 @@ impl Disks {
     /// Takes over the devices of the sandboxes `known`, and removes those that no sandbox has, and
     /// those of agents whose directory is gone. Returns the errors; it goes on after each.
     #[must_use]
-    pub fn reclaim(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
-        self.mapper.reclaim(known)
+    pub fn reclaim_devices(&self, known: &BTreeSet<SandboxId>) -> Vec<Error> {
+        self.mapper.reclaim_devices(known)
     }
 
     /// Returns the numbers of the loop devices of bases, and how many sandboxes use each.
     #[must_use]
-    pub fn bases(&self) -> Vec<(u32, usize)> {
-        self.mapper.bases()
+    pub fn base_user_counts(&self) -> Vec<(u32, usize)> {
+        self.mapper.base_user_counts()
     }
 }
 

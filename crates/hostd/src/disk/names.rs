@@ -36,14 +36,14 @@ pub(super) fn parse(name: &str) -> Option<(SandboxId, bool)> {
 
 /// Returns the mark of the kernel objects of the agent whose sandboxes are in `root`: a hash of
 /// that path, which differs between agents on one machine.
-pub(super) fn mark(root: &Path) -> String {
+pub(super) fn agent_mark(root: &Path) -> String {
     let hash = Sha256::digest(root.as_os_str().as_bytes());
     format!("{PREFIX}{}", hex::encode(&hash[..8]))
 }
 
 /// Returns the device-mapper UUID of a device, which has the mark of the agent that made it. The
 /// prefix `WRENN` keeps it apart from those of LVM and others.
-pub(super) fn uuid(mark: &str, name: &str) -> String {
+pub(super) fn device_uuid(mark: &str, name: &str) -> String {
     format!("WRENN-{mark}-{name}")
 }
 
@@ -66,7 +66,7 @@ mod tests {
             assert_eq!(parse(other), None, "{other}");
         }
         // The kernel takes 127 and 128 bytes.
-        assert!(uuid(&mark(Path::new("/a")), &origin_name(&id)).len() <= 128);
-        assert_ne!(mark(Path::new("/a")), mark(Path::new("/b")));
+        assert!(device_uuid(&agent_mark(Path::new("/a")), &origin_name(&id)).len() <= 128);
+        assert_ne!(agent_mark(Path::new("/a")), agent_mark(Path::new("/b")));
     }
 }

@@ -42,7 +42,7 @@ impl Entry {
 impl RecentUse {
     /// Notes how many bytes the disk of a sandbox uses, and returns true if no other has taken more
     /// lately, and this one at least [`LEAST_RECENT`].
-    pub fn note(&self, id: &SandboxId, used: u64, now: Instant) -> bool {
+    pub fn record_use(&self, id: &SandboxId, used: u64, now: Instant) -> bool {
         let mut entries = self.0.lock();
         let before = entries.get(id).copied().unwrap_or(Entry {
             used,
@@ -63,7 +63,7 @@ impl RecentUse {
     }
 
     /// Forgets a sandbox that no longer runs.
-    pub fn forget(&self, id: &SandboxId) {
+    pub fn forget_sandbox(&self, id: &SandboxId) {
         self.0.lock().remove(id);
     }
 }
@@ -82,25 +82,25 @@ mod tests {
         let (uses, now) = (RecentUse::default(), Instant::now());
         for id in [&greedy, &modest] {
             // What it had before it was first looked at is not its fault.
-            assert!(!uses.note(id, 8 * LEAST_RECENT, now));
+            assert!(!uses.record_use(id, 8 * LEAST_RECENT, now));
         }
-        assert!(!uses.note(&greedy, 9 * LEAST_RECENT - 1, now));
-        assert!(uses.note(&greedy, 10 * LEAST_RECENT, now));
-        assert!(!uses.note(&modest, 9 * LEAST_RECENT, now));
-        assert!(uses.note(&greedy, 10 * LEAST_RECENT, now));
-        assert!(uses.note(&modest, 11 * LEAST_RECENT, now));
-        assert!(!uses.note(&greedy, 10 * LEAST_RECENT, now));
-        uses.forget(&modest);
-        assert!(uses.note(&greedy, 10 * LEAST_RECENT, now));
+        assert!(!uses.record_use(&greedy, 9 * LEAST_RECENT - 1, now));
+        assert!(uses.record_use(&greedy, 10 * LEAST_RECENT, now));
+        assert!(!uses.record_use(&modest, 9 * LEAST_RECENT, now));
+        assert!(uses.record_use(&greedy, 10 * LEAST_RECENT, now));
+        assert!(uses.record_use(&modest, 11 * LEAST_RECENT, now));
+        assert!(!uses.record_use(&greedy, 10 * LEAST_RECENT, now));
+        uses.forget_sandbox(&modest);
+        assert!(uses.record_use(&greedy, 10 * LEAST_RECENT, now));
     }
 
     #[test]
     fn old_growth_is_forgotten() {
         let [greedy, _] = ids();
         let (uses, now) = (RecentUse::default(), Instant::now());
-        uses.note(&greedy, 0, now);
-        assert!(uses.note(&greedy, 2 * LEAST_RECENT, now));
-        assert!(uses.note(&greedy, 2 * LEAST_RECENT, now + HALF_LIFE / 2));
-        assert!(!uses.note(&greedy, 2 * LEAST_RECENT, now + 2 * HALF_LIFE));
+        uses.record_use(&greedy, 0, now);
+        assert!(uses.record_use(&greedy, 2 * LEAST_RECENT, now));
+        assert!(uses.record_use(&greedy, 2 * LEAST_RECENT, now + HALF_LIFE / 2));
+        assert!(!uses.record_use(&greedy, 2 * LEAST_RECENT, now + 2 * HALF_LIFE));
     }
 }

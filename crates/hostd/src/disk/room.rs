@@ -112,7 +112,7 @@ pub enum Decision {
 /// Decides what to do about a sandbox that wrote `rate` bytes per second since the last
 /// observation. `stopped` is true if its processors are stopped. Pure.
 #[must_use]
-pub fn decide(usage: Usage, rate: u64, stopped: bool) -> Decision {
+pub fn decide_action(usage: Usage, rate: u64, stopped: bool) -> Decision {
     let rest = usage.size.saturating_sub(usage.used);
     let ahead = usage.allocated.saturating_sub(usage.used);
     let spare = usage.free.saturating_sub(usage.reserve);
@@ -222,7 +222,7 @@ fn allocated_bytes(dir: &Path) -> io::Result<u64> {
 ///
 /// # Errors
 /// `StorageFull` if the space was used up since it was looked at.
-pub fn extend(dir: &Path, length: u64) -> io::Result<()> {
+pub fn extend_store(dir: &Path, length: u64) -> io::Result<()> {
     file::allocate_blocks(
         &std::fs::File::options().write(true).open(dir.join(COW))?,
         length,
@@ -256,7 +256,7 @@ mod tests {
     proptest! {
         #[test]
         fn allocation_fits_store_and_leaves_reserve(usage in usages(), rate in 0..4096 * MIB, stopped: bool) {
-            if let Decision::Extend(to) | Decision::Resume(to) = decide(usage, rate, stopped) {
+            if let Decision::Extend(to) | Decision::Resume(to) = decide_action(usage, rate, stopped) {
                 prop_assert!(to <= usage.size && to >= usage.allocated);
                 prop_assert!(to - usage.allocated <= usage.free.saturating_sub(usage.reserve));
             }
@@ -264,10 +264,10 @@ mod tests {
 
         #[test]
         fn only_writers_without_room_are_stopped(usage in usages(), rate in 0..4096 * MIB) {
-            if decide(usage, rate, false) == Decision::Stop {
+            if decide_action(usage, rate, false) == Decision::Stop {
                 prop_assert!(rate > 0 && usage.allocated < usage.size);
                 prop_assert!(usage.allocated - usage.used < TOO_LITTLE.max(rate / 2));
-                prop_assert!(decide(usage, 0, true) == Decision::Leave || usage.free > usage.reserve);
+                prop_assert!(decide_action(usage, 0, true) == Decision::Leave || usage.free > usage.reserve);
             }
         }
 
@@ -295,7 +295,7 @@ mod tests {
                     prop_assert!(allocated <= total, "{used} of {total}");
                 }
                 let usage = Usage { used, allocated, size, free: total - allocated, reserve };
-                match decide(usage, rate, stopped) {
+                match decide_action(usage, rate, stopped) {
                     Decision::Leave => {}
                     Decision::Extend(to) => allocated = to,
                     Decision::Stop => stopped = true,
@@ -304,7 +304,7 @@ mod tests {
             }
             // A stopped sandbox goes on when there is space.
             let usage = Usage { used, allocated, size, free: 4096 * MIB, reserve };
-            prop_assert!(!stopped || matches!(decide(usage, 0, true), Decision::Resume(_)));
+            prop_assert!(!stopped || matches!(decide_action(usage, 0, true), Decision::Resume(_)));
         }
     }
 
@@ -317,11 +317,17 @@ mod tests {
             free: LEAST_RESERVE + 48 * MIB,
             reserve: LEAST_RESERVE,
         };
-        assert!(matches!(decide(usage, MIB, false), Decision::Extend(_)));
-        assert_eq!(decide(usage.of_largest(), MIB, false), Decision::Stop);
-        assert_eq!(decide(usage.of_largest(), 0, true), Decision::Leave);
         assert!(matches!(
-            decide(usage, 0, true),
+            decide_action(usage, MIB, false),
+            Decision::Extend(_)
+        ));
+        assert_eq!(
+            decide_action(usage.of_largest(), MIB, false),
+            Decision::Stop
+        );
+        assert_eq!(decide_action(usage.of_largest(), 0, true), Decision::Leave);
+        assert!(matches!(
+            decide_action(usage, 0, true),
             Decision::Leave | Decision::Resume(_)
         ));
     }
@@ -355,13 +361,13 @@ mod tests {
             free: 0,
             reserve: LEAST_RESERVE,
         };
-        assert_eq!(decide(usage, 0, false), Decision::Leave);
-        assert_eq!(decide(usage, MIB, false), Decision::Stop);
-        assert_eq!(decide(usage, 0, true), Decision::Leave);
+        assert_eq!(decide_action(usage, 0, false), Decision::Leave);
+        assert_eq!(decide_action(usage, MIB, false), Decision::Stop);
+        assert_eq!(decide_action(usage, 0, true), Decision::Leave);
         let full = Usage {
             allocated: usage.size,
             ..usage
         };
-        assert_eq!(decide(full, MIB, false), Decision::Leave);
+        assert_eq!(decide_action(full, MIB, false), Decision::Leave);
     }
 }

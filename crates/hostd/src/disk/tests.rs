@@ -48,9 +48,12 @@ fn life(root: &Path, backend: Backend) {
         file.write_all_at(b"written", 12 << 20).unwrap();
     }
     assert!(used_bytes(&dir) < 4 << 20, "{} bytes", used_bytes(&dir));
-    assert_eq!(disks.restore(&id, &dir, 16 << 20).unwrap().path, disk.path);
+    assert_eq!(
+        disks.restore_disk(&id, &dir, 16 << 20).unwrap().path,
+        disk.path
+    );
     let flat = root.join("flat.ext4");
-    disks.flatten(&id, &dir, 16 << 20, &flat).unwrap();
+    disks.write_flat_image(&id, &dir, 16 << 20, &flat).unwrap();
     let content = fs::read(&flat).unwrap();
     assert!(content.len() == 16 << 20 && content[4 << 20..5 << 20].iter().all(|byte| *byte == 7));
     assert!(disk.format == DiskFormat::Qcow2 || &content[12 << 20..(12 << 20) + 7] == b"written");
@@ -60,7 +63,7 @@ fn life(root: &Path, backend: Backend) {
     disks.remove(&id, &dir).unwrap();
     disks.remove(&id, &dir).unwrap();
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-    assert!(disks.restore(&id, &dir, 16 << 20).is_err());
+    assert!(disks.restore_disk(&id, &dir, 16 << 20).is_err());
 }
 
 #[test]
@@ -142,12 +145,12 @@ fn unwritable_image_leaves_nothing() {
     disks.create(&id, &image, &dir, 8 << 20).unwrap();
     assert!(
         disks
-            .flatten(&id, &dir, 8 << 20, &root.path().join("no/such/dir/flat"))
+            .write_flat_image(&id, &dir, 8 << 20, &root.path().join("no/such/dir/flat"))
             .is_err()
     );
     assert!(
         disks
-            .flatten(
+            .write_flat_image(
                 &SandboxId::random(),
                 root.path(),
                 8 << 20,
@@ -163,7 +166,7 @@ fn unwritable_image_leaves_nothing() {
         .set_len(1 << 40)
         .unwrap();
     let longer = disks
-        .flatten(&id, &dir, 8 << 20, &root.path().join("flat"))
+        .write_flat_image(&id, &dir, 8 << 20, &root.path().join("flat"))
         .unwrap_err();
     assert!(
         std::error::Error::source(&longer)

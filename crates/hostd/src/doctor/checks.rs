@@ -20,7 +20,7 @@ use crate::network::{Ipv6Mode, Ipv6Setting};
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
 const GIB: u64 = 1 << 30;
 
-pub(super) fn kernel() -> Check {
+pub(super) fn check_kernel() -> Check {
     let release = sysctl::get("kernel/osrelease").unwrap_or_default();
     let mut numbers = release
         .split(['.', '-'])
@@ -39,7 +39,7 @@ pub(super) fn kernel() -> Check {
     Check::ok("kernel", found)
 }
 
-pub(super) fn privileges() -> Check {
+pub(super) fn check_privileges() -> Check {
     if super::is_root() {
         Check::ok("privileges", "root")
     } else {
@@ -51,7 +51,7 @@ pub(super) fn privileges() -> Check {
     }
 }
 
-pub(super) fn engine(engine: &Result<Engine, engine::Error>) -> Check {
+pub(super) fn check_engine(engine: &Result<Engine, engine::Error>) -> Check {
     match engine {
         Ok(engine) => Check::ok(
             "engine",
@@ -65,7 +65,7 @@ pub(super) fn engine(engine: &Result<Engine, engine::Error>) -> Check {
     }
 }
 
-pub(super) fn firecracker(config: &Config) -> Check {
+pub(super) fn check_firecracker(config: &Config) -> Check {
     match engine::find_firecracker(&config.engine.wanted) {
         Ok((program, version)) => Check::ok(
             "firecracker",
@@ -78,7 +78,7 @@ pub(super) fn firecracker(config: &Config) -> Check {
     }
 }
 
-pub(super) fn kvm() -> Check {
+pub(super) fn check_kvm() -> Check {
     let report = engine::probe_kvm();
     if report.usable {
         return Check::ok("kvm", report.detail);
@@ -88,7 +88,7 @@ pub(super) fn kvm() -> Check {
     Check::warning("kvm", report.detail, fix)
 }
 
-pub(super) fn tun() -> Check {
+pub(super) fn check_tun() -> Check {
     match fs::File::options().read(true).write(true).open(tap::DEVICE) {
         Ok(_) => Check::ok("tun", format!("{} opens", tap::DEVICE)),
         Err(error) => Check::missing("tun", format!("{}: {error}", tap::DEVICE), "modprobe tun"),
@@ -97,7 +97,7 @@ pub(super) fn tun() -> Check {
 
 /// Makes a network namespace, with the rules that a host and a sandbox get, limits, and tracked
 /// connections in it, and removes it.
-pub(super) fn network(config: &Config) -> Check {
+pub(super) fn check_network(config: &Config) -> Check {
     let name = format!("wdoctor-{}", std::process::id());
     // If it cannot be chosen, the check of IPv6 reports that.
     let ipv6 = Ipv6Mode::choose(config.network.settings.ipv6).unwrap_or(Ipv6Mode::On);
@@ -114,7 +114,7 @@ pub(super) fn network(config: &Config) -> Check {
     }
 }
 
-pub(super) fn forwarding() -> Check {
+pub(super) fn check_forwarding() -> Check {
     match sysctl::get("net/ipv4/ip_forward").as_deref() {
         Ok("1") => Check::ok("forwarding", "net.ipv4.ip_forward is on"),
         Ok(_) => Check::ok(
@@ -130,7 +130,7 @@ pub(super) fn forwarding() -> Check {
 }
 
 /// Reports if sandboxes have IPv6, why, and rules of the host that would stop it.
-pub(super) fn ipv6(config: &Config) -> Check {
+pub(super) fn check_ipv6(config: &Config) -> Check {
     const NAME: &str = "ipv6";
     let ipv6 = match Ipv6Mode::choose(config.network.settings.ipv6) {
         Ok(ipv6) => ipv6,
@@ -178,7 +178,7 @@ pub(super) fn ipv6(config: &Config) -> Check {
 }
 
 /// Starts a program in a jail, as root only.
-pub(super) fn jail(config: &Config) -> Check {
+pub(super) fn check_jail(config: &Config) -> Check {
     if !super::is_root() {
         return Check::warning("jail", "can be tried by root only", "sudo wrenn doctor");
     }
@@ -198,7 +198,7 @@ pub(super) fn jail(config: &Config) -> Check {
     }
 }
 
-pub(super) fn cgroups() -> Check {
+pub(super) fn check_cgroups() -> Check {
     let fix = "boot with systemd.unified_cgroup_hierarchy=1; without it VMs have no limits but their own size";
     let (place, found) = match linux::cgroup::find_hierarchy() {
         Ok(Some(found)) => found,
@@ -248,7 +248,7 @@ fn opens(name: &'static str, path: &str, fix: &str) -> Check {
     }
 }
 
-pub(super) fn disks(chosen: &Result<Chosen, disk::Error>) -> Check {
+pub(super) fn check_disks(chosen: &Result<Chosen, disk::Error>) -> Check {
     match chosen {
         Ok(chosen) if chosen.backend == Backend::Copy => {
             let fix = "modprobe dm_snapshot, or put the sandboxes on XFS or Btrfs: copies take time and space";
@@ -269,7 +269,7 @@ pub(super) fn disks(chosen: &Result<Chosen, disk::Error>) -> Check {
 }
 
 /// Reports the owner of the directory in which the agent works as root.
-pub(super) fn directory(dir: &Path) -> Check {
+pub(super) fn check_directory(dir: &Path) -> Check {
     const NAME: &str = "directory";
     let place = dir.display();
     let owner = match fs::metadata(dir) {
@@ -308,7 +308,7 @@ pub(super) fn disk_space(config: &Config) -> Check {
     }
 }
 
-pub(super) fn memory(total: u64) -> Check {
+pub(super) fn check_memory(total: u64) -> Check {
     let available = super::meminfo("MemAvailable:");
     let mib = |bytes: u64| bytes >> 20;
     let found = format!("{} of {} MiB available", mib(available), mib(total));
@@ -322,7 +322,7 @@ pub(super) fn memory(total: u64) -> Check {
     Check::ok("memory", found)
 }
 
-pub(super) fn packages() -> Check {
+pub(super) fn check_packages() -> Check {
     let missing: Vec<&str> = programs::NEEDED
         .iter()
         .filter(|(name, _)| programs::find(name).is_none())
@@ -372,7 +372,7 @@ fn starts_as_elf(path: &Path) -> io::Result<bool> {
     Ok(magic == *b"\x7fELF")
 }
 
-pub(super) fn templates(config: &Config) -> Check {
+pub(super) fn check_templates(config: &Config) -> Check {
     const NAME: &str = "templates";
     let fix = format!(
         "make images, or put an ext4 image as NAME.ext4 into {}",
@@ -380,7 +380,7 @@ pub(super) fn templates(config: &Config) -> Check {
     );
     let images = Images::new(&config.paths.images);
     let (found, passed_over) = match images
-        .list()
+        .list_images()
         .and_then(|found| Ok((found, images.passed_over()?)))
     {
         Ok(looked) => looked,
@@ -423,7 +423,7 @@ pub(super) fn templates(config: &Config) -> Check {
 }
 
 /// Reports what the agent found when it last read the files that guests are made from.
-pub(super) fn checksums(config: &Config) -> Check {
+pub(super) fn check_checksums(config: &Config) -> Check {
     const NAME: &str = "checksums";
     let (count, damaged) = Checksums::open(&config.dir).summary();
     let Some(first) = damaged.first() else {
@@ -444,7 +444,7 @@ pub(super) fn checksums(config: &Config) -> Check {
     )
 }
 
-pub(super) fn port(address: &SocketAddr) -> Check {
+pub(super) fn check_port(address: &SocketAddr) -> Check {
     match TcpListener::bind(address) {
         Ok(_) => Check::ok("port", format!("{address} is free")),
         Err(error) => Check::warning(

@@ -62,7 +62,7 @@ impl RuleOwner {
 }
 
 /// Reports chains of other software that do not let forwarded packets of sandboxes pass.
-pub(super) fn check() -> Check {
+pub(super) fn check_forwarding_rules() -> Check {
     match look(Family::Ip) {
         Ok(chains) => judge(&chains, has_legacy_rules("ip_tables_names")),
         Err(error) => Check::warning(

@@ -85,37 +85,37 @@ pub struct Report {
 /// Examines the host for an agent with these settings. `ports` are those that programs here want to
 /// listen on. Blocking, for some seconds at most.
 #[must_use]
-pub fn examine(config: &Config, ports: &[SocketAddr]) -> Report {
+pub fn examine_host(config: &Config, ports: &[SocketAddr]) -> Report {
     let engine = engine::choose(&config.engine.wanted);
     let disks = choose_disk(config, &engine);
     let mut checks = vec![
-        checks::kernel(),
-        checks::privileges(),
-        checks::engine(&engine),
-        checks::firecracker(config),
-        checks::kvm(),
-        checks::tun(),
-        checks::network(config),
-        checks::forwarding(),
-        network::addresses(config),
-        network::connections(config),
-        firewall::check(),
-        checks::ipv6(config),
-        checks::jail(config),
-        checks::cgroups(),
+        checks::check_kernel(),
+        checks::check_privileges(),
+        checks::check_engine(&engine),
+        checks::check_firecracker(config),
+        checks::check_kvm(),
+        checks::check_tun(),
+        checks::check_network(config),
+        checks::check_forwarding(),
+        network::check_addresses(config),
+        network::check_connections(config),
+        firewall::check_forwarding_rules(),
+        checks::check_ipv6(config),
+        checks::check_jail(config),
+        checks::check_cgroups(),
         checks::loop_devices(),
         checks::device_mapper(),
-        checks::disks(&disks),
-        checks::directory(&config.dir),
+        checks::check_disks(&disks),
+        checks::check_directory(&config.dir),
         checks::disk_space(config),
-        checks::memory(memory_bytes()),
-        checks::packages(),
+        checks::check_memory(memory_bytes()),
+        checks::check_packages(),
         checks::guest_kernel(config),
         checks::guest_agent(config),
-        checks::templates(config),
-        checks::checksums(config),
+        checks::check_templates(config),
+        checks::check_checksums(config),
     ];
-    checks.extend(ports.iter().map(checks::port));
+    checks.extend(ports.iter().map(checks::check_port));
     let disk = disks.ok().map(|chosen| chosen.backend.name());
     let can_run = checks.iter().all(|check| check.status != Status::Missing);
     let engine = engine.ok();
@@ -132,12 +132,14 @@ fn choose_disk(
     config: &Config,
     engine: &Result<engine::Engine, engine::Error>,
 ) -> Result<disk::Chosen, disk::Error> {
-    let images = Images::new(&config.paths.images).list().unwrap_or_default();
+    let images = Images::new(&config.paths.images)
+        .list_images()
+        .unwrap_or_default();
     let image = images.first().map(|image| image.path.as_path());
     let qcow2 = engine
         .as_ref()
         .is_ok_and(|engine| engine.driver.supports(vmm::DiskFormat::Qcow2));
-    disk::choose(
+    disk::choose_backend(
         config.disks.backend,
         &existing(&config.paths.sandboxes),
         image,
@@ -185,7 +187,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::for_dir(dir.path()).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let report = examine(&config, &[listener.local_addr().unwrap()]);
+        let report = examine_host(&config, &[listener.local_addr().unwrap()]);
         for check in &report.checks {
             assert_eq!(check.status == Status::Ok, check.fix.is_none(), "{check:?}");
             assert!(!check.found.is_empty(), "{check:?}");

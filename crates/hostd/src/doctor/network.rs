@@ -8,7 +8,7 @@ use crate::network::host_rules::noted_plans;
 use crate::network::{addresses, connections};
 
 /// Compares what all sandboxes together may have tracked with what the host can track.
-pub(super) fn connections(config: &Config) -> Check {
+pub(super) fn check_connections(config: &Config) -> Check {
     let limit = connections::sandbox_limit(config.network.settings.connections);
     let size = sysctl::get(connections::TABLE_SIZE)
         .ok()
@@ -17,7 +17,7 @@ pub(super) fn connections(config: &Config) -> Check {
 }
 
 /// Checks that no other software uses the networks of sandboxes.
-pub(super) fn addresses(config: &Config) -> Check {
+pub(super) fn check_addresses(config: &Config) -> Check {
     const NAME: &str = "addresses";
     let fix = "set AGENT_NETWORK_CIDR to a private network of /22 or larger that nothing else uses";
     let found = noted_plans().and_then(|ours| {

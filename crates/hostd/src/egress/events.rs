@@ -37,7 +37,7 @@ impl Events {
     /// Logs that the sandbox's rules or limits denied `what`, within the bounds of lines.
     pub(crate) fn log_denied(&self, what: &str) {
         let reported = self.reported.lock().lines_for(what, Instant::now());
-        reported.iter().for_each(|line| self.log.agent(line));
+        reported.iter().for_each(|line| self.log.add_event(line));
     }
 }
 

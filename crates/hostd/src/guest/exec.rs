@@ -78,7 +78,7 @@ impl Guest {
             stdin: Some(exec.stdin),
             ..StartRequest::default()
         };
-        let client = self.processes().map_err(unreachable_agent)?;
+        let client = self.process_client().map_err(unreachable_agent)?;
         client
             .start_with_options(request, options)
             .await
@@ -109,7 +109,7 @@ impl Guest {
             .into(),
             ..SendInputRequest::default()
         };
-        self.processes()
+        self.process_client()
             .map_err(unreachable_agent)?
             .send_input(request)
             .await
@@ -125,7 +125,7 @@ impl Guest {
             process: select(pid).into(),
             ..CloseStdinRequest::default()
         };
-        self.processes()
+        self.process_client()
             .map_err(unreachable_agent)?
             .close_stdin_with_options(request, prompt_as_user(None))
             .await
@@ -136,13 +136,17 @@ impl Guest {
     ///
     /// # Errors
     /// `NotFound` when the process has ended.
-    pub async fn resize(&self, pid: u32, columns_rows: (u32, u32)) -> Result<(), ConnectError> {
+    pub async fn resize_terminal(
+        &self,
+        pid: u32,
+        columns_rows: (u32, u32),
+    ) -> Result<(), ConnectError> {
         let request = UpdateRequest {
             process: select(pid).into(),
             pty: size(columns_rows).into(),
             ..UpdateRequest::default()
         };
-        self.processes()
+        self.process_client()
             .map_err(unreachable_agent)?
             .update_with_options(request, prompt_as_user(None))
             .await
@@ -157,7 +161,7 @@ impl Guest {
     /// # Errors
     /// `NotFound` when the process has ended, `InvalidArgument` for a signal that the guest does not
     /// know.
-    pub async fn signal(&self, pid: u32, signal: Signal) -> Result<(), ConnectError> {
+    pub async fn signal_process(&self, pid: u32, signal: Signal) -> Result<(), ConnectError> {
         match self.send_signal(pid, signal).await {
             Err(error) if error.code == ErrorCode::InvalidArgument && asks_to_end(signal) => {
                 self.send_signal(pid, Signal::SIGNAL_SIGTERM).await
@@ -172,7 +176,7 @@ impl Guest {
             signal: signal.into(),
             ..SendSignalRequest::default()
         };
-        self.processes()
+        self.process_client()
             .map_err(unreachable_agent)?
             .send_signal_with_options(request, prompt_as_user(None))
             .await
@@ -377,12 +381,18 @@ mod tests {
             Signal::SIGNAL_SIGQUIT,
         ];
         for signal in asking {
-            guest.signal(7, signal).await.unwrap();
+            guest.signal_process(7, signal).await.unwrap();
         }
-        guest.signal(7, Signal::SIGNAL_SIGKILL).await.unwrap();
+        guest
+            .signal_process(7, Signal::SIGNAL_SIGKILL)
+            .await
+            .unwrap();
         assert_eq!(*signals.lock(), [1, 15, 2, 15, 3, 15, 9]);
         // A program does with these what it likes, so nothing is in their place.
-        let error = guest.signal(7, Signal::SIGNAL_SIGUSR1).await.unwrap_err();
+        let error = guest
+            .signal_process(7, Signal::SIGNAL_SIGUSR1)
+            .await
+            .unwrap_err();
         assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
         assert_eq!(signals.lock()[7..], [10]);
     }
@@ -398,8 +408,13 @@ mod tests {
             }
         });
         let calls = async {
-            assert!(guest.signal(1, Signal::SIGNAL_SIGTERM).await.is_err());
-            assert!(guest.resize(1, (80, 24)).await.is_err());
+            assert!(
+                guest
+                    .signal_process(1, Signal::SIGNAL_SIGTERM)
+                    .await
+                    .is_err()
+            );
+            assert!(guest.resize_terminal(1, (80, 24)).await.is_err());
             assert!(guest.close_stdin(1).await.is_err());
         };
         let an_hour = std::time::Duration::from_secs(3600);

@@ -109,7 +109,7 @@ impl Guest {
     /// Waits until the guest agent accepts a connection. Packets to a guest without a network are
     /// lost, and TCP retransmits a SYN only after a second; so a new attempt begins after each
     /// `every`, beside the former ones, whose answer may just be slow.
-    pub(crate) async fn connects(&self, every: Duration) -> TcpStream {
+    pub(crate) async fn wait_until_reachable(&self, every: Duration) -> TcpStream {
         let mut attempts = FuturesUnordered::new();
         let mut next = interval(every);
         loop {
@@ -138,12 +138,12 @@ impl Guest {
         }
     }
 
-    /// Flushes and freezes the guest's file system until [`Guest::thaw`]. Returns whether it is
+    /// Flushes and freezes the guest's file system until [`Guest::thaw_filesystem`]. Returns whether it is
     /// frozen, and the reason if it is not.
     ///
     /// # Errors
     /// When the guest agent does not answer, or is of a version that cannot freeze.
-    pub async fn freeze(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
+    pub async fn freeze_filesystem(&self, request: &FreezeRequest) -> Result<FreezeAnswer, Error> {
         let answer = self.send(Ok(self.post_json("/freeze", request)?)).await?;
         let body = read_small_body(answer).await?;
         let answer: FreezeAnswer =
@@ -157,8 +157,8 @@ impl Guest {
     /// Lets the guest write to its disk again. Idempotent.
     ///
     /// # Errors
-    /// As [`Guest::freeze`].
-    pub async fn thaw(&self) -> Result<(), Error> {
+    /// As [`Guest::freeze_filesystem`].
+    pub async fn thaw_filesystem(&self) -> Result<(), Error> {
         self.send(self.request(Method::POST, "/thaw").body(empty()))
             .await
             .map(|_| ())
@@ -259,7 +259,7 @@ impl Guest {
             }))
     }
 
-    pub(crate) fn processes(&self) -> Result<ProcessClient<RpcTransport>, Error> {
+    pub(crate) fn process_client(&self) -> Result<ProcessClient<RpcTransport>, Error> {
         Ok(ProcessClient::new(self.rpc.clone(), self.config()?))
     }
 
@@ -267,7 +267,7 @@ impl Guest {
     ///
     /// # Errors
     /// Never with a valid address.
-    pub fn filesystem(&self) -> Result<FilesystemClient<RpcTransport>, Error> {
+    pub fn filesystem_client(&self) -> Result<FilesystemClient<RpcTransport>, Error> {
         Ok(FilesystemClient::new(self.rpc.clone(), self.config()?))
     }
 }

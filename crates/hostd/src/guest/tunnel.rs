@@ -21,7 +21,7 @@ impl Guest {
     /// # Errors
     /// [`Error::Closed`]: nothing listens there that this guest's agent can reach.
     /// [`Error::Unreachable`]: the guest does not answer at all.
-    pub async fn connect(&self, port: u16) -> Result<Connection, Error> {
+    pub async fn connect_port(&self, port: u16) -> Result<Connection, Error> {
         if let Ok(Ok(stream)) = timeout(
             CONNECT_TIMEOUT,
             TcpStream::connect((self.address.ip(), port)),

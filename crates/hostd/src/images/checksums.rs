@@ -126,7 +126,7 @@ impl Checksums {
     ///
     /// # Errors
     /// [`Damaged`], until the file is replaced.
-    pub fn check(&self, path: &Path) -> Result<(), Damaged> {
+    pub fn refuse_damaged(&self, path: &Path) -> Result<(), Damaged> {
         let entry = self.entries.lock().get(path).cloned();
         match entry {
             Some(entry) if entry.is_damaged => {
@@ -146,7 +146,9 @@ impl Checksums {
     #[must_use]
     pub fn summary(&self) -> (usize, Vec<Damaged>) {
         let paths: Vec<PathBuf> = self.entries.lock().keys().cloned().collect();
-        let damaged = paths.iter().filter_map(|path| self.check(path).err());
+        let damaged = paths
+            .iter()
+            .filter_map(|path| self.refuse_damaged(path).err());
         (paths.len(), damaged.collect())
     }
 
@@ -253,7 +255,7 @@ impl Checksums {
 
 /// Examines the files that `files` lists in the background, every [`PERIOD`]. Returns after
 /// `shutdown`.
-pub(crate) async fn keep(
+pub(crate) async fn verify_periodically(
     checksums: Arc<Checksums>,
     files: impl Fn() -> Vec<WatchedFile> + Send + Sync + 'static,
     shutdown: CancellationToken,
@@ -387,7 +389,7 @@ mod tests {
         }
 
         fn is_good(&self) -> bool {
-            self.checksums.check(&self.image()).is_ok()
+            self.checksums.refuse_damaged(&self.image()).is_ok()
         }
 
         /// Writes to `path`, with the time that the image has.
@@ -406,7 +408,11 @@ mod tests {
         host.examine_after(Duration::ZERO);
         assert!(host.is_good(), "it was read already");
         host.examine_after(VERIFY_AFTER);
-        let error = host.checksums.check(&host.image()).unwrap_err().to_string();
+        let error = host
+            .checksums
+            .refuse_damaged(&host.image())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("image.ext4") && error.contains("damaged"),
             "{error}"

@@ -54,7 +54,7 @@ impl ImageIdentity {
     ///
     /// # Errors
     /// [`Changed`] if length or time differ, or the image cannot be read.
-    pub fn check(&self, path: &Path) -> Result<(), Changed> {
+    pub fn verify_unchanged(&self, path: &Path) -> Result<(), Changed> {
         let now = Self::read(path).map_err(|source| Changed::Io {
             path: path.to_owned(),
             source,
@@ -94,7 +94,7 @@ mod tests {
         fs::write(&image, b"former").unwrap();
         fs::hard_link(&image, &base).unwrap();
         let noted = ImageIdentity::read(&base).unwrap();
-        noted.check(&base).unwrap();
+        noted.verify_unchanged(&base).unwrap();
         // As `cp` does it: the same file, another content; here of the same length.
         let long_ago =
             std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
@@ -105,7 +105,7 @@ mod tests {
             .unwrap()
             .set_modified(long_ago)
             .unwrap();
-        let error = noted.check(&base).unwrap_err().to_string();
+        let error = noted.verify_unchanged(&base).unwrap_err().to_string();
         assert!(
             error.contains("in place at 2001-09-09 1:46:40.0 UTC")
                 && error.contains("mv images/.new"),
@@ -114,7 +114,7 @@ mod tests {
         fs::write(&image, b"longer than before").unwrap();
         assert!(
             noted
-                .check(&base)
+                .verify_unchanged(&base)
                 .unwrap_err()
                 .to_string()
                 .contains("from 6 to 18 bytes")
@@ -131,6 +131,6 @@ mod tests {
         let noted = ImageIdentity::read(&base).unwrap();
         fs::write(dir.path().join(".new"), b"latter").unwrap();
         fs::rename(dir.path().join(".new"), &image).unwrap();
-        noted.check(&base).unwrap();
+        noted.verify_unchanged(&base).unwrap();
     }
 }

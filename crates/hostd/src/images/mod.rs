@@ -107,15 +107,15 @@ impl Images {
     /// # Errors
     /// [`Damaged`], with the file and a fix in its text.
     pub fn check_content(&self, path: &Path) -> Result<(), Damaged> {
-        self.checksums.check(path)
+        self.checksums.refuse_damaged(path)
     }
 
     /// Returns the image of that name.
     ///
     /// # Errors
     /// [`Error::Unknown`] if there is none; it names up to 20 that exist.
-    pub fn find(&self, name: &TemplateName) -> Result<Image, Error> {
-        let images = self.list()?;
+    pub fn find_image(&self, name: &TemplateName) -> Result<Image, Error> {
+        let images = self.list_images()?;
         let known = || {
             images
                 .iter()
@@ -134,7 +134,7 @@ impl Images {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn list(&self) -> Result<Vec<Image>, Error> {
+    pub fn list_images(&self) -> Result<Vec<Image>, Error> {
         let (images, passed_over) = self.look()?;
         let mut logged = self.logged.lock();
         for PassedOver { path, why } in passed_over {
@@ -148,7 +148,7 @@ impl Images {
     /// Lists files that look like images and are none, by name.
     ///
     /// # Errors
-    /// As [`Images::list`].
+    /// As [`Images::list_images`].
     pub fn passed_over(&self) -> Result<Vec<PassedOver>, Error> {
         Ok(self.look()?.1)
     }
@@ -232,7 +232,7 @@ mod tests {
         fs::create_dir(dir.path().join("folder.ext4")).unwrap();
         let images = Images::new(dir.path());
         let names: Vec<String> = images
-            .list()
+            .list_images()
             .unwrap()
             .iter()
             .map(|image| image.name.to_string())
@@ -249,7 +249,7 @@ mod tests {
             "{passed_over:?}"
         );
         let unknown = images
-            .find(&"other".parse().unwrap())
+            .find_image(&"other".parse().unwrap())
             .unwrap_err()
             .to_string();
         assert!(
@@ -257,7 +257,7 @@ mod tests {
             "{unknown}"
         );
         let none = Images::new(&dir.path().join("none"))
-            .find(&"other".parse().unwrap())
+            .find_image(&"other".parse().unwrap())
             .unwrap_err()
             .to_string();
         assert!(none.contains("make images"), "{none}");

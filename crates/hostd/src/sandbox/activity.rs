@@ -56,7 +56,7 @@ impl Activity {
     }
 
     /// Counts idleness from now: for a sandbox that has just become usable.
-    pub fn start(&self) {
+    pub fn restart_idle_time(&self) {
         self.touch(0);
     }
 
@@ -97,7 +97,7 @@ impl Activity {
 
     /// Returns the time at which it was last used, by the monotonic clock.
     #[must_use]
-    pub fn last(&self) -> Instant {
+    pub fn last_use(&self) -> Instant {
         let used = self.lock();
         if used.in_flight > 0 {
             Instant::now()

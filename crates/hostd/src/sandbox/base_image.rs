@@ -25,14 +25,14 @@ const LOOK: Duration = Duration::from_secs(10);
 pub(super) fn check_unchanged(dir: &Path, disk: Option<DiskRecord>) -> Result<(), Changed> {
     let noted = disk.and_then(|disk| disk.base);
     match (noted, crate::disk::shared_base(dir)) {
-        (Some(noted), Some(base)) => noted.check(&base),
+        (Some(noted), Some(base)) => noted.verify_unchanged(&base),
         // The disk shares no base, or is of a version that noted none.
         _ => Ok(()),
     }
 }
 
 /// Logs once that the image was changed under the sandbox. Never returns.
-pub(super) async fn watch(handle: &Handle, dir: PathBuf, disk: Option<DiskRecord>) {
+pub(super) async fn watch_base_image(handle: &Handle, dir: PathBuf, disk: Option<DiskRecord>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let dir = dir.clone();
@@ -41,7 +41,7 @@ pub(super) async fn watch(handle: &Handle, dir: PathBuf, disk: Option<DiskRecord
             tracing::error!(sandbox = %handle.id, error = chain(&error), "its disk is damaged");
             handle
                 .log
-                .agent(&format!("the disk is damaged: {}", chain(&error)));
+                .add_event(&format!("the disk is damaged: {}", chain(&error)));
             return std::future::pending().await;
         }
     }

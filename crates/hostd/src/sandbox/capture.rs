@@ -154,7 +154,7 @@ async fn snapshot_paused(
     let id = handle.id.clone();
     let to = dir.to_owned();
     let copy = move || {
-        let own = disks.ledger.dir(&id);
+        let own = disks.ledger.sandbox_dir(&id);
         let saved = own.join(PAUSED);
         let manifest = Snapshot::read(&saved)?;
         base_image::check_unchanged(&own, Some(manifest.disk)).map_err(io::Error::other)?;
@@ -164,9 +164,9 @@ async fn snapshot_paused(
         }
         format::link_boot_files(&saved, &to)?;
         let disk = if manifest.frozen { own } else { saved };
-        let copied = disks.disks.duplicate(&id, &disk, &to);
+        let copied = disks.disks.duplicate_disk(&id, &disk, &to);
         copied.map_err(io::Error::other)?;
-        manifest.finish(&to)
+        manifest.write_manifest(&to)
     };
     let copied = OperationKind::Snapshot.run_blocking(copy).await;
     if copied.is_err() {
@@ -192,8 +192,11 @@ pub(super) async fn copy_snapshot(
         format::create_dir(&to)?;
         format::link_memory(&from, &to)?;
         format::link_boot_files(&from, &to)?;
-        disks.disks.copy(&from, &to).map_err(io::Error::other)?;
-        manifest.finish(&to)
+        disks
+            .disks
+            .copy_unused(&from, &to)
+            .map_err(io::Error::other)?;
+        manifest.write_manifest(&to)
     };
     let copied = OperationKind::Snapshot.run_blocking(copy).await;
     if copied.is_err() {
@@ -253,7 +256,7 @@ async fn prepare_dir(
     handle: &Handle,
     dir: &Path,
 ) -> Result<(), OperationError> {
-    let own = disks.ledger.dir(&handle.id);
+    let own = disks.ledger.sandbox_dir(&handle.id);
     let dir = dir.to_owned();
     let disk = handle.record.borrow().disk;
     OperationKind::Snapshot
@@ -275,7 +278,7 @@ async fn freeze(handle: &Handle, options: SnapshotOptions) -> bool {
         thaw_after_ms: Some(THAW_AFTER_MS),
         ..FreezeRequest::default()
     };
-    let reason = match timeout(FREEZE_TIMEOUT, handle.guest().freeze(&request)).await {
+    let reason = match timeout(FREEZE_TIMEOUT, handle.guest().freeze_filesystem(&request)).await {
         Ok(Ok(answer)) if answer.frozen => return true,
         Ok(Ok(answer)) => {
             let reason = answer.why.unwrap_or_default();
@@ -338,11 +341,11 @@ async fn save_disk(
     let to = dir.to_owned();
     OperationKind::Disk
         .run_blocking(move || {
-            let own = disks.ledger.dir(&id);
+            let own = disks.ledger.sandbox_dir(&id);
             if is_copied {
-                disks.disks.duplicate(&id, &own, &to)
+                disks.disks.duplicate_disk(&id, &own, &to)
             } else {
-                disks.disks.sync(&id, &own)
+                disks.disks.sync_disk(&id, &own)
             }
         })
         .await
@@ -350,7 +353,7 @@ async fn save_disk(
 
 /// Thaws the guest's file system; a failure is logged, and [`Handle::frozen`] stays true.
 async fn thaw(handle: &Handle) {
-    let thawed = timeout(THAW_TIMEOUT, handle.guest().thaw()).await;
+    let thawed = timeout(THAW_TIMEOUT, handle.guest().thaw_filesystem()).await;
     let is_thawed = matches!(thawed, Ok(Ok(())));
     if !is_thawed {
         tracing::warn!(sandbox = %handle.id, "the guest does not say that it has thawed its file system");
@@ -361,6 +364,6 @@ async fn thaw(handle: &Handle) {
 async fn finish(dir: &Path, manifest: Snapshot) -> Result<(), OperationError> {
     let dir = dir.to_owned();
     OperationKind::Snapshot
-        .run_blocking(move || manifest.finish(&dir))
+        .run_blocking(move || manifest.write_manifest(&dir))
         .await
 }

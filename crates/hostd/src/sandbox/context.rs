@@ -58,12 +58,12 @@ impl Context {
 
     /// Returns the sandbox's directory.
     pub(super) fn dir(&self) -> PathBuf {
-        self.state.ledger.dir(&self.handle.id)
+        self.state.ledger.sandbox_dir(&self.handle.id)
     }
 
     /// Writes a record. That of a removal is tried until it is written: a half-removed sandbox must
     /// not be taken for a whole one, and a directory without a record belongs to no sandbox.
-    pub(super) async fn persist(&self, record: Record) -> Result<(), OperationError> {
+    pub(super) async fn write_record(&self, record: Record) -> Result<(), OperationError> {
         let is_gone = record.phase == Phase::Gone;
         let must_be_written = is_gone || record.phase == Phase::Removing;
         loop {
@@ -75,7 +75,7 @@ impl Context {
                 if is_gone {
                     state.ledger.remove(&record.id)
                 } else {
-                    state.ledger.write(&record)
+                    state.ledger.write_record(&record)
                 }
             };
             match OperationKind::Ledger.run_blocking(write).await {
@@ -86,20 +86,20 @@ impl Context {
             }
             if !is_gone {
                 // Its VM ends all the same, since it is to be removed.
-                release::release(&self.resources, &self.handle, DiskContent::Keep).await;
+                release::release_resources(&self.resources, &self.handle, DiskContent::Keep).await;
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
     /// Makes a record that is written visible, and reports it.
-    pub(super) fn publish(&self, record: Record) {
+    pub(super) fn publish_record(&self, record: Record) {
         self.record.send_replace(record);
-        self.report();
+        self.report_sandbox();
     }
 
     /// Reports the sandbox to all watchers. There may be none: a new one is sent everything first.
-    pub(super) fn report(&self) {
+    pub(super) fn report_sandbox(&self) {
         let record = self.record();
         let report = sandbox_report(&self.state.ledger, &record, &self.handle);
         let _ = self.state.reports.send(report);
@@ -111,6 +111,6 @@ impl Context {
         let generations = &self.state.generations;
         self.record
             .send_modify(|record| record.generation = generations.next(record.generation));
-        self.report();
+        self.report_sandbox();
     }
 }

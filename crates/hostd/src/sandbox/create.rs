@@ -184,7 +184,7 @@ async fn create_network(slots: &SlotResources, handle: &Handle) -> Result<(), Op
             creating.networks.create(slot, user)
         })
         .await?;
-    egress::start(slots, handle, is_open).await
+    egress::start_egress(slots, handle, is_open).await
 }
 
 fn slot_of(handle: &Handle) -> Result<Slot, OperationError> {
@@ -201,7 +201,7 @@ async fn create_disk(
     let size = record.disk.ok_or(StepError::NoDisk)?.size_bytes;
     let disks = Arc::clone(&resources.disk.disks);
     let boot = Arc::clone(&resources.vm.boot);
-    let dir = resources.disk.ledger.dir(&handle.id);
+    let dir = resources.disk.ledger.sandbox_dir(&handle.id);
     let source = source.clone();
     let create = move || {
         link_boot_files(&boot, &source, &dir).map_err(disk::Error::boot_files(&dir))?;
@@ -214,10 +214,10 @@ async fn create_disk(
                 dir: from,
                 image: None,
             } => {
-                disks.copy(&from, &dir)?;
-                disks.restore(&record.id, &dir, size)?
+                disks.copy_unused(&from, &dir)?;
+                disks.restore_disk(&record.id, &dir, size)?
             }
-            BootSource::Restarted => disks.restore(&record.id, &dir, size)?,
+            BootSource::Restarted => disks.restore_disk(&record.id, &dir, size)?,
         };
         // After the link, which keeps this file even if the image is replaced.
         base_image::check_unchanged(&dir, record.disk)?;
@@ -234,13 +234,13 @@ async fn restore_disk(
     let record = handle.record.borrow().clone();
     let size = record.disk.map_or(0, |disk| disk.size_bytes);
     let disks = Arc::clone(&resources.disks);
-    let dir = resources.ledger.dir(&handle.id);
+    let dir = resources.ledger.sandbox_dir(&handle.id);
     let saved = saved.to_owned();
     let restore = move || {
         base_image::check_unchanged(&dir, record.disk)?;
         // A snapshot with a disk of its own replaces what an earlier attempt wrote.
-        disks.replace(&saved, &dir)?;
-        disks.restore(&record.id, &dir, size)
+        disks.replace_with_copy(&saved, &dir)?;
+        disks.restore_disk(&record.id, &dir, size)
     };
     OperationKind::Disk.run_blocking(restore).await
 }
@@ -268,8 +268,8 @@ async fn vm_config(
 ) -> Result<VmConfig, OperationError> {
     let record = handle.record.borrow().clone();
     let slot = slot_of(handle)?;
-    let own = resources.disk.ledger.dir(&handle.id);
-    let dir: PathBuf = resources.vm.dir(&handle.id);
+    let own = resources.disk.ledger.sandbox_dir(&handle.id);
+    let dir: PathBuf = resources.vm.sandbox_dir(&handle.id);
     let created = dir.clone();
     OperationKind::Vm
         .run_blocking(move || stdx::fs::create_private_dir(&created))

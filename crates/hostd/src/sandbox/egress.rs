@@ -12,13 +12,13 @@ use crate::operation::{OperationError, OperationKind};
 ///
 /// # Errors
 /// When the rules cannot be applied: no guest may run then.
-pub(super) async fn start(
+pub(super) async fn start_egress(
     slots: &SlotResources,
     handle: &Handle,
     is_open: bool,
 ) -> Result<(), OperationError> {
     // An earlier attempt may still have the sockets.
-    stop(handle).await;
+    stop_egress(handle).await;
     let record = handle.record.borrow().clone();
     let slot = record.slot.ok_or(StepError::NoSlot)?;
     let log = Arc::clone(&handle.log);
@@ -32,7 +32,7 @@ pub(super) async fn start(
 }
 
 /// Stops the egress, before the network is removed. Idempotent.
-pub(super) async fn stop(handle: &Handle) {
+pub(super) async fn stop_egress(handle: &Handle) {
     let egress = handle.egress.lock().take();
     if let Some(egress) = egress {
         egress.stop().await;

@@ -137,7 +137,7 @@ fn mark_removed(ledger: &Ledger, children: &[SandboxId], records: &mut [Record])
     {
         tracing::warn!(sandbox = %record.id, "removing a child of a fork that was cut off");
         record.phase = record.phase.clone().after(Event::Remove);
-        if let Err(error) = ledger.write(record) {
+        if let Err(error) = ledger.write_record(record) {
             tracing::error!(sandbox = %record.id, error = chain(&error), "the ledger cannot be written");
             is_written = false;
         }
@@ -206,18 +206,18 @@ mod tests {
         let ledger = Ledger::open(&dir.path().join("sandboxes")).unwrap();
         records
             .iter()
-            .for_each(|record| ledger.write(record).unwrap());
+            .for_each(|record| ledger.write_record(record).unwrap());
         let forks = ForkNotes::open(&dir.path().join("forks")).unwrap();
         (dir, ledger, forks)
     }
 
     fn recover(forks: &ForkNotes, ledger: &Ledger) -> Vec<PathBuf> {
-        let recovered = forks.recover_forks(ledger, ledger.read().unwrap().0);
+        let recovered = forks.recover_forks(ledger, ledger.read_records().unwrap().0);
         let RecoveredForks {
             records: settled,
             decided_notes: over,
         } = recovered.unwrap();
-        let written = ledger.read().unwrap().0;
+        let written = ledger.read_records().unwrap().0;
         assert!(
             settled
                 .iter()
@@ -241,7 +241,7 @@ mod tests {
         // Deciding it again, after a death in between, changes nothing.
         for _ in 0..2 {
             assert_eq!(recover(&forks, &ledger), std::slice::from_ref(&note));
-            for record in ledger.read().unwrap().0 {
+            for record in ledger.read_records().unwrap().0 {
                 let is_child = record.id != all[2].id;
                 assert_eq!(record.phase == Phase::Removing, is_child, "{record:?}");
             }
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(over, expected);
         assert!(
             ledger
-                .read()
+                .read_records()
                 .unwrap()
                 .0
                 .iter()

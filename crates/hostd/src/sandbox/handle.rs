@@ -156,7 +156,7 @@ impl Handle {
         if let Some(vm) = self.vm.get()
             && let Ok(output) = timeout(CONSOLE_TIMEOUT, vm.console()).await
         {
-            self.log.console(&output);
+            self.log.add_console_output(&output);
         }
     }
 

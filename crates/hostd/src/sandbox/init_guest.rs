@@ -101,9 +101,9 @@ async fn wait_for_agent(
     let guest = handle.guest();
     let answers = async {
         match kind {
-            BootKind::Restored { .. } => Some(guest.connects(guest::GOES_ON).await),
+            BootKind::Restored { .. } => Some(guest.wait_until_reachable(guest::GOES_ON).await),
             BootKind::Booted { .. } => {
-                guest.connects(guest::BOOTS).await;
+                guest.wait_until_reachable(guest::BOOTS).await;
                 while !guest.is_healthy(HEALTH_TIMEOUT).await {
                     tokio::time::sleep(POLL).await;
                 }

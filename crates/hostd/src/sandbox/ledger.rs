@@ -92,7 +92,7 @@ impl Ledger {
 
     /// Returns the directory of a sandbox.
     #[must_use]
-    pub fn dir(&self, id: &SandboxId) -> PathBuf {
+    pub fn sandbox_dir(&self, id: &SandboxId) -> PathBuf {
         self.root.join(id.as_str())
     }
 
@@ -102,7 +102,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the disk is full or the file system fails; the former record stays then.
-    pub fn write(&self, record: &Record) -> Result<(), Error> {
+    pub fn write_record(&self, record: &Record) -> Result<(), Error> {
         match self.try_write(record) {
             Err(error) if record.phase == Phase::Removing => {
                 tracing::warn!(%error, source = %error.source, "the record of a removal is renamed instead");
@@ -113,7 +113,7 @@ impl Ledger {
     }
 
     fn rename(&self, id: &SandboxId) -> Result<(), Error> {
-        let dir = self.dir(id);
+        let dir = self.sandbox_dir(id);
         let renamed = match fs::rename(dir.join(RECORD), dir.join(REMOVING)) {
             // There is no record under either name: it was never written. The next run removes
             // such a directory, too.
@@ -133,7 +133,7 @@ impl Ledger {
     }
 
     fn try_write(&self, record: &Record) -> Result<(), Error> {
-        let dir = self.dir(&record.id);
+        let dir = self.sandbox_dir(&record.id);
         let path = dir.join(RECORD);
         let write = || {
             if !dir.is_dir() {
@@ -156,14 +156,14 @@ impl Ledger {
     /// # Errors
     /// The removal that failed.
     pub fn remove(&self, id: &SandboxId) -> Result<(), Error> {
-        remove_dir(&self.dir(id))
+        remove_dir(&self.sandbox_dir(id))
     }
 
     /// Returns all records, and the directories without a readable one.
     ///
     /// # Errors
     /// When the ledger cannot be listed.
-    pub fn read(&self) -> Result<(Vec<Record>, Vec<PathBuf>), Error> {
+    pub fn read_records(&self) -> Result<(Vec<Record>, Vec<PathBuf>), Error> {
         let failed = |source| Error {
             action: "list",
             path: self.root.clone(),
@@ -174,7 +174,7 @@ impl Ledger {
         for entry in fs::read_dir(&self.root).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             match read_record(&path) {
-                Some(record) if path == self.dir(&record.id) => records.push(record),
+                Some(record) if path == self.sandbox_dir(&record.id) => records.push(record),
                 // Only directories with the name of a sandbox are ours to remove.
                 _ if is_ours(&path) => strangers.push(path),
                 _ => {}
@@ -272,8 +272,8 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&dir.path().join("sandboxes")).unwrap();
         let record = record();
-        ledger.write(&record).unwrap();
-        let (records, strangers) = ledger.read().unwrap();
+        ledger.write_record(&record).unwrap();
+        let (records, strangers) = ledger.read_records().unwrap();
         assert!(strangers.is_empty());
         assert_eq!(
             (&records[0].phase, records[0].generation),
@@ -285,7 +285,7 @@ pub(super) mod tests {
         );
         ledger.remove(&record.id).unwrap();
         ledger.remove(&record.id).unwrap();
-        assert!(ledger.read().unwrap().0.is_empty());
+        assert!(ledger.read_records().unwrap().0.is_empty());
     }
 
     #[test]
@@ -293,35 +293,38 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
         let record = record();
-        ledger.write(&record).unwrap();
+        ledger.write_record(&record).unwrap();
         // Nothing can be written under the name that a new record is written under first.
-        fs::create_dir(file::temporary_name(&ledger.dir(&record.id).join(RECORD))).unwrap();
-        assert!(ledger.write(&record).is_err());
+        fs::create_dir(file::temporary_name(
+            &ledger.sandbox_dir(&record.id).join(RECORD),
+        ))
+        .unwrap();
+        assert!(ledger.write_record(&record).is_err());
         ledger
-            .write(&Record {
+            .write_record(&Record {
                 phase: Phase::Removing,
                 ..record.clone()
             })
             .unwrap();
-        let (records, strangers) = ledger.read().unwrap();
+        let (records, strangers) = ledger.read_records().unwrap();
         assert!(strangers.is_empty());
         assert_eq!(
             (&records[0].phase, records[0].slot),
             (&Phase::Removing, record.slot)
         );
         ledger.remove(&record.id).unwrap();
-        assert!(ledger.read().unwrap().0.is_empty());
+        assert!(ledger.read_records().unwrap().0.is_empty());
     }
 
     #[test]
     fn half_made_directories_are_told_from_other_peoples() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
-        let half = ledger.dir(&SandboxId::random());
+        let half = ledger.sandbox_dir(&SandboxId::random());
         fs::create_dir(&half).unwrap();
         fs::write(half.join(RECORD), b"{ cut o").unwrap();
         fs::create_dir(dir.path().join("lost+found")).unwrap();
-        let (records, strangers) = ledger.read().unwrap();
+        let (records, strangers) = ledger.read_records().unwrap();
         assert!(records.is_empty());
         assert_eq!(strangers, [half]);
     }

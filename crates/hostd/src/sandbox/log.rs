@@ -109,13 +109,13 @@ impl Log {
     }
 
     /// Adds an event of the agent.
-    pub fn agent(&self, line: &str) {
+    pub fn add_event(&self, line: &str) {
         self.add(|_| vec![Entry::new(LogSource::Agent, printable(line.as_bytes()))]);
     }
 
     /// Adds the guest's console output since the last call. An unfinished line is kept until it is
     /// complete.
-    pub fn console(&self, output: &[u8]) {
+    pub fn add_console_output(&self, output: &[u8]) {
         if output.is_empty() {
             return;
         }
@@ -140,20 +140,20 @@ impl Log {
 
     /// Adds an unfinished line of the console, since the console has ended.
     pub fn console_ended(&self) {
-        self.console(b"\n");
+        self.add_console_output(b"\n");
     }
 
     /// Returns the entries from number `from` on that are still kept, and the number after the last
     /// one.
     #[must_use]
-    pub fn since(&self, from: u64) -> (Vec<Entry>, u64) {
+    pub fn entries_since(&self, from: u64) -> (Vec<Entry>, u64) {
         let kept = self.shared.lock();
         (kept.since(from).cloned().collect(), kept.next())
     }
 
     /// Returns a receiver that changes whenever there are new entries.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn watch_entries(&self) -> watch::Receiver<u64> {
         self.count.subscribe()
     }
 
@@ -338,15 +338,19 @@ mod tests {
     use super::*;
 
     fn lines(log: &Log) -> Vec<String> {
-        log.since(0).0.into_iter().map(|entry| entry.line).collect()
+        log.entries_since(0)
+            .0
+            .into_iter()
+            .map(|entry| entry.line)
+            .collect()
     }
 
     #[test]
     fn console_output_becomes_lines_however_it_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path());
-        log.console(b"one\r\ntw");
-        log.console(b"o\nthr\x1b[31mee");
+        log.add_console_output(b"one\r\ntw");
+        log.add_console_output(b"o\nthr\x1b[31mee");
         assert_eq!(lines(&log), ["one", "two"]);
         log.console_ended();
         assert_eq!(lines(&log), ["one", "two", "thr\u{fffd}[31mee"]);
@@ -357,19 +361,19 @@ mod tests {
     fn flood(line: &[u8], times: usize) -> (u64, Vec<Entry>) {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path());
-        log.agent("first");
+        log.add_event("first");
         // As much as a console keeps between two looks.
         let output = line.repeat(64 * 1024 / line.len());
         for _ in 0..times {
-            log.console(&output);
+            log.add_console_output(&output);
             assert!(
                 fs::metadata(dir.path().join("log.jsonl")).unwrap().len()
                     <= MAX_FILE + 2 * MAX_WEIGHT as u64
             );
         }
-        log.agent("last");
-        let kept = log.since(0).0;
-        let again = Log::open(dir.path()).since(0).0;
+        log.add_event("last");
+        let kept = log.entries_since(0).0;
+        let again = Log::open(dir.path()).entries_since(0).0;
         assert_eq!(
             again.last(),
             kept.last(),
@@ -406,9 +410,9 @@ mod tests {
     fn event_after_flood_appends_one_line() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path());
-        log.console(&b"x\n".repeat(32 * 1024));
+        log.add_console_output(&b"x\n".repeat(32 * 1024));
         let before = fs::metadata(dir.path().join("log.jsonl")).unwrap().len();
-        log.agent("one event");
+        log.add_event("one event");
         assert!(fs::metadata(dir.path().join("log.jsonl")).unwrap().len() - before < 200);
     }
 
@@ -416,7 +420,7 @@ mod tests {
     fn lines_passed_over_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path());
-        log.console(&b"x\n".repeat(3000));
+        log.add_console_output(&b"x\n".repeat(3000));
         let note = "the console wrote 3000 lines at once; the first 952 of them are not kept";
         assert_eq!(lines(&log).first().map(String::as_str), Some(note));
     }
@@ -425,10 +429,10 @@ mod tests {
     async fn closed_log_writes_nothing_any_more() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path());
-        log.agent("before");
+        log.add_event("before");
         log.close().await;
         let _ = fs::remove_file(dir.path().join("log.jsonl"));
-        log.agent("after");
+        log.add_event("after");
         log.close().await;
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert_eq!(lines(&log), ["before", "after"]);
@@ -461,10 +465,10 @@ mod tests {
     fn readers_go_on_where_they_were() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path());
-        log.agent("one");
-        let (_, next) = log.since(0);
-        log.agent("two");
-        let (entries, next) = log.since(next);
+        log.add_event("one");
+        let (_, next) = log.entries_since(0);
+        log.add_event("two");
+        let (entries, next) = log.entries_since(next);
         assert_eq!(
             entries
                 .iter()
@@ -472,6 +476,6 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["two"]
         );
-        assert!(log.since(next).0.is_empty());
+        assert!(log.entries_since(next).0.is_empty());
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn find_entry(cache: &Arc<PrebootCache>, key: Option<BootKey>) 
     let key = key?;
     let cache = Arc::clone(cache);
     let found = OperationKind::Snapshot
-        .run_blocking(move || Ok::<_, Infallible>(cache.find(&key)))
+        .run_blocking(move || Ok::<_, Infallible>(cache.find_entry(&key)))
         .await;
     found.ok().flatten()
 }
@@ -47,7 +47,7 @@ pub(super) async fn find_entry(cache: &Arc<PrebootCache>, key: Option<BootKey>) 
 pub(super) async fn hold_memory(resources: &SandboxResources, dir: PathBuf) {
     let cache = Arc::clone(&resources.preboot);
     let store = resources.vm.engine.driver.snapshot_store();
-    let held = OperationKind::Snapshot.run_blocking(move || cache.hold(&dir, store));
+    let held = OperationKind::Snapshot.run_blocking(move || cache.hold_memory(&dir, store));
     if let Err(error) = held.await {
         tracing::debug!(
             error = chain(&error),
@@ -119,8 +119,8 @@ async fn remove_entry(
         .await?;
     let disks = Arc::clone(&resources.disk.disks);
     let id = handle.id.clone();
-    let dir = resources.disk.ledger.dir(&id);
-    let vm_dir = resources.vm.dir(&id);
+    let dir = resources.disk.ledger.sandbox_dir(&id);
+    let vm_dir = resources.vm.sandbox_dir(&id);
     OperationKind::Disk
         .run_blocking(move || {
             disks.remove(&id, &dir)?;
@@ -154,7 +154,7 @@ pub(super) async fn add_entry(
         save_guest(resources, handle, vm, &staging).await?;
         let cache = Arc::clone(&resources.preboot);
         OperationKind::Snapshot
-            .run_blocking(move || cache.publish(&publishing))
+            .run_blocking(move || cache.publish_entry(&publishing))
             .await
     };
     match added.await {

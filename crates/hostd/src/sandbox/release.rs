@@ -22,7 +22,7 @@ pub(crate) enum DiskContent {
 }
 
 /// Tries once to release everything. Returns the errors.
-pub(super) async fn release(
+pub(super) async fn release_resources(
     resources: &SandboxResources,
     handle: &Handle,
     content: DiskContent,
@@ -38,10 +38,10 @@ pub(super) async fn release(
         return vec![error.context("the control group stays")];
     }
     fail::fail_point!("release::group-removed");
-    egress::stop(handle).await;
+    egress::stop_egress(handle).await;
     let network = remove_network(&resources.slot, handle, slot).await;
     let disk = release_disk(&resources.disk, handle, content).await;
-    let vm_dir = resources.vm.dir(&handle.id);
+    let vm_dir = resources.vm.sandbox_dir(&handle.id);
     let files = OperationKind::Vm.run_blocking(move || untrusted_dir::remove_tree(&vm_dir));
     let outcomes = [network, disk, files.await];
     fail::fail_point!("release::all-tried");
@@ -58,7 +58,11 @@ async fn end_vm(vms: &VmResources, handle: &Handle) -> Result<(), OperationError
         handle.read_console().await;
         handle.log.console_ended();
     }
-    let destroyed = vms.engine.driver.destroy(&vms.dir(&handle.id)).await;
+    let destroyed = vms
+        .engine
+        .driver
+        .destroy(&vms.sandbox_dir(&handle.id))
+        .await;
     destroyed.map_err(|error| OperationKind::Vm.error(error))
 }
 
@@ -99,11 +103,11 @@ async fn release_disk(
 ) -> Result<(), OperationError> {
     let disks = Arc::clone(&resources.disks);
     let id = handle.id.clone();
-    let dir = resources.ledger.dir(&id);
+    let dir = resources.ledger.sandbox_dir(&id);
     OperationKind::Disk
         .run_blocking(move || match content {
             DiskContent::Remove => disks.remove(&id, &dir),
-            DiskContent::Keep => disks.suspend(&id, &dir),
+            DiskContent::Keep => disks.release_devices(&id, &dir),
         })
         .await
 }

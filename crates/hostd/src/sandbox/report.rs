@@ -47,7 +47,7 @@ fn disk(ledger: &Ledger, record: &Record) -> Option<rpc::Disk> {
     Some(rpc::Disk {
         backend: disk.backend.name().to_owned(),
         size_mb: u32::try_from(disk.size_bytes.div_ceil(MIB)).unwrap_or(u32::MAX),
-        used_bytes: crate::disk::used_bytes(&ledger.dir(&record.id)),
+        used_bytes: crate::disk::used_bytes(&ledger.sandbox_dir(&record.id)),
         ..rpc::Disk::default()
     })
 }

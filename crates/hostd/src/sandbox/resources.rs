@@ -58,8 +58,8 @@ pub struct VmResources {
 impl VmResources {
     /// Returns the directory in which the VMM driver of a sandbox keeps its files.
     #[must_use]
-    pub fn dir(&self, id: &SandboxId) -> PathBuf {
-        self.ledger.dir(id).join("vm")
+    pub fn sandbox_dir(&self, id: &SandboxId) -> PathBuf {
+        self.ledger.sandbox_dir(id).join("vm")
     }
 
     /// Returns the VMM and what runs guest code: memory that was saved by one can be restored by the

@@ -25,14 +25,14 @@ pub(super) async fn while_up<T>(
     tokio::select! {
         biased;
         answer = call => answer,
-        error = ended(handle) => Err(error),
+        error = wait_until_ended(handle) => Err(error),
         why = handle.stalled.wait_until_stalled() => Err(ConnectError::resource_exhausted(why)),
     }
 }
 
 /// Waits until the current VM has ended or is about to be released. Returns an error with the
 /// reason.
-pub(super) async fn ended(handle: &Handle) -> ConnectError {
+pub(super) async fn wait_until_ended(handle: &Handle) -> ConnectError {
     let mut record = handle.record.clone();
     // An error means that the actor is gone, which is the same.
     let down = async { drop(record.wait_for(|record| !record.phase.is_up()).await) };
@@ -48,11 +48,11 @@ pub(super) async fn ended(handle: &Handle) -> ConnectError {
         },
         None => down.await,
     }
-    explain(handle)
+    unreachable_error(handle)
 }
 
 /// Returns an error with the reason for which the sandbox does not answer.
-pub(super) fn explain(handle: &Handle) -> ConnectError {
+pub(super) fn unreachable_error(handle: &Handle) -> ConnectError {
     let record = handle.record.borrow();
     let state = record.phase.state();
     let reason = record.phase.reason();

@@ -10,7 +10,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use listener::ConnectionHandle;
 use subtle::ConstantTimeEq;
 
-pub(super) async fn check(token: Arc<str>, request: Request, next: Next) -> Response {
+pub(super) async fn require_token(token: Arc<str>, request: Request, next: Next) -> Response {
     let sent = request
         .headers()
         .get(AUTHORIZATION)

@@ -158,7 +158,7 @@ async fn carry(
     sender: mpsc::Sender<Result<rpc::AttachCommandResponse, ConnectError>>,
     _active: Active,
 ) {
-    let mut ended = std::pin::pin!(alive::ended(&handle));
+    let mut ended = std::pin::pin!(alive::wait_until_ended(&handle));
     loop {
         let message = tokio::select! {
             biased;
@@ -168,7 +168,7 @@ async fn carry(
                 if handle.record.borrow().phase.is_up() {
                     pass_on(&explain_old_guest(error))
                 } else {
-                    alive::explain(&handle)
+                    alive::unreachable_error(&handle)
                 }
             }),
             error = &mut ended => Err(error),

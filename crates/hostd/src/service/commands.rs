@@ -193,7 +193,7 @@ struct Pump {
 impl Pump {
     async fn run(mut self) {
         let handle = self.handle.clone();
-        let mut ended = std::pin::pin!(alive::ended(&handle));
+        let mut ended = std::pin::pin!(alive::wait_until_ended(&handle));
         loop {
             let event = tokio::select! {
                 biased;
@@ -264,7 +264,7 @@ impl Pump {
         if self.handle.record.borrow().phase.is_up() {
             error
         } else {
-            alive::explain(&self.handle)
+            alive::unreachable_error(&self.handle)
         }
     }
 
@@ -313,7 +313,7 @@ impl Pump {
                 let _ = self
                     .handle
                     .guest()
-                    .signal(pid, Signal::SIGNAL_SIGKILL)
+                    .signal_process(pid, Signal::SIGNAL_SIGKILL)
                     .await;
             }
         };
@@ -329,7 +329,7 @@ async fn send_input(handle: &Handle, request: rpc::SendInputRequest) -> Result<(
     if let Some(size) = request.resize.into_option() {
         handle
             .guest()
-            .resize(pid, (size.cols, size.rows))
+            .resize_terminal(pid, (size.cols, size.rows))
             .await
             .map_err(|error| pass_on(&error))?;
     }
@@ -352,6 +352,6 @@ async fn send_input(handle: &Handle, request: rpc::SendInputRequest) -> Result<(
 async fn send_signal(handle: &Handle, pid: u32, number: u32) -> Result<(), ConnectError> {
     let _active = handle.activity.begin();
     let signal = parse_signal(number)?;
-    let sent = handle.guest().signal(pid, signal).await;
+    let sent = handle.guest().signal_process(pid, signal).await;
     sent.map_err(|error| pass_on(&error))
 }

@@ -6,11 +6,11 @@ use model::InvalidValue;
 use crate::guest;
 use crate::sandbox::{self, SandboxError};
 
-pub(super) fn invalid(error: InvalidValue) -> ConnectError {
+pub(super) fn invalid_argument(error: InvalidValue) -> ConnectError {
     ConnectError::invalid_argument(error.to_string())
 }
 
-pub(super) fn refused(error: SandboxError) -> ConnectError {
+pub(super) fn from_sandbox_error(error: SandboxError) -> ConnectError {
     let code = match error.code() {
         sandbox::ErrorCode::NotFound => ErrorCode::NotFound,
         sandbox::ErrorCode::InvalidArgument => ErrorCode::InvalidArgument,

@@ -141,7 +141,7 @@ async fn stat_guest_path(
         path: path.to_owned(),
         ..Default::default()
     };
-    let client = handle.guest().filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem_client().map_err(from_guest)?;
     let answer = client
         .stat_with_options(request, prompt_as_user(user))
         .await
@@ -163,7 +163,7 @@ async fn list_guest_dir(
         depth: request.depth,
         ..Default::default()
     };
-    let client = handle.guest().filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem_client().map_err(from_guest)?;
     let answer = client
         .list_dir_with_options(ask, options)
         .await
@@ -192,7 +192,7 @@ async fn make_guest_dir(
         path: request.path,
         ..Default::default()
     };
-    let client = handle.guest().filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem_client().map_err(from_guest)?;
     let answer = client
         .make_dir_with_options(ask, options)
         .await
@@ -215,7 +215,7 @@ async fn remove_guest_path(
         path: request.path,
         ..Default::default()
     };
-    let client = handle.guest().filesystem().map_err(from_guest)?;
+    let client = handle.guest().filesystem_client().map_err(from_guest)?;
     client
         .remove_with_options(ask, options)
         .await

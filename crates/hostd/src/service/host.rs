@@ -26,7 +26,7 @@ impl HostService for Agent {
             vmm: host.resources.vm.engine.vmm.to_owned(),
             accelerator: host.resources.vm.engine.accel.to_owned(),
             disk_backend: host.resources.disk.disks.chosen().backend.name().to_owned(),
-            sandboxes: u32::try_from(self.manager.list().await.len()).unwrap_or(u32::MAX),
+            sandboxes: u32::try_from(self.manager.list_sandboxes().await.len()).unwrap_or(u32::MAX),
             ..rpc::GetHostResponse::default()
         })
     }

@@ -9,7 +9,7 @@ use host_rpc::LogService;
 use host_rpc::read_logs_response::Source as RpcSource;
 use model::LogSource;
 
-use super::error::refused;
+use super::error::from_sandbox_error;
 use super::{Agent, sandbox_id};
 use crate::sandbox::Handle;
 use crate::sandbox::log::Entry;
@@ -31,9 +31,9 @@ impl LogService for Agent {
         let follow = request.follow;
         let handle = self
             .manager
-            .find(&sandbox_id(request.sandbox_id)?)
+            .find_sandbox(&sandbox_id(request.sandbox_id)?)
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         Response::stream_ok(read_log(handle, follow))
     }
 }
@@ -44,12 +44,12 @@ fn read_log(handle: Handle, follow: bool) -> ServiceStream<rpc::ReadLogsResponse
     stream::unfold(Some((handle, 0)), move |state| async move {
         let (handle, from) = state?;
         handle.drain_console().await;
-        let mut changes = handle.log.changes();
+        let mut changes = handle.log.watch_entries();
         changes.mark_unchanged();
         // Checked before the log is read, so that the last lines of an ending sandbox are not
         // missed.
         let over = handle.is_over();
-        let (entries, next) = handle.log.since(from);
+        let (entries, next) = handle.log.entries_since(from);
         if !entries.is_empty() {
             if follow && from > 0 {
                 tokio::time::sleep(FOLLOW_EVERY).await;

@@ -30,7 +30,7 @@ use model::SandboxId;
 use crate::host::Host;
 use crate::sandbox::report::sandbox_report;
 use crate::sandbox::{Handle, Manager, SandboxError};
-use error::{invalid, refused};
+use error::{from_sandbox_error, invalid_argument};
 
 /// Returns a router of all services, which refuses requests without the token.
 pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
@@ -41,7 +41,7 @@ pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
         .fallback_service(services.into_axum_service())
         .layer(from_fn(runtime::trace::trace_request))
         .layer(from_fn(move |request, next| {
-            auth::check(Arc::clone(&token), request, next)
+            auth::require_token(Arc::clone(&token), request, next)
         }))
         .layer(from_fn(rpc::linger::linger))
 }
@@ -68,7 +68,7 @@ impl Agent {
             .manager
             .find_running(&sandbox_id(id)?)
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         alive::while_up(&handle, call(handle.clone())).await
     }
 }
@@ -80,11 +80,11 @@ async fn run_detached<T: Send + 'static>(
     let done = tokio::spawn(runtime::trace::in_current_context(work))
         .await
         .map_err(|error| ConnectError::internal(error.to_string()))?;
-    done.map_err(refused)
+    done.map_err(from_sandbox_error)
 }
 
 fn sandbox_id(text: &str) -> Result<SandboxId, ConnectError> {
-    text.parse().map_err(invalid)
+    text.parse().map_err(invalid_argument)
 }
 
 fn report_of(host: &Host, handle: &Handle) -> rpc::SandboxReport {

@@ -4,7 +4,7 @@ use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
 use host_rpc as rpc;
 use host_rpc::NetworkService;
 
-use super::error::{invalid, refused};
+use super::error::{from_sandbox_error, invalid_argument};
 use super::{Agent, report_of, sandbox_id};
 
 #[expect(
@@ -18,12 +18,13 @@ impl NetworkService for Agent {
         request: ServiceRequest<'_, rpc::UpdateNetworkRequest>,
     ) -> ServiceResult<rpc::UpdateNetworkResponse> {
         let request = request.to_owned_message();
-        let rules = rpc::network::from_message(request.network.as_option()).map_err(invalid)?;
+        let rules =
+            rpc::network::from_message(request.network.as_option()).map_err(invalid_argument)?;
         let handle = self
             .manager
             .set_network(&sandbox_id(&request.sandbox_id)?, rules)
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::UpdateNetworkResponse {
             sandbox,

@@ -10,7 +10,7 @@ use host_rpc as rpc;
 use host_rpc::SandboxService;
 use model::SandboxId;
 
-use super::error::{invalid, refused};
+use super::error::{from_sandbox_error, invalid_argument};
 use super::{Agent, report_of, run_detached, sandbox_id, watch};
 
 /// Maximum number of children of one fork: as many as a host starts in a reasonable time.
@@ -29,8 +29,12 @@ impl SandboxService for Agent {
         let request = request.to_owned_message();
         let id = sandbox_id(&request.sandbox_id)?;
         let spec = rpc::spec::from_message(&request.spec.into_option().unwrap_or_default())
-            .map_err(invalid)?;
-        let handle = self.manager.ensure(&id, spec).await.map_err(refused)?;
+            .map_err(invalid_argument)?;
+        let handle = self
+            .manager
+            .ensure_sandbox(&id, spec)
+            .await
+            .map_err(from_sandbox_error)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::EnsureSandboxResponse {
             sandbox,
@@ -54,9 +58,9 @@ impl SandboxService for Agent {
     ) -> ServiceResult<rpc::PauseSandboxResponse> {
         let handle = self
             .manager
-            .pause(&sandbox_id(request.sandbox_id)?)
+            .pause_sandbox(&sandbox_id(request.sandbox_id)?)
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::PauseSandboxResponse {
             sandbox,
@@ -71,9 +75,9 @@ impl SandboxService for Agent {
     ) -> ServiceResult<rpc::ResumeSandboxResponse> {
         let handle = self
             .manager
-            .resume(&sandbox_id(request.sandbox_id)?)
+            .resume_sandbox(&sandbox_id(request.sandbox_id)?)
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::ResumeSandboxResponse {
             sandbox,
@@ -90,7 +94,7 @@ impl SandboxService for Agent {
         let id = sandbox_id(&request.sandbox_id)?;
         let children = child_ids(&request.child_ids)?;
         let manager = Arc::clone(&self.manager);
-        let made = run_detached(async move { manager.fork(&id, &children).await }).await?;
+        let made = run_detached(async move { manager.fork_sandbox(&id, &children).await }).await?;
         let children = made
             .iter()
             .map(|handle| report_of(&self.manager.host, handle))
@@ -108,7 +112,7 @@ impl SandboxService for Agent {
     ) -> ServiceResult<rpc::ListSandboxesResponse> {
         let sandboxes = self
             .manager
-            .list()
+            .list_sandboxes()
             .await
             .iter()
             .map(|handle| report_of(&self.manager.host, handle))
@@ -124,7 +128,7 @@ impl SandboxService for Agent {
         _: RequestContext,
         _: ServiceRequest<'_, rpc::WatchSandboxesRequest>,
     ) -> ServiceResult<ServiceStream<rpc::WatchSandboxesResponse>> {
-        Response::stream_ok(watch::watch(Arc::clone(&self.manager)))
+        Response::stream_ok(watch::watch_sandboxes(Arc::clone(&self.manager)))
     }
 }
 

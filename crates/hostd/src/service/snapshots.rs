@@ -8,7 +8,7 @@ use host_rpc as rpc;
 use host_rpc::SnapshotService;
 use model::{CheckpointName, TemplateName};
 
-use super::error::{invalid, refused};
+use super::error::{from_sandbox_error, invalid_argument};
 use super::templates::template_message;
 use super::{Agent, report_of, run_detached, sandbox_id};
 use crate::snapshot::checkpoint::Checkpoint;
@@ -72,7 +72,7 @@ impl SnapshotService for Agent {
             .manager
             .list_checkpoints(&sandbox_id(request.sandbox_id)?)
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         Response::ok(rpc::ListCheckpointsResponse {
             checkpoints: found.into_iter().map(checkpoint_message).collect(),
             ..Default::default()
@@ -89,7 +89,7 @@ impl SnapshotService for Agent {
         self.manager
             .remove_checkpoint(&id, &name)
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         Response::ok(rpc::RemoveCheckpointResponse::default())
     }
 
@@ -101,7 +101,8 @@ impl SnapshotService for Agent {
         let id = sandbox_id(request.sandbox_id)?;
         let name = checkpoint_name(request.name)?;
         let manager = Arc::clone(&self.manager);
-        let handle = run_detached(async move { manager.rollback(&id, &name).await }).await?;
+        let handle =
+            run_detached(async move { manager.rollback_sandbox(&id, &name).await }).await?;
         Response::ok(rpc::RollbackSandboxResponse {
             sandbox: report_of(&self.manager.host, &handle).into(),
             ..Default::default()
@@ -110,11 +111,11 @@ impl SnapshotService for Agent {
 }
 
 fn template_name(text: &str) -> Result<TemplateName, ConnectError> {
-    text.parse().map_err(invalid)
+    text.parse().map_err(invalid_argument)
 }
 
 fn checkpoint_name(text: &str) -> Result<CheckpointName, ConnectError> {
-    text.parse().map_err(invalid)
+    text.parse().map_err(invalid_argument)
 }
 
 fn checkpoint_message(checkpoint: Checkpoint) -> rpc::Checkpoint {

@@ -8,7 +8,7 @@ use host_rpc::TemplateService;
 use stdx::task::run_blocking;
 
 use super::Agent;
-use super::error::refused;
+use super::error::from_sandbox_error;
 use crate::host::Host;
 use crate::sandbox::SandboxError;
 use crate::snapshot::template::Template;
@@ -27,7 +27,7 @@ impl TemplateService for Agent {
         let host = Arc::clone(&self.manager.host);
         let templates = run_blocking(move || list_templates(&host))
             .await
-            .map_err(refused)?;
+            .map_err(from_sandbox_error)?;
         Response::ok(rpc::ListTemplatesResponse {
             templates,
             ..Default::default()
@@ -36,15 +36,19 @@ impl TemplateService for Agent {
 }
 
 fn list_templates(host: &Host) -> Result<Vec<rpc::Template>, SandboxError> {
-    let images = host.images.list()?.into_iter().map(|image| rpc::Template {
-        name: image.name.to_string(),
-        size_bytes: image.size_bytes,
-        created_at_ms: image.created_at_ms,
-        kind: rpc::TemplateKind::TEMPLATE_KIND_BASE.into(),
-        ..rpc::Template::default()
-    });
+    let images = host
+        .images
+        .list_images()?
+        .into_iter()
+        .map(|image| rpc::Template {
+            name: image.name.to_string(),
+            size_bytes: image.size_bytes,
+            created_at_ms: image.created_at_ms,
+            kind: rpc::TemplateKind::TEMPLATE_KIND_BASE.into(),
+            ..rpc::Template::default()
+        });
     Ok(images
-        .chain(host.templates.list().iter().map(template_message))
+        .chain(host.templates.list_templates().iter().map(template_message))
         .collect())
 }
 

@@ -73,7 +73,7 @@ async fn open(
             ended = tunnel::copy_both_ways(TokioIo::new(caller), connection) => {
                 tracing::debug!(sandbox = %handle.id, port, ?ended, "a connection ended");
             }
-            _ = alive::ended(&handle) => {}
+            _ = alive::wait_until_ended(&handle) => {}
         }
     }));
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, tunnel::PROTOCOL)];
@@ -93,7 +93,7 @@ impl Tunnels {
             NoTunnel(StatusCode::TOO_MANY_REQUESTS, text)
         })?;
         let (handle, active) = self.manager.find_running(&id).await?;
-        let connect = async { Ok(handle.guest().connect(port).await) };
+        let connect = async { Ok(handle.guest().connect_port(port).await) };
         let connection = alive::while_up(&handle, connect).await.map_err(|error| {
             let stands_still = error.code == connectrpc::ErrorCode::ResourceExhausted;
             let status = if stands_still {

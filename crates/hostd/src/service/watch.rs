@@ -19,7 +19,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 
 type Sender = mpsc::Sender<Result<rpc::WatchSandboxesResponse, ConnectError>>;
 
-pub(super) fn watch(manager: Arc<Manager>) -> ServiceStream<rpc::WatchSandboxesResponse> {
+pub(super) fn watch_sandboxes(manager: Arc<Manager>) -> ServiceStream<rpc::WatchSandboxesResponse> {
     let (sender, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
         // An error means that the watcher has gone.
@@ -42,7 +42,7 @@ async fn send_all(
     // one is harmless.
     let mut reports = manager.host.state.reports.subscribe();
     loop {
-        for handle in manager.list().await {
+        for handle in manager.list_sandboxes().await {
             sender
                 .send(event(Event::from(super::report_of(&manager.host, &handle))))
                 .await?;

@@ -40,7 +40,7 @@ pub(crate) struct ReservedName {
 
 impl PendingNames {
     /// Reserves a name; `None` while another call has it.
-    pub(crate) fn reserve(&self, name: &CheckpointName) -> Option<ReservedName> {
+    pub(crate) fn reserve_name(&self, name: &CheckpointName) -> Option<ReservedName> {
         let is_new = self.0.lock().insert(name.clone());
         is_new.then(|| ReservedName {
             names: self.clone(),
@@ -59,7 +59,7 @@ impl Drop for ReservedName {
     }
 }
 
-/// Outcome of [`prepare`].
+/// Outcome of [`prepare_dir`].
 pub(crate) enum Prepared {
     Taken,
     Free {
@@ -69,18 +69,18 @@ pub(crate) enum Prepared {
 }
 
 /// Creates `root` if need be, and clears the way for a checkpoint in `dir`.
-pub(crate) fn prepare(root: &Path, dir: &Path) -> io::Result<Prepared> {
+pub(crate) fn prepare_dir(root: &Path, dir: &Path) -> io::Result<Prepared> {
     match stdx::fs::create_private_dir(root) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    if read(dir).is_some() {
+    if read_checkpoint(dir).is_some() {
         return Ok(Prepared::Taken);
     }
     // An interrupted removal leaves a directory without its manifest.
     format::remove(dir)?;
     Ok(Prepared::Free {
-        checkpoints: list(root).len(),
+        checkpoints: list_checkpoints(root).len(),
     })
 }
 
@@ -97,15 +97,18 @@ pub(crate) fn remove_unfinished(root: &Path) -> io::Result<()> {
 }
 
 /// Lists checkpoints, oldest first.
-pub(crate) fn list(root: &Path) -> Vec<Checkpoint> {
+pub(crate) fn list_checkpoints(root: &Path) -> Vec<Checkpoint> {
     let entries = entries(root);
-    let mut found: Vec<Checkpoint> = entries.iter().filter_map(|path| read(path)).collect();
+    let mut found: Vec<Checkpoint> = entries
+        .iter()
+        .filter_map(|path| read_checkpoint(path))
+        .collect();
     found.sort_by_key(|checkpoint| checkpoint.created_at_ms);
     found
 }
 
 /// Reads the checkpoint in `dir`; `None` if there is no whole one.
-pub(crate) fn read(dir: &Path) -> Option<Checkpoint> {
+pub(crate) fn read_checkpoint(dir: &Path) -> Option<Checkpoint> {
     let name = dir.file_name()?.to_str()?.parse().ok()?;
     let snapshot = Snapshot::read(dir).ok()?;
     Some(Checkpoint {

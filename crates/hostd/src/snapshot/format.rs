@@ -98,7 +98,7 @@ impl Snapshot {
     }
 
     /// Makes everything in `dir` durable, then writes the manifest.
-    pub(crate) fn finish(&self, dir: &Path) -> io::Result<()> {
+    pub(crate) fn write_manifest(&self, dir: &Path) -> io::Result<()> {
         sync_all(dir)?;
         fail::fail_point!("snapshot::synced");
         file::write_atomic(
@@ -116,7 +116,7 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Renames a finished directory durably; nothing has the new name yet.
-pub(crate) fn publish(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn publish_dir(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     file::sync_dir(to.parent().unwrap_or(Path::new("/")))
 }
@@ -241,8 +241,8 @@ mod tests {
         let error = Snapshot::read(&new).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         let written = snapshot();
-        written.finish(&new).unwrap();
-        publish(&new, &dir).unwrap();
+        written.write_manifest(&new).unwrap();
+        publish_dir(&new, &dir).unwrap();
         assert_eq!(Snapshot::read(&dir).unwrap(), written);
         create_dir(&new).unwrap();
         link_memory(&dir, &new).unwrap();
@@ -258,7 +258,7 @@ mod tests {
             version: 99,
             ..snapshot()
         };
-        other.finish(dir.path()).unwrap();
+        other.write_manifest(dir.path()).unwrap();
         let error = Snapshot::read(dir.path()).unwrap_err().to_string();
         assert!(error.contains("version 99"), "{error}");
     }

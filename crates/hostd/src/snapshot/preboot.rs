@@ -124,7 +124,7 @@ impl PrebootCache {
 
     /// Returns the directory of an entry, which counts as used now.
     #[must_use]
-    pub fn find(&self, key: &BootKey) -> Option<PathBuf> {
+    pub fn find_entry(&self, key: &BootKey) -> Option<PathBuf> {
         let dir = self.dir.join(&key.0);
         (self.is_on && Snapshot::read(&dir).is_ok()).then(|| {
             // Failure affects only which entry is removed first.
@@ -136,7 +136,7 @@ impl PrebootCache {
     /// Starts to add an entry; `None` if it exists, is being added, or the cache is off.
     #[must_use]
     pub fn begin_entry(&self, key: &BootKey) -> Option<PendingEntry> {
-        if !self.is_on || self.find(key).is_some() {
+        if !self.is_on || self.find_entry(key).is_some() {
             return None;
         }
         let is_first = self.pending.lock().insert(key.clone());
@@ -153,7 +153,7 @@ impl PrebootCache {
     ///
     /// # Errors
     /// As [`vmm::SnapshotStore::hold`].
-    pub fn hold(&self, dir: &Path, store: vmm::SnapshotStore) -> Result<(), vmm::Error> {
+    pub fn hold_memory(&self, dir: &Path, store: vmm::SnapshotStore) -> Result<(), vmm::Error> {
         let lock = || self.held.lock();
         if lock().contains_key(dir) {
             return Ok(());
@@ -178,11 +178,11 @@ impl PrebootCache {
     ///
     /// # Errors
     /// When it cannot be renamed, or old entries cannot be removed.
-    pub fn publish(&self, pending: &PendingEntry) -> io::Result<()> {
+    pub fn publish_entry(&self, pending: &PendingEntry) -> io::Result<()> {
         let dir = self.dir.join(&pending.key.0);
         // When this entry was begun there was none that can be found.
         self.remove(&dir)?;
-        format::publish(&pending.staging, &dir)?;
+        format::publish_dir(&pending.staging, &dir)?;
         self.remove_least_used()
     }
 
@@ -242,10 +242,10 @@ mod tests {
             base: None,
         };
         Snapshot::new(1, 192, disk, "qemu tcg", None)
-            .finish(&pending.staging)
+            .write_manifest(&pending.staging)
             .unwrap();
         assert!(cache.begin_entry(key).is_none(), "two at once");
-        cache.publish(&pending).unwrap();
+        cache.publish_entry(&pending).unwrap();
     }
 
     #[test]
@@ -257,15 +257,17 @@ mod tests {
             .take(MAX_ENTRIES + 2)
             .collect();
         for key in &keys {
-            assert!(cache.find(key).is_none());
+            assert!(cache.find_entry(key).is_none());
             add(&cache, key);
-            assert!(cache.find(key).is_some() && cache.begin_entry(key).is_none());
-            let _ = cache.find(&keys[0]);
+            assert!(cache.find_entry(key).is_some() && cache.begin_entry(key).is_none());
+            let _ = cache.find_entry(&keys[0]);
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        assert!(cache.find(&keys[0]).is_some() && cache.find(&keys[1]).is_none());
+        assert!(cache.find_entry(&keys[0]).is_some() && cache.find_entry(&keys[1]).is_none());
         assert_eq!(
-            keys.iter().filter(|key| cache.find(key).is_some()).count(),
+            keys.iter()
+                .filter(|key| cache.find_entry(key).is_some())
+                .count(),
             MAX_ENTRIES
         );
     }
@@ -286,11 +288,11 @@ mod tests {
         let cache = PrebootCache::open(&dir.path().join("warm"), true).unwrap();
         let key = key(dir.path(), 128);
         fs::create_dir(&cache.begin_entry(&key).unwrap().staging).unwrap();
-        assert!(cache.find(&key).is_none());
+        assert!(cache.find_entry(&key).is_none());
         let again = PrebootCache::open(&dir.path().join("warm"), true).unwrap();
         assert_eq!(fs::read_dir(dir.path().join("warm")).unwrap().count(), 0);
         add(&again, &key);
         let off = PrebootCache::open(&dir.path().join("warm"), false).unwrap();
-        assert!(off.find(&key).is_none() && off.begin_entry(&key).is_none());
+        assert!(off.find_entry(&key).is_none() && off.begin_entry(&key).is_none());
     }
 }

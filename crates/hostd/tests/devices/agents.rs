@@ -23,14 +23,14 @@ fn later_run_adopts_known_removes_rest() {
     }
     drop(earlier);
     let later = world.disks();
-    assert!(later.reclaim(&known(&ids[1..])).is_empty());
+    assert!(later.reclaim_devices(&known(&ids[1..])).is_empty());
     assert!(
         dm::device_info(&device_name(&ids[0])).unwrap().is_none(),
         "nobody knows it"
     );
     assert_eq!(
         later
-            .bases()
+            .base_user_counts()
             .iter()
             .map(|(_, users)| *users)
             .collect::<Vec<_>>(),
@@ -42,7 +42,13 @@ fn later_run_adopts_known_removes_rest() {
     // A new one shares the base of those that were adopted.
     fs::remove_dir_all(world.dir_of(&ids[0])).unwrap();
     world.create(&later, &ids[0], 16);
-    assert_eq!((later.bases().len(), later.bases()[0].1), (1, 3));
+    assert_eq!(
+        (
+            later.base_user_counts().len(),
+            later.base_user_counts()[0].1
+        ),
+        (1, 3)
+    );
     for id in &ids {
         world.remove(&later, id);
     }
@@ -56,12 +62,12 @@ fn suspended_disk_keeps_all_writes() {
     let (id, dir) = (&ids[0], world.dir_of(&ids[0]));
     let disks = world.disks();
     write(&world.create(&disks, id, 32), 9, 20 * MIB, 4096);
-    disks.suspend(id, &dir).unwrap();
-    disks.suspend(id, &dir).unwrap();
-    assert_eq!((disks.bases(), world.loops()), (vec![], 0));
+    disks.release_devices(id, &dir).unwrap();
+    disks.release_devices(id, &dir).unwrap();
+    assert_eq!((disks.base_user_counts(), world.loops()), (vec![], 0));
     // The image can go meanwhile: the sandbox has its own name for it.
     fs::remove_file(&world.image).unwrap();
-    let path = disks.restore(id, &dir, 32 * MIB).unwrap().path;
+    let path = disks.restore_disk(id, &dir, 32 * MIB).unwrap().path;
     assert_eq!(
         (read(&path, 20 * MIB), read(&path, 0), read(&path, 24 * MIB)),
         (9, 7, 0)
@@ -78,11 +84,11 @@ fn living_agents_keep_their_devices() {
     mine.create(&disks, &ids[0], 16);
     let path = others.create(&other_disks, &ids[1], 32);
     write(&path, 9, MIB, 4096);
-    assert!(disks.reclaim(&known(&ids[..1])).is_empty());
+    assert!(disks.reclaim_devices(&known(&ids[..1])).is_empty());
     assert_eq!(read(&path, MIB), 9);
     drop(other_disks);
     fs::remove_dir_all(others.root()).unwrap();
-    assert!(disks.reclaim(&known(&ids[..1])).is_empty());
+    assert!(disks.reclaim_devices(&known(&ids[..1])).is_empty());
     assert!(dm::device_info(&device_name(&ids[1])).unwrap().is_none());
     mine.remove(&disks, &ids[0]);
     mine.assert_nothing_left(&ids);

@@ -28,7 +28,7 @@ fn thirty_disks_share_one_base() {
             });
         }
     });
-    let bases = disks.bases();
+    let bases = disks.base_user_counts();
     assert_eq!(
         bases.iter().map(|(_, users)| *users).collect::<Vec<_>>(),
         [DISKS]
@@ -84,7 +84,7 @@ fn disks_come_and_go_concurrently() {
     });
     assert_eq!(
         disks
-            .bases()
+            .base_user_counts()
             .iter()
             .map(|(_, users)| *users)
             .collect::<Vec<_>>(),
@@ -110,7 +110,7 @@ fn disk_in_use_stays_whole() {
     let held = std::fs::File::open(&path).unwrap();
     let error = disks.remove(&ids[0], &world.dir_of(&ids[0])).unwrap_err();
     assert!(matches!(error, hostd::disk::Error::Busy(_)), "{error}");
-    assert_eq!((read(&path, MIB), disks.bases().len()), (9, 1));
+    assert_eq!((read(&path, MIB), disks.base_user_counts().len()), (9, 1));
     drop(held);
     world.remove(&disks, &ids[0]);
     world.assert_nothing_left(&ids);

@@ -61,13 +61,13 @@ fn watch(
         let micros = now.duration_since(before).as_micros().max(1);
         let rate = u64::try_from(u128::from(usage.used.saturating_sub(used)) * 1_000_000 / micros)
             .unwrap();
-        let decision = room::decide(usage, rate, writer.stopped.load(Ordering::SeqCst));
+        let decision = room::decide_action(usage, rate, writer.stopped.load(Ordering::SeqCst));
         match decision {
             Decision::Leave => {}
-            Decision::Extend(to) => room::extend(&dir, to).unwrap(),
+            Decision::Extend(to) => room::extend_store(&dir, to).unwrap(),
             Decision::Stop => writer.stopped.store(true, Ordering::SeqCst),
             Decision::Resume(to) => {
-                room::extend(&dir, to).unwrap();
+                room::extend_store(&dir, to).unwrap();
                 writer.stopped.store(false, Ordering::SeqCst);
             }
         }

@@ -52,7 +52,7 @@ fn flat_image_equals_sparse_disk() {
     forget_cached();
     let start = Instant::now();
     disks
-        .flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
+        .write_flat_image(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
         .unwrap();
     let took = start.elapsed();
     forget_cached();
@@ -77,7 +77,7 @@ fn flat_image_equals_sparse_disk() {
     );
     // Again, over the first one.
     disks
-        .flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
+        .write_flat_image(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
         .unwrap();
     world.remove(&disks, &ids[0]);
     world.assert_nothing_left(&ids);
@@ -126,7 +126,7 @@ fn filled_disk_is_full_not_broken() {
         ));
         let flat = world.dir.path().join("flat.ext4");
         disks
-            .flatten(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
+            .write_flat_image(&ids[0], &world.dir_of(&ids[0]), 64 * MIB, &flat)
             .unwrap();
         let (clean, said) = run("e2fsck", &["-fn", flat.to_str().unwrap()]);
         assert!(clean, "{said}");

@@ -62,18 +62,18 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
 
 /// In the order of the agent: the ledger has the intention first.
 fn create(ledger: &Ledger, disks: &Disks, image: &Path, id: &SandboxId) {
-    ledger.write(&record(id, Phase::Creating)).unwrap();
+    ledger.write_record(&record(id, Phase::Creating)).unwrap();
     let path = disks
-        .create(id, image, &ledger.dir(id), DISK_MB * MIB)
+        .create(id, image, &ledger.sandbox_dir(id), DISK_MB * MIB)
         .unwrap()
         .path;
     write(&path, 9, 20 * MIB, 4096);
-    ledger.write(&record(id, Phase::Running)).unwrap();
+    ledger.write_record(&record(id, Phase::Running)).unwrap();
 }
 
 fn remove(ledger: &Ledger, disks: &Disks, id: &SandboxId) {
-    ledger.write(&record(id, Phase::Removing)).unwrap();
-    disks.remove(id, &ledger.dir(id)).unwrap();
+    ledger.write_record(&record(id, Phase::Removing)).unwrap();
+    disks.remove(id, &ledger.sandbox_dir(id)).unwrap();
     ledger.remove(id).unwrap();
 }
 
@@ -93,7 +93,11 @@ fn child() {
         why: String::new(),
     };
     let disks = Disks::new(Path::new(root), chosen).unwrap();
-    assert!(disks.reclaim(&known(&[first.parse().unwrap()])).is_empty());
+    assert!(
+        disks
+            .reclaim_devices(&known(&[first.parse().unwrap()]))
+            .is_empty()
+    );
     fail::cfg_callback(point, || kill(Pid::this(), Signal::SIGKILL).unwrap()).unwrap();
     create(&ledger, &disks, Path::new(image), &second.parse().unwrap());
     remove(&ledger, &disks, &first.parse().unwrap());
@@ -125,9 +129,9 @@ fn run_child(world: &World, point: &str, ids: &[SandboxId]) {
 /// What the agent does at its start with what it finds; the sandboxes that are left.
 fn restart(world: &World, disks: &Disks) -> Vec<SandboxId> {
     let ledger = Ledger::open(&world.root()).unwrap();
-    let (records, half_made) = ledger.read().unwrap();
+    let (records, half_made) = ledger.read_records().unwrap();
     let ids: Vec<SandboxId> = records.iter().map(|record| record.id.clone()).collect();
-    let problems = disks.reclaim(&known(&ids));
+    let problems = disks.reclaim_devices(&known(&ids));
     assert!(problems.is_empty(), "{problems:?}");
     for dir in half_made {
         fs::remove_dir_all(dir).unwrap();

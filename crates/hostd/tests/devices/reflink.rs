@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-use hostd::disk::{Backend, Choice, Disks, MIB, choose};
+use hostd::disk::{Backend, Choice, Disks, MIB, choose_backend};
 
 use crate::world::{BASE_BYTE, Mounted, World, ids, read, run, succeed, write};
 
@@ -43,7 +43,7 @@ fn disks_share_the_image_on(make: &str, options: &[&str]) {
     write_image(&world);
     // Where nothing better is there, it is what a host chooses; a disk is then as good as a copy of
     // the image.
-    let chosen = choose(
+    let chosen = choose_backend(
         Choice::Only(Backend::Reflink),
         &world.root(),
         Some(&world.image),

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hostd::disk::{Backend, Choice, Disks, MIB, choose, device_name};
+use hostd::disk::{Backend, Choice, Disks, MIB, choose_backend, device_name};
 use linux::{dm, loopdev};
 use model::SandboxId;
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ impl World {
     }
 
     pub fn disks(&self) -> Disks {
-        let chosen = choose(
+        let chosen = choose_backend(
             Choice::Only(Backend::DeviceMapper),
             &self.root(),
             None,

@@ -24,7 +24,7 @@ fn cut_off_at(step: u64) -> bool {
             place.guests.try_clone().unwrap(),
         ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
-        manager.ensure(&id, spec("base")).await.unwrap();
+        manager.ensure_sandbox(&id, spec("base")).await.unwrap();
         world.begins(step);
         let id = id.clone();
         let making = tokio::spawn(async move {
@@ -91,7 +91,7 @@ fn one_of_two_checkpoints_of_a_name_is_made() {
         ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let id = SandboxId::random();
-        manager.ensure(&id, spec("base")).await.unwrap();
+        manager.ensure_sandbox(&id, spec("base")).await.unwrap();
         let name = "c".parse().unwrap();
         let calls = (0..4).map(|_| manager.create_checkpoint(&id, &name));
         let outcomes = futures::future::join_all(calls).await;
@@ -105,7 +105,7 @@ fn one_of_two_checkpoints_of_a_name_is_made() {
         );
         assert_eq!(outcomes.iter().filter(refused).count(), 3, "{outcomes:?}");
         assert_eq!(place.checkpoint_entries(&id), ["c"]);
-        manager.rollback(&id, &name).await.unwrap();
+        manager.rollback_sandbox(&id, &name).await.unwrap();
         // Half a checkpoint is none, and does not keep its name from another one.
         place.break_checkpoint(&id, "c");
         assert!(manager.list_checkpoints(&id).await.unwrap().is_empty());

@@ -26,7 +26,7 @@ pub async fn that_stay(manager: &Manager) -> BTreeSet<SandboxId> {
         )
     };
     manager
-        .list()
+        .list_sandboxes()
         .await
         .iter()
         .filter(stays)
@@ -84,10 +84,11 @@ fn forks(world: &Arc<World>, place: &Place, children: &[SandboxId], step: u64) -
         ));
         let manager = start(world, place, Kind::default()).await.unwrap();
         let source = SandboxId::random();
-        manager.ensure(&source, spec("base")).await.unwrap();
+        manager.ensure_sandbox(&source, spec("base")).await.unwrap();
         world.begins(step);
         let children = children.to_vec();
-        let forked = tokio::spawn(async move { manager.fork(&source, &children).await.is_ok() });
+        let forked =
+            tokio::spawn(async move { manager.fork_sandbox(&source, &children).await.is_ok() });
         tokio::select! {
             biased;
             () = world.died.notified() => false,
@@ -110,7 +111,7 @@ fn is_left(world: &Arc<World>, place: &Place, children: &[SandboxId]) -> usize {
         ));
         let manager = start(world, place, Kind::default()).await.unwrap();
         let there = that_stay(&manager).await;
-        for handle in manager.list().await {
+        for handle in manager.list_sandboxes().await {
             manager.remove(&handle.id).await;
         }
         // For what goes on behind the last answer.

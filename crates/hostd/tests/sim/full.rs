@@ -24,7 +24,7 @@ fn calls_to_a_sandbox_that_stands_still_are_refused_until_it_goes_on() {
         ));
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let id = SandboxId::random();
-        let handle = manager.ensure(&id, spec("base")).await.unwrap();
+        let handle = manager.ensure_sandbox(&id, spec("base")).await.unwrap();
         handle.stalled.set(Some("no room"));
         let refused = manager.find_running(&id).await.unwrap_err();
         assert!(

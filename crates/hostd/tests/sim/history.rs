@@ -165,8 +165,8 @@ fn answer_probes(world: &World, manager: &Arc<Manager>) {
     let manager = Arc::clone(manager);
     tokio::spawn(async move {
         while let Some(answer) = probes.recv().await {
-            for handle in manager.list().await {
-                let _ = manager.find(&handle.id).await;
+            for handle in manager.list_sandboxes().await {
+                let _ = manager.find_sandbox(&handle.id).await;
             }
             let _ = answer.send(());
         }
@@ -269,7 +269,7 @@ fn clear(
                 world.violation(format!("snapshot {name} was promised and is not there"));
             }
         }
-        for handle in manager.list().await {
+        for handle in manager.list_sandboxes().await {
             if tokio::time::timeout(PATIENCE, manager.remove(&handle.id))
                 .await
                 .is_err()

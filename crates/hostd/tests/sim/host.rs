@@ -206,7 +206,7 @@ impl Place {
     pub fn snapshots(&self) -> Vec<model::TemplateName> {
         let snapshots = Templates::open(&self.path("snapshots")).unwrap();
         snapshots
-            .list()
+            .list_templates()
             .into_iter()
             .map(|snapshot| snapshot.name)
             .collect()

@@ -57,7 +57,7 @@ async fn remove(manager: &Manager, id: &SandboxId, during: &str) {
 
 async fn command(manager: &Arc<Manager>, id: &SandboxId, what: &str) -> Result<(), SandboxError> {
     match what {
-        "pause" => manager.pause(id).await.map(drop),
+        "pause" => manager.pause_sandbox(id).await.map(drop),
         "checkpoint" => manager
             .create_checkpoint(id, &"c".parse().unwrap())
             .await
@@ -66,7 +66,10 @@ async fn command(manager: &Arc<Manager>, id: &SandboxId, what: &str) -> Result<(
             .create_template(id, &"s".parse().unwrap(), true, false)
             .await
             .map(drop),
-        _ => manager.fork(id, &[SandboxId::random()]).await.map(drop),
+        _ => manager
+            .fork_sandbox(id, &[SandboxId::random()])
+            .await
+            .map(drop),
     }
 }
 
@@ -76,7 +79,7 @@ fn removal_does_not_wait_for_a_command_to_a_silent_vmm() {
     live(&world, &place, async |manager| {
         for what in ["pause", "checkpoint", "snapshot", "fork"] {
             let id = SandboxId::random();
-            manager.ensure(&id, spec("base")).await.unwrap();
+            manager.ensure_sandbox(&id, spec("base")).await.unwrap();
             world.silence_vmm(id.as_str());
             let asked = {
                 let (manager, id) = (Arc::clone(&manager), id.clone());
@@ -104,7 +107,7 @@ fn removal_does_not_wait_for_an_adoption() {
     let (silent, other) = (SandboxId::random(), SandboxId::random());
     live(&world, &place, async |manager| {
         for id in [&silent, &other] {
-            manager.ensure(id, spec("base")).await.unwrap();
+            manager.ensure_sandbox(id, spec("base")).await.unwrap();
         }
     });
     world.silence_vmm(silent.as_str());
@@ -125,8 +128,8 @@ fn given_up_capture_is_discarded() {
         &place,
         async |manager| {
             let id = SandboxId::random();
-            manager.ensure(&id, spec("base")).await.unwrap();
-            manager.pause(&id).await.unwrap();
+            manager.ensure_sandbox(&id, spec("base")).await.unwrap();
+            manager.pause_sandbox(&id).await.unwrap();
             world.barrier.close("snapshot::synced");
             let asked = {
                 let (manager, id) = (Arc::clone(&manager), id.clone());
@@ -170,7 +173,13 @@ fn silent_guests(world: &World) -> Vec<SandboxId> {
 async fn are_in(manager: &Manager, ids: &[SandboxId], phase: &Phase) {
     for id in ids {
         assert_eq!(
-            manager.find(id).await.unwrap().record.borrow().phase,
+            manager
+                .find_sandbox(id)
+                .await
+                .unwrap()
+                .record
+                .borrow()
+                .phase,
             *phase
         );
     }
@@ -183,12 +192,12 @@ fn silent_guests_keep_no_other_from_being_made() {
         let silent = silent_guests(&world);
         let making = silent.iter().cloned().map(|id| {
             let manager = Arc::clone(&manager);
-            tokio::spawn(async move { manager.ensure(&id, spec("base")).await.map(drop) })
+            tokio::spawn(async move { manager.ensure_sandbox(&id, spec("base")).await.map(drop) })
         });
         let making: Vec<_> = making.collect();
         tokio::task::yield_now().await;
         let other = SandboxId::random();
-        let handle = manager.ensure(&other, spec("base")).await.unwrap();
+        let handle = manager.ensure_sandbox(&other, spec("base")).await.unwrap();
         assert_eq!(handle.record.borrow().phase, Phase::Running);
         are_in(&manager, &silent, &Phase::Creating).await;
         for id in silent.iter().chain([&other]) {
@@ -209,19 +218,19 @@ fn resumes_of_silent_guests_back_off_and_delay_no_other() {
         let silent: Vec<SandboxId> = (0..=2 * cpus).map(|_| SandboxId::random()).collect();
         let other = SandboxId::random();
         for id in silent.iter().chain([&other]) {
-            manager.ensure(id, spec("base")).await.unwrap();
-            manager.pause(id).await.unwrap();
+            manager.ensure_sandbox(id, spec("base")).await.unwrap();
+            manager.pause_sandbox(id).await.unwrap();
         }
         silent
             .iter()
             .for_each(|id| world.silence_guest(id.as_str()));
         let resuming = silent.iter().cloned().map(|id| {
             let manager = Arc::clone(&manager);
-            tokio::spawn(async move { manager.resume(&id).await.map(drop) })
+            tokio::spawn(async move { manager.resume_sandbox(&id).await.map(drop) })
         });
         let resuming: Vec<_> = resuming.collect();
         tokio::time::sleep(Duration::from_secs(10)).await;
-        manager.resume(&other).await.unwrap();
+        manager.resume_sandbox(&other).await.unwrap();
         are_in(&manager, &silent, &Phase::Resuming).await;
         for resumed in resuming {
             let failed = resumed.await.unwrap().unwrap_err();
@@ -231,7 +240,7 @@ fn resumes_of_silent_guests_back_off_and_delay_no_other() {
             );
         }
         // The first failure may be bad luck.
-        let failed = manager.resume(&silent[0]).await.unwrap_err();
+        let failed = manager.resume_sandbox(&silent[0]).await.unwrap_err();
         assert!(
             failed.to_string().contains("the guest agent did not"),
             "{failed}"

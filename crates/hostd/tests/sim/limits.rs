@@ -27,7 +27,7 @@ fn with_small_limits(test: impl AsyncFnOnce(Arc<Manager>, [SandboxId; 2])) {
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let ids = [SandboxId::random(), SandboxId::random()];
         for id in &ids {
-            manager.ensure(id, spec("base")).await.unwrap();
+            manager.ensure_sandbox(id, spec("base")).await.unwrap();
         }
         test(Arc::clone(&manager), ids.clone()).await;
         for id in &ids {

@@ -93,8 +93,8 @@ impl Client {
             0 | 1 => self.create("base").await,
             2..=7 => self.write(&id).await,
             8..=10 => self.read(&id).await,
-            11 | 12 => self.heard("pause", &id, self.manager.pause(&id).await),
-            13 | 14 => self.heard("resume", &id, self.manager.resume(&id).await),
+            11 | 12 => self.heard("pause", &id, self.manager.pause_sandbox(&id).await),
+            13 | 14 => self.heard("resume", &id, self.manager.resume_sandbox(&id).await),
             15 => self.fork(&id).await,
             16 => self.snapshot(&id).await,
             17 => self.create(&self.any_name()).await,
@@ -160,7 +160,7 @@ impl Client {
                 .sandboxes
                 .insert(id.clone(), Known::that_may_end(may_end, now));
         }
-        let answer = self.manager.ensure(&id, spec).await;
+        let answer = self.manager.ensure_sandbox(&id, spec).await;
         let values = if template == "base" {
             Some(BTreeSet::from([0]))
         } else {
@@ -271,7 +271,7 @@ impl Client {
             model.forks.push(children.clone());
             now
         };
-        match self.manager.fork(id, &children).await {
+        match self.manager.fork_sandbox(id, &children).await {
             Ok(_) => {
                 let Some(values) = self.note(id, |known, now| known.seen(from, now)) else {
                     return;
@@ -388,7 +388,10 @@ impl Client {
             return;
         };
         self.world.tell(format!("roll back {id} to {name}"));
-        let answer = self.manager.rollback(id, &name.parse().unwrap()).await;
+        let answer = self
+            .manager
+            .rollback_sandbox(id, &name.parse().unwrap())
+            .await;
         self.note(id, |known, now| known.end(set, answer.is_ok(), now));
         match answer {
             Err(SandboxError::NoCheckpoint { .. })

@@ -27,7 +27,7 @@ fn preboot_entry_without_file_costs_boot() {
         let manager = start(&world, &place, kind).await.unwrap();
         let create = async || {
             let id = SandboxId::random();
-            manager.ensure(&id, spec("base")).await.map(|_| id)
+            manager.ensure_sandbox(&id, spec("base")).await.map(|_| id)
         };
         let mut ids = vec![create().await.unwrap()];
         let names = || -> BTreeSet<_> { place.preboot_files().into_iter().collect() };

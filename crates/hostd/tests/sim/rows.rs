@@ -55,7 +55,7 @@ impl Watch {
 
     /// Applies what there is, as a new watch is sent it: each sandbox must be told as it is.
     pub async fn list(&self, world: &World, rows: &mut Rows) {
-        for handle in self.manager.list().await {
+        for handle in self.manager.list_sandboxes().await {
             let (generation, state) = {
                 let record = handle.record.borrow();
                 (record.generation.0, state(&record.phase))

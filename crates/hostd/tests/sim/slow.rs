@@ -42,14 +42,16 @@ fn slow_fsync_of_one_sandbox_delays_no_other() {
             world.barrier.close(point);
             let making = {
                 let (manager, slow) = (Arc::clone(&manager), slow.clone());
-                tokio::spawn(async move { manager.ensure(&slow, spec("base")).await.map(drop) })
+                tokio::spawn(
+                    async move { manager.ensure_sandbox(&slow, spec("base")).await.map(drop) },
+                )
             };
             let held = Arc::clone(&world);
             tokio::task::spawn_blocking(move || held.barrier.wait_until_held())
                 .await
                 .unwrap();
-            assert!(manager.list().await.is_empty(), "{point}");
-            manager.ensure(&other, spec("base")).await.unwrap();
+            assert!(manager.list_sandboxes().await.is_empty(), "{point}");
+            manager.ensure_sandbox(&other, spec("base")).await.unwrap();
             manager
                 .create_checkpoint(&other, &"c".parse().unwrap())
                 .await
@@ -58,14 +60,14 @@ fn slow_fsync_of_one_sandbox_delays_no_other() {
                 .create_template(&other, &"s".parse().unwrap(), true, false)
                 .await
                 .unwrap();
-            manager.pause(&other).await.unwrap();
+            manager.pause_sandbox(&other).await.unwrap();
             manager
                 .remove_template(&"s".parse().unwrap())
                 .await
                 .unwrap();
             manager.remove(&other).await;
             assert!(
-                manager.find(&other).await.is_err() && !making.is_finished(),
+                manager.find_sandbox(&other).await.is_err() && !making.is_finished(),
                 "{point}"
             );
             world.barrier.open();

@@ -47,13 +47,13 @@ impl Client {
         };
         self.world.tell(format!("verify {id}"));
         let look = async {
-            if let Err(error) = self.manager.resume(id).await {
+            if let Err(error) = self.manager.resume_sandbox(id).await {
                 return self.verify_refusal(id, &known, &error);
             }
             self.read(id).await;
             self.write(id).await;
-            self.heard("last pause", id, self.manager.pause(id).await);
-            self.heard("last resume", id, self.manager.resume(id).await);
+            self.heard("last pause", id, self.manager.pause_sandbox(id).await);
+            self.heard("last resume", id, self.manager.resume_sandbox(id).await);
             self.read(id).await;
             self.checkpoint(id).await;
         };

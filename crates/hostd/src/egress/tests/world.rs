@@ -155,7 +155,7 @@ impl World {
     pub(super) async fn told(&self, line: &str) {
         testkit::eventually(line, PATIENCE, async || {
             self.log
-                .since(0)
+                .entries_since(0)
                 .0
                 .iter()
                 .any(|entry| entry.line == line)

@@ -7,7 +7,7 @@ use crate::sandbox::{create, init_guest, preboot};
 
 impl Actor {
     /// Creates network, disk and VM, and waits until the guest is ready.
-    pub(super) async fn create(&mut self) -> Event {
+    pub(super) async fn create_vm(&mut self) -> Event {
         let resources = &self.context.resources;
         let permits = &self.context.state.start_permits;
         let handle = &self.context.handle;

@@ -19,7 +19,7 @@ const RETRY: [Duration; 4] = [
 
 impl Actor {
     /// Releases everything but record and log.
-    pub(super) async fn release(&mut self) -> Event {
+    pub(super) async fn release_resources(&mut self) -> Event {
         self.release_all(DiskContent::Remove).await;
         // A sandbox that has only ended keeps its log.
         if self.context.phase() == Phase::Removing {
@@ -33,14 +33,14 @@ impl Actor {
     pub(super) async fn release_all(&mut self, disk: DiskContent) -> bool {
         let handle = &self.context.handle;
         for attempt in 0.. {
-            let problems = release::release(&self.context.resources, handle, disk).await;
+            let problems = release::release_resources(&self.context.resources, handle, disk).await;
             if problems.is_empty() {
                 break;
             }
             let problems: Vec<String> = problems.iter().map(|error| chain(error)).collect();
             let problems = problems.join("; ");
             tracing::error!(sandbox = %handle.id, attempt, problems, "cannot release everything; trying again");
-            handle.log.agent(&format!(
+            handle.log.add_event(&format!(
                 "cannot release everything, trying again: {problems}"
             ));
             let pause = tokio::time::sleep(RETRY[attempt.min(RETRY.len() - 1)]);

@@ -97,13 +97,15 @@ impl Actor {
     /// Does the work of the present phase, which yields an event.
     async fn run_phase(&mut self) -> Event {
         match self.context.phase() {
-            Phase::Creating => self.create().await,
+            Phase::Creating => self.create_vm().await,
             Phase::Running => self.run_guest().await,
-            Phase::Pausing => self.save().await,
-            Phase::Suspending { rollback, .. } => self.suspend(rollback).await,
+            Phase::Pausing => self.save_snapshot().await,
+            Phase::Suspending { rollback, .. } => self.release_vm(rollback).await,
             Phase::Paused { .. } => self.stay_paused().await,
-            Phase::Resuming => self.resume().await,
-            Phase::Releasing { .. } | Phase::Removing | Phase::Gone => self.release().await,
+            Phase::Resuming => self.resume_vm().await,
+            Phase::Releasing { .. } | Phase::Removing | Phase::Gone => {
+                self.release_resources().await
+            }
             Phase::Ended { .. } => self.wait_for_removal().await,
         }
     }
@@ -130,9 +132,9 @@ impl Actor {
         };
         if matches!(event, Event::Ready) {
             record.started_at_ms.get_or_insert_with(now_ms);
-            self.context.handle.activity.start();
+            self.context.handle.activity.restart_idle_time();
         }
-        if let Err(error) = self.context.persist(record.clone()).await {
+        if let Err(error) = self.context.write_record(record.clone()).await {
             tracing::error!(sandbox = %record.id, error = chain(&error), "the ledger cannot be written");
             match transition.if_unwritten {
                 IfUnwritten::Proceed => {}
@@ -147,7 +149,7 @@ impl Actor {
         }
         self.log_phase(&record);
         let phase = record.phase.clone();
-        self.context.publish(record);
+        self.context.publish_record(record);
         self.complete_command(&event, &phase);
     }
 
@@ -167,7 +169,7 @@ impl Actor {
             request.complete(Err(error.into()));
         }
         // So that a pause for idleness is not tried again at once.
-        self.context.handle.activity.start();
+        self.context.handle.activity.restart_idle_time();
     }
 
     /// Completes the command in progress, once its outcome is known.
@@ -191,7 +193,7 @@ impl Actor {
             _ => return,
         };
         tracing::info!(sandbox = %record.id, "{line}");
-        self.context.handle.log.agent(&line);
+        self.context.handle.log.add_event(&line);
     }
 }
 

@@ -23,8 +23,8 @@ pub(super) async fn set_rules(
         return Err(error.context("the sandbox's former network rules hold"));
     }
     let line = "the sandbox has other network rules";
-    context.handle.log.agent(line);
-    context.report();
+    context.handle.log.add_event(line);
+    context.report_sandbox();
     Ok(())
 }
 
@@ -32,7 +32,7 @@ async fn write_rules(context: &Context, rules: NetworkSpec) -> Result<(), Operat
     let mut record = context.record();
     record.spec.network = rules;
     record.generation = context.state.generations.next(record.generation);
-    context.persist(record.clone()).await?;
+    context.write_record(record.clone()).await?;
     context.record.send_replace(record);
     Ok(())
 }

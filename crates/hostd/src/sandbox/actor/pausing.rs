@@ -17,7 +17,7 @@ use crate::snapshot::format;
 
 impl Actor {
     /// Saves memory and disk. Ends early if the sandbox is to be removed.
-    pub(super) async fn save(&mut self) -> Event {
+    pub(super) async fn save_snapshot(&mut self) -> Event {
         let context = &self.context;
         let Some(vm) = context.handle.vm.get() else {
             return Event::NotSaved(StepError::NoVm.into());
@@ -32,9 +32,9 @@ impl Actor {
             Some(Ok(())) => Event::Saved,
             Some(Err(error)) => {
                 let error = error.context("it could not be paused and runs on");
-                context.handle.log.agent(&chain(&error));
+                context.handle.log.add_event(&chain(&error));
                 // So that a pause for idleness is not tried again at once.
-                context.handle.activity.start();
+                context.handle.activity.restart_idle_time();
                 Event::NotSaved(error)
             }
         }
@@ -63,7 +63,7 @@ async fn save_vm(context: &Context, vm: &Arc<dyn Vm>) -> Result<(), OperationErr
     fail::fail_point!("pause::captured");
     let publish = move || {
         format::remove(&saved)?;
-        format::publish(&new, &saved)
+        format::publish_dir(&new, &saved)
     };
     let published = OperationKind::Snapshot.run_blocking(publish).await;
     if published.is_err() {

@@ -43,7 +43,7 @@ async fn remove_unfinished_checkpoints(context: &Context) {
 async fn adopt(context: &Context) -> Option<Event> {
     let handle = &context.handle;
     let was_pausing = context.phase() == Phase::Pausing;
-    let dir = context.resources.vm.dir(&handle.id);
+    let dir = context.resources.vm.sandbox_dir(&handle.id);
     // A VMM that does not answer may be removed all the same.
     let adopting = context.resources.vm.engine.driver.adopt(&dir);
     let Some(adopted) = handle.unless_removed(adopting).await else {
@@ -52,7 +52,7 @@ async fn adopt(context: &Context) -> Option<Event> {
     match adopted {
         Ok(Some(vm)) => {
             let line = "the host agent has restarted and found the sandbox running";
-            handle.log.agent(line);
+            handle.log.add_event(line);
             handle.vm.set(Some(vm.into()));
             restart_egress(context).await;
             // The phase `running` resumes and thaws it.
@@ -61,7 +61,7 @@ async fn adopt(context: &Context) -> Option<Event> {
                 remove_saved(context).await;
                 return Some(Event::NotSaved(StepError::AgentEnded.into()));
             }
-            context.report();
+            context.report_sandbox();
             None
         }
         Ok(None) if was_pausing && is_saved(context).await => Some(Event::Saved),
@@ -77,9 +77,9 @@ async fn adopt(context: &Context) -> Option<Event> {
 /// agent, so that nothing more is open than before.
 async fn restart_egress(context: &Context) {
     let handle = &context.handle;
-    if let Err(error) = egress::start(&context.resources.slot, handle, false).await {
+    if let Err(error) = egress::start_egress(&context.resources.slot, handle, false).await {
         tracing::error!(sandbox = %handle.id, error = chain(&error), "it finds no names until it is resumed");
-        handle.log.agent(&format!(
+        handle.log.add_event(&format!(
             "it finds no names until it is paused and resumed: {}",
             chain(&error)
         ));

@@ -9,7 +9,7 @@ use crate::sandbox::{create, init_guest};
 
 impl Actor {
     /// Restores the VM from the saved state, and waits until the guest is ready.
-    pub(super) async fn resume(&mut self) -> Event {
+    pub(super) async fn resume_vm(&mut self) -> Event {
         let resources = &self.context.resources;
         let handle = &self.context.handle;
         let permit = handle.unless_removed(self.context.state.start_permits.acquire_permit());

@@ -44,8 +44,8 @@ impl Actor {
         remove_saved(&context).await;
         let limit = Duration::from_secs(context.record().spec.timeout_sec.into());
         let mut exit = std::pin::pin!(vm.wait());
-        let mut space = std::pin::pin!(space_guard::watch(&context, vm));
-        let mut image = std::pin::pin!(base_image::watch(
+        let mut space = std::pin::pin!(space_guard::guard_disk(&context, vm));
+        let mut image = std::pin::pin!(base_image::watch_base_image(
             handle,
             context.dir(),
             context.record().disk
@@ -86,7 +86,7 @@ impl Actor {
                     return idle_event(&context);
                 }
             }
-            let used = handle.activity.last();
+            let used = handle.activity.last_use();
             if reported.is_none_or(|reported| used > reported + REPORT_USE) {
                 reported = Some(used);
                 context.report_use();
@@ -170,7 +170,7 @@ async fn retry_resume(context: &Context, vm: &Arc<dyn Vm>) {
 async fn count_kept_alive(handle: &Handle) {
     // On the heap: it is rarely asked, and every sandbox has this future.
     match Box::pin(handle.guest().kept_alive()).await {
-        Some(KeptAlive::Now) => handle.activity.start(),
+        Some(KeptAlive::Now) => handle.activity.restart_idle_time(),
         Some(KeptAlive::Until(idle)) => handle.activity.start_ago(idle),
         None => {}
     }
@@ -183,7 +183,7 @@ fn idle_event(context: &Context) -> Event {
         OnTimeout::Kill => Event::Idle { seconds },
         OnTimeout::Pause => {
             let line = format!("no activity for {seconds} s (its timeout_sec): it is paused");
-            context.handle.log.agent(&line);
+            context.handle.log.add_event(&line);
             Event::Pause
         }
     }

@@ -21,7 +21,7 @@ const STALLED: &str = "it stands still: the host's disk is full, and what it wri
 const LOST: &str = "its disk is lost: the host's disk was full before the sandbox could be stopped";
 
 /// Guards the disk for as long as the sandbox runs. Returns when the disk is lost, with the reason.
-pub(super) async fn watch(context: &Context, vm: &Arc<dyn Vm>) -> String {
+pub(super) async fn guard_disk(context: &Context, vm: &Arc<dyn Vm>) -> String {
     let mut watch = Watch {
         context,
         vm,
@@ -40,7 +40,9 @@ pub(super) async fn watch(context: &Context, vm: &Arc<dyn Vm>) -> String {
                 } else {
                     usage
                 };
-                watch.act(room::decide(usage, rate, watch.is_stalled)).await;
+                watch
+                    .act(room::decide_action(usage, rate, watch.is_stalled))
+                    .await;
                 tokio::time::sleep(room::observation_interval(usage, rate)).await;
             }
             Ok(Observation::Plain(usage)) => {
@@ -74,7 +76,7 @@ struct Watch<'a> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         let handle = &self.context.handle;
-        self.context.state.recent_use.forget(&handle.id);
+        self.context.state.recent_use.forget_sandbox(&handle.id);
     }
 }
 
@@ -99,7 +101,10 @@ impl Watch<'_> {
     /// Returns true if this sandbox has taken most of the host's disk lately.
     fn is_largest(&self, used: u64) -> bool {
         let id = &self.context.handle.id;
-        self.context.state.recent_use.note(id, used, Instant::now())
+        self.context
+            .state
+            .recent_use
+            .record_use(id, used, Instant::now())
     }
 
     async fn act(&mut self, decision: Decision) {
@@ -128,7 +133,7 @@ impl Watch<'_> {
         }
         let dir = self.context.dir();
         OperationKind::Disk
-            .run_blocking(move || room::extend(&dir, to))
+            .run_blocking(move || room::extend_store(&dir, to))
             .await
     }
 
@@ -158,17 +163,16 @@ impl Watch<'_> {
         let handle = &self.context.handle;
         let line = reason.unwrap_or("it goes on: there is room on the host's disk again");
         tracing::warn!(sandbox = %handle.id, "{line}");
-        handle.log.agent(line);
+        handle.log.add_event(line);
         handle.stalled.set(reason);
         self.context.report_use();
     }
 
     fn note_full(&mut self, full: bool) {
         if full && !self.is_nearly_full {
-            self.context
-                .handle
-                .log
-                .agent("the host's disk is nearly full: what the sandbox writes may be refused");
+            self.context.handle.log.add_event(
+                "the host's disk is nearly full: what the sandbox writes may be refused",
+            );
         }
         self.is_nearly_full = full;
     }

@@ -22,7 +22,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Actor {
     /// Releases all but the saved state, and installs the staged checkpoint in a rollback.
-    pub(super) async fn suspend(&mut self, rollback: bool) -> Event {
+    pub(super) async fn release_vm(&mut self, rollback: bool) -> Event {
         // The VMM keeps the output since the last read, and is about to be ended.
         let handle = self.context.handle.clone();
         let console_read = handle.unless_removed(handle.read_console());
@@ -86,7 +86,7 @@ fn install(dir: &Path) -> io::Result<()> {
     if !manifest.frozen {
         disk::copy_files(dir, &saved).map_err(io::Error::other)?;
     }
-    manifest.finish(&saved)?;
+    manifest.write_manifest(&saved)?;
     linux::file::sync_dir(dir)?;
     format::remove(&staged)
 }

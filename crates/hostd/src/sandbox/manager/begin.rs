@@ -61,7 +61,7 @@ struct Found {
 
 /// Claims a slot and writes the first record. If the agent dies in between, the claim names a
 /// sandbox without a record and is cleared at the next start.
-pub(super) fn begin(
+pub(super) fn begin_sandbox(
     catalog: &Catalog,
     slots: &SlotResources,
     state: &SharedState,
@@ -80,7 +80,7 @@ pub(super) fn begin(
             disk,
             pin: template
                 .as_ref()
-                .and_then(|template| catalog.templates.pin(template, &id)),
+                .and_then(|template| catalog.templates.pin_template(template, &id)),
             template,
         },
     };
@@ -99,13 +99,13 @@ pub(super) fn begin(
         created_at_ms: stdx::time::now_ms(),
         started_at_ms: None,
     };
-    if let Err(error) = state.ledger.write(&record) {
+    if let Err(error) = state.ledger.write_record(&record) {
         let _ = slots.networks.remove(slot, record.id.as_str());
         let _ = state.ledger.remove(&record.id);
         return Err(OperationKind::Ledger.error(error).into());
     }
     fail::fail_point!("create::recorded");
-    let log = Log::open(&state.ledger.dir(&record.id));
+    let log = Log::open(&state.ledger.sandbox_dir(&record.id));
     Ok(Begun {
         record,
         source: found.source,
@@ -160,7 +160,7 @@ fn from_template(
 }
 
 fn from_base_image(catalog: &Catalog, spec: &SandboxSpec) -> Result<Found, SandboxError> {
-    let found = catalog.images.find(&spec.template);
+    let found = catalog.images.find_image(&spec.template);
     let image = found.map_err(|error| catalog.templates.add_known(error))?;
     check_content(catalog, &image.path)?;
     let size_bytes = disk::size_bytes(&image.path, spec.disk_mb).map_err(SandboxError::Disk)?;

@@ -27,8 +27,8 @@ impl Manager {
         id: &SandboxId,
         name: &CheckpointName,
     ) -> Result<Checkpoint, SandboxError> {
-        let handle = self.find(id).await?;
-        let reserved = handle.pending_checkpoints.reserve(name);
+        let handle = self.find_sandbox(id).await?;
+        let reserved = handle.pending_checkpoints.reserve_name(name);
         let _reserved = reserved.ok_or_else(|| name_taken(name, ", or wait until it is made"))?;
         // This one is among them.
         let others_pending = handle.pending_checkpoints.len() - 1;
@@ -44,7 +44,7 @@ impl Manager {
             Ok(()) => {
                 let from = staging.clone();
                 let to = dir.clone();
-                let publish = move || format::publish(&from, &to);
+                let publish = move || format::publish_dir(&from, &to);
                 let published = OperationKind::Snapshot.run_blocking(publish).await;
                 published.map_err(SandboxError::from)
             }
@@ -54,7 +54,7 @@ impl Manager {
             remove_snapshot(&staging).await;
             return Err(error);
         }
-        let read = move || Ok::<_, Infallible>(checkpoint::read(&dir));
+        let read = move || Ok::<_, Infallible>(checkpoint::read_checkpoint(&dir));
         let read = OperationKind::Snapshot.run_blocking(read).await?;
         Ok(read.ok_or(StepError::UnreadableCheckpoint)?)
     }
@@ -69,7 +69,7 @@ impl Manager {
         let most = self.host.limits.checkpoints;
         let root = root.to_owned();
         let dir = root.join(name.as_str());
-        let prepare = move || checkpoint::prepare(&root, &dir);
+        let prepare = move || checkpoint::prepare_dir(&root, &dir);
         match OperationKind::Snapshot.run_blocking(prepare).await? {
             Prepared::Taken => Err(name_taken(name, ", or remove it")),
             Prepared::Free { checkpoints } if checkpoints + others_pending >= most => {
@@ -89,9 +89,9 @@ impl Manager {
     /// # Errors
     /// [`SandboxError::Unknown`].
     pub async fn list_checkpoints(&self, id: &SandboxId) -> Result<Vec<Checkpoint>, SandboxError> {
-        self.find(id).await?;
+        self.find_sandbox(id).await?;
         let root = self.checkpoints_dir(id);
-        let list = move || Ok::<_, Infallible>(checkpoint::list(&root));
+        let list = move || Ok::<_, Infallible>(checkpoint::list_checkpoints(&root));
         let listed = OperationKind::Snapshot.run_blocking(list).await?;
         Ok(listed)
     }
@@ -105,7 +105,7 @@ impl Manager {
         id: &SandboxId,
         name: &CheckpointName,
     ) -> Result<(), SandboxError> {
-        self.find(id).await?;
+        self.find_sandbox(id).await?;
         let dir = self.checkpoints_dir(id).join(name.as_str());
         let remove = move || format::remove(&dir);
         OperationKind::Snapshot.run_blocking(remove).await?;
@@ -117,12 +117,12 @@ impl Manager {
     ///
     /// # Errors
     /// [`SandboxError::NoCheckpoint`]; what failed.
-    pub async fn rollback(
+    pub async fn rollback_sandbox(
         &self,
         id: &SandboxId,
         name: &CheckpointName,
     ) -> Result<Handle, SandboxError> {
-        let handle = self.find(id).await?;
+        let handle = self.find_sandbox(id).await?;
         let known = self.list_checkpoints(id).await?;
         if !known.iter().any(|checkpoint| checkpoint.name == *name) {
             let known = known.iter().map(|checkpoint| checkpoint.name.to_string());
@@ -137,14 +137,14 @@ impl Manager {
         };
         handle.send_command(command).await?;
         if was_up {
-            self.resume(id).await
+            self.resume_sandbox(id).await
         } else {
             Ok(handle)
         }
     }
 
     fn checkpoints_dir(&self, id: &SandboxId) -> PathBuf {
-        self.host.state.ledger.dir(id).join(CHECKPOINTS)
+        self.host.state.ledger.sandbox_dir(id).join(CHECKPOINTS)
     }
 }
 

@@ -28,7 +28,7 @@ impl Manager {
     ///
     /// # Errors
     /// The step that failed.
-    pub async fn fork(
+    pub async fn fork_sandbox(
         self: &Arc<Self>,
         id: &SandboxId,
         children: &[SandboxId],
@@ -37,7 +37,7 @@ impl Manager {
             // A repeated call: one snapshot is enough, and the source may be gone.
             return wait_until_all_run(begun).await;
         }
-        let source = self.find(id).await?;
+        let source = self.find_sandbox(id).await?;
         let dir = self.host.templates.staging_dir();
         let command = Command::Snapshot {
             dir: dir.clone(),

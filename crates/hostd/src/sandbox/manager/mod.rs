@@ -46,7 +46,7 @@ impl Manager {
     /// When the ledger, or notes of forks, cannot be read.
     pub async fn start(host: Host) -> Result<Arc<Self>, OperationError> {
         let host = Arc::new(host);
-        let records = reclaim::reclaim(&host.resources).await?;
+        let records = reclaim::reclaim_orphans(&host.resources).await?;
         let notes = Arc::clone(&host.fork_notes);
         let ledger = host.state.ledger.clone();
         let recover = move || notes.recover_forks(&ledger, records);
@@ -105,7 +105,7 @@ impl Manager {
     ///
     /// # Errors
     /// When it cannot be begun: unknown template, limit of sandboxes, no space.
-    pub async fn ensure(
+    pub async fn ensure_sandbox(
         self: &Arc<Self>,
         id: &SandboxId,
         spec: SandboxSpec,
@@ -124,7 +124,7 @@ impl Manager {
         origin: Origin,
     ) -> Result<Handle, SandboxError> {
         let most = self.host.limits.sandboxes;
-        let reservation = match self.registry.reserve(id, most).await? {
+        let reservation = match self.registry.reserve_id(id, most).await? {
             Reserved::Begun(handle) => return Ok(handle),
             Reserved::New(reservation) => reservation,
         };
@@ -134,7 +134,7 @@ impl Manager {
             let catalog = manager.catalog();
             let slots = manager.host.resources.slot.clone();
             let state = Arc::clone(&manager.host.state);
-            let work = move || begin::begin(&catalog, &slots, &state, id, spec, origin);
+            let work = move || begin::begin_sandbox(&catalog, &slots, &state, id, spec, origin);
             let Begun {
                 record,
                 source,
@@ -142,7 +142,7 @@ impl Manager {
                 pin,
             } = tokio::task::spawn_blocking(work).await??;
             let (actor, handle) = manager.new_actor(record, source, log);
-            reservation.fulfil(handle.clone());
+            reservation.insert_handle(handle.clone());
             // From now on the record keeps the template.
             drop(pin);
             manager.spawn_actor(actor, handle.clone());
@@ -163,7 +163,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`SandboxError::Unknown`].
-    pub async fn find(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
+    pub async fn find_sandbox(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
         let found = self.registry.find(id).await;
         found.ok_or_else(|| SandboxError::Unknown(id.clone()))
     }
@@ -176,7 +176,7 @@ impl Manager {
     /// [`SandboxError::NotRunning`] with its state; [`SandboxError::Stalled`]; the error of the
     /// resume.
     pub async fn find_running(&self, id: &SandboxId) -> Result<(Handle, Active), SandboxError> {
-        let handle = self.find(id).await?;
+        let handle = self.find_sandbox(id).await?;
         // Before the phase is read: a pause for idleness checks the activity after it has changed
         // the phase.
         let active = handle.activity.begin();
@@ -190,7 +190,9 @@ impl Manager {
                         None => Ok((handle, active)),
                     };
                 }
-                Phase::Paused { .. } if current.spec.auto_resume => drop(self.resume(id).await?),
+                Phase::Paused { .. } if current.spec.auto_resume => {
+                    drop(self.resume_sandbox(id).await?)
+                }
                 Phase::Paused { .. } => return Err(SandboxError::Paused),
                 Phase::Pausing | Phase::Suspending { .. } | Phase::Resuming => {
                     let changed = record.changed().await;
@@ -205,8 +207,8 @@ impl Manager {
     ///
     /// # Errors
     /// The step that failed; it runs on then.
-    pub async fn pause(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
-        let handle = self.find(id).await?;
+    pub async fn pause_sandbox(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
+        let handle = self.find_sandbox(id).await?;
         handle.send_command(Command::Pause).await?;
         Ok(handle)
     }
@@ -215,8 +217,8 @@ impl Manager {
     ///
     /// # Errors
     /// The step that failed; it is paused as before then.
-    pub async fn resume(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
-        let handle = self.find(id).await?;
+    pub async fn resume_sandbox(&self, id: &SandboxId) -> Result<Handle, SandboxError> {
+        let handle = self.find_sandbox(id).await?;
         if matches!(handle.record.borrow().phase, Phase::Paused { .. }) {
             self.registry.check_limit(self.host.limits.sandboxes)?;
         }
@@ -233,7 +235,7 @@ impl Manager {
         id: &SandboxId,
         rules: NetworkSpec,
     ) -> Result<Handle, SandboxError> {
-        let handle = self.find(id).await?;
+        let handle = self.find_sandbox(id).await?;
         handle.send_command(Command::SetNetwork(rules)).await?;
         Ok(handle)
     }
@@ -243,7 +245,7 @@ impl Manager {
         clippy::unused_async,
         reason = "callers need not know that nothing is waited for"
     )]
-    pub async fn list(&self) -> Vec<Handle> {
+    pub async fn list_sandboxes(&self) -> Vec<Handle> {
         let mut handles = self.registry.handles();
         handles.retain(|handle| handle.record.borrow().phase != Phase::Gone);
         handles
@@ -252,14 +254,14 @@ impl Manager {
     /// Waits until no sandbox is being created, so that a shutdown of the agent cuts off none.
     pub async fn wait_for_creates(&self) {
         self.registry.wait_until_begun().await;
-        for handle in self.list().await {
+        for handle in self.list_sandboxes().await {
             handle.wait_until_created().await;
         }
     }
 }
 
 async fn open_log(ledger: &Ledger, id: &SandboxId) -> Result<Log, OperationError> {
-    let dir = ledger.dir(id);
+    let dir = ledger.sandbox_dir(id);
     OperationKind::Ledger
         .run_blocking(move || Ok::<_, Infallible>(Log::open(&dir)))
         .await

@@ -34,9 +34,11 @@ const ORPHANS_POLL: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the ledger or the claims cannot be read. What cannot be removed is logged, and tried at the
 /// next start.
-pub(super) async fn reclaim(resources: &SandboxResources) -> Result<Vec<Record>, OperationError> {
+pub(super) async fn reclaim_orphans(
+    resources: &SandboxResources,
+) -> Result<Vec<Record>, OperationError> {
     let ledger = resources.disk.ledger.clone();
-    let read = OperationKind::Ledger.run_blocking(move || ledger.read());
+    let read = OperationKind::Ledger.run_blocking(move || ledger.read_records());
     let (records, half_made) = read.await?;
     let deleted = read_claims(&resources.slot).await?.into_iter();
     let deleted = deleted.filter_map(|(_, holder)| match holder {
@@ -116,7 +118,7 @@ async fn lock_orphans(slots: &SlotResources) -> Result<Option<Lock>, OperationEr
 async fn reclaim_disks(resources: &DiskResources, records: &[Record]) {
     let known: BTreeSet<SandboxId> = records.iter().map(|record| record.id.clone()).collect();
     let disks = Arc::clone(&resources.disks);
-    let reclaim = move || Ok::<_, Infallible>(disks.reclaim(&known));
+    let reclaim = move || Ok::<_, Infallible>(disks.reclaim_devices(&known));
     let failed = OperationKind::Disk.run_blocking(reclaim).await;
     for error in failed.unwrap_or_default() {
         tracing::error!(error = chain(&error), "cannot clear a disk device");

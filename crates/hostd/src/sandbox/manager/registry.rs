@@ -33,7 +33,7 @@ enum Entry {
     Begun(Handle),
 }
 
-/// Outcome of [`Registry::reserve`].
+/// Outcome of [`Registry::reserve_id`].
 #[derive(Debug)]
 pub(super) enum Reserved {
     /// There is a sandbox of that id already.
@@ -55,7 +55,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`SandboxError::Full`] when `most` sandboxes hold resources, or are about to.
-    pub(super) async fn reserve(
+    pub(super) async fn reserve_id(
         &self,
         id: &SandboxId,
         most: usize,
@@ -121,7 +121,7 @@ impl Registry {
     /// Checks that one more sandbox may hold resources.
     ///
     /// # Errors
-    /// As [`Registry::reserve`].
+    /// As [`Registry::reserve_id`].
     pub(super) fn check_limit(&self, most: usize) -> Result<(), SandboxError> {
         check_limit(&self.0.lock(), most)
     }
@@ -153,7 +153,7 @@ fn check_limit(entries: &Entries, most: usize) -> Result<(), SandboxError> {
 
 impl Reservation {
     /// Replaces the placeholder by the sandbox, which has an actor now.
-    pub(super) fn fulfil(self, handle: Handle) {
+    pub(super) fn insert_handle(self, handle: Handle) {
         self.registry.insert(handle);
     }
 }

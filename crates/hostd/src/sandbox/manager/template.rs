@@ -33,7 +33,7 @@ impl Manager {
         memory: bool,
         overwrite: bool,
     ) -> Result<Template, SandboxError> {
-        let source = self.find(id).await?;
+        let source = self.find_sandbox(id).await?;
         self.check_name_is_free(name, overwrite).await?;
         self.check_template_limit(id).await?;
         let staging = self.host.templates.staging_dir();
@@ -81,7 +81,7 @@ impl Manager {
         self.check_name_is_free(&new.name, overwrite).await?;
         let dir = staging.to_owned();
         let templates = Arc::clone(&self.host.templates);
-        let publish = move || templates.publish(&dir, new);
+        let publish = move || templates.publish_template(&dir, new);
         let published = OperationKind::Snapshot.run_blocking(publish).await?;
         Ok(published)
     }
@@ -125,7 +125,7 @@ impl Manager {
                 let _names = self.template_names.lock().await;
                 let wanted = name.clone();
                 let templates = Arc::clone(&self.host.templates);
-                let find = move || Ok::<_, Infallible>(templates.find(&wanted));
+                let find = move || Ok::<_, Infallible>(templates.find_template(&wanted));
                 let found = OperationKind::Snapshot.run_blocking(find).await?;
                 let Some(template) = found else { return Ok(()) };
                 self.retire_template(template).await?
@@ -154,7 +154,7 @@ impl Manager {
             return Err(in_use(users.into_iter().map(|user| user.id).collect()));
         }
         let templates = Arc::clone(&self.host.templates);
-        let retire = move || templates.retire(&template);
+        let retire = move || templates.retire_template(&template);
         let dir = OperationKind::Snapshot.run_blocking(retire).await?;
         Ok(dir)
     }
@@ -168,7 +168,7 @@ impl Manager {
             .filter_map(|handle| handle.record.borrow().snapshot.clone());
         let used: BTreeSet<TemplateId> = used.collect();
         let templates = Arc::clone(&self.host.templates);
-        let find = move || Ok::<_, Infallible>(templates.outdated(&used));
+        let find = move || Ok::<_, Infallible>(templates.list_outdated(&used));
         let outdated = OperationKind::Snapshot.run_blocking(find).await;
         let mut retired = Vec::new();
         for template in outdated.unwrap_or_default() {
@@ -204,10 +204,14 @@ fn check_name(
             hint,
         })
     };
-    if images.list()?.iter().any(|image| image.name == *name) {
+    if images
+        .list_images()?
+        .iter()
+        .any(|image| image.name == *name)
+    {
         return taken("base image", "");
     }
-    match templates.find(name) {
+    match templates.find_template(name) {
         Some(_) if !overwrite => taken("snapshot", ", or overwrite it"),
         _ => Ok(()),
     }
@@ -220,9 +224,9 @@ fn flatten_disk(disks: &Disks, dir: &Path) -> Result<(), disk::Error> {
     // Name of the disk's device, if it needs one. No sandbox has this id, so the next start removes
     // the device if this is interrupted.
     let id = SandboxId::random();
-    disks.restore(&id, dir, size_bytes)?;
+    disks.restore_disk(&id, dir, size_bytes)?;
     let image = Templates::image_in(dir);
-    let flattened = disks.flatten(&id, dir, size_bytes, &image);
+    let flattened = disks.write_flat_image(&id, dir, size_bytes, &image);
     disks.remove(&id, dir)?;
     flattened
 }

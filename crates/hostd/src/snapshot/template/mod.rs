@@ -169,7 +169,7 @@ impl Templates {
 
     /// Lists all, by name; of each name the youngest.
     #[must_use]
-    pub fn list(&self) -> Vec<Template> {
+    pub fn list_templates(&self) -> Vec<Template> {
         let mut all = self.all();
         all.dedup_by(|a, b| a.name == b.name);
         all
@@ -177,8 +177,8 @@ impl Templates {
 
     /// Returns the youngest of that name.
     #[must_use]
-    pub fn find(&self, name: &TemplateName) -> Option<Template> {
-        let all = self.list();
+    pub fn find_template(&self, name: &TemplateName) -> Option<Template> {
+        let all = self.list_templates();
         all.into_iter().find(|template| template.name == *name)
     }
 
@@ -191,7 +191,7 @@ impl Templates {
         let all = self.all().into_iter();
         all.filter(|template| template.name == *name)
             .find_map(|template| {
-                let pin = self.pins.pin(&template.id, sandbox)?;
+                let pin = self.pins.pin_template(&template.id, sandbox)?;
                 // It may have been removed between the look-up and the pin.
                 read(&template.dir).map(|template| (template, pin))
             })
@@ -199,8 +199,8 @@ impl Templates {
 
     /// Pins a template for a new sandbox that is a copy of one of its users; `None` if the template
     /// is retiring.
-    pub(crate) fn pin(&self, id: &TemplateId, sandbox: &SandboxId) -> Option<Pin> {
-        self.pins.pin(id, sandbox)
+    pub(crate) fn pin_template(&self, id: &TemplateId, sandbox: &SandboxId) -> Option<Pin> {
+        self.pins.pin_template(id, sandbox)
     }
 
     /// Keeps sandboxes from being created from a template that is about to be removed.
@@ -208,7 +208,7 @@ impl Templates {
     /// # Errors
     /// The sandboxes that are being created from it.
     pub(crate) fn begin_retiring(&self, id: &TemplateId) -> Result<Retiring, Vec<SandboxId>> {
-        self.pins.retire(id)
+        self.pins.mark_retiring(id)
     }
 
     /// Lists all by name; the youngest of each first.
@@ -231,9 +231,13 @@ impl Templates {
     }
 
     /// Publishes the snapshot in `staging`, whose disk is at [`Templates::image_in`] there.
-    pub(crate) fn publish(&self, staging: &Path, new: NewTemplate) -> io::Result<Template> {
+    pub(crate) fn publish_template(
+        &self,
+        staging: &Path,
+        new: NewTemplate,
+    ) -> io::Result<Template> {
         fs::set_permissions(staging.join(IMAGE), fs::Permissions::from_mode(0o644))?;
-        let former = self.find(&new.name);
+        let former = self.find_template(&new.name);
         let former_ms = former.map_or(0, |former| former.published_at_ms);
         // The clock may have been set back, and the new one must be the youngest.
         let published_at_ms = stdx::time::now_ms().max(former_ms + 1);
@@ -246,7 +250,7 @@ impl Templates {
         let manifest = serde_json::to_vec_pretty(&manifest)?;
         file::write_atomic(&staging.join(MANIFEST), &manifest, 0o600)?;
         let dir = self.dir.join(format!("sn-{}", stdx::random::hex::<8>()));
-        format::publish(staging, &dir)?;
+        format::publish_dir(staging, &dir)?;
         read(&dir).ok_or_else(|| io::Error::other("the snapshot cannot be read back"))
     }
 
@@ -256,7 +260,7 @@ impl Templates {
     }
 
     /// Takes a template's name away durably. Returns its directory, which is to be removed.
-    pub(crate) fn retire(&self, template: &Template) -> io::Result<PathBuf> {
+    pub(crate) fn retire_template(&self, template: &Template) -> io::Result<PathBuf> {
         let retired = self.staging_dir();
         fs::rename(&template.dir, &retired)?;
         file::sync_dir(&self.dir)?;
@@ -264,8 +268,8 @@ impl Templates {
     }
 
     /// Lists templates whose name another one has, and that no sandbox in `used` is made from.
-    pub(crate) fn outdated(&self, used: &BTreeSet<TemplateId>) -> Vec<Template> {
-        let listed = self.list().into_iter();
+    pub(crate) fn list_outdated(&self, used: &BTreeSet<TemplateId>) -> Vec<Template> {
+        let listed = self.list_templates().into_iter();
         let current: BTreeSet<TemplateId> = listed.map(|template| template.id).collect();
         let mut all = self.all();
         all.retain(|template| !current.contains(&template.id) && !used.contains(&template.id));
@@ -276,7 +280,7 @@ impl Templates {
     pub(crate) fn add_known(&self, error: images::Error) -> images::Error {
         match error {
             images::Error::Unknown { name, mut known } => {
-                let listed = self.list().into_iter().take(LISTED);
+                let listed = self.list_templates().into_iter().take(LISTED);
                 known.extend(listed.map(|template| template.name.to_string()));
                 images::Error::Unknown { name, known }
             }
@@ -320,14 +324,14 @@ mod tests {
             base: None,
         };
         let snapshot = Snapshot::new(1, 192, disk, "qemu tcg", None);
-        snapshot.finish(&staging).unwrap();
+        snapshot.write_manifest(&staging).unwrap();
         fs::write(Templates::image_in(&staging), b"disk").unwrap();
         let new = NewTemplate {
             name: name.parse().unwrap(),
             source: SandboxId::random(),
             has_memory: true,
         };
-        templates.publish(&staging, new).unwrap()
+        templates.publish_template(&staging, new).unwrap()
     }
 
     #[test]
@@ -339,14 +343,14 @@ mod tests {
         let old = publish(&templates, "a");
         let new = publish(&templates, "a");
         publish(&templates, "b");
-        assert_eq!(templates.find(&name).unwrap().id, new.id);
-        assert_eq!(templates.list().len(), 2);
+        assert_eq!(templates.find_template(&name).unwrap().id, new.id);
+        assert_eq!(templates.list_templates().len(), 2);
         // The older one stays for its users.
         let used = BTreeSet::from([old.id.clone()]);
-        assert!(templates.outdated(&used).is_empty());
-        assert_eq!(templates.outdated(&BTreeSet::new())[0].id, old.id);
-        let retired = templates.retire(&new).unwrap();
-        assert_eq!(templates.find(&name).unwrap().id, old.id);
+        assert!(templates.list_outdated(&used).is_empty());
+        assert_eq!(templates.list_outdated(&BTreeSet::new())[0].id, old.id);
+        let retired = templates.retire_template(&new).unwrap();
+        assert_eq!(templates.find_template(&name).unwrap().id, old.id);
         assert!(retired.exists());
         Templates::open(&dir).unwrap();
         assert!(!retired.exists());
@@ -376,7 +380,7 @@ mod tests {
         let rename = |from, to| fs::rename(template.dir.join(from), template.dir.join(to));
         rename("snapshot.json", "instant.json").unwrap();
         rename("template.json", "snapshot.json").unwrap();
-        let found = templates.find(&template.name).unwrap();
+        let found = templates.find_template(&template.name).unwrap();
         assert_eq!(found.id, template.id);
         assert_eq!(found.snapshot, template.snapshot);
     }

@@ -38,7 +38,7 @@ pub(crate) struct Retiring {
 
 impl Pins {
     /// Pins a template for a sandbox that is being created; `None` if the template is retiring.
-    pub(super) fn pin(&self, template: &TemplateId, sandbox: &SandboxId) -> Option<Pin> {
+    pub(super) fn pin_template(&self, template: &TemplateId, sandbox: &SandboxId) -> Option<Pin> {
         let mut state = self.lock();
         if state.retiring.contains(template) {
             return None;
@@ -54,7 +54,7 @@ impl Pins {
     ///
     /// # Errors
     /// The sandboxes that are being created from it.
-    pub(super) fn retire(&self, template: &TemplateId) -> Result<Retiring, Vec<SandboxId>> {
+    pub(super) fn mark_retiring(&self, template: &TemplateId) -> Result<Retiring, Vec<SandboxId>> {
         let mut state = self.lock();
         let pinned = state
             .pinned
@@ -97,13 +97,13 @@ mod tests {
         let pins = Pins::default();
         let template = TemplateId("sn-1".to_owned());
         let sandbox = SandboxId::random();
-        let pin = pins.pin(&template, &sandbox).unwrap();
-        let users = pins.retire(&template).unwrap_err();
+        let pin = pins.pin_template(&template, &sandbox).unwrap();
+        let users = pins.mark_retiring(&template).unwrap_err();
         assert_eq!(users, std::slice::from_ref(&sandbox));
         drop(pin);
-        let retiring = pins.retire(&template).unwrap();
-        assert!(pins.pin(&template, &sandbox).is_none());
+        let retiring = pins.mark_retiring(&template).unwrap();
+        assert!(pins.pin_template(&template, &sandbox).is_none());
         drop(retiring);
-        assert!(pins.pin(&template, &sandbox).is_some());
+        assert!(pins.pin_template(&template, &sandbox).is_some());
     }
 }
