@@ -54,10 +54,11 @@ export function address(path) {
  * Sends a request and gives the parsed body with the headers.
  * @param {string} method
  * @param {string} path without a slash at its beginning
- * @param {{body?: unknown, isRefresh?: boolean}} [options]
+ * @param {{body?: unknown, isRefresh?: boolean, isPublic?: boolean}} [options] no key goes with what is public
  * @returns {Promise<{body: any, headers: Headers}>}
  */
-export async function send(method, path, { body, isRefresh = false } = {}) {
+export async function send(method, path, { body, isRefresh = false, isPublic = false } = {}) {
+  const sentKey = isPublic ? null : key.current();
   const began = performance.now();
   /** @type {Entry} */
   const entry = {
@@ -70,7 +71,7 @@ export async function send(method, path, { body, isRefresh = false } = {}) {
     isRefresh,
   };
   try {
-    const response = await fetch(address(path), options(method, body));
+    const response = await fetch(address(path), options(method, body, sentKey));
     entry.status = response.status;
     const answer = await parsed(response);
     if (response.ok) {
@@ -87,7 +88,8 @@ export async function send(method, path, { body, isRefresh = false } = {}) {
     const told =
       error instanceof ApiError ? error : new ApiError(0, 'unreachable', unreachable(error));
     entry.error = told.message;
-    if (told.status === 401)
+    // An answer about an earlier key says nothing of the present one.
+    if (told.status === 401 && sentKey !== null && sentKey === key.current())
       events.dispatchEvent(new CustomEvent('refused', { detail: told.message }));
     throw told;
   } finally {
@@ -107,6 +109,15 @@ export async function get(path, isRefresh = false) {
 }
 
 /**
+ * Asks for what needs no key.
+ * @param {string} path
+ * @returns {Promise<any>}
+ */
+export async function getPublic(path) {
+  return (await send('GET', path, { isRefresh: true, isPublic: true })).body;
+}
+
+/**
  * @param {string} path
  * @param {unknown} [body]
  * @returns {Promise<any>}
@@ -123,13 +134,13 @@ export async function remove(path) {
 /**
  * @param {string} method
  * @param {unknown} body
+ * @param {string | null} sentKey
  * @returns {RequestInit}
  */
-function options(method, body) {
+function options(method, body, sentKey) {
   /** @type {Record<string, string>} */
   const headers = {};
-  const own = key.current();
-  if (own) headers['X-API-Key'] = own;
+  if (sentKey) headers['X-API-Key'] = sentKey;
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   return {
     method,

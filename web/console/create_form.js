@@ -9,13 +9,13 @@ import { notify } from './notices.js';
 import * as state from './state.js';
 import { printable } from './text.js';
 
-/** What a sandbox has unless it is said otherwise, by the API document's own words. */
+/** Values that the API document names as defaults. */
 const DEFAULTS = { vcpus: 1, memory_mb: 512, timeout_sec: 300 };
 const PREFERRED = 'minimal';
 
 /** @type {HTMLFormElement} */
 let form;
-/** What was typed while the fields were not those of a snapshot. */
+/** Values that were typed before a snapshot fixed the fields. */
 const typed = new Map();
 
 export function start() {
@@ -31,7 +31,7 @@ export function start() {
 
 /** Reads the bounds of this server. Without them the server itself says what is too much. */
 export async function loadLimits() {
-  const document = await api.get('openapi.json', true);
+  const document = await api.getPublic('openapi.json');
   const properties = document?.components?.schemas?.CreateSandbox?.properties ?? {};
   for (const name of Object.keys(DEFAULTS)) {
     const { maximum } = properties[name] ?? {};
@@ -111,5 +111,9 @@ async function create() {
   const made = await api.post('v1/sandboxes', { ...body, ...sizes });
   notify(`${short(made.id)} is running.`);
   await state.refresh();
-  state.select(made.id);
+  // Creating may take long. If the user went on to something else, it keeps the focus: opening the
+  // new workspace would send what is being typed to another sandbox.
+  const focused = document.activeElement;
+  const hasFocus = !focused || focused === document.body || form.contains(focused);
+  if (hasFocus && state.sandboxes.some(({ id }) => id === made.id)) state.select(made.id);
 }

@@ -1,11 +1,12 @@
 // Questions before something is done, as dialogs of the browser: it keeps the focus in them, closes
 // them by Escape, and gives the focus back.
 
-import { button, el } from './dom.js';
+import { button, byId, el } from './dom.js';
 import { onSubmit } from './forms.js';
+import { notify, placeNotices } from './notices.js';
 import { printable } from './text.js';
 
-/** What names of snapshots and checkpoints are made of; the server decides. */
+/** Properties of inputs for names of snapshots and checkpoints; the server decides. */
 export const NAME = {
   pattern: '[a-z0-9][a-z0-9._\\-]*',
   maxLength: 63,
@@ -50,7 +51,14 @@ export function ask({ title, text, fields = [], action, busy, isDanger = false, 
   const dialog = el('dialog', { 'aria-labelledby': titleId }, form);
   let isDone = false;
   onSubmit(form, busy, async () => {
-    await act(Object.fromEntries(inputs.map(({ name, value }) => [name, value()])));
+    try {
+      await act(Object.fromEntries(inputs.map(({ name, value }) => [name, value()])));
+    } catch (error) {
+      if (dialog.open) throw error;
+      // It was closed by Escape or "Cancel", which does not end what was begun.
+      notify(`${title}: ${error instanceof Error ? error.message : error}`, true);
+      return;
+    }
     isDone = true;
     dialog.close();
   });
@@ -60,7 +68,10 @@ export function ask({ title, text, fields = [], action, busy, isDanger = false, 
   (inputs[0]?.input ?? (isDanger ? cancel : submit)).focus();
   return new Promise((resolve) => {
     dialog.addEventListener('close', () => {
+      placeNotices();
       dialog.remove();
+      // The browser gave the focus back to what may have gone by what was done.
+      if (document.activeElement === document.body) byId('sandboxes-title').focus();
       resolve(isDone);
     });
   });

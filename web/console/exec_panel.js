@@ -5,6 +5,7 @@ import { ExecStream } from './exec_stream.js';
 import { clearErrors } from './forms.js';
 import { Output } from './output.js';
 import * as state from './state.js';
+import { printable } from './text.js';
 
 /** Signals that can be sent, the first one by default. */
 const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGKILL', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'];
@@ -112,7 +113,7 @@ export class ExecPanel {
     const seconds = ((performance.now() - this.stream.began) / 1000).toFixed(2);
     this.stream = null;
     this.output.freshLine();
-    const told = error || `exit code ${exitCode}`;
+    const told = error ? printable(error) : `exit code ${exitCode}`;
     this.output.append(
       error || exitCode !== 0 ? 'result bad' : 'result',
       `${told} · ${seconds} s\n`,

@@ -8,6 +8,9 @@ import * as key from './key.js';
 const PROTOCOL = 'wrenn.v1';
 const KEY_PREFIX = 'wrenn.bearer.';
 
+/** Streams that have not ended. @type {Set<ExecStream>} */
+export const openStreams = new Set();
+
 /**
  * @typedef {object} Ending how a command, or the connection to it, ended
  * @property {number | null} exitCode
@@ -28,12 +31,14 @@ export class ExecStream {
     this.path = url.pathname;
     this.began = performance.now();
     this.isOpen = false;
+    this.isClosedHere = false;
     /** @type {Ending | null} */
     this.ending = null;
     /** Resolves when the command runs; never, where it does not start. @type {Promise<void>} */
     this.started = new Promise((resolve) => {
       this.resolveStarted = resolve;
     });
+    openStreams.add(this);
     this.socket = new WebSocket(url, [PROTOCOL, KEY_PREFIX + (key.current() ?? '')]);
     /** Resolves at the end, and never fails. @type {Promise<Ending>} */
     this.ended = new Promise((resolve) => {
@@ -72,6 +77,7 @@ export class ExecStream {
 
   /** @returns {Promise<Ending>} */
   async conclude() {
+    openStreams.delete(this);
     const ms = Math.round(performance.now() - this.began);
     const ending = this.ending ?? { exitCode: null, error: await this.reason() };
     const status = this.isOpen ? 101 : 0;
@@ -89,10 +95,16 @@ export class ExecStream {
 
   /** Finds out why there is no connection, which browsers do not tell. */
   async reason() {
+    if (this.isClosedHere) return 'this page ended it';
     if (this.isOpen) return 'the connection was lost, and the command with it';
     try {
-      await api.get(path(this.sandboxId), true);
-      return 'the WebSocket was refused; a proxy in front of the server must pass on the header Host and upgrades';
+      const { status } = await api.get(path(this.sandboxId), true);
+      if (status === 'paused') return 'the sandbox is paused; resume it';
+      if (status !== 'running') return `the sandbox is not running: ${status}`;
+      return (
+        'the server refused the WebSocket: the key may not run commands, too many of them run, ' +
+        'or a proxy in front of the server does not pass on the header Host and upgrades'
+      );
     } catch (error) {
       return error instanceof Error ? error.message : String(error);
     }
@@ -105,6 +117,7 @@ export class ExecStream {
 
   /** Hangs up, which kills the command. */
   close() {
+    this.isClosedHere = true;
     this.socket.close();
   }
 }

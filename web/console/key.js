@@ -1,18 +1,24 @@
 // The API key. The server gives it to no page: it is typed in, or comes in the fragment of the
 // address that `wrenn console` prints, which browsers send nowhere. It is kept in sessionStorage:
-// for this origin and this tab, until the tab is closed or "Forget key". It never stands in a
-// query, a cookie, an attribute or the log of this page. crates/control/src/api/console.rs has the
+// for this origin and this tab, until "Forget key" or the end of the tab; a browser that reopens a
+// closed tab brings it back. It never stands in a query, a cookie, an attribute or the log of this page. crates/control/src/api/console.rs has the
 // reasons.
 
 const STORED = 'wrenn-key';
-const IN_FRAGMENT = /^#key=([\w-]+)$/;
+const FRAGMENT = '#key=';
 
-/** Takes a key out of the address, before anything else can see it there. */
+/**
+ * Takes a key out of the address, before anything else can see it there.
+ * @returns {boolean} true if another key than the present one is kept now
+ */
 export function takeFromAddress() {
-  const found = IN_FRAGMENT.exec(location.hash);
-  if (!found) return;
+  if (!location.hash.startsWith(FRAGMENT)) return false;
+  const found = location.hash.slice(FRAGMENT.length);
+  // Also one that is malformed: it may be most of a key.
   history.replaceState(null, '', location.pathname + location.search);
-  sessionStorage.setItem(STORED, found[1]);
+  if (!/^[\w-]+$/.test(found) || found === current()) return false;
+  keep(found);
+  return true;
 }
 
 /** @returns {string | null} */

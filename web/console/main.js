@@ -4,6 +4,7 @@ import * as activity from './activity.js';
 import * as api from './api.js';
 import * as createForm from './create_form.js';
 import { byId, setText } from './dom.js';
+import { openStreams } from './exec_stream.js';
 import { clearErrors, showError } from './forms.js';
 import * as key from './key.js';
 import * as sandboxTable from './sandbox_table.js';
@@ -19,16 +20,28 @@ sandboxTable.start();
 templates.start();
 workspaces.start();
 state.events.addEventListener('change', showHealth);
+state.events.addEventListener('refreshed', countRefresh);
 api.events.addEventListener('refused', (event) =>
   signOut(/** @type {CustomEvent<string>} */ (event).detail),
 );
 byId('forget-key').addEventListener('click', () => signOut(''));
 byId('key-form').addEventListener('submit', useTypedKey);
+byId('reconnect').addEventListener('click', () => {
+  // The place of the button goes; the focus must not.
+  byId('sandboxes-title').focus();
+  state.reconnect();
+});
+byId('reload').addEventListener('click', () => location.reload());
 window.addEventListener('hashchange', () => {
-  // The address of `wrenn console`, pasted into a tab that has the page already.
-  key.takeFromAddress();
+  // The address of `wrenn console`, pasted into a tab that has the page already. Other fragments are
+  // places on the page, as the skip link has one.
+  if (!key.takeFromAddress()) return;
   signOut('', false);
   signIn();
+});
+window.addEventListener('beforeunload', (event) => {
+  // Commands and terminals end with the page.
+  if (openStreams.size > 0) event.preventDefault();
 });
 signIn();
 void loadHealth();
@@ -71,6 +84,9 @@ function signIn() {
 function signOut(reason, isForgotten = true) {
   if (isForgotten) key.forget();
   state.stop();
+  // What they ask about went with the key.
+  for (const dialog of document.querySelectorAll('dialog[open]'))
+    /** @type {HTMLDialogElement} */ (dialog).close();
   if (!isForgotten) return;
   signIn();
   const form = byId('key-form');
@@ -78,27 +94,53 @@ function signOut(reason, isForgotten = true) {
   if (reason) showError(form, byId('key-input'), reason);
 }
 
-let about = '';
+/** Refreshes for each look at the server's health. */
+const HEALTH_EVERY = 15;
+let refreshes = 0;
+/** Version of the server that this page came from. @type {string | null} */
+let firstVersion = null;
+
+function countRefresh() {
+  refreshes += 1;
+  if (refreshes % HEALTH_EVERY === 0) void loadHealth();
+}
 
 async function loadHealth() {
   try {
-    const health = await api.get('health', true);
-    about = `${health.status === 'ok' ? 'ready' : 'no host can be reached'} · ${printable(health.version)}`;
-    byId('health').dataset.state = health.status === 'ok' ? 'ok' : 'degraded';
-    setText(byId('health-text'), about);
-  } catch {
-    about = '';
+    const { status, version } = await api.getPublic('health');
+    firstVersion ??= version;
+    byId('upgraded').hidden = version === firstVersion;
+    const isOk = status === 'ok';
+    const about = isOk ? 'ready' : 'degraded: a host or the store does not answer';
+    // A refresh that got no answer in the meantime says more.
+    if (state.failure) return;
+    byId('health').dataset.state = isOk ? 'ok' : 'degraded';
+    setText(byId('health-text'), `${about} · ${printable(version)}`);
+  } catch (error) {
+    if (state.failure) return;
+    byId('health').dataset.state = 'lost';
+    const message = error instanceof Error ? error.message : String(error);
+    setText(byId('health-text'), `The health is not known: ${printable(message)}`);
   }
 }
 
 function showHealth() {
   const place = byId('health');
-  const wasLost = place.dataset.state === 'lost';
-  if (state.failure) {
+  const { failure, isLost } = state;
+  byId('lost').hidden = !isLost;
+  if (failure) {
     const since = state.refreshed ? ` since ${clock(state.refreshed)}` : '';
+    const message = printable(failure.message);
     place.dataset.state = 'lost';
-    setText(byId('health-text'), `No answer${since}: ${printable(state.failure)}`);
-  } else if (wasLost) {
+    const text = failure.status === 0 ? `No answer${since}: ${message}` : `Refused: ${message}`;
+    setText(byId('health-text'), text);
+    setText(
+      byId('lost-text'),
+      `No answer${since}: ${message}. The page asks no more, since each request carries the key: ` +
+        'see that it is your server that listens there again, then reconnect.',
+    );
+  } else if (place.dataset.state === 'lost' && state.refreshed) {
+    place.dataset.state = '';
     void loadHealth();
   }
 }

@@ -8,11 +8,20 @@ const STAY = 4_000;
 /** Messages that are there at once. */
 const MOST = 3;
 
+/** Puts the messages into the open dialog, if there is one: a modal makes the rest of the page inert. */
+export function placeNotices() {
+  const list = byId('notices');
+  const dialog = [...document.querySelectorAll('dialog[open]')].at(-1);
+  if (dialog && list.parentElement !== dialog) dialog.append(list);
+  else if (!dialog && list.parentElement !== document.body) byId('main').before(list);
+}
+
 /**
  * @param {string} text
  * @param {boolean} [isBad] an error stays until it is dismissed
  */
 export function notify(text, isBad = false) {
+  placeNotices();
   const list = byId('notices');
   const dismiss = button('Dismiss', 'small', () => notice.remove());
   const notice = el(
@@ -22,7 +31,9 @@ export function notify(text, isBad = false) {
     dismiss,
   );
   list.append(notice);
-  while (list.children.length > MOST) list.firstElementChild.remove();
+  // An error stays as long as a success can go in its place.
+  while (list.children.length > MOST)
+    (list.querySelector('.notice:not(.bad)') ?? list.firstElementChild).remove();
   if (!isBad) setTimeout(() => notice.remove(), STAY);
 }
 

@@ -5,8 +5,10 @@ import { printable } from './text.js';
 
 /** Characters that are kept; what is older goes. */
 const MOST = 512 * 1024;
-/** Characters of one element, so that little goes at a time. */
+/** Characters of one piece, so that little goes at a time. */
 const PIECE = 16 * 1024;
+/** Pieces that are kept: elements cost more than their characters. */
+const MOST_PIECES = 2000;
 /** Milliseconds in which output is gathered before it is shown. */
 const GATHER = 40;
 
@@ -37,10 +39,10 @@ export class Output {
   append(kind, raw) {
     const text = this.readable(raw);
     const last = this.waiting.at(-1);
-    if (last?.kind === kind && last.text.length < PIECE) last.text += text;
-    else this.waiting.push({ kind, text });
+    if (last?.kind === kind && last.text.length + text.length <= PIECE) last.text += text;
+    else for (const piece of pieces(text)) this.waiting.push({ kind, text: piece });
     this.waitingLength += text.length;
-    while (this.waitingLength > MOST) {
+    while (this.waitingLength > MOST || this.waiting.length > MOST_PIECES) {
       this.waitingLength -= this.waiting.shift()?.text.length ?? 0;
       this.isCut = true;
     }
@@ -63,7 +65,10 @@ export class Output {
     const element = this.element;
     const wasAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 24;
     for (const { kind, text } of this.waiting) {
-      element.append(el('span', { className: kind }, text));
+      const last = element.lastElementChild;
+      if (last?.className === kind && last.textContent.length + text.length <= PIECE)
+        last.firstChild.appendData(text);
+      else element.append(el('span', { className: kind }, text));
       this.length += text.length;
     }
     this.waiting = [];
@@ -74,7 +79,7 @@ export class Output {
 
   cut() {
     const first = () => this.element.querySelector('span:not(.cut)');
-    while (this.length > MOST) {
+    while (this.length > MOST || this.element.childElementCount > MOST_PIECES) {
       this.length -= first().textContent.length;
       first().remove();
       this.isCut = true;
@@ -89,7 +94,8 @@ export class Output {
   /** Begins a line, if the last one has not ended. */
   freshLine() {
     this.flush();
-    if (this.element.textContent !== '' && !this.element.textContent.endsWith('\n'))
+    const last = this.element.lastElementChild?.textContent ?? '';
+    if (last !== '' && !last.endsWith('\n'))
       this.append('result', '\n');
   }
 
@@ -99,4 +105,20 @@ export class Output {
     this.length = 0;
     this.isCut = false;
   }
+}
+
+/**
+ * Cuts a text into pieces, not between the halves of a surrogate pair.
+ * @param {string} text
+ * @returns {string[]}
+ */
+function pieces(text) {
+  const cut = [];
+  for (let begin = 0; begin < text.length; ) {
+    let end = Math.min(begin + PIECE, text.length);
+    if (end < text.length && /[\ud800-\udbff]/.test(text[end - 1])) end -= 1;
+    cut.push(text.slice(begin, end));
+    begin = end;
+  }
+  return cut;
 }

@@ -37,6 +37,16 @@ function render() {
   setText(more, `The first ${count} are shown; \`wrenn ls --all\` lists all.`);
 }
 
+/**
+ * Moves the focus to the row of a sandbox, or to the title of the table if it has none.
+ * @param {string} id
+ */
+export function focusRow(id) {
+  const rows = [...byId('sandbox-rows').children];
+  const row = rows.find((one) => /** @type {any} */ (one).wrennKey === id);
+  (row?.parts.open ?? byId('sandboxes-title')).focus();
+}
+
 /** @param {any} sandbox */
 function create({ id }) {
   const open = button(printable(id), 'plain id', () =>
@@ -119,7 +129,7 @@ function update(row, sandbox) {
   const label = status === 'paused' ? 'Resume' : 'Pause';
   setText(parts.toggle, label);
   setAttribute(parts.toggle, 'aria-label', `${label} ${id}`);
-  const isIdle = !state.busy.has(id);
+  const isIdle = state.busyLabel(id) === undefined;
   setEnabled(parts.toggle, isIdle && ALIVE.includes(status));
   setEnabled(parts.fork, isIdle && ALIVE.includes(status));
   setEnabled(parts.snapshot, isIdle && ALIVE.includes(status));
@@ -131,7 +141,7 @@ function update(row, sandbox) {
  * @param {any} sandbox
  */
 export function updateBadge(badge, sandbox) {
-  const busy = state.busy.get(sandbox.id);
+  const busy = state.busyLabel(sandbox.id);
   setText(badge, busy ?? printable(sandbox.status));
   badge.dataset.status = busy ? 'busy' : sandbox.status;
 }
@@ -154,6 +164,6 @@ function idle({
   if (status !== 'running') return '';
   const from = Date.parse(lastActive ?? started ?? updated);
   const left = (from + limit * 1000 - Date.now() - clockOffset) / 1000;
-  const verb = action === 'kill' ? 'stops' : 'pauses';
+  const verb = action === 'kill' ? 'is deleted' : 'pauses';
   return left > 0 ? `${verb} in ${duration(left)}` : `${verb} when idle`;
 }

@@ -17,6 +17,9 @@ function render() {
     { key: ({ name, type }) => `${type} ${name}`, create, update },
     byId('create-template'),
   );
+  const failure = byId('templates-failure');
+  failure.hidden = state.templatesFailure === null;
+  setText(failure, printable(state.templatesFailure ?? ''));
 }
 
 /** @param {any} template */

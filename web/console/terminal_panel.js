@@ -30,6 +30,9 @@ export class TerminalPanel {
     /** @type {ExecStream | null} */
     this.stream = null;
     this.waiting = 0;
+    this.isOpening = false;
+    this.isClosed = false;
+    this.isRead = false;
     this.message = el(
       'p',
       { role: 'status' },
@@ -40,6 +43,8 @@ export class TerminalPanel {
     this.screen = el('div', { className: 'screen' });
     this.copyButton = button('Copy', 'small', () => this.copy());
     this.paste = button('Paste', 'small', () => this.pasteClipboard());
+    this.reader = button('Screen reader', 'small', () => this.toggleReader());
+    this.reader.setAttribute('aria-pressed', 'false');
     this.end = button('End', 'small danger', () => this.stream?.close());
     const hint = el(
       'p',
@@ -50,14 +55,26 @@ export class TerminalPanel {
       'div',
       { className: 'panel' },
       el('div', { className: 'terminal-box' }, this.screen, this.cover),
-      el('div', { className: 'row' }, hint, this.copyButton, this.paste, this.end),
+      el('div', { className: 'row' }, hint, this.reader, this.copyButton, this.paste, this.end),
     );
     this.showOpen(false);
-    new ResizeObserver(() => this.fit?.fit()).observe(this.screen);
+    this.observer = new ResizeObserver(() => this.resize());
+    this.observer.observe(this.screen);
+  }
+
+  /** Fits the terminal to its place. A hidden one has no size and keeps what it had. */
+  resize() {
+    if (this.screen.clientWidth > 0) this.fit?.fit();
   }
 
   async open() {
-    if (this.stream || !(await this.load())) return;
+    if (this.stream || this.isOpening || this.isClosed) return;
+    this.isOpening = true;
+    const isLoaded = await this.load();
+    this.isOpening = false;
+    // The sandbox may have gone while the terminal was loaded.
+    if (!isLoaded || this.isClosed) return;
+    this.resize();
     const { cols, rows } = this.terminal;
     this.terminal.reset();
     const start = {
@@ -70,9 +87,10 @@ export class TerminalPanel {
     };
     this.stream = new ExecStream(this.id, start, (_, data) => this.draw(data));
     this.showOpen(true);
-    this.terminal.focus();
+    if (this.screen.checkVisibility()) this.terminal.focus();
     const { exitCode, error } = await this.stream.ended;
     this.stream = null;
+    if (this.isClosed) return;
     const told = error
       ? `The terminal ended: ${error}.`
       : `The shell ended with exit code ${exitCode}.`;
@@ -87,20 +105,24 @@ export class TerminalPanel {
   /** Fetches xterm.js once, and makes the terminal; tells where the server has none. */
   async load() {
     if (this.terminal) return true;
+    // Browsers keep the failure of an import for its address.
+    const again = retries ? `?retry=${retries}` : '';
     try {
       const [{ Terminal }, { FitAddon }] = await Promise.all([
         // @ts-ignore: fetched by scripts/build-console.sh
-        import('./vendor/xterm.mjs'),
+        import(`./vendor/xterm.mjs${again}`),
         // @ts-ignore
-        import('./vendor/addon-fit.mjs'),
+        import(`./vendor/addon-fit.mjs${again}`),
         loadStyles(),
       ]);
-      this.make(Terminal, FitAddon);
+      if (!this.isClosed) this.make(Terminal, FitAddon);
       return true;
-    } catch {
+    } catch (error) {
+      retries += 1;
+      const reason = printable(error instanceof Error ? error.message : error);
       this.message.textContent =
-        'This server was built without xterm.js, or is away. `make build` fetches it: ' +
-        'run that where the server was built, and start the server again. The tab Command works without.';
+        `The terminal was not loaded: ${reason}. The server may be away, or was built without xterm.js: ` +
+        'then run `make build` and start it again. The tab Command works without.';
       this.connect.textContent = 'Try again';
       return false;
     }
@@ -109,32 +131,36 @@ export class TerminalPanel {
   /** @param {any} Terminal @param {any} FitAddon */
   make(Terminal, FitAddon) {
     allowStyles();
-    this.terminal = new Terminal({
+    const terminal = new Terminal({
       cursorBlink: true,
       fontFamily: 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace',
       fontSize: 13,
       // A link of a guest leads where the guest likes; the text can be copied.
       linkHandler: { activate() {} },
+      screenReaderMode: this.isRead,
       theme: DARK,
     });
-    this.fit = new FitAddon();
-    this.terminal.loadAddon(this.fit);
-    this.terminal.open(this.screen);
-    this.fit.fit();
-    this.terminal.onData((/** @type {string} */ text) => this.type(new TextEncoder().encode(text)));
-    this.terminal.onBinary((/** @type {string} */ text) =>
+    const fit = new FitAddon();
+    terminal.loadAddon(fit);
+    this.screen.replaceChildren();
+    terminal.open(this.screen);
+    terminal.onData((/** @type {string} */ text) => this.type(new TextEncoder().encode(text)));
+    terminal.onBinary((/** @type {string} */ text) =>
       this.type(Uint8Array.from(text, (character) => character.charCodeAt(0))),
     );
-    this.terminal.onResize((/** @type {any} */ { cols, rows }) =>
+    terminal.onResize((/** @type {any} */ { cols, rows }) =>
       this.stream?.send({ type: 'resize', size: { cols, rows } }),
     );
-    this.terminal.onSelectionChange(() =>
-      setEnabled(this.copyButton, this.terminal.hasSelection()),
+    terminal.onSelectionChange(() =>
+      setEnabled(this.copyButton, terminal.hasSelection()),
     );
-    this.terminal.attachCustomKeyEventHandler((/** @type {KeyboardEvent} */ event) =>
+    terminal.attachCustomKeyEventHandler((/** @type {KeyboardEvent} */ event) =>
       this.ownKey(event),
     );
     setEnabled(this.copyButton, false);
+    // Last: what failed above is made anew by the next try.
+    this.fit = fit;
+    this.terminal = terminal;
   }
 
   /** @param {string} data base64 */
@@ -174,6 +200,13 @@ export class TerminalPanel {
     return false;
   }
 
+  /** Has output read out, or not: while it is, xterm.js takes no text from emoji pickers and the like. */
+  toggleReader() {
+    this.isRead = !this.isRead;
+    this.reader.setAttribute('aria-pressed', String(this.isRead));
+    if (this.terminal) this.terminal.options.screenReaderMode = this.isRead;
+  }
+
   copy() {
     const text = this.terminal?.getSelection() ?? '';
     if (text === '') return;
@@ -199,16 +232,20 @@ export class TerminalPanel {
   }
 
   focus() {
-    if (this.stream) this.terminal.focus();
+    if (this.stream) this.terminal?.focus();
     else this.connect.focus();
   }
 
   close() {
+    this.isClosed = true;
+    this.observer.disconnect();
     this.stream?.close();
     this.terminal?.dispose();
   }
 }
 
+/** Number of loads of xterm.js that failed. */
+let retries = 0;
 /** @type {Promise<void> | null} */
 let styles = null;
 

@@ -6,7 +6,7 @@ import { CheckpointsPanel } from './checkpoints_panel.js';
 import { ExecPanel } from './exec_panel.js';
 import { notify } from './notices.js';
 import { PortsPanel } from './ports_panel.js';
-import { updateBadge } from './sandbox_table.js';
+import { focusRow, updateBadge } from './sandbox_table.js';
 import * as state from './state.js';
 import { TerminalPanel } from './terminal_panel.js';
 import { printable } from './text.js';
@@ -24,8 +24,10 @@ function render() {
   const present = new Set(state.sandboxes.map(({ id }) => id));
   for (const [id, workspace] of open) {
     if (present.has(id)) continue;
+    const hadFocus = workspace.element.contains(document.activeElement);
     workspace.close();
     open.delete(id);
+    if (hadFocus) byId('sandboxes-title').focus();
   }
   const id = state.selected;
   if (id && !open.has(id)) {
@@ -56,12 +58,18 @@ class Workspace {
     this.current = 'Command';
     const title = el('h2', { id: `title-${id}`, className: 'id' }, printable(id));
     this.badge = el('span', { className: 'badge' });
+    // Not "Close": commands and terminals go on.
+    const hide = button('Hide', 'small', () => {
+      state.select(null);
+      focusRow(id);
+    });
+    hide.title = 'Commands and terminals go on; open the sandbox again to see them.';
     const head = el(
       'div',
       { className: 'card-head' },
       el('div', { className: 'workspace-id' }, title, this.badge),
       button('Copy id', 'small', () => copyId(id)),
-      button('Close', 'small', () => state.select(null)),
+      hide,
     );
     this.tabs = el(
       'div',

@@ -5,13 +5,15 @@
 //! this machine, a page whose name was rebound to our address, or a page in a sandbox. The key is
 //! typed in, or comes in the fragment of the address that `wrenn console` prints for who may read
 //! the credentials; browsers send no fragment to any server. The page takes it out of its address
-//! at once and keeps it in `sessionStorage`: of this origin and this tab, gone with the tab. An
-//! endpoint that gives the key to connections from loopback would give it to every user of the
-//! machine; a file that redirects, or a browser started by us, would show it in the list of
-//! processes.
+//! at once and keeps it in `sessionStorage`: of this origin and this tab, gone with the tab unless
+//! the browser reopens it. An endpoint that gives the key to connections from loopback would give it
+//! to every user of the machine; a file that redirects, or a browser started by us, would show it in
+//! the list of processes.
 //!
-//! **What could read it from there.** Scripts of our origin. There are no others than these files:
-//! the policy below lets no other script run, names and errors become text and never markup (Trusted
+//! **What could read it from there.** Scripts of our origin, in the same tab. The other scripts of
+//! our origin are those of the API document (`/docs`), to which the console links only in a tab of
+//! its own with `noopener`: such a tab gets no copy of `sessionStorage`. On the page itself the
+//! policy below lets no other script run, names and errors become text and never markup (Trusted
 //! Types: a script that sets `innerHTML` fails), and pages of sandboxes that are served by path are
 //! confined to an origin of their own (`proxy::response_sanitizer`). Nobody frames the page or keeps
 //! a handle of its window.
@@ -43,7 +45,7 @@ const VENDOR: &str = "vendor/";
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// What every file is sent with.
+/// Headers of every file.
 const HEADERS: [(&str, &str); 6] = [
     ("content-security-policy", POLICY),
     ("referrer-policy", "no-referrer"),
