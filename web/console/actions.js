@@ -1,8 +1,8 @@
-// What can be done with a sandbox, from wherever on the page.
+// Actions on a sandbox, from anywhere on the page.
 
 import * as api from './api.js';
-import { NAME, ask } from './dialogs.js';
-import { attempt, notify } from './notices.js';
+import { NAME, openDialog } from './dialogs.js';
+import { notify, runOrNotify } from './notices.js';
 import * as state from './state.js';
 
 /**
@@ -10,7 +10,7 @@ import * as state from './state.js';
  * @param {string} [rest]
  * @returns {string} path of a sandbox, or of something below it
  */
-export function path(id, rest = '') {
+export function sandboxPath(id, rest = '') {
   return `v1/sandboxes/${encodeURIComponent(id)}${rest}`;
 }
 
@@ -18,34 +18,34 @@ export function path(id, rest = '') {
  * @param {string} id
  * @returns {string} its beginning, which is enough to know it by
  */
-export function short(id) {
+export function shortId(id) {
   return id.slice(0, 11);
 }
 
 /** @param {string} id */
 export function pause(id) {
-  return attempt(`${short(id)} was not paused`, () =>
+  return runOrNotify(`${shortId(id)} was not paused`, () =>
     state.whileBusy(id, 'Pausing', async () => {
-      await api.post(path(id, '/pause'));
-      notify(`${short(id)} is paused.`);
+      await api.post(sandboxPath(id, '/pause'));
+      notify(`${shortId(id)} is paused.`);
     }),
   );
 }
 
 /** @param {string} id */
 export function resume(id) {
-  return attempt(`${short(id)} was not resumed`, () =>
+  return runOrNotify(`${shortId(id)} was not resumed`, () =>
     state.whileBusy(id, 'Resuming', async () => {
-      await api.post(path(id, '/resume'));
-      notify(`${short(id)} is running.`);
+      await api.post(sandboxPath(id, '/resume'));
+      notify(`${shortId(id)} is running.`);
     }),
   );
 }
 
 /** @param {string} id */
 export function fork(id) {
-  return ask({
-    title: `Fork ${short(id)}`,
+  return openDialog({
+    title: `Fork ${shortId(id)}`,
     text: `The copies go on from the present state of ${id}, memory included. All are made, or none.`,
     fields: [
       {
@@ -58,9 +58,9 @@ export function fork(id) {
     busy: 'Forking…',
     act: ({ count }) =>
       state.whileBusy(id, 'Forking', async () => {
-        const children = await api.post(path(id, '/fork'), { count: Number(count) });
+        const children = await api.post(sandboxPath(id, '/fork'), { count: Number(count) });
         notify(
-          `Forked: ${children.map((/** @type {any} */ child) => short(child.id)).join(', ')}.`,
+          `Forked: ${children.map((/** @type {any} */ child) => shortId(child.id)).join(', ')}.`,
         );
       }),
   });
@@ -68,14 +68,14 @@ export function fork(id) {
 
 /** @param {string} id */
 export function snapshot(id) {
-  return ask({
-    title: `Create a snapshot of ${short(id)}`,
+  return openDialog({
+    title: `Create a snapshot of ${shortId(id)}`,
     text: `Sandboxes can be created from it. With the memory they go on where ${id} is now; without it they boot from its disk.`,
     fields: [
       {
         name: 'name',
         label: 'Name',
-        input: { ...NAME, placeholder: 'one is made up where this is empty', className: 'mono' },
+        input: { ...NAME, placeholder: 'generated if empty', className: 'mono' },
       },
       { name: 'memory', label: 'With the memory', input: { type: 'checkbox', checked: true } },
       { name: 'overwrite', label: 'Replace a snapshot of that name', input: { type: 'checkbox' } },
@@ -97,23 +97,23 @@ export function snapshot(id) {
 
 /** @param {string} id */
 export function destroy(id) {
-  return ask({
-    title: `Delete ${short(id)}?`,
+  return openDialog({
+    title: `Delete ${shortId(id)}?`,
     text: `Disk, memory and checkpoints of ${id} are removed. Snapshots that were made of it stay.`,
     action: 'Delete',
     busy: 'Deleting…',
     isDanger: true,
     act: () =>
       state.whileBusy(id, 'Deleting', async () => {
-        await api.remove(path(id));
-        notify(`${short(id)} is deleted.`);
+        await api.remove(sandboxPath(id));
+        notify(`${shortId(id)} is deleted.`);
       }),
   });
 }
 
 /** @param {string} name */
 export function deleteSnapshot(name) {
-  return ask({
+  return openDialog({
     title: `Delete the snapshot ${name}?`,
     text: 'Sandboxes that were created from it stay.',
     action: 'Delete',

@@ -1,8 +1,8 @@
-// The log of what this page asked of the server.
+// Log of the requests that this page sent.
 
 import { events } from './api.js';
 import { byId, el } from './dom.js';
-import { clock, printable } from './text.js';
+import { formatTime, printable } from './text.js';
 
 /** Entries that are kept. */
 const MOST = 200;
@@ -33,7 +33,7 @@ function line({ time, method, path, status, ms, error }) {
   const item = el(
     'li',
     { className: error ? 'failed' : '' },
-    el('span', { className: 'time' }, clock(time)),
+    el('span', { className: 'time' }, formatTime(time)),
     el('span', { className: 'method' }, method),
     el('span', { className: 'path' }, printable(path)),
     el('span', { className: 'status' }, status ? String(status) : '–'),

@@ -58,7 +58,7 @@ export function address(path) {
  * @returns {Promise<{body: any, headers: Headers}>}
  */
 export async function send(method, path, { body, isRefresh = false, isPublic = false } = {}) {
-  const sentKey = isPublic ? null : key.current();
+  const sentKey = isPublic ? null : key.currentKey();
   const began = performance.now();
   /** @type {Entry} */
   const entry = {
@@ -89,7 +89,7 @@ export async function send(method, path, { body, isRefresh = false, isPublic = f
       error instanceof ApiError ? error : new ApiError(0, 'unreachable', unreachable(error));
     entry.error = told.message;
     // An answer about an earlier key says nothing of the present one.
-    if (told.status === 401 && sentKey !== null && sentKey === key.current())
+    if (told.status === 401 && sentKey !== null && sentKey === key.currentKey())
       events.dispatchEvent(new CustomEvent('refused', { detail: told.message }));
     throw told;
   } finally {

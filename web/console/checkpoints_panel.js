@@ -1,12 +1,12 @@
 // Checkpoints of a sandbox.
 
 import * as api from './api.js';
-import { path, short } from './actions.js';
-import { NAME, ask } from './dialogs.js';
-import { button, el, keyed, setText } from './dom.js';
+import { sandboxPath, shortId } from './actions.js';
+import { NAME, openDialog } from './dialogs.js';
+import { button, el, setText, updateChildren } from './dom.js';
 import { notify } from './notices.js';
 import * as state from './state.js';
-import { printable, size } from './text.js';
+import { formatBytes, printable } from './text.js';
 
 export class CheckpointsPanel {
   /** @param {string} id of the sandbox */
@@ -38,8 +38,8 @@ export class CheckpointsPanel {
   /** The panel is shown: what it has may be old. */
   async show() {
     try {
-      const list = await api.get(path(this.id, '/checkpoints'), true);
-      keyed(
+      const list = await api.get(sandboxPath(this.id, '/checkpoints'), true);
+      updateChildren(
         this.rows,
         list,
         {
@@ -69,28 +69,30 @@ export class CheckpointsPanel {
       'tr',
       {},
       el('td', { className: 'mono' }, printable(name)),
-      el('td', {}, size(bytes)),
+      el('td', {}, formatBytes(bytes)),
       el('td', {}, new Date(at).toLocaleString()),
       el('td', {}, el('div', { className: 'buttons' }, rollback, remove)),
     );
   }
 
   askForNew() {
-    return ask({
-      title: `Create a checkpoint of ${short(this.id)}`,
+    return openDialog({
+      title: `Create a checkpoint of ${shortId(this.id)}`,
       fields: [
         {
           name: 'name',
           label: 'Name',
-          input: { ...NAME, className: 'mono', placeholder: 'one is made up where this is empty' },
+          input: { ...NAME, className: 'mono', placeholder: 'generated if empty' },
         },
       ],
       action: 'Create checkpoint',
       busy: 'Creating…',
       act: ({ name }) =>
         state.whileBusy(this.id, 'Saving', async () => {
-          const made = await api.post(path(this.id, '/checkpoints'), { name: name || undefined });
-          notify(`The checkpoint ${made.name} is there.`);
+          const made = await api.post(sandboxPath(this.id, '/checkpoints'), {
+            name: name || undefined,
+          });
+          notify(`Checkpoint ${made.name} created.`);
           await this.show();
         }),
     });
@@ -98,7 +100,7 @@ export class CheckpointsPanel {
 
   /** @param {string} name */
   askForRollback(name) {
-    return ask({
+    return openDialog({
       title: `Roll back to ${name}?`,
       text: 'What came after it is lost, in memory and on disk. Commands and terminals end.',
       action: 'Roll back',
@@ -106,21 +108,21 @@ export class CheckpointsPanel {
       isDanger: true,
       act: () =>
         state.whileBusy(this.id, 'Rolling back', async () => {
-          await api.post(path(this.id, `/checkpoints/${encodeURIComponent(name)}/rollback`));
-          notify(`${short(this.id)} is where it was at ${name}.`);
+          await api.post(sandboxPath(this.id, `/checkpoints/${encodeURIComponent(name)}/rollback`));
+          notify(`${shortId(this.id)} is rolled back to ${name}.`);
         }),
     });
   }
 
   /** @param {string} name */
   askForDelete(name) {
-    return ask({
+    return openDialog({
       title: `Delete the checkpoint ${name}?`,
       action: 'Delete',
       busy: 'Deleting…',
       isDanger: true,
       act: async () => {
-        await api.remove(path(this.id, `/checkpoints/${encodeURIComponent(name)}`));
+        await api.remove(sandboxPath(this.id, `/checkpoints/${encodeURIComponent(name)}`));
         notify(`The checkpoint ${name} is deleted.`);
         await this.show();
       },

@@ -2,7 +2,7 @@
 // server.
 
 import * as api from './api.js';
-import { short } from './actions.js';
+import { shortId } from './actions.js';
 import { byId, el } from './dom.js';
 import { onSubmit } from './forms.js';
 import { notify } from './notices.js';
@@ -80,7 +80,7 @@ function renderTemplates() {
 }
 
 /** @param {string} type */
-export function kind(type) {
+export function templateKind(type) {
   if (type === 'snapshot') return 'snapshot with memory';
   return type === 'image' ? 'snapshot of the disk' : 'base image';
 }
@@ -109,7 +109,7 @@ async function create() {
     ? {}
     : { vcpus: Number(input('vcpus').value), memory_mb: Number(input('memory_mb').value) };
   const made = await api.post('v1/sandboxes', { ...body, ...sizes });
-  notify(`${short(made.id)} is running.`);
+  notify(`${shortId(made.id)} is running.`);
   await state.refresh();
   // Creating may take long. If the user went on to something else, it keeps the focus: opening the
   // new workspace would send what is being typed to another sandbox.

@@ -22,7 +22,7 @@ export const NAME = {
  */
 
 /**
- * Asks, and does it. The dialog stays open with what was wrong until it is done or given up.
+ * Opens a dialog that asks, and does it. It stays open with the error until it is done or given up.
  * @param {object} question
  * @param {string} question.title
  * @param {string} [question.text]
@@ -31,9 +31,9 @@ export const NAME = {
  * @param {string} question.busy its label while it is being done
  * @param {boolean} [question.isDanger]
  * @param {(values: Record<string, any>) => Promise<void>} question.act
- * @returns {Promise<boolean>} whether it was done
+ * @returns {Promise<boolean>} true if it was done
  */
-export function ask({ title, text, fields = [], action, busy, isDanger = false, act }) {
+export function openDialog({ title, text, fields = [], action, busy, isDanger = false, act }) {
   const titleId = `dialog-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
   const inputs = fields.map(toInput);
   const cancel = button('Cancel', '', () => dialog.close());
@@ -64,7 +64,7 @@ export function ask({ title, text, fields = [], action, busy, isDanger = false, 
   });
   document.body.append(dialog);
   dialog.showModal();
-  // What cannot be undone is not one stroke of Enter away.
+  // An action that cannot be undone is not one stroke of Enter away.
   (inputs[0]?.input ?? (isDanger ? cancel : submit)).focus();
   return new Promise((resolve) => {
     dialog.addEventListener('close', () => {

@@ -84,7 +84,7 @@ export function button(label, className, act) {
  * @param {{key: (item: T) => string, create: (item: T) => Element, update: (element: Element, item: T) => void}} how
  * @param {HTMLElement} fallback
  */
-export function keyed(container, items, how, fallback) {
+export function updateChildren(container, items, how, fallback) {
   const wanted = new Map(items.map((item) => [how.key(item), item]));
   for (const child of [...container.children]) {
     if (wanted.has(/** @type {any} */ (child).wrennKey)) continue;

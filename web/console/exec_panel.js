@@ -1,4 +1,4 @@
-// Runs commands in a sandbox, and shows what they say.
+// Runs commands in a sandbox, and shows their output.
 
 import { button, el, setEnabled } from './dom.js';
 import { ExecStream } from './exec_stream.js';

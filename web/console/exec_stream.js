@@ -1,7 +1,7 @@
 // One command over the WebSocket of `exec/stream`.
 
 import * as api from './api.js';
-import { path } from './actions.js';
+import { sandboxPath } from './actions.js';
 import * as key from './key.js';
 
 /** Subprotocols: browsers set no headers here, so the key is one of them; the server chooses the other. */
@@ -25,7 +25,7 @@ export class ExecStream {
    * @param {(kind: 'stdout' | 'stderr', data: string) => void} onOutput
    */
   constructor(id, start, onOutput) {
-    const url = api.address(path(id, '/exec/stream'));
+    const url = api.address(sandboxPath(id, '/exec/stream'));
     url.protocol = url.protocol.replace('http', 'ws');
     this.sandboxId = id;
     this.path = url.pathname;
@@ -39,7 +39,7 @@ export class ExecStream {
       this.resolveStarted = resolve;
     });
     openStreams.add(this);
-    this.socket = new WebSocket(url, [PROTOCOL, KEY_PREFIX + (key.current() ?? '')]);
+    this.socket = new WebSocket(url, [PROTOCOL, KEY_PREFIX + (key.currentKey() ?? '')]);
     /** Resolves at the end, and never fails. @type {Promise<Ending>} */
     this.ended = new Promise((resolve) => {
       this.socket.addEventListener('open', () => {
@@ -93,12 +93,12 @@ export class ExecStream {
     return ending;
   }
 
-  /** Finds out why there is no connection, which browsers do not tell. */
+  /** Finds out why the connection ended or did not come about, which browsers do not tell. */
   async reason() {
     if (this.isClosedHere) return 'this page ended it';
     if (this.isOpen) return 'the connection was lost, and the command with it';
     try {
-      const { status } = await api.get(path(this.sandboxId), true);
+      const { status } = await api.get(sandboxPath(this.sandboxId), true);
       if (status === 'paused') return 'the sandbox is paused; resume it';
       if (status !== 'running') return `the sandbox is not running: ${status}`;
       return (

@@ -75,9 +75,9 @@ function fieldOf(form, message) {
 /**
  * Checks numbers against their bounds, and names against their pattern.
  * @param {HTMLFormElement} form
- * @returns {boolean} whether all are right
+ * @returns {boolean} true if all are right
  */
-export function check(form) {
+export function validateForm(form) {
   clearErrors(form);
   let isRight = true;
   for (const field of form.querySelectorAll('input')) {
@@ -111,7 +111,7 @@ export function onSubmit(form, busyLabel, act) {
   form.addEventListener('input', (event) => clearError(/** @type {Element} */ (event.target)));
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
-    if (submit.getAttribute('aria-disabled') === 'true' || !check(form)) return;
+    if (submit.getAttribute('aria-disabled') === 'true' || !validateForm(form)) return;
     const label = submit.textContent;
     setEnabled(submit, false);
     submit.textContent = busyLabel;

@@ -10,10 +10,10 @@ import * as key from './key.js';
 import * as sandboxTable from './sandbox_table.js';
 import * as state from './state.js';
 import * as templates from './templates.js';
-import { clock, printable } from './text.js';
+import { formatTime, printable } from './text.js';
 import * as workspaces from './workspace.js';
 
-key.takeFromAddress();
+key.takeKeyFromAddress();
 activity.start();
 createForm.start();
 sandboxTable.start();
@@ -35,7 +35,7 @@ byId('reload').addEventListener('click', () => location.reload());
 window.addEventListener('hashchange', () => {
   // The address of `wrenn console`, pasted into a tab that has the page already. Other fragments are
   // places on the page, as the skip link has one.
-  if (!key.takeFromAddress()) return;
+  if (!key.takeKeyFromAddress()) return;
   signOut('', false);
   signIn();
 });
@@ -53,18 +53,18 @@ function useTypedKey(event) {
   const form = byId('key-form');
   clearErrors(form);
   const text = input.value.trim();
-  const wrong = key.mistake(text);
+  const wrong = key.describeMistake(text);
   if (wrong) {
     showError(form, input, wrong);
     return;
   }
-  key.keep(text);
+  key.storeKey(text);
   input.value = '';
   signIn();
 }
 
 function signIn() {
-  const hasKey = key.current() !== null;
+  const hasKey = key.currentKey() !== null;
   byId('app').hidden = !hasKey;
   byId('sign-in').hidden = hasKey;
   byId('key-chip').hidden = !hasKey;
@@ -72,7 +72,7 @@ function signIn() {
     byId('key-input').focus();
     return;
   }
-  setText(byId('key-hint'), key.hint());
+  setText(byId('key-hint'), key.keyHint());
   state.start();
   void createForm.loadLimits().catch(() => {});
 }
@@ -82,9 +82,9 @@ function signIn() {
  * @param {boolean} [isForgotten]
  */
 function signOut(reason, isForgotten = true) {
-  if (isForgotten) key.forget();
+  if (isForgotten) key.forgetKey();
   state.stop();
-  // What they ask about went with the key.
+  // The sandboxes that they ask about went with the key.
   for (const dialog of document.querySelectorAll('dialog[open]'))
     /** @type {HTMLDialogElement} */ (dialog).close();
   if (!isForgotten) return;
@@ -129,7 +129,7 @@ function showHealth() {
   const { failure, isLost } = state;
   byId('lost').hidden = !isLost;
   if (failure) {
-    const since = state.refreshed ? ` since ${clock(state.refreshed)}` : '';
+    const since = state.refreshed ? ` since ${formatTime(state.refreshed)}` : '';
     const message = printable(failure.message);
     place.dataset.state = 'lost';
     const text = failure.status === 0 ? `No answer${since}: ${message}` : `Refused: ${message}`;

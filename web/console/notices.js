@@ -8,7 +8,7 @@ const STAY = 4_000;
 /** Messages that are there at once. */
 const MOST = 3;
 
-/** Puts the messages into the open dialog, if there is one: a modal makes the rest of the page inert. */
+/** Puts the messages into the open dialog, if any: a modal makes the rest of the page inert. */
 export function placeNotices() {
   const list = byId('notices');
   const dialog = [...document.querySelectorAll('dialog[open]')].at(-1);
@@ -38,12 +38,12 @@ export function notify(text, isBad = false) {
 }
 
 /**
- * Does something, and tells when it failed.
+ * Does something, and notifies of its failure.
  * @param {string} what as `The sandbox was not paused`
  * @param {() => Promise<unknown>} act
- * @returns {Promise<boolean>} whether it was done
+ * @returns {Promise<boolean>} true if it was done
  */
-export async function attempt(what, act) {
+export async function runOrNotify(what, act) {
   try {
     await act();
     return true;

@@ -1,7 +1,7 @@
 // Signed URLs of a sandbox's ports.
 
 import * as api from './api.js';
-import { path } from './actions.js';
+import { sandboxPath } from './actions.js';
 import { el } from './dom.js';
 import { onSubmit } from './forms.js';
 import { printable } from './text.js';
@@ -47,7 +47,7 @@ export class PortsPanel {
       el(
         'p',
         { className: 'muted' },
-        'Whoever has the link reaches what listens on the port, until it expires. It wakes a paused sandbox.',
+        'Anyone with the link reaches what listens on the port, until it expires. It wakes a paused sandbox.',
       ),
       form,
       this.result,
@@ -57,7 +57,7 @@ export class PortsPanel {
 
   async create() {
     const port = Number(this.port.value);
-    const link = await api.post(path(this.id, '/port-links'), {
+    const link = await api.post(sandboxPath(this.id, '/port-links'), {
       port,
       expires_in_sec: Number(this.life.value),
     });

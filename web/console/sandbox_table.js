@@ -2,9 +2,9 @@
 
 import * as actions from './actions.js';
 import { clockOffset } from './api.js';
-import { button, byId, el, keyed, setAttribute, setEnabled, setText } from './dom.js';
+import { button, byId, el, setAttribute, setEnabled, setText, updateChildren } from './dom.js';
 import * as state from './state.js';
-import { clock, duration, memory, printable } from './text.js';
+import { formatDuration, formatMemory, formatTime, printable } from './text.js';
 
 /** Changes what there is between refreshes: ages. */
 const TICK = 1000;
@@ -21,7 +21,7 @@ export function start() {
 
 function render() {
   const title = byId('sandboxes-title');
-  keyed(
+  updateChildren(
     byId('sandbox-rows'),
     state.sandboxes,
     { key: (sandbox) => sandbox.id, create, update },
@@ -31,7 +31,8 @@ function render() {
   byId('sandbox-table').hidden = count === 0;
   byId('sandboxes-empty').hidden = count > 0 || !state.refreshed;
   setText(byId('sandbox-count'), count ? String(count) : '');
-  setText(byId('refreshed'), state.refreshed ? `as of ${clock(state.refreshed)}` : 'loading…');
+  const { refreshed } = state;
+  setText(byId('refreshed'), refreshed ? `as of ${formatTime(refreshed)}` : 'loading…');
   const more = byId('sandboxes-more');
   more.hidden = !state.hasMore;
   setText(more, `The first ${count} are shown; \`wrenn ls --all\` lists all.`);
@@ -122,7 +123,7 @@ function update(row, sandbox) {
   setText(parts.template, printable(sandbox.template));
   setText(
     parts.size,
-    `${sandbox.vcpus} vCPU${sandbox.vcpus === 1 ? '' : 's'} · ${memory(sandbox.memory_mb)}`,
+    `${sandbox.vcpus} vCPU${sandbox.vcpus === 1 ? '' : 's'} · ${formatMemory(sandbox.memory_mb)}`,
   );
   setText(parts.age, since(sandbox.created_at));
   setText(parts.idle, idle(sandbox));
@@ -148,7 +149,7 @@ export function updateBadge(badge, sandbox) {
 
 /** @param {string} time */
 function since(time) {
-  return duration((Date.now() + clockOffset - Date.parse(time)) / 1000);
+  return formatDuration((Date.now() + clockOffset - Date.parse(time)) / 1000);
 }
 
 /** @param {any} sandbox */
@@ -165,5 +166,5 @@ function idle({
   const from = Date.parse(lastActive ?? started ?? updated);
   const left = (from + limit * 1000 - Date.now() - clockOffset) / 1000;
   const verb = action === 'kill' ? 'is deleted' : 'pauses';
-  return left > 0 ? `${verb} in ${duration(left)}` : `${verb} when idle`;
+  return left > 0 ? `${verb} in ${formatDuration(left)}` : `${verb} when idle`;
 }

@@ -1,17 +1,17 @@
 // The list of what sandboxes can be created from.
 
 import { deleteSnapshot } from './actions.js';
-import { kind, useTemplate } from './create_form.js';
-import { button, byId, el, keyed, setText } from './dom.js';
+import { templateKind, useTemplate } from './create_form.js';
+import { button, byId, el, setText, updateChildren } from './dom.js';
 import * as state from './state.js';
-import { memory, printable, size } from './text.js';
+import { formatBytes, formatMemory, printable } from './text.js';
 
 export function start() {
   state.events.addEventListener('change', render);
 }
 
 function render() {
-  keyed(
+  updateChildren(
     byId('templates'),
     state.templates,
     { key: ({ name, type }) => `${type} ${name}`, create, update },
@@ -46,8 +46,8 @@ function update(
   item,
   { type, vcpus, memory_mb: mb, size_bytes: bytes, source_sandbox_id: source },
 ) {
-  const parts = [kind(type), size(bytes)];
-  if (vcpus && mb) parts.push(`${vcpus} vCPU${vcpus === 1 ? '' : 's'}, ${memory(mb)}`);
+  const parts = [templateKind(type), formatBytes(bytes)];
+  if (vcpus && mb) parts.push(`${vcpus} vCPU${vcpus === 1 ? '' : 's'}, ${formatMemory(mb)}`);
   setText(item.about, parts.join(' · '));
   item.about.title = source ? `made of ${source}` : '';
 }

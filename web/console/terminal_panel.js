@@ -2,7 +2,7 @@
 
 import { button, el, setEnabled } from './dom.js';
 import { ExecStream } from './exec_stream.js';
-import { attempt } from './notices.js';
+import { runOrNotify } from './notices.js';
 import * as state from './state.js';
 import { printable } from './text.js';
 import { allowStyles } from './xterm_styles.js';
@@ -89,13 +89,14 @@ export class TerminalPanel {
     this.showOpen(true);
     if (this.screen.checkVisibility()) this.terminal.focus();
     const { exitCode, error } = await this.stream.ended;
+    const isEndedHere = this.stream.isClosedHere;
     this.stream = null;
     if (this.isClosed) return;
     const told = error
       ? `The terminal ended: ${error}.`
       : `The shell ended with exit code ${exitCode}.`;
     this.message.textContent = printable(told);
-    this.connect.textContent = error ? 'Reconnect' : 'Open another one';
+    this.connect.textContent = error && !isEndedHere ? 'Reconnect' : 'Open another one';
     const hadFocus = this.element.contains(document.activeElement);
     this.showOpen(false);
     if (hadFocus) this.connect.focus();
@@ -121,8 +122,8 @@ export class TerminalPanel {
       retries += 1;
       const reason = printable(error instanceof Error ? error.message : error);
       this.message.textContent =
-        `The terminal was not loaded: ${reason}. The server may be away, or was built without xterm.js: ` +
-        'then run `make build` and start it again. The tab Command works without.';
+        `The terminal was not loaded: ${reason}. The server may be away, or was built without ` +
+        'xterm.js: then run `make build` and start it again. The tab Command works without.';
       this.connect.textContent = 'Try again';
       return false;
     }
@@ -188,7 +189,7 @@ export class TerminalPanel {
   /**
    * Keys that are not for the shell.
    * @param {KeyboardEvent} event
-   * @returns {boolean} whether the terminal gets it
+   * @returns {boolean} true if the terminal gets it
    */
   ownKey(event) {
     if (!event.ctrlKey || !event.shiftKey) return true;
@@ -200,7 +201,7 @@ export class TerminalPanel {
     return false;
   }
 
-  /** Has output read out, or not: while it is, xterm.js takes no text from emoji pickers and the like. */
+  /** Toggles reading out, while which xterm.js takes no text from emoji pickers and the like. */
   toggleReader() {
     this.isRead = !this.isRead;
     this.reader.setAttribute('aria-pressed', String(this.isRead));
@@ -210,13 +211,13 @@ export class TerminalPanel {
   copy() {
     const text = this.terminal?.getSelection() ?? '';
     if (text === '') return;
-    void attempt('Nothing was copied; select the text and use the menu of the browser', () =>
+    void runOrNotify('Nothing was copied; select the text and use the menu of the browser', () =>
       navigator.clipboard.writeText(text),
     );
   }
 
   pasteClipboard() {
-    void attempt('Nothing was pasted; use Ctrl+Shift+V in the terminal', async () => {
+    void runOrNotify('Nothing was pasted; use Ctrl+Shift+V in the terminal', async () => {
       this.terminal?.paste(await navigator.clipboard.readText());
       this.terminal?.focus();
     });

@@ -20,7 +20,7 @@ export function printable(text, kept = '') {
  * @param {number} seconds
  * @returns {string} as `3 h 20 min`, with two units at most
  */
-export function duration(seconds) {
+export function formatDuration(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   /** @type {[number, string][]} */
   const units = [
@@ -44,7 +44,7 @@ export function duration(seconds) {
  * @param {number} bytes
  * @returns {string}
  */
-export function size(bytes) {
+export function formatBytes(bytes) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let value = bytes;
   let unit = 0;
@@ -59,7 +59,7 @@ export function size(bytes) {
  * @param {number} mb MiB
  * @returns {string}
  */
-export function memory(mb) {
+export function formatMemory(mb) {
   return mb >= 1024 && mb % 1024 === 0 ? `${mb / 1024} GiB` : `${mb} MiB`;
 }
 
@@ -67,7 +67,7 @@ export function memory(mb) {
  * @param {Date} time
  * @returns {string} as `14:03:59`
  */
-export function clock(time) {
+export function formatTime(time) {
   return [time.getHours(), time.getMinutes(), time.getSeconds()]
     .map((part) => String(part).padStart(2, '0'))
     .join(':');

@@ -1,7 +1,7 @@
-// What is done inside of one sandbox: commands, terminal, checkpoints, ports. A workspace stays, with
+// Work inside one sandbox: commands, terminal, checkpoints, ports. A workspace stays, with
 // what runs in it, while another one is open; it goes with its sandbox.
 
-import { byId, button, el, setText } from './dom.js';
+import { button, byId, el, setText } from './dom.js';
 import { CheckpointsPanel } from './checkpoints_panel.js';
 import { ExecPanel } from './exec_panel.js';
 import { notify } from './notices.js';

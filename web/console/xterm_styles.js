@@ -1,6 +1,6 @@
 // Lets xterm.js live under a policy that allows no inline styles. It makes style elements, whose
 // text it sets again and again, and sets style attributes for true colours; the policy ignores both.
-// What a script may do is change style sheets and styles by their objects. So the elements that it
+// A script may change style sheets and styles by their objects. So the elements that it
 // asks the document for are ones that pass the text on to such objects. Its own option for another
 // document (`documentOverride`) does not reach all places where it makes elements.
 
