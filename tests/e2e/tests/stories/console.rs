@@ -263,6 +263,13 @@ async fn pause_and_resume(console: &mut Console) {
     console
         .until(&format!("/\\nbegun\\n/.test({OUTPUT}.textContent)"))
         .await;
+    // The skip link and Back leave it running.
+    console
+        .evaluate("document.querySelector('.skip').click()")
+        .await;
+    console.until("location.hash === '#main'").await;
+    console.evaluate("history.back()").await;
+    console.until("location.hash === ''").await;
     console.click("section:not([hidden])", "Stop").await;
     console
         .until(&format!("/exit code 143/.test({OUTPUT}.textContent)"))
@@ -285,12 +292,19 @@ async fn terminal_runs_shell(console: &mut Console) {
     let tab = "document.querySelector('[role=tab][data-name=Command]')";
     console.evaluate(&format!("{tab}.focus()")).await;
     console.press("ArrowRight", 0).await;
+    // A double click opens one shell.
+    console.evaluate("window.sockets = 0; window.Plain = WebSocket; window.WebSocket = class extends Plain { constructor(...all) { super(...all); sockets += 1; } }").await;
+    let open = "[...document.querySelectorAll('[role=tabpanel]:not([hidden]) button')].find(b => b.textContent === 'Open terminal')";
+    console.until(open).await;
     console
-        .click("[role=tabpanel]:not([hidden])", "Open terminal")
+        .evaluate(&format!(
+            "window.opens = {open}; opens.click(); opens.click()"
+        ))
         .await;
     console
         .until(&format!("/[$#] /.test({TERMINAL}?.textContent)"))
         .await;
+    assert_eq!(console.evaluate("window.sockets").await, 1);
     console
         .write("echo $((6 * 7))-$(stty size | tr ' ' x)")
         .await;
@@ -299,6 +313,9 @@ async fn terminal_runs_shell(console: &mut Console) {
         .until(&format!("/42-\\d+x\\d+/.test({TERMINAL}.textContent)"))
         .await;
     let before = console.text(TERMINAL).await;
+    let screen = "document.querySelector('section:not([hidden]) .xterm-screen')";
+    let wide = format!("window.wide = {screen}.clientWidth");
+    console.evaluate(&wide).await;
     console
         .browser
         .call(
@@ -308,6 +325,9 @@ async fn terminal_runs_shell(console: &mut Console) {
                 "width": 700, "height": 900, "deviceScaleFactor": 1, "mobile": false,
             }),
         )
+        .await;
+    console
+        .until(&format!("{screen}.clientWidth < window.wide"))
         .await;
     console
         .write("clear; echo new-$(stty size | tr ' ' x)")
@@ -354,6 +374,9 @@ async fn snapshot_makes_another(console: &mut Console) {
     let item = "[...document.querySelectorAll('#templates li')].find(li => li.textContent.startsWith('saved'))";
     console.until(item).await;
     console
+        .until("!document.querySelector('dialog[open]')")
+        .await;
+    console
         .evaluate(&format!("{item}.querySelector('button').click()"))
         .await;
     assert_eq!(
@@ -389,7 +412,10 @@ async fn delete_by_keyboard(console: &mut Console) {
             .await;
         console.press("Enter", 0).await;
         let rows = "document.querySelectorAll('#sandbox-rows tr').length";
-        console.until(&format!("{rows} === {left}")).await;
+        // The dialog stays until its refresh has ended; the rows may go before.
+        console
+            .until(&format!("{rows} === {left} && !{dialog}"))
+            .await;
     }
     console.click("#templates", "Delete").await;
     console.click("dialog", "Delete").await;

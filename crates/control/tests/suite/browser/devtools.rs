@@ -88,21 +88,19 @@ impl Browser {
         tab
     }
 
-    /// Goes to an address, and waits until the page is loaded.
+    /// Goes to an address, and waits until the page is loaded. `events` then has all of the new page.
     pub async fn go(&mut self, tab: &Tab, url: &str) {
         self.events.clear();
         let went = self
             .call(Some(tab), "Page.navigate", json!({ "url": url }))
             .await;
         assert!(went.get("errorText").is_none(), "{url}: {went}");
-        loop {
-            let event = match self.events.pop_front() {
-                Some(event) => event,
-                None => self.next().await,
-            };
-            if event["method"] == "Page.loadEventFired" && event["sessionId"] == tab.0.as_str() {
-                return;
-            }
+        let is_loaded = |event: &Value| {
+            event["method"] == "Page.loadEventFired" && event["sessionId"] == tab.0.as_str()
+        };
+        while !self.events.iter().any(is_loaded) {
+            let event = self.next().await;
+            self.events.push_back(event);
         }
     }
 
