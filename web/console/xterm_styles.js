@@ -1,8 +1,8 @@
 // Lets xterm.js live under a policy that allows no inline styles. It makes style elements, whose
 // text it sets again and again, and sets style attributes for true colours; the policy ignores both.
-// A script may change style sheets and styles by their objects. So the elements that it
-// asks the document for are ones that pass the text on to such objects. Its own option for another
-// document (`documentOverride`) does not reach all places where it makes elements.
+// A script may change style sheets and styles by their objects. So the elements that it asks the
+// document for are ones that pass the text on to such objects. Its own option for another document
+// (`documentOverride`) does not reach all places where it makes elements.
 
 /** Applies to all elements that are made from now on. */
 export function allowStyles() {
