@@ -208,7 +208,7 @@ pub struct CreateArgs {
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub envs: Vec<EnvVar>,
 
-    /// Let whoever knows the address of one of its ports use it, without a key or a link
+    /// Let anyone who knows the address of one of its ports use it, without a key or a link
     #[arg(long)]
     pub public_ports: bool,
 }
@@ -248,7 +248,7 @@ pub struct ProcessArgs {
 
 /// Notes of `console`, for its help.
 const CONSOLE_HELP: &str = "\
-The key stands behind the #, which browsers send to no server; the page takes it out of its address. Whoever sees the
+The key stands behind the #, which browsers send to no server; the page takes it out of its address. Anyone who sees the
 printed address can use all that the key opens.
 
 From another machine: ssh -L 8000:127.0.0.1:8000 HOST, and the same address works there.";

@@ -9,7 +9,7 @@ use crate::values::parse_seconds;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Whoever has the link can use the port until it expires or the sandbox is removed. Programs may also send an API key in
+Anyone with the link can use the port until it expires or the sandbox is removed. Programs may also send an API key in
 the header X-API-Key to the same address without the link.
 
   wrenn url sb-4f2 3000        xdg-open $(wrenn url sb-4f2 8080 --expires 8h)")]

@@ -83,7 +83,7 @@ impl App {
             tracing::info!(sandbox = %id, "deleted");
             self.store.sandbox_remove(id).await?;
         } else if sandbox.state == SandboxState::Pending {
-            self.rollback_unfinished(id, "it was never finished")
+            self.rollback_unfinished(id, "its creation was never finished")
                 .await?;
         } else if !sandbox.state.is_terminal() {
             let Some(host_id) = sandbox.host_id.clone() else {

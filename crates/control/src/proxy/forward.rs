@@ -384,7 +384,7 @@ fn finish(
 ) -> Result<Response, ProxyError> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let client =
-            client.ok_or_else(|| nonsense("it switched to a protocol that nobody asked for"))?;
+            client.ok_or_else(|| nonsense("it switched to a protocol that was not requested"))?;
         return Ok(upgrade::switch_protocols(
             client,
             (address, access),

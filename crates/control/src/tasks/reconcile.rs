@@ -64,7 +64,10 @@ async fn carry_out(app: &App, host: &Host, step: Step) -> Result<()> {
             }
             Ok(())
         }
-        Step::Rollback(id) => app.rollback_unfinished(&id, "nobody finished it").await,
+        Step::Rollback(id) => {
+            app.rollback_unfinished(&id, "its creation was never finished")
+                .await
+        }
         Step::MarkLost(sandbox) => app.mark_lost(sandbox).await,
         Step::MarkHostGone(sandbox) => app.mark_host_gone(sandbox).await,
         Step::RemoveOrphan(id) => remove_orphan(app, host, &id).await,

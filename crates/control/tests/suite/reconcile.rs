@@ -127,7 +127,7 @@ async fn rows_that_no_host_was_asked_for_go_away() {
 
 /// Between the look at the rows and what is done about them.
 #[tokio::test]
-async fn what_somebody_finishes_meanwhile_is_not_given_up() {
+async fn create_finished_during_reconcile_is_kept() {
     let a = FakeHost::start_as("host-a");
     let b = FakeHost::start_as("host-b");
     b.world().is_full = true;

@@ -1,7 +1,7 @@
 //! Which sandbox has taken most of the host's disk lately. Where room runs short, that one is stalled
 //! before any other ([`super::room`]).
 //!
-//! Growth counts half as much after each [`HALF_LIFE`], of stalled sandboxes too: whoever was stalled
+//! Growth counts half as much after each [`HALF_LIFE`], of stalled sandboxes too: one that was stalled
 //! is let go once others have taken more, or after some half-lives. Kept in memory only: after a
 //! restart of the agent every sandbox begins at nothing.
 

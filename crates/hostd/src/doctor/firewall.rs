@@ -30,7 +30,7 @@ impl RuleOwner {
             Self::Docker => "Docker",
             Self::Ufw => "ufw",
             Self::Firewalld => "firewalld",
-            Self::Other => "somebody",
+            Self::Other => "another program",
         }
     }
 
@@ -63,8 +63,8 @@ impl RuleOwner {
 
 /// Reports chains of other software that do not let forwarded packets of sandboxes pass.
 pub(super) fn check_forwarding_rules() -> Check {
-    match look(Family::Ip) {
-        Ok(chains) => judge(&chains, has_legacy_rules("ip_tables_names")),
+    match read_base_chains(Family::Ip) {
+        Ok(chains) => check_chains(&chains, has_legacy_rules("ip_tables_names")),
         Err(error) => Check::warning(
             NAME,
             format!("the rules cannot be read: {error}"),
@@ -83,10 +83,10 @@ pub(super) fn stops_ipv6() -> io::Result<Option<(String, String)>> {
         let fix = "ip6tables-legacy -S FORWARD shows them; switch to ip6tables-nft, or let the links wrv-+ pass";
         ("there are rules of ip6tables-legacy, which cannot be read here".to_owned(), fix.to_owned())
     });
-    Ok(stopped(&look(Family::Ip6)?, Family::Ip6).or(legacy))
+    Ok(find_blocking_chain(&read_base_chains(Family::Ip6)?, Family::Ip6).or(legacy))
 }
 
-fn look(family: Family) -> io::Result<Vec<BaseChain>> {
+fn read_base_chains(family: Family) -> io::Result<Vec<BaseChain>> {
     nft::base_chains(Hook::FORWARD, family, VETH_PREFIX.as_bytes())
 }
 
@@ -94,7 +94,7 @@ fn others(chains: &[BaseChain]) -> impl Iterator<Item = &BaseChain> {
     chains.iter().filter(|chain| chain.table != TABLE)
 }
 
-fn stopped(chains: &[BaseChain], family: Family) -> Option<(String, String)> {
+fn find_blocking_chain(chains: &[BaseChain], family: Family) -> Option<(String, String)> {
     // firewalld refuses at the end of its chain, with the policy that accepts.
     let stops = |chain: &&BaseChain| (chain.drops || chain.table == "firewalld") && !chain.mentions;
     let chain = others(chains).find(stops)?;
@@ -125,8 +125,8 @@ fn stopped(chains: &[BaseChain], family: Family) -> Option<(String, String)> {
     Some((found, by.fix(family)))
 }
 
-fn judge(chains: &[BaseChain], legacy: bool) -> Check {
-    if let Some((found, fix)) = stopped(chains, Family::Ip) {
+fn check_chains(chains: &[BaseChain], legacy: bool) -> Check {
+    if let Some((found, fix)) = find_blocking_chain(chains, Family::Ip) {
         return Check::warning(NAME, found, fix);
     }
     if legacy {
@@ -138,7 +138,7 @@ fn judge(chains: &[BaseChain], legacy: bool) -> Check {
         );
     }
     match others(chains).count() {
-        0 => Check::ok(NAME, "nobody else has rules about forwarded packets"),
+        0 => Check::ok(NAME, "no other program has rules about forwarded packets"),
         count => Check::ok(
             NAME,
             format!("{count} chains of others let the packets of sandboxes pass"),
@@ -163,7 +163,7 @@ mod tests {
     use crate::doctor::Status;
 
     fn with(rules: &'static str) -> Check {
-        judge(&chains(rules, Family::Ip), false)
+        check_chains(&chains(rules, Family::Ip), false)
     }
 
     fn chains(rules: &'static str, family: Family) -> Vec<BaseChain> {
@@ -181,17 +181,17 @@ mod tests {
             testkit::nft::apply(rules)?;
             crate::network::host_table(crate::network::Ipv6Mode::On, &[], &BTreeSet::new())
                 .commit()?;
-            look(family)
+            read_base_chains(family)
         });
         netns::remove(&name).unwrap();
         found.unwrap()
     }
 
     #[test]
-    fn who_drops_ipv6_alone_is_told_for_ipv6_alone() {
+    fn chain_dropping_only_ipv6_is_reported() {
         let rules = "table ip6 filter { chain DOCKER-USER { }; \
             chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }";
-        let (found, fix) = stopped(&chains(rules, Family::Ip6), Family::Ip6).unwrap();
+        let (found, fix) = find_blocking_chain(&chains(rules, Family::Ip6), Family::Ip6).unwrap();
         assert!(
             found.contains("Docker's")
                 && found.ends_with("over IPv6")
@@ -199,11 +199,14 @@ mod tests {
             "{found}"
         );
         assert_eq!(with(rules).status, Status::Ok);
-        assert_eq!(stopped(&chains("", Family::Ip6), Family::Ip6), None);
+        assert_eq!(
+            find_blocking_chain(&chains("", Family::Ip6), Family::Ip6),
+            None
+        );
     }
 
     #[test]
-    fn nobody_else_is_fine() {
+    fn no_blocking_chain_passes() {
         assert_eq!(with("").status, Status::Ok);
         let accepts = with(
             "table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; }; }",
@@ -220,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn each_that_drops_is_told_by_name_with_what_to_type() {
+    fn blocking_owner_is_named_with_fix() {
         let docker = with(
             "table ip filter { chain DOCKER-USER { }; \
              chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }",
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lets_us_pass_is_fine() {
+    fn chain_that_accepts_sandboxes_passes() {
         let docker = with(
             "table ip filter { chain DOCKER-USER { iifname \"wrv-*\" accept; oifname \"wrv-*\" accept; }; \
              chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }",

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::denial::denial_text;
-use super::{Decided, EgressPolicy, HELLO_TIMEOUT};
+use super::{EgressPolicy, HELLO_TIMEOUT, RuleCheck};
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -76,7 +76,11 @@ pub(super) async fn serve(
         .with_upgrades();
     // Each request is judged when it comes, so only a change of rules ends the connection.
     let served = policy
-        .while_allowed(Decided::Later, |rules| connection.is_allowed(rules), served)
+        .while_allowed(
+            RuleCheck::OnChange,
+            |rules| connection.is_allowed(rules),
+            served,
+        )
         .await;
     drop(guard);
     match served {
@@ -161,7 +165,7 @@ impl Connection {
             let is_allowed = |rules: &NetworkSpec| connection.is_allowed(rules);
             let _ = connection
                 .policy
-                .while_allowed(Decided::Before, is_allowed, copied)
+                .while_allowed(RuleCheck::AtOnce, is_allowed, copied)
                 .await;
         });
     }

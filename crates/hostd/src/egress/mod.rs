@@ -194,13 +194,13 @@ pub(crate) struct EgressPolicy {
     tasks: TaskTracker,
 }
 
-/// Time at which a connection is judged, relative to [`EgressPolicy::while_allowed`].
+/// First check of the rules by [`EgressPolicy::while_allowed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decided {
-    /// It was judged by rules that may have changed since.
-    Before,
-    /// It will be judged later, request by request.
-    Later,
+pub(crate) enum RuleCheck {
+    /// At once: the connection was allowed by rules that may have changed since.
+    AtOnce,
+    /// Only when the rules change: each request of the connection is checked by itself.
+    OnChange,
 }
 
 /// Network of a sandbox, with what holds for all sandboxes of this host.
@@ -438,17 +438,16 @@ impl EgressPolicy {
             || names.iter().any(|name| rules.name_reaches(name, address))
     }
 
-    /// Runs `work` as long as the rules allow it: they are checked whenever they change, and at
-    /// once if `work` was judged [`Decided::Before`], since they may have changed since. Returns
-    /// `None` if they end it.
+    /// Runs `work` as long as the rules allow it: they are checked whenever they change, and
+    /// first as `first_check` says. Returns `None` if they end it.
     pub(crate) async fn while_allowed<T>(
         &self,
-        judged: Decided,
+        first_check: RuleCheck,
         is_allowed: impl Fn(&NetworkSpec) -> bool,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut rules = self.rules.subscribe();
-        if judged == Decided::Before && !is_allowed(&rules.borrow_and_update().clone()) {
+        if first_check == RuleCheck::AtOnce && !is_allowed(&rules.borrow_and_update().clone()) {
             return None;
         }
         let mut work = std::pin::pin!(work);

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::denial::denial_text;
-use super::{Decided, EgressPolicy, HELLO_TIMEOUT, http, reset, server_first, tls};
+use super::{EgressPolicy, HELLO_TIMEOUT, RuleCheck, http, reset, server_first, tls};
 
 /// Most connections of one sandbox at one time.
 pub(crate) const CONNECTIONS: usize = 512;
@@ -158,7 +158,7 @@ async fn secure(policy: &EgressPolicy, mut stream: TcpStream, to: SocketAddr) ->
     };
     let passed = policy
         .while_allowed(
-            Decided::Before,
+            RuleCheck::AtOnce,
             |rules| rules.name_reaches(&name, to.ip()),
             passed,
         )

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Decided, EgressPolicy, reset};
+use super::{EgressPolicy, RuleCheck, reset};
 
 /// Time for the server to send its first byte.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,7 +92,11 @@ pub(super) async fn copy_allowed(
 ) -> io::Result<()> {
     let copied = tokio::io::copy_bidirectional(&mut stream, &mut server);
     if policy
-        .while_allowed(Decided::Before, |_| policy.reaches_address(to.ip()), copied)
+        .while_allowed(
+            RuleCheck::AtOnce,
+            |_| policy.reaches_address(to.ip()),
+            copied,
+        )
         .await
         .is_none()
     {

@@ -135,7 +135,7 @@ impl Images {
     /// # Errors
     /// When the directory cannot be read.
     pub fn list_images(&self) -> Result<Vec<Image>, Error> {
-        let (images, passed_over) = self.look()?;
+        let (images, passed_over) = self.scan_dir()?;
         let mut logged = self.logged.lock();
         for PassedOver { path, why } in passed_over {
             if logged.insert(path.clone()) {
@@ -150,10 +150,10 @@ impl Images {
     /// # Errors
     /// As [`Images::list_images`].
     pub fn passed_over(&self) -> Result<Vec<PassedOver>, Error> {
-        Ok(self.look()?.1)
+        Ok(self.scan_dir()?.1)
     }
 
-    fn look(&self) -> Result<(Vec<Image>, Vec<PassedOver>), Error> {
+    fn scan_dir(&self) -> Result<(Vec<Image>, Vec<PassedOver>), Error> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok((Vec::new(), Vec::new()));

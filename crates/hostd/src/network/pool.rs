@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::{Error, Networks, SandboxNetworks, Slot, policy};
 
 /// Name in the claims of preallocated networks; no sandbox has such an id.
-const NOBODY: &str = "nobody yet";
+const UNASSIGNED: &str = "nobody yet";
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     networks: Mutex<Known>,
@@ -68,7 +68,7 @@ impl Networks {
     /// # Errors
     /// When the kernel refuses; the network is cleared then, unless that fails, too.
     pub fn preallocate(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
-        let slot = self.slots.claim(NOBODY).map_err(Error::Claim)?;
+        let slot = self.slots.claim(UNASSIGNED).map_err(Error::Claim)?;
         match self
             .make(slot, user(slot))
             .and_then(|()| apply_default_policy(slot))
@@ -152,7 +152,7 @@ mod tests {
         let ahead = networks.claimed().unwrap()[0].clone();
         assert_eq!(
             (networks.available_count(), &ahead.1),
-            (1, &Holder::Ours(NOBODY.to_owned()))
+            (1, &Holder::Ours(UNASSIGNED.to_owned()))
         );
         let slot = networks.claim("sb-first").unwrap();
         assert_eq!((slot, networks.available_count()), (ahead.0, 0));

@@ -13,7 +13,7 @@ use crate::process;
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
-use super::qmp::{Before, PROMPT};
+use super::qmp::{EarlierClients, PROMPT};
 use super::start::{Started, connect_qmp, hostile_error};
 use super::vm::QemuVm;
 use super::{LOG, Record};
@@ -68,6 +68,6 @@ pub(super) async fn adopt(
         record,
         qmp,
         shutdowns,
-        before: Before::Somebody,
+        earlier_clients: EarlierClients::Possible,
     })))
 }

@@ -29,7 +29,7 @@ use crate::run_dir::RunDir;
 use crate::{Error, Exit, Result};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
-use super::qmp::{Before, PROMPT, Qmp, QmpError, Shutdowns, Violation};
+use super::qmp::{EarlierClients, PROMPT, Qmp, QmpError, Shutdowns, Violation};
 use super::start::Started;
 use super::{Record, exit_reason};
 
@@ -71,7 +71,7 @@ enum QmpLink {
 
 impl Instance {
     /// Creates the instance, and returns it with the arguments of its watcher.
-    pub(super) fn new(started: Started) -> (Self, Shutdowns, Before) {
+    pub(super) fn new(started: Started) -> (Self, Shutdowns, EarlierClients) {
         let instance = Self {
             dir: started.dir,
             run: started.run,
@@ -83,7 +83,7 @@ impl Instance {
             snapshot: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
-        (instance, started.shutdowns, started.before)
+        (instance, started.shutdowns, started.earlier_clients)
     }
 
     pub(super) async fn execute<C>(&self, command: C, limit: Duration) -> Result<C::Ok>
@@ -129,13 +129,17 @@ impl Instance {
 
     /// Drains QEMU's output and keeps its connection until the guest or QEMU has ended; returns the
     /// reason.
-    pub(super) async fn watch(&self, shutdowns: Shutdowns, before: Before) -> Exit {
-        let exit = self.watch_qemu(shutdowns, before).await;
+    pub(super) async fn watch(
+        &self,
+        shutdowns: Shutdowns,
+        earlier_clients: EarlierClients,
+    ) -> Exit {
+        let exit = self.watch_qemu(shutdowns, earlier_clients).await;
         self.link.send_replace(QmpLink::Ended);
         exit
     }
 
-    async fn watch_qemu(&self, mut shutdowns: Shutdowns, before: Before) -> Exit {
+    async fn watch_qemu(&self, mut shutdowns: Shutdowns, earlier_clients: EarlierClients) -> Exit {
         let keep_output = async {
             let mut tick = tokio::time::interval(output::EVERY);
             loop {
@@ -145,7 +149,7 @@ impl Instance {
         };
         tokio::select! {
             ended = wait_until_ended(&self.process) => self.died(ended),
-            end = self.guest_end(&mut shutdowns, before) => match end {
+            end = self.guest_end(&mut shutdowns, earlier_clients) => match end {
                 Ok(cause) => self.finish(cause).await,
                 Err(violation) => self.end_hostile(&violation).await,
             },
@@ -182,12 +186,12 @@ impl Instance {
     async fn guest_end(
         &self,
         shutdowns: &mut Shutdowns,
-        mut before: Before,
+        mut earlier_clients: EarlierClients,
     ) -> Result<Option<ShutdownCause>, Violation> {
         loop {
             // The event goes only to a connected client, so a guest that may have ended before is
             // asked.
-            let may_have_ended = before == Before::Somebody;
+            let may_have_ended = earlier_clients == EarlierClients::Possible;
             if may_have_ended
                 && self
                     .state()
@@ -196,7 +200,7 @@ impl Instance {
             {
                 return Ok(shutdowns.try_next_cause());
             }
-            before = Before::Somebody;
+            earlier_clients = EarlierClients::Possible;
             match shutdowns.next_cause().await {
                 Ok(cause) => return Ok(Some(cause)),
                 Err(QmpError::Violation(violation)) => return Err(violation),

@@ -18,7 +18,7 @@ use crate::run_dir::{self, RunDir};
 use crate::{Error, Result, VmConfig, record};
 
 use super::args::{self, Machine};
-use super::qmp::{Before, Qmp, QmpError, Shutdowns};
+use super::qmp::{EarlierClients, Qmp, QmpError, Shutdowns};
 use super::{Host, LOG, Ram, Record, exit_reason};
 
 /// Timeout from the start of QEMU to its first answer. Usually that takes some 40 ms; on an
@@ -41,7 +41,7 @@ pub(super) struct Started {
     pub(super) record: Record,
     pub(super) qmp: Qmp,
     pub(super) shutdowns: Shutdowns,
-    pub(super) before: Before,
+    pub(super) earlier_clients: EarlierClients,
 }
 
 impl Started {
@@ -112,7 +112,7 @@ pub(super) async fn start_qemu(
             record,
             qmp,
             shutdowns,
-            before: Before::Nobody,
+            earlier_clients: EarlierClients::None,
         }),
         Err(error) => {
             process::end(process).await?;

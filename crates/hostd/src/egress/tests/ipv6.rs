@@ -73,12 +73,14 @@ async fn internet_is_open_without_rules() {
             begin.elapsed()
         );
         world
-            .told(&format!("denied: TCP to {}", at(never, 80)))
+            .wait_for_log_line(&format!("denied: TCP to {}", at(never, 80)))
             .await;
     }
     assert!(world.ask6("inside.test").await.is_empty());
     world
-        .told("denied: inside.test at fd00:ec2::254, an address that no sandbox reaches")
+        .wait_for_log_line(
+            "denied: inside.test at fd00:ec2::254, an address that no sandbox reaches",
+        )
         .await;
     world.finish().await;
 }
@@ -180,13 +182,13 @@ async fn names_are_allowed_at_own_addresses() {
         assert_eq!(world.http(elsewhere, "www.good.test").await, "403");
     }
     world
-        .told(&format!(
+        .wait_for_log_line(&format!(
             "denied: TLS to www.good.test at {}",
             at(EVIL6, 443)
         ))
         .await;
     world
-        .told(&format!(
+        .wait_for_log_line(&format!(
             "denied: HTTP to www.good.test at {}",
             at(EVIL6, 80)
         ))
@@ -204,7 +206,7 @@ async fn names_are_allowed_at_own_addresses() {
         ErrorKind::ConnectionRefused
     );
     world
-        .told(&format!("denied: TCP to {}", at(EVIL6, 22)))
+        .wait_for_log_line(&format!("denied: TCP to {}", at(EVIL6, 22)))
         .await;
     assert!(world.ask6("good.test").await.is_empty());
     assert_eq!(world.asked("good.test"), 0);
@@ -235,7 +237,7 @@ async fn quic_and_foreign_resolvers_are_refused() {
             "UDP {port}"
         );
         world
-            .told(&format!("denied: UDP to {}", at(GOOD6, port)))
+            .wait_for_log_line(&format!("denied: UDP to {}", at(GOOD6, port)))
             .await;
     }
     assert_eq!(

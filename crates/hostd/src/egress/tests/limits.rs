@@ -10,7 +10,7 @@ async fn connections_over_limit_are_logged() {
     world.flood(GOOD, 2 * world::CONNECTIONS).await;
     let limit = world::CONNECTIONS;
     world
-        .told(&format!(
+        .wait_for_log_line(&format!(
             "denied: more than {limit} connections at one time (AGENT_SANDBOX_CONNECTIONS)"
         ))
         .await;
@@ -27,7 +27,9 @@ async fn tcp_questions_share_the_budget() {
         f64::from(answered) <= most && answered >= 400,
         "{answered} answers, {most} at most"
     );
-    world.told("denied: DNS questions beyond the limit").await;
+    world
+        .wait_for_log_line("denied: DNS questions beyond the limit")
+        .await;
     world.finish().await;
 }
 
@@ -38,7 +40,9 @@ async fn only_new_names_are_bounded() {
     let answers = world.ask_for_all(names).await;
     let found = answers.iter().filter(|answer| !answer.is_empty()).count();
     assert!((300..345).contains(&found), "{found} names");
-    world.told("denied: new names beyond the limit").await;
+    world
+        .wait_for_log_line("denied: new names beyond the limit")
+        .await;
     // What was answered the kernel lets through, and it is answered again.
     assert_eq!(world.ask("a0.many.test").await, [host("45.91.0.0")]);
     assert!(

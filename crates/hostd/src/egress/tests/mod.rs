@@ -81,14 +81,16 @@ async fn internet_is_open_without_rules() {
             "{never} was refused after {:?}",
             begin.elapsed()
         );
-        world.told(&format!("denied: TCP to {never}:80")).await;
+        world
+            .wait_for_log_line(&format!("denied: TCP to {never}:80"))
+            .await;
     }
     // Names of the internet with addresses of a private network.
     assert!(
         world.ask("inside.test").await.is_empty() && world.ask("metadata.test").await.is_empty()
     );
     world
-        .told("denied: inside.test at 10.1.2.3, an address that no sandbox reaches")
+        .wait_for_log_line("denied: inside.test at 10.1.2.3, an address that no sandbox reaches")
         .await;
     world.finish().await;
 }
@@ -150,10 +152,10 @@ async fn names_are_allowed_at_own_addresses() {
     assert!(world.talk(EVIL, 443, &hello).await.is_err());
     assert_eq!(world.http(EVIL, "www.good.test").await, "403");
     world
-        .told(&format!("denied: TLS to www.good.test at {EVIL}:443"))
+        .wait_for_log_line(&format!("denied: TLS to www.good.test at {EVIL}:443"))
         .await;
     world
-        .told(&format!("denied: HTTP to www.good.test at {EVIL}:80"))
+        .wait_for_log_line(&format!("denied: HTTP to www.good.test at {EVIL}:80"))
         .await;
     // Another name at an allowed address, and none.
     assert!(
@@ -173,11 +175,15 @@ async fn names_are_allowed_at_own_addresses() {
         world.talk(EVIL, 22, b"x").await.unwrap_err(),
         ErrorKind::ConnectionRefused
     );
-    world.told(&format!("denied: TCP to {EVIL}:22")).await;
+    world
+        .wait_for_log_line(&format!("denied: TCP to {EVIL}:22"))
+        .await;
     // The apex is not below itself.
     assert!(world.ask("good.test").await.is_empty());
     assert_eq!(world.asked("good.test"), 0);
-    world.told("denied: DNS question for good.test").await;
+    world
+        .wait_for_log_line("denied: DNS question for good.test")
+        .await;
     world.finish().await;
 }
 
@@ -214,7 +220,9 @@ async fn quic_and_foreign_resolvers_are_refused() {
             ErrorKind::HostUnreachable,
             "UDP {port}"
         );
-        world.told(&format!("denied: UDP to {GOOD}:{port}")).await;
+        world
+            .wait_for_log_line(&format!("denied: UDP to {GOOD}:{port}"))
+            .await;
     }
     assert_eq!(
         world.talk(GOOD, 853, b"x").await.unwrap_err(),

@@ -41,7 +41,7 @@ async fn server_speaking_first_needs_no_name() {
         "no name was said to have the address"
     );
     world
-        .told(&format!(
+        .wait_for_log_line(&format!(
             "denied: TCP to {SPEAKS}:443 that is neither TLS nor HTTP, at an address that no allowed name has"
         ))
         .await;
@@ -83,7 +83,7 @@ async fn silence_is_no_way_around_names() {
     }
     let why = "neither TLS nor HTTP, and its server does not speak first: its name cannot be told";
     world
-        .told(&format!("denied: TCP to {GOOD}:443 that is {why}"))
+        .wait_for_log_line(&format!("denied: TCP to {GOOD}:443 that is {why}"))
         .await;
     world.finish().await;
 }

@@ -152,7 +152,7 @@ impl World {
             .unwrap_or_default()
     }
 
-    pub(super) async fn told(&self, line: &str) {
+    pub(super) async fn wait_for_log_line(&self, line: &str) {
         testkit::eventually(line, PATIENCE, async || {
             self.log
                 .entries_since(0)

@@ -97,9 +97,9 @@ impl Drop for Shutdowns {
 
 /// Earlier clients of a QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
-    Nobody,
-    Somebody,
+pub(super) enum EarlierClients {
+    None,
+    Possible,
 }
 
 impl Qmp {
