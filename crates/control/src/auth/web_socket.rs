@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Subprotocol of all WebSockets of the API.
 pub const PROTOCOL: &str = "wrenn.v1";
 /// Prefix of a key that is offered as a subprotocol.
-const KEY_PREFIX: &str = "wrenn.bearer.";
+pub const KEY_PREFIX: &str = "wrenn.bearer.";
 
 /// Returns the key that a page offers as a subprotocol, if any.
 ///

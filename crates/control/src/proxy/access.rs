@@ -10,7 +10,7 @@
 //! refused by what browsers say about them (Fetch Metadata), which they say over https and to
 //! `localhost` only. So there are no cookies elsewhere.
 
-use http::header::{AUTHORIZATION, COOKIE, ORIGIN, REFERER};
+use http::header::{AUTHORIZATION, COOKIE, ORIGIN, REFERER, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use listener::ConnectionHandle;
@@ -20,7 +20,7 @@ use store::Sandbox;
 
 use super::address::{Addressing, ID_HEADER, PORT_HEADER, PortAddress};
 use crate::app::App;
-use crate::auth::{KEY_HEADER, Principal, authenticate};
+use crate::auth::{KEY_HEADER, Principal, authenticate, web_socket};
 use crate::ports::PortTarget;
 use crate::ports::signed_url::{LINK_PARAMETER, SignedUrlError, UrlSigner};
 
@@ -329,7 +329,35 @@ pub fn strip_credentials(headers: &mut HeaderMap) {
     for name in [TOKEN_HEADER, E2B_TOKEN_HEADER, ID_HEADER, PORT_HEADER] {
         headers.remove(name);
     }
+    strip_offered_key(headers);
     strip_cookies(headers);
+}
+
+/// Takes keys out of the offered subprotocols. A list without any stays byte for byte.
+fn strip_offered_key(headers: &mut HeaderMap) {
+    let is_key = |protocol: &[u8]| {
+        let name = protocol.trim_ascii();
+        name.starts_with(web_socket::KEY_PREFIX.as_bytes())
+    };
+    let offered = || {
+        let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+    };
+    if !offered().any(is_key) {
+        return;
+    }
+    let kept: Vec<&[u8]> = offered()
+        .filter(|protocol| !is_key(protocol))
+        .map(<[u8]>::trim_ascii)
+        .filter(|protocol| !protocol.is_empty())
+        .collect();
+    let joined = HeaderValue::from_bytes(&kept.join(b", ".as_slice()))
+        .ok()
+        .filter(|_| !kept.is_empty());
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Some(value) = joined {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
+    }
 }
 
 /// Takes our cookie out, and joins what HTTP/2 splits into several fields (RFC 9113, 8.2.3). All
@@ -550,15 +578,23 @@ mod tests {
             ("cookie", "a=b; wrenn-link=x; c=d"),
             (TOKEN_HEADER, "x"),
             ("x-access-token", "of the guest agent"),
+            (
+                "sec-websocket-protocol",
+                &format!("chat, wrenn.bearer.{key},v2"),
+            ),
         ]);
         strip_credentials(&mut all);
         assert_eq!(
             all,
             headers(&[
                 ("cookie", "a=b; c=d"),
-                ("x-access-token", "of the guest agent")
+                ("x-access-token", "of the guest agent"),
+                ("sec-websocket-protocol", "chat, v2"),
             ])
         );
+        let mut all = headers(&[("sec-websocket-protocol", "wrenn.bearer.wrn_1")]);
+        strip_credentials(&mut all);
+        assert_eq!(all, HeaderMap::new());
         let mut all = HeaderMap::new();
         let foreign = HeaderValue::from_bytes(b"name=Jos\xe9;  x=1; wrenn-link=y").unwrap();
         all.append(COOKIE, foreign);
@@ -574,6 +610,7 @@ mod tests {
             (KEY_HEADER, "sk-1"),
             ("authorization", "Bearer sk-1"),
             ("cookie", "wrenn-linked=x"),
+            ("sec-websocket-protocol", "wrenn.v1,chat"),
         ]);
         let mut all = theirs.clone();
         strip_credentials(&mut all);
