@@ -9,8 +9,8 @@ use super::calls::ASK_TIMEOUT;
 use crate::error::Result;
 
 /// Time for a host to answer where another one can take its place. A host that works answers in
-/// milliseconds.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// milliseconds; a busy one may need a second try of TCP to connect ([`super::CONNECT_TIMEOUT`]).
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Host {
     /// Makes a call that changes nothing, with little patience.
