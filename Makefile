@@ -7,6 +7,9 @@ MAKEFLAGS += --no-print-directory
 
 PREFIX ?= /usr/local
 CARGO := scripts/cargo.sh
+# Everything but the terminal of the test console is built without npm.
+NO_NPM := packages: going on without npm; the test console will have no terminal
+DEPS_CONSOLE := scripts/deps.sh console || echo '$(NO_NPM)' >&2
 
 # Lines "target: ## words".
 .PHONY: help
@@ -27,7 +30,8 @@ test-long: ## Run the tests that take minutes: h2spec (needs Go), Autobahn, Dock
 
 .PHONY: deps
 deps: ## Install the Debian packages to build and to run
-	@scripts/deps.sh run build console && echo 'packages: all there'
+	@scripts/deps.sh run build && echo 'packages: all there'
+	@$(DEPS_CONSOLE)
 
 .PHONY: deps-test
 deps-test: ## Install the Debian packages that only tests and `make dev` need
@@ -35,7 +39,8 @@ deps-test: ## Install the Debian packages that only tests and `make dev` need
 
 .PHONY: build
 build: ## Build wrenn, wrenn-cp, wrenn-agent and envd into builds/
-	@scripts/deps.sh build console
+	@scripts/deps.sh build
+	@$(DEPS_CONSOLE)
 	@scripts/build.sh
 
 .PHONY: build-envd

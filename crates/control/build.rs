@@ -9,8 +9,14 @@ use std::{fs, io};
 /// Directory of ours, and what of it is served.
 const OURS: &str = "../../web/console";
 const SERVED: [&str; 4] = ["html", "css", "js", "svg"];
-/// Directory of libraries, and the path below which they are served.
+/// Directory of libraries, what of it is served, and the path below which it is.
 const LIBRARIES: &str = "../../builds/console";
+const LIBRARY_FILES: [&str; 4] = [
+    "addon-fit.mjs",
+    "xterm-license.txt",
+    "xterm.css",
+    "xterm.mjs",
+];
 const VENDOR: &str = "vendor/";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,8 +29,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             add(&mut list, "", &path)?;
         }
     }
-    for path in files(LIBRARIES).unwrap_or_default() {
-        add(&mut list, VENDOR, &path)?;
+    // By name: files that are being put there have others.
+    for name in LIBRARY_FILES {
+        let path = Path::new(LIBRARIES).join(name);
+        if path.is_file() {
+            add(&mut list, VENDOR, &path)?;
+        }
     }
     list.push(']');
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
