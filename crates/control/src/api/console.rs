@@ -36,6 +36,8 @@ use crate::error::{Error, Result};
 /// Names and contents of the files, as `build.rs` found them.
 const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/console.rs"));
 const PAGE: &str = "index.html";
+/// The page's address from `/test/`: relative, so that the path prefix of a proxy survives.
+const PAGE_FROM_BELOW: &str = "../test";
 /// Files of xterm.js, which `scripts/build-console.sh` fetches.
 const VENDOR: &str = "vendor/";
 
@@ -90,7 +92,7 @@ fn content_type(name: &str) -> &'static str {
 pub(super) fn pages_router() -> Router<Arc<App>> {
     Router::new()
         .route("/test", get(page))
-        .route("/test/", get(async || Redirect::permanent("/test")))
+        .route("/test/", get(async || Redirect::temporary(PAGE_FROM_BELOW)))
         .route("/test/{*file}", get(file))
 }
 

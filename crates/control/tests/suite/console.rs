@@ -55,7 +55,8 @@ async fn slash_leads_to_page() {
         .unwrap();
     let url = format!("http://{}/test/", address(&plane));
     let answer = client.get(url).send().await.unwrap();
-    assert_eq!(answer.headers()[LOCATION], "/test");
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(answer.headers()[LOCATION], "../test");
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
