@@ -159,11 +159,12 @@ impl App {
             // A create whose connection breaks cannot be tried on another host: the first may have
             // begun it. So a host that has just gone away is found by a call that changes nothing.
             let reservation = first_reservation.take();
-            let reservation = reservation.unwrap_or_else(|| host.reserve());
+            let mut reservation = reservation.unwrap_or_else(|| host.reserve());
             if has_alternative && let Err(error) = host.probe(host.connect()).await {
                 refusal = error;
                 continue;
             }
+            reservation.mark_sent();
             match host.ensure_sandbox(&sandbox.id, &sandbox.spec).await {
                 Ok(report) => {
                     reservation.confirm();

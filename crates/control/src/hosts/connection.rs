@@ -1,5 +1,6 @@
 //! State of the connection to one host.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -15,6 +16,14 @@ impl Default for HostConnection {
     }
 }
 
+/// Moment at which a read of the inventory began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadStart {
+    epoch: u64,
+    /// The host counts the sandboxes that were sent before this number.
+    next_sent: u64,
+}
+
 #[derive(Default)]
 struct State {
     id: Option<String>,
@@ -24,10 +33,11 @@ struct State {
     inventory: Option<Arc<Inventory>>,
     /// Changes whenever the inventory is forgotten: what was asked for before is not kept.
     inventory_epoch: u64,
-    /// Sandboxes placed since the inventory was read.
-    placed: u32,
-    /// Sandboxes that are being placed.
+    /// Number of sandboxes that are about to be placed.
     reserved: u32,
+    /// Sandboxes that the host was asked for since the inventory was read, by number.
+    sent: BTreeSet<u64>,
+    next_sent: u64,
 }
 
 impl State {
@@ -119,15 +129,21 @@ impl HostConnection {
         self.read(|state| state.inventory.clone())
     }
 
-    pub(super) fn inventory_epoch(&self) -> u64 {
-        self.read(|state| state.inventory_epoch)
+    /// Notes that a read of the inventory begins.
+    pub(super) fn start_read(&self) -> ReadStart {
+        self.read(|state| ReadStart {
+            epoch: state.inventory_epoch,
+            next_sent: state.next_sent,
+        })
     }
 
-    pub(super) fn set_inventory(&self, epoch: u64, inventory: &Arc<Inventory>) {
+    /// Keeps an inventory, unless it was forgotten since the read began. The host counts sandboxes
+    /// that boot, so those that were sent before count no more.
+    pub(super) fn set_inventory(&self, start: ReadStart, inventory: &Arc<Inventory>) {
         self.0.send_modify(|state| {
-            if state.inventory_epoch == epoch {
+            if state.inventory_epoch == start.epoch {
                 state.inventory = Some(Arc::clone(inventory));
-                state.placed = 0;
+                state.sent = state.sent.split_off(&start.next_sent);
             }
         });
     }
@@ -137,7 +153,10 @@ impl HostConnection {
     }
 
     pub(super) fn assigned(&self) -> u32 {
-        self.read(|state| state.placed.saturating_add(state.reserved))
+        self.read(|state| {
+            let sent = u32::try_from(state.sent.len()).unwrap_or(u32::MAX);
+            state.reserved.saturating_add(sent)
+        })
     }
 
     pub(super) fn reserve(&self) {
@@ -148,8 +167,22 @@ impl HostConnection {
         self.0.send_modify(|state| state.reserved -= 1);
     }
 
-    pub(super) fn note_placed(&self) {
-        self.0.send_modify(|state| state.placed += 1);
+    /// Counts a sandbox until the host does: it was asked for it. Returns its number.
+    pub(super) fn note_sent(&self) -> u64 {
+        let mut number = 0;
+        self.0.send_modify(|state| {
+            number = state.next_sent;
+            state.next_sent += 1;
+            state.sent.insert(number);
+        });
+        number
+    }
+
+    /// Counts a sandbox no more that the host did not make.
+    pub(super) fn forget_sent(&self, number: u64) {
+        self.0.send_modify(|state| {
+            state.sent.remove(&number);
+        });
     }
 
     fn set(&self, reports: Reports) -> bool {
@@ -161,5 +194,66 @@ impl HostConnection {
             state.reports = reports;
             has_changed
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hosts::HostInfo;
+
+    fn inventory(sandboxes: u32) -> Arc<Inventory> {
+        let info = HostInfo {
+            id: "host".to_owned(),
+            agent_version: String::new(),
+            memory_bytes: 0,
+            sandboxes,
+        };
+        Arc::new(Inventory {
+            info,
+            templates: Vec::new(),
+        })
+    }
+
+    fn counted(connection: &HostConnection) -> u32 {
+        let inventory = connection.inventory();
+        inventory.map_or(0, |inventory| inventory.info.sandboxes) + connection.assigned()
+    }
+
+    #[test]
+    fn inventory_during_boots_counts_once() {
+        let connection = HostConnection::default();
+        let boots = [connection.note_sent(), connection.note_sent()];
+        connection.reserve();
+        let start = connection.start_read();
+        connection.note_sent();
+        assert_eq!(counted(&connection), 4);
+        // The host has the two that were sent before, not the other one.
+        connection.set_inventory(start, &inventory(2));
+        assert_eq!(counted(&connection), 4);
+        connection.forget_sent(boots[0]);
+        assert_eq!(counted(&connection), 4);
+        connection.release();
+        connection.set_inventory(connection.start_read(), &inventory(3));
+        assert_eq!(counted(&connection), 3);
+    }
+
+    #[test]
+    fn failed_boot_is_counted_no_more() {
+        let connection = HostConnection::default();
+        let failed = connection.note_sent();
+        connection.note_sent();
+        connection.forget_sent(failed);
+        assert_eq!(counted(&connection), 1);
+    }
+
+    #[test]
+    fn forgotten_inventory_counts_what_was_sent() {
+        let connection = HostConnection::default();
+        connection.note_sent();
+        let start = connection.start_read();
+        connection.forget_inventory();
+        connection.set_inventory(start, &inventory(1));
+        assert_eq!(counted(&connection), 1);
     }
 }

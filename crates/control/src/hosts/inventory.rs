@@ -20,18 +20,43 @@ pub struct Inventory {
 /// Place on a host for a sandbox that is being created there. Creates at once see each other's, so
 /// that they spread over all hosts; dropping it frees the place.
 #[derive(Debug)]
-pub struct Reservation(Arc<Host>);
+pub struct Reservation {
+    host: Arc<Host>,
+    state: ReservationState,
+}
+
+#[derive(Debug)]
+enum ReservationState {
+    /// The host knows nothing of the sandbox.
+    Reserved,
+    /// The host was asked for it, as this number, and counts it itself from now on.
+    Sent(u64),
+    Confirmed,
+}
 
 impl Reservation {
+    /// Notes that the host is asked for the sandbox now.
+    pub fn mark_sent(&mut self) {
+        if matches!(self.state, ReservationState::Reserved) {
+            self.state = ReservationState::Sent(self.host.connection.note_sent());
+            self.host.connection.release();
+        }
+    }
+
     /// Counts the sandbox as placed.
-    pub fn confirm(self) {
-        self.0.note_placed();
+    pub fn confirm(mut self) {
+        self.mark_sent();
+        self.state = ReservationState::Confirmed;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.connection.release();
+        match self.state {
+            ReservationState::Reserved => self.host.connection.release(),
+            ReservationState::Sent(number) => self.host.connection.forget_sent(number),
+            ReservationState::Confirmed => {}
+        }
     }
 }
 
@@ -42,13 +67,13 @@ impl Host {
     /// # Errors
     /// The host's, or that it cannot be reached.
     pub async fn refresh_inventory(&self) -> Result<Arc<Inventory>> {
-        let epoch = self.connection.inventory_epoch();
+        let start = self.connection.start_read();
         let (info, templates) = tokio::join!(self.connect(), self.list_templates());
         let inventory = Arc::new(Inventory {
             info: info?,
             templates: templates?,
         });
-        self.connection.set_inventory(epoch, &inventory);
+        self.connection.set_inventory(start, &inventory);
         Ok(inventory)
     }
 
@@ -74,12 +99,15 @@ impl Host {
     #[must_use]
     pub fn reserve(self: &Arc<Self>) -> Reservation {
         self.connection.reserve();
-        Reservation(Arc::clone(self))
+        Reservation {
+            host: Arc::clone(self),
+            state: ReservationState::Reserved,
+        }
     }
 
     /// Counts a sandbox that was placed on the host.
     pub(crate) fn note_placed(&self) {
-        self.connection.note_placed();
+        self.connection.note_sent();
     }
 
     /// Drops the cached inventory. Call it before and after anything that may change templates of

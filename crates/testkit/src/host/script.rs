@@ -7,6 +7,9 @@ use std::time::Duration;
 use connectrpc::ConnectError;
 use tokio::sync::watch;
 
+/// Time for a call to come to a gate, on a machine that is busy with other tests.
+const REACHED_TIMEOUT: Duration = Duration::from_secs(120);
+
 #[derive(Debug)]
 enum Deed {
     Fail(ConnectError),
@@ -37,13 +40,13 @@ impl Gate {
     /// Waits until a call stands before it.
     ///
     /// # Panics
-    /// Never.
+    /// No call comes in [`REACHED_TIMEOUT`].
     pub async fn wait_until_reached(&self) {
-        self.0
-            .reached
-            .subscribe()
-            .wait_for(|reached| *reached)
+        let mut reached = self.0.reached.subscribe();
+        let reached = reached.wait_for(|reached| *reached);
+        tokio::time::timeout(REACHED_TIMEOUT, reached)
             .await
+            .expect("a call comes to the gate")
             .expect("the gate is there");
     }
 
