@@ -31,7 +31,7 @@ pub use cursor::Cursor;
 pub use error::Error;
 pub use keys::{Key, NewKey};
 pub use sandboxes::{Applied, Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox};
-pub use snapshots::SnapshotClaim;
+pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
 
 /// An open database. Cheap to clone; all clones share their connections.
 #[derive(Debug, Clone)]

@@ -8,8 +8,9 @@
 //!
 //! A row of `snapshot_locks` is a lock on a name for one create or deletion, so that neither meets
 //! the other halfway. It is a lease, which its holder renews: that of a control plane that died ends
-//! by itself. Its times are those of the database, whose clock all control planes share. A holder
-//! that was too slow has lost its lock, and can release no claim any more.
+//! by itself. Its times are those of the database, whose clock all control planes share. A lease that
+//! ends later than any that begins now was set before the clock was set back, and counts as ended. A
+//! holder that was too slow has lost its lock, and can release no claim any more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,6 +35,9 @@ impl OwnerRow {
         })
     }
 }
+
+/// Longest lease of a lock.
+pub const MAX_SNAPSHOT_LEASE: Duration = Duration::from_secs(60);
 
 /// Result of a claim on a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +71,10 @@ macro_rules! lock_sql {
             " SET holder = excluded.holder, expires_at = excluded.expires_at",
             " WHERE snapshot_locks.expires_at <= ",
             $now,
-            " RETURNING name"
+            // Set when the clock was ahead.
+            " OR snapshot_locks.expires_at > ",
+            $now,
+            " + $4 RETURNING name"
         )
     };
 }
@@ -94,7 +101,8 @@ macro_rules! release_sql {
 }
 
 impl Store {
-    /// Locks a name for `holder`, for as long as `lease`. Returns false if another holder has it.
+    /// Locks a name for `holder`, for as long as `lease`, at most [`MAX_SNAPSHOT_LEASE`].
+    /// Returns false if another holder has it.
     ///
     /// # Errors
     /// The database fails.
@@ -107,11 +115,12 @@ impl Store {
         let sql = with_clock!(self, lock_sql);
         let db = self.write("locking the name of a snapshot");
         let lease = stored_lease(lease);
-        let locked = rows!(db, (String,), sql, name.as_str(), holder, lease)?;
+        let max = stored_lease(MAX_SNAPSHOT_LEASE);
+        let locked = rows!(db, (String,), sql, name.as_str(), holder, lease, max)?;
         Ok(!locked.is_empty())
     }
 
-    /// Renews a lock. Returns false if `holder` has lost it.
+    /// Renews a lock, as [`Store::snapshot_lock`]. Returns false if `holder` has lost it.
     ///
     /// # Errors
     /// The database fails.
@@ -203,5 +212,6 @@ impl Store {
 }
 
 fn stored_lease(lease: Duration) -> i64 {
+    let lease = lease.min(MAX_SNAPSHOT_LEASE);
     i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)
 }

@@ -4,10 +4,9 @@
 //!
 //! The lock is a row of the database with a lease that its holder renews. If the control plane dies,
 //! the lease ends, and the next request goes on; the host may still be busy with the first one then.
-//! A holder that cannot renew in time releases no claim any more (`store::snapshots`).
+//! A lock whose host did not say what became of the call ends with its lease, too. A holder that
+//! cannot renew in time releases no claim any more (`store::snapshots`).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model::{ErrorCode, TeamId, TemplateName};
@@ -16,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::hosts;
 
 /// Time after which the lock of a control plane that died is free: several times what a database
 /// that is busy takes for a statement.
@@ -34,7 +34,6 @@ pub(super) struct SnapshotLock {
     store: Store,
     name: TemplateName,
     holder: String,
-    is_lost: Arc<AtomicBool>,
     renewal: JoinHandle<()>,
 }
 
@@ -55,25 +54,18 @@ impl SnapshotLock {
             }
             tokio::time::sleep(TRY_EVERY).await;
         }
-        let is_lost = Arc::default();
-        let renewal = renew(
-            store.clone(),
-            name.clone(),
-            holder.clone(),
-            Arc::clone(&is_lost),
-        );
+        let renewal = renew(store.clone(), name.clone(), holder.clone());
         Ok(Self {
             store: store.clone(),
             name: name.clone(),
             holder,
-            is_lost,
             renewal: tokio::spawn(renewal),
         })
     }
 
-    /// Returns true if another request may have taken the name since.
-    pub(super) fn is_lost(&self) -> bool {
-        self.is_lost.load(Ordering::Relaxed)
+    /// Renews the lock. Returns false if another request may have taken the name since.
+    pub(super) async fn is_held(&self) -> bool {
+        try_renew(&self.store, &self.name, &self.holder).await == Some(true)
     }
 
     /// Releases the claim of a team on the name. A claim that cannot be released stays: its team can
@@ -84,6 +76,17 @@ impl SnapshotLock {
             let error = Error::from(error);
             tracing::warn!(template = %self.name, error = error.chain(), "a claim on a name stays");
         }
+    }
+
+    /// Unlocks the name after a call to a host failed: at once if the host refused, otherwise when
+    /// the lease ends, since the host may still be busy with it.
+    pub(super) async fn release_after(self, error: &Error) {
+        if hosts::is_refusal(error) {
+            return self.release().await;
+        }
+        self.renewal.abort();
+        try_renew(&self.store, &self.name, &self.holder).await;
+        tracing::warn!(template = %self.name, "a host may be busy with a snapshot; its lock ends with its lease");
     }
 
     /// Unlocks the name.
@@ -103,18 +106,24 @@ impl Drop for SnapshotLock {
 }
 
 /// Renews a lock until it is lost.
-async fn renew(store: Store, name: TemplateName, holder: String, is_lost: Arc<AtomicBool>) {
+async fn renew(store: Store, name: TemplateName, holder: String) {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        match store.snapshot_lock_renew(&name, &holder, LEASE).await {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(error) => {
-                let error = Error::from(error);
-                tracing::warn!(template = %name, error = error.chain(), "a lock was not renewed");
-            }
+        if try_renew(&store, &name, &holder).await == Some(false) {
+            break;
         }
     }
     tracing::warn!(template = %name, "another request took the lock on a name");
-    is_lost.store(true, Ordering::Relaxed);
+}
+
+/// Renews a lock once. Returns false if it is lost, `None` if the database does not tell.
+async fn try_renew(store: &Store, name: &TemplateName, holder: &str) -> Option<bool> {
+    match store.snapshot_lock_renew(name, holder, LEASE).await {
+        Ok(is_held) => Some(is_held),
+        Err(error) => {
+            let error = Error::from(error);
+            tracing::warn!(template = %name, error = error.chain(), "a lock was not renewed");
+            None
+        }
+    }
 }

@@ -3,17 +3,23 @@
 //!
 //! The name is claimed before the host is asked, and the claim is released after the host has
 //! removed the snapshot, or has refused to make it. If we die in between, the claim stays: the name
-//! belongs to its team, and a create of the team uses it. Where a host may still be making the
-//! snapshot (no answer in time, a broken connection), the claim stays, too.
+//! belongs to its team, and a create of the team uses it. Where a host may still be making or
+//! removing the snapshot (no answer in time, a broken connection), the claim stays, too, and so does
+//! the lock until its lease ends. A host that did not answer a deletion may have the snapshot: the
+//! claim stays.
+//!
+//! Whether the caller may use the name is checked before it is locked, so that no team holds up the
+//! names of others, and again under the lock.
 
 use std::sync::Arc;
 
-use model::{ErrorCode, Resource, SandboxId, TemplateName};
+use model::{ErrorCode, Resource, SandboxId, TeamId, TemplateName};
 use stdx::time::now_ms;
 use store::SnapshotClaim;
 
 use super::App;
 use super::snapshot_lock::SnapshotLock;
+use super::templates::FoundTemplates;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::{self, Host, Template};
@@ -49,40 +55,63 @@ impl App {
     ) -> Result<Template> {
         principal.require_write(Resource::Snapshots)?;
         let (_, host) = self.find_alive(principal, &new.sandbox).await?;
+        self.check_claimable(principal, &new.name).await?;
         let lock = SnapshotLock::acquire(&self.store, &new.name).await?;
-        let created = self.create_locked(principal, &host, &new, &lock).await;
-        lock.release().await;
+        let created = match self.claim_new(principal, &host, &new).await {
+            Ok(claim) => {
+                self.create_claimed(principal, &host, &new, claim, lock)
+                    .await
+            }
+            Err(error) => {
+                lock.release().await;
+                Err(error)
+            }
+        };
         if created.is_ok() {
             tracing::info!(sandbox = %new.sandbox, template = %new.name, "snapshot made");
         }
         created
     }
 
-    /// Claims the name, then asks the host. A claim that was made for nothing is released, unless
-    /// the host may still be making the snapshot.
-    async fn create_locked(
+    /// Claims the name if no other host has it.
+    async fn claim_new(
         &self,
         principal: &Principal,
         host: &Arc<Host>,
         new: &NewSnapshot,
-        lock: &SnapshotLock,
-    ) -> Result<Template> {
+    ) -> Result<SnapshotClaim> {
         self.check_other_hosts(host, &new.name).await?;
-        let claim = self.claim_snapshot_name(principal, &new.name).await?;
+        self.claim_snapshot_name(principal, &new.name).await
+    }
+
+    /// Asks the host for a snapshot whose name is claimed. A claim that was made for nothing is
+    /// released, unless the host may still be making the snapshot.
+    async fn create_claimed(
+        &self,
+        principal: &Principal,
+        host: &Arc<Host>,
+        new: &NewSnapshot,
+        claim: SnapshotClaim,
+        lock: SnapshotLock,
+    ) -> Result<Template> {
         let created = host
             .create_snapshot(&new.sandbox, &new.name, new.memory, new.overwrite)
             .await;
-        match &created {
-            // A deletion that took the lock may have released the claim.
-            Ok(_) if lock.is_lost() => {
-                self.claim_snapshot_name(principal, &new.name).await?;
-            }
-            Err(error) if claim == SnapshotClaim::New && hosts::is_refusal(error) => {
+        if let Err(error) = created {
+            if claim == SnapshotClaim::New && hosts::is_refusal(&error) {
                 lock.release_claim(&principal.team_id).await;
             }
-            Ok(_) | Err(_) => {}
+            lock.release_after(&error).await;
+            return Err(error);
         }
-        created
+        // A deletion that took the lock may have released the claim.
+        let claimed = if lock.is_held().await {
+            Ok(())
+        } else {
+            self.claim_owned(principal, &new.name).await.map(drop)
+        };
+        lock.release().await;
+        claimed.and(created)
     }
 
     /// Checks that a template's name is free on all other hosts.
@@ -103,6 +132,26 @@ impl App {
         Ok(())
     }
 
+    /// Checks that the caller may claim the name of a snapshot.
+    ///
+    /// # Errors
+    /// As [`App::claim_snapshot_name`].
+    async fn check_claimable(&self, principal: &Principal, name: &TemplateName) -> Result<()> {
+        match self.store.snapshot_owner(name).await? {
+            Some(owner) if owner == principal.team_id => return Ok(()),
+            Some(_) => return Err(name_taken(name)),
+            None if principal.is_operator() => return Ok(()),
+            None => {}
+        }
+        for host in self.hosts.all() {
+            let templates = host.list_templates().await?;
+            if templates.iter().any(|template| template.name == *name) {
+                return Err(name_taken(name));
+            }
+        }
+        Ok(())
+    }
+
     /// Claims the name of a snapshot for the caller's team.
     ///
     /// # Errors
@@ -113,16 +162,17 @@ impl App {
         principal: &Principal,
         name: &TemplateName,
     ) -> Result<SnapshotClaim> {
+        self.check_claimable(principal, name).await?;
+        self.claim_owned(principal, name).await
+    }
+
+    /// Claims the name of a snapshot that is the caller's if it is no other team's.
+    async fn claim_owned(
+        &self,
+        principal: &Principal,
+        name: &TemplateName,
+    ) -> Result<SnapshotClaim> {
         let team = &principal.team_id;
-        let owner = self.store.snapshot_owner(name).await?;
-        if owner.is_none() && !principal.is_operator() {
-            for host in self.hosts.all() {
-                let templates = host.list_templates().await?;
-                if templates.iter().any(|template| template.name == *name) {
-                    return Err(name_taken(name));
-                }
-            }
-        }
         match self.store.snapshot_claim(team, name, now_ms()).await? {
             SnapshotClaim::Taken => Err(name_taken(name)),
             claim @ (SnapshotClaim::New | SnapshotClaim::Kept) => Ok(claim),
@@ -167,9 +217,18 @@ impl App {
     /// may have it.
     pub async fn delete_snapshot(&self, principal: &Principal, name: &TemplateName) -> Result<()> {
         principal.require_write(Resource::Snapshots)?;
+        let owner = self.store.snapshot_owner(name).await?;
+        if !may_use_name(principal, owner.as_ref()) {
+            self.find_holders(principal, name).await?;
+        }
         let lock = SnapshotLock::acquire(&self.store, name).await?;
-        let deleted = self.delete_locked(principal, name, &lock).await;
-        lock.release().await;
+        let deleted = match self.find_holders(principal, name).await {
+            Ok(holders) => self.delete_locked(principal, name, holders, lock).await,
+            Err(error) => {
+                lock.release().await;
+                Err(error)
+            }
+        };
         if deleted.is_ok() {
             tracing::info!(template = %name, "snapshot removed");
         }
@@ -180,28 +239,58 @@ impl App {
         &self,
         principal: &Principal,
         name: &TemplateName,
-        lock: &SnapshotLock,
+        holders: FoundTemplates,
+        lock: SnapshotLock,
     ) -> Result<()> {
+        for (host, _) in holders.templates {
+            if let Err(error) = host.remove_snapshot(name).await {
+                lock.release_after(&error).await;
+                return Err(error);
+            }
+        }
+        if let Some(error) = holders.unreachable {
+            tracing::warn!(template = %name, error = error.chain(), "a host that did not answer may have the snapshot; its name stays claimed");
+        } else {
+            lock.release_claim(&principal.team_id).await;
+        }
+        lock.release().await;
+        Ok(())
+    }
+
+    /// Returns the hosts that have a snapshot which the caller may see, at least one.
+    ///
+    /// # Errors
+    /// As [`App::delete_snapshot`].
+    async fn find_holders(
+        &self,
+        principal: &Principal,
+        name: &TemplateName,
+    ) -> Result<FoundTemplates> {
         let mut found = self.find_templates(principal).await?;
-        let mut holders = std::mem::take(&mut found.templates);
-        holders.retain(|(_, template)| template.name == *name);
-        let has_base = holders.iter().any(|(_, template)| !template.is_snapshot());
-        holders.retain(|(_, template)| template.is_snapshot());
-        if has_base && holders.is_empty() {
+        found
+            .templates
+            .retain(|(_, template)| template.name == *name);
+        let templates = &mut found.templates;
+        let has_base = templates
+            .iter()
+            .any(|(_, template)| !template.is_snapshot());
+        templates.retain(|(_, template)| template.is_snapshot());
+        if has_base && templates.is_empty() {
             let text = format!(
                 "{name} is a base image and no snapshot; those are files in the image directory of the host"
             );
             return Err(Error::new(ErrorCode::NotFound, text));
         }
-        if holders.is_empty() {
+        if templates.is_empty() {
             return Err(found.missing(no_snapshot(name)));
         }
-        for (host, _) in holders {
-            host.remove_snapshot(name).await?;
-        }
-        lock.release_claim(&principal.team_id).await;
-        Ok(())
+        Ok(found)
     }
+}
+
+/// Returns true if a snapshot of that owner may be the caller's to use.
+fn may_use_name(principal: &Principal, owner: Option<&TeamId>) -> bool {
+    owner.map_or(principal.is_operator(), |owner| *owner == principal.team_id)
 }
 
 fn name_taken(name: &TemplateName) -> Error {

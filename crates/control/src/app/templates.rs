@@ -14,7 +14,7 @@ use crate::hosts::{Host, Template};
 pub(super) struct FoundTemplates {
     pub(super) templates: Vec<(Arc<Host>, Template)>,
     /// Reason why a host did not answer.
-    unreachable: Option<Error>,
+    pub(super) unreachable: Option<Error>,
 }
 
 impl FoundTemplates {

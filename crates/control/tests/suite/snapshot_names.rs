@@ -9,7 +9,7 @@ use model::{Scopes, TeamId, TemplateName};
 use reqwest::{Method, RequestBuilder};
 use testkit::host::{Cut, FakeHost};
 
-use crate::support::{Plane, one, refused};
+use crate::support::{Ground, Plane, one, refused};
 
 const NAME: &str = "ready";
 
@@ -181,4 +181,57 @@ async fn name_locked_for_long_is_refused() {
     assert!(locked.await.unwrap());
     let message = refused(delete_request(&plane), 409, "conflict").await;
     assert!(message.contains("try again"), "{message}");
+}
+
+#[tokio::test]
+async fn locked_name_of_others_is_hidden() {
+    let (host, _ground, plane) = one().await;
+    let sandbox = plane.create().await.id;
+    create_snapshot(&plane, &sandbox).await;
+    let (other_sandbox, key) = of_other_team(&plane, Scopes::Admin, "other").await;
+    // No request of another team waits for the lock, so that none can hold it.
+    let gate = host.hold_next("RemoveSnapshot");
+    let delete = spawn_request(delete_request(&plane));
+    gate.wait_until_reached().await;
+    let message = refused(create_as(&plane, &key, &other_sandbox), 409, "conflict").await;
+    assert!(message.contains("choose another name"), "{message}");
+    let path = format!("/v1/snapshots/{NAME}");
+    let request = plane.bare(Method::DELETE, &path).header("x-api-key", &key);
+    refused(request, 404, "not_found").await;
+    gate.open();
+    assert_eq!(delete.await.unwrap(), 204);
+}
+
+#[tokio::test]
+async fn lost_answer_keeps_lock_for_lease() {
+    let (host, _ground, plane) = one().await;
+    let sandbox = plane.create().await.id;
+    host.cut_next("CreateSnapshot", Cut::After);
+    refused(create_request(&plane, &sandbox), 503, "host_unavailable").await;
+    let lease = Duration::from_secs(60);
+    let store = &plane.store;
+    assert!(!store.snapshot_lock(&name(), "test", lease).await.unwrap());
+    // The next request waits for the end of the lease.
+    create_snapshot(&plane, &sandbox).await;
+    host.cut_next("RemoveSnapshot", Cut::After);
+    refused(delete_request(&plane), 503, "host_unavailable").await;
+    assert!(!store.snapshot_lock(&name(), "test", lease).await.unwrap());
+}
+
+#[tokio::test]
+async fn deletion_beside_silent_host_keeps_name() {
+    let host = FakeHost::start_as("host-a");
+    let silent = FakeHost::start_as("host-b");
+    let ground = Ground::new().await;
+    let plane = ground.start(&[&host, &silent]).await;
+    let sandbox = plane.create().await.id;
+    create_snapshot(&plane, &sandbox).await;
+    // The other host may have a snapshot of that name, too. Rounds of reconciliation ask it, too.
+    for _ in 0..16 {
+        silent.fail_next("ListTemplates", ConnectError::unavailable("busy"));
+    }
+    let deleted = delete_request(&plane).send().await.unwrap();
+    assert_eq!(deleted.status(), 204);
+    let owner = plane.store.snapshot_owner(&name()).await.unwrap();
+    assert_eq!(owner, Some(TeamId::default()));
 }

@@ -59,4 +59,5 @@ suite! {
     teams::snapshot_name_has_one_owner,
     teams::snapshot_lock_has_one_holder,
     teams::expired_snapshot_lock_releases_no_claim,
+    teams::snapshot_lock_ends_with_clock_back,
 }

@@ -136,3 +136,20 @@ pub async fn expired_snapshot_lock_releases_no_claim(db: Db) {
     assert!(!store.snapshot_release(&team, &name, "slow").await.unwrap());
     assert!(store.snapshot_release(&team, &name, "next").await.unwrap());
 }
+
+pub async fn snapshot_lock_ends_with_clock_back(db: Db) {
+    let store = db.store().await;
+    let name = saved();
+    assert!(store.snapshot_lock(&name, "one", LEASE).await.unwrap());
+    assert!(!store.snapshot_lock(&name, "two", LEASE).await.unwrap());
+    // An hour after the end of a lease that begins now.
+    db.tamper("UPDATE snapshot_locks SET expires_at = expires_at + 3600000")
+        .await;
+    assert!(store.snapshot_lock(&name, "two", LEASE).await.unwrap());
+    assert!(
+        !store
+            .snapshot_lock_renew(&name, "one", LEASE)
+            .await
+            .unwrap()
+    );
+}
