@@ -4,7 +4,7 @@
 //! ```text
 //! start ──► running ──► ended ──► forgotten
 //!              │          └ an hour later, or when newer ones need the room ([`table`])
-//!              └ a task reads its output, whether anybody else does or not, into its log ([`log`])
+//!              └ a task reads its output into its log ([`log`]), with readers and without
 //! ```
 //!
 //! Owner of a command is its entry in the [`Commands`] table; the process itself is one of

@@ -22,7 +22,7 @@ use crate::process::service::{cannot_start, parse_plan, send_signal};
 use crate::process::{interpreter, request};
 use crate::settings::Settings;
 
-/// What a person types for the end of input on a terminal.
+/// Ctrl-D, the end of input on a terminal.
 const CTRL_D: u8 = 4;
 
 /// Creates the service's router, to be merged with the others.
@@ -112,7 +112,7 @@ impl CommandService for Service {
     ) -> ServiceResult<rpc::SendInputResponse> {
         let request = request.to_owned_message();
         let command = self.commands.find(&request.command)?;
-        let input = command.process.input()?;
+        let input = command.process()?.input()?;
         if let Some(pty) = request.resize.as_option() {
             input.resize(request::parse_window(pty)?)?;
         }
@@ -134,11 +134,8 @@ impl CommandService for Service {
     ) -> ServiceResult<rpc::SendSignalResponse> {
         let request = request.to_owned_message();
         let command = self.commands.find(&request.command)?;
-        send_signal(
-            &self.commands.processes,
-            &command.process,
-            request.signal.to_i32(),
-        )?;
+        let process = command.process()?;
+        send_signal(&self.commands.processes, &process, request.signal.to_i32())?;
         Response::ok(rpc::SendSignalResponse::default())
     }
 

@@ -1,16 +1,18 @@
 //! Table of commands, and the task that carries output into the log of each.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::ConnectError;
 use guest_rpc::command as rpc;
+use guest_rpc::process::ProcessConfig;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::log::{Ended, Log};
+use crate::process::input::InputError;
 use crate::process::lifetime::{self, Plan};
 use crate::process::output::{End, Event, Source};
 use crate::process::table::{Process, Processes};
@@ -28,7 +30,7 @@ const KEEP_ENDED: Duration = Duration::from_secs(3600);
 const MAX_READERS: usize = 16;
 /// Longest name.
 const MAX_NAME: usize = 63;
-/// Bytes of arguments that are kept to be shown.
+/// Bytes of arguments that are kept to be shown, each with one for its end.
 const MAX_SHOWN_ARGS: usize = 4 << 10;
 /// Beginning of all ids.
 const ID_PREFIX: &str = "cmd-";
@@ -41,12 +43,44 @@ pub struct Command {
     pub terminal: bool,
     pub keep_alive: bool,
     started_ms: i64,
-    pub process: Arc<Process>,
+    shown: Shown,
+    pid: u32,
+    /// Serial number of its process.
+    serial: u64,
+    /// Belongs to its own task: gone, with the environment of the request, soon after the end.
+    process: Weak<Process>,
     pub log: Log,
     pub readers: Arc<Semaphore>,
 }
 
+/// Program and arguments as they are shown.
+#[derive(Debug, Default)]
+struct Shown {
+    cmd: String,
+    args: Vec<String>,
+    args_truncated: bool,
+}
+
+impl Shown {
+    fn new(config: &ProcessConfig) -> Self {
+        let args = shown_args(&config.args);
+        Self {
+            cmd: config.cmd.chars().take(MAX_SHOWN_ARGS).collect(),
+            args: args.to_vec(),
+            args_truncated: args.len() < config.args.len(),
+        }
+    }
+}
+
 impl Command {
+    /// Returns its process.
+    ///
+    /// # Errors
+    /// [`InputError::Ended`].
+    pub fn process(&self) -> Result<Arc<Process>, InputError> {
+        self.process.upgrade().ok_or(InputError::Ended)
+    }
+
     fn is_running(&self) -> bool {
         self.log.progress().ended.is_none()
     }
@@ -59,8 +93,6 @@ impl Command {
     /// Returns the command as it is shown.
     pub fn info(&self) -> rpc::Command {
         let progress = self.log.progress();
-        let config = &self.process.config;
-        let args = shown_args(&config.args);
         let exit = progress.ended.map(|ended| ended.end.exit);
         let (exit_code, signal) = match exit {
             None => (None, None),
@@ -70,10 +102,10 @@ impl Command {
         rpc::Command {
             id: self.id.clone(),
             name: self.name.clone(),
-            pid: self.process.pid,
-            cmd: config.cmd.chars().take(MAX_SHOWN_ARGS).collect(),
-            args_truncated: args.len() < config.args.len(),
-            args: args.to_vec(),
+            pid: self.pid,
+            cmd: self.shown.cmd.clone(),
+            args: self.shown.args.clone(),
+            args_truncated: self.shown.args_truncated,
             terminal: self.terminal,
             keep_alive: self.keep_alive,
             started_ms: self.started_ms,
@@ -92,7 +124,7 @@ impl Command {
 fn shown_args(args: &[String]) -> &[String] {
     let mut bytes = 0;
     let fits = |argument: &&String| {
-        bytes += argument.len();
+        bytes += argument.len() + 1;
         bytes <= MAX_SHOWN_ARGS
     };
     &args[..args.iter().take_while(fits).count()]
@@ -189,7 +221,10 @@ impl Commands {
             terminal,
             keep_alive,
             started_ms: stdx::time::now_ms(),
-            process,
+            shown: Shown::new(&process.config),
+            pid: process.pid,
+            serial: process.serial,
+            process: Arc::downgrade(&process),
             log,
             readers: Arc::new(Semaphore::new(MAX_READERS)),
         });
@@ -240,14 +275,14 @@ impl Commands {
         let pid: Option<u32> = reference.parse().ok();
         let entries = self.entries.lock();
         let fits = |command: &&Arc<Command>| match pid {
-            Some(pid) => command.process.pid == pid,
+            Some(pid) => command.pid == pid,
             None => command.id == reference || command.name.as_deref() == Some(reference),
         };
         let found = entries.all.iter().filter(fits).max_by_key(|command| {
             (
                 command.id == reference,
                 command.is_running(),
-                command.process.serial,
+                command.serial,
             )
         });
         found.cloned().ok_or_else(|| {
@@ -273,20 +308,24 @@ impl Commands {
     /// Carries output into the log until the end, and forgets the command some time after it.
     async fn record(self: Arc<Self>, command: Arc<Command>, mut output: mpsc::Receiver<Event>) {
         let end = carry_output(&command, &mut output).await;
-        command.log.finish(Ended {
-            end,
-            at_ms: stdx::time::now_ms(),
-        });
         {
             let mut entries = self.entries.lock();
+            // Under the lock: who no longer sees it run sees when it ended.
             if command.keep_alive {
                 entries.last_kept_alive = Some(Instant::now());
             }
+            command.log.finish(Ended {
+                end,
+                at_ms: stdx::time::now_ms(),
+            });
             entries.remove_excess();
         }
+        // Dropped for the wait: its log must go when newer ones need the room.
+        let serial = command.serial;
+        drop(command);
         tokio::time::sleep(KEEP_ENDED).await;
         let mut entries = self.entries.lock();
-        entries.all.retain(|other| !Arc::ptr_eq(other, &command));
+        entries.all.retain(|other| other.serial != serial);
     }
 }
 
@@ -301,7 +340,7 @@ impl Entries {
                 Some((ended.at_ms, command.size(), command.clone()))
             })
             .collect();
-        ended.sort_by_key(|(at_ms, _, command)| (*at_ms, command.process.serial));
+        ended.sort_by_key(|(at_ms, _, command)| (*at_ms, command.serial));
         let mut bytes = 0;
         let mut kept = 0;
         for (_, size, command) in ended.into_iter().rev() {
@@ -354,8 +393,90 @@ async fn carry_output(command: &Arc<Command>, output: &mut mpsc::Receiver<Event>
 }
 
 #[cfg(test)]
+impl Command {
+    /// Creates a command without a process.
+    pub fn example(serial: u64, keep_alive: bool) -> Arc<Self> {
+        Arc::new(Self {
+            id: format!("{ID_PREFIX}{serial}"),
+            name: None,
+            terminal: false,
+            keep_alive,
+            started_ms: 0,
+            shown: Shown::default(),
+            pid: 1,
+            serial,
+            process: Weak::new(),
+            log: Log::create(),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+        })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reaper::Reaper;
+
+    const END: End = End {
+        exit: Exit::Code(0),
+        timed_out: false,
+    };
+
+    fn table() -> Arc<Commands> {
+        let processes = Processes::new(Reaper::start().unwrap(), None);
+        Arc::new(Commands::new(Arc::new(processes)))
+    }
+
+    /// Has a command recorded; the sender is its process.
+    fn record(commands: &Arc<Commands>, command: &Arc<Command>) -> mpsc::Sender<Event> {
+        let (process, output) = mpsc::channel(8);
+        commands.entries.lock().all.push(command.clone());
+        tokio::spawn(commands.clone().record(command.clone(), output));
+        process
+    }
+
+    #[tokio::test]
+    async fn logs_go_with_excess_commands() {
+        let commands = table();
+        let mut all = Vec::new();
+        for serial in 0..40 {
+            let command = Command::example(serial, false);
+            let process = record(&commands, &command);
+            let mut progress = command.log.watch();
+            process.send(Event::End(END)).await.unwrap();
+            progress.wait_for(|p| p.ended.is_some()).await.unwrap();
+            all.push(Arc::downgrade(&command));
+        }
+        let kept = || all.iter().filter(|command| command.strong_count() > 0);
+        // The task of the last one may still be on its way to its wait.
+        let settled = async {
+            while kept().any(|command| command.strong_count() > 1) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let settled = tokio::time::timeout(Duration::from_secs(10), settled).await;
+        settled.expect("nothing but the table keeps commands that ended");
+        assert_eq!(kept().count(), MAX_ENDED);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn end_of_keep_alive_is_known_at_once() {
+        let commands = table();
+        for serial in 0..100 {
+            let command = Command::example(serial, true);
+            let process = record(&commands, &command);
+            commands.entries.lock().last_kept_alive = None;
+            assert_eq!(commands.keep_alive(), (1, None));
+            process.send(Event::End(END)).await.unwrap();
+            let idle = loop {
+                match commands.keep_alive() {
+                    (0, idle) => break idle,
+                    _ => std::hint::spin_loop(),
+                }
+            };
+            assert!(idle.is_some());
+        }
+    }
 
     #[test]
     fn names_are_no_pids() {
@@ -382,5 +503,7 @@ mod tests {
         let args = ["a".to_owned(), "b".repeat(MAX_SHOWN_ARGS), "c".to_owned()];
         assert_eq!(shown_args(&args), &args[..1]);
         assert_eq!(shown_args(&args[..1]), &args[..1]);
+        let empty = vec![String::new(); MAX_SHOWN_ARGS + 1];
+        assert_eq!(shown_args(&empty).len(), MAX_SHOWN_ARGS);
     }
 }
