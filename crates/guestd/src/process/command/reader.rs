@@ -130,11 +130,12 @@ impl Reader {
         }
         loop {
             // Before the output is read: what is read after the end is all there is.
-            let ended = self.progress.borrow_and_update().ended.is_some();
+            let Progress { end, ended, .. } = *self.progress.borrow_and_update();
             if let Some(found) = self.read().await? {
                 return Ok(Some(found));
             }
-            if ended {
+            // A stream without `follow` can end before output that has come since.
+            if ended.is_some() && self.offset >= end {
                 self.state = State::Over;
                 return Ok(Some((ended_event(&self.command), None)));
             }
@@ -208,5 +209,56 @@ fn stream(source: Source) -> rpc::Stream {
         Source::Stdout => rpc::Stream::STREAM_STDOUT,
         Source::Stderr => rpc::Stream::STREAM_STDERR,
         Source::Terminal => rpc::Stream::STREAM_TERMINAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::command::log::Ended;
+    use crate::process::output::End;
+    use crate::reaper::Exit;
+
+    fn reader(command: &Arc<Command>, offset: u64) -> Reader {
+        let request = rpc::AttachRequest {
+            offset,
+            ..Default::default()
+        };
+        Reader::new(command.clone(), &request, Duration::from_secs(60)).unwrap()
+    }
+
+    /// Returns the output of the next event, and whether it is the end of the command.
+    async fn next(reader: &mut Reader) -> (Vec<u8>, bool) {
+        match reader.next().await.unwrap() {
+            Some((Event::Output(output), None)) => (output.data, false),
+            Some((Event::Ended(_), None)) => (Vec::new(), true),
+            None => (Vec::new(), false),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn reader_without_follow_tells_end_after_all_output() {
+        let command = Command::example(1, false);
+        command.log.append(Source::Stdout, b"one");
+        let mut first = reader(&command, 0);
+        assert!(matches!(
+            first.next().await.unwrap(),
+            Some((Event::Attached(_), None))
+        ));
+        assert_eq!(next(&mut first).await, (b"one".to_vec(), false));
+        command.log.append(Source::Stdout, b"two");
+        command.log.finish(Ended {
+            end: End {
+                exit: Exit::Code(0),
+                timed_out: false,
+            },
+            at_ms: 1,
+        });
+        assert_eq!(next(&mut first).await, (Vec::new(), false));
+        let mut second = reader(&command, 3);
+        second.next().await.unwrap();
+        assert_eq!(next(&mut second).await, (b"two".to_vec(), false));
+        assert_eq!(next(&mut second).await, (Vec::new(), true));
     }
 }
