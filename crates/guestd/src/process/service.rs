@@ -248,9 +248,14 @@ pub(super) fn send_signal(
         }
     };
     let pid = process.pid;
+    let ended = || ConnectError::not_found(format!("process {pid} has ended"));
+    // Its number may belong to another one by now.
+    if !process.running() {
+        return Err(ended());
+    }
     match processes.reaper.signal_group(pid, signal) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(ConnectError::not_found(format!("process {pid} has ended"))),
+        Ok(false) => Err(ended()),
         Err(e) => Err(ConnectError::internal(format!(
             "process {pid} cannot be signalled: {e}"
         ))),
@@ -269,4 +274,48 @@ pub(super) fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
         ErrorCode::InvalidArgument
     };
     ConnectError::new(code, start_error::text(program, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::process::spawn::Program;
+    use crate::reaper::Reaper;
+    use crate::user::lookup_user;
+
+    #[tokio::test]
+    async fn ended_process_does_not_signal_the_next_of_its_number() {
+        let processes = Arc::new(Processes::new(Reaper::start().unwrap(), None));
+        let plan = Plan {
+            program: Program {
+                program: "/bin/sleep".into(),
+                args: vec!["100".into()],
+                envs: BTreeMap::new(),
+                cwd: "/".into(),
+                user: lookup_user(&nix::unistd::getuid().to_string()).unwrap(),
+            },
+            config: Default::default(),
+            tag: None,
+            terminal: None,
+            stdin: false,
+            deadline: None,
+        };
+        let (next, _output) = lifetime::start_process(processes.clone(), plan)
+            .await
+            .unwrap();
+        let ended = Process {
+            pid: next.pid,
+            tag: None,
+            config: Default::default(),
+            input: Default::default(),
+            output: Arc::default(),
+            exited: true.into(),
+            serial: 0,
+        };
+        let refused = send_signal(&processes, &ended, 9).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::NotFound);
+        send_signal(&processes, &next, 9).unwrap();
+    }
 }
