@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use super::ring::{Piece, Ring};
 use crate::process::output::{End, Source};
 
-/// Bytes of output that are kept of one command on disk: 100 000 lines and more.
+/// Bytes of output that are kept of one command on disk, at most: 100 000 lines and more.
 pub const ON_DISK: u64 = 32 << 20;
 
-/// The same where the disk is full or read-only. All commands together then take 16 MiB of memory.
+/// The same where the disk is full or read-only. All commands together then take 16 MiB of memory,
+/// and at most as much again for which stream each byte belongs to.
 pub const IN_MEMORY: u64 = 256 << 10;
 
 /// Directories in which the file can be made; the first that takes it.

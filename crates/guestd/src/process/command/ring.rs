@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 
 use crate::process::output::Source;
 
-/// Maximum number of changes between streams that are kept: a command that alternates byte by byte
-/// must not take more memory than disk.
-const MAX_RUNS: usize = 16 << 10;
+/// Maximum number of changes between streams that are kept, 4 MiB of memory: a command that
+/// alternates byte by byte must not take more memory than disk. One less than a power of two, as
+/// the queue holds one more for a moment.
+const MAX_RUNS: usize = (256 << 10) - 1;
 
 /// Consecutive bytes of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +40,18 @@ pub struct Ring {
     runs: VecDeque<Run>,
 }
 
+/// Returns the maximum of runs: they take at most as much memory as the bytes that they describe.
+fn max_runs(capacity: u64) -> usize {
+    let fitting = usize::try_from(capacity).unwrap_or(usize::MAX) / size_of::<Run>();
+    fitting.clamp(1, MAX_RUNS)
+}
+
 impl Ring {
     /// Creates an empty ring of `capacity` bytes, at least one.
     pub fn new(capacity: u64) -> Self {
         Self {
             capacity: capacity.max(1),
-            max_runs: MAX_RUNS,
+            max_runs: max_runs(capacity),
             start: 0,
             end: 0,
             runs: VecDeque::new(),
@@ -81,19 +88,25 @@ impl Ring {
             self.runs.push_back(Run { start, source });
         }
         self.end += length;
-        let mut start = self.start.max(self.end.saturating_sub(self.capacity));
+        self.drop_excess();
+    }
+
+    /// Reduces the capacity, and drops what no longer fits.
+    pub fn shrink(&mut self, capacity: u64) {
+        self.capacity = capacity.max(1);
+        self.max_runs = self.max_runs.min(max_runs(capacity));
+        self.drop_excess();
+        self.runs.shrink_to_fit();
+    }
+
+    fn drop_excess(&mut self) {
+        let mut start = self.end.saturating_sub(self.capacity);
         if let Some(excess) = self.runs.len().checked_sub(self.max_runs)
             && excess > 0
         {
             start = start.max(self.runs[excess].start);
         }
         self.drop_before(start);
-    }
-
-    /// Reduces the capacity, and drops what no longer fits.
-    pub fn shrink(&mut self, capacity: u64) {
-        self.capacity = capacity.max(1);
-        self.drop_before(self.end.saturating_sub(self.capacity));
     }
 
     /// Drops the bytes before an offset.
@@ -196,6 +209,27 @@ mod tests {
             }
             assert!(offset >= self.ring.end());
         }
+    }
+
+    /// Appends lines of both streams by turns; returns how many bytes are kept.
+    fn alternate(ring: &mut Ring, length: u64) -> u64 {
+        for _ in 0..200_000 {
+            ring.append(Source::Stdout, length);
+            ring.append(Source::Stderr, length);
+        }
+        ring.end() - ring.start()
+    }
+
+    #[test]
+    fn short_lines_of_both_streams_fill_the_ring() {
+        let capacity = 32 << 20;
+        assert_eq!(alternate(&mut Ring::new(capacity), 130), capacity);
+        let mut ring = Ring::new(capacity);
+        assert_eq!(alternate(&mut ring, 1), MAX_RUNS as u64);
+        assert!(ring.runs.capacity() <= MAX_RUNS + 1);
+        ring.shrink(1600);
+        assert_eq!(ring.end() - ring.start(), 100);
+        assert!(ring.runs.capacity() < 1000);
     }
 
     proptest! {
