@@ -73,6 +73,16 @@ async fn signal(commands: &Commands, command: &str, signal: Signal) {
     commands.send_signal(request).await.expect("signalled");
 }
 
+/// Lets a command go on that waits for a line.
+async fn send_line(commands: &Commands, command: &str) {
+    let request = rpc::SendInputRequest {
+        command: command.into(),
+        data: b"\n".to_vec(),
+        ..Default::default()
+    };
+    commands.send_input(request).await.expect("sent");
+}
+
 async fn wait_until_ended(commands: &Commands, command: &str) -> rpc::Command {
     eventually("the command ends", async || {
         get(commands, command).await.exit_code.is_some()
@@ -138,8 +148,16 @@ fn at(command: &str, offset: u64) -> rpc::AttachRequest {
 async fn output_is_replayed_from_offset() {
     let agent = Agent::open().await;
     let commands = commands(&agent);
-    let request = named("three", "printf abc; sleep .2; printf DEF >&2; exit 7");
+    let request = rpc::StartRequest {
+        stdin: true,
+        ..named("three", "printf abc; read x; printf DEF >&2; exit 7")
+    };
     let command = start(&commands, request).await;
+    eventually("its first output", async || {
+        get(&commands, "three").await.output_end == 3
+    })
+    .await;
+    send_line(&commands, "three").await;
     let all = read(&commands, at("three", 0), usize::MAX).await;
     assert_eq!((&all.out[..], &all.err[..]), (&b"abc"[..], &b"DEF"[..]));
     let ended = all.ended.expect("the end");
@@ -341,14 +359,34 @@ async fn keep_alive_lasts_as_command() {
     assert_eq!((none.running, none.idle_ms), (0, None));
     let request = rpc::StartRequest {
         keep_alive: true,
-        timeout_ms: 300,
-        ..named("build", "sleep 100")
+        stdin: true,
+        ..named("build", "read x")
     };
     start(&commands, request).await;
     assert_eq!(kept().await.running, 1);
-    let ended = wait_until_ended(&commands, "build").await;
-    assert!(ended.timed_out, "{ended:?}");
+    send_line(&commands, "build").await;
+    wait_until_ended(&commands, "build").await;
     let after = kept().await;
     assert_eq!(after.running, 0);
     assert!(after.idle_ms.is_some_and(|idle| idle < 10_000), "{after:?}");
+}
+
+#[tokio::test]
+async fn command_ends_at_its_deadline() {
+    let agent = Agent::open().await;
+    let commands = commands(&agent);
+    let request = rpc::StartRequest {
+        timeout_ms: 300,
+        ..named("late", "sleep 100")
+    };
+    start(&commands, request).await;
+    let ended = wait_until_ended(&commands, "late").await;
+    assert!(ended.timed_out, "{ended:?}");
+    let late = rpc::SendSignalRequest {
+        command: "late".into(),
+        signal: Signal::SIGNAL_SIGKILL.into(),
+        ..Default::default()
+    };
+    let refused = commands.send_signal(late).await.expect_err("refused");
+    assert_eq!(refused.code, ErrorCode::NotFound);
 }
