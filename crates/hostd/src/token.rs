@@ -15,7 +15,7 @@ const FILE: &str = "agent-token";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot make {dir}; run as root, or set WRENN_DIR")]
+    #[error("cannot make {dir} (it can be made as root, or set WRENN_DIR)")]
     MakeDir { dir: PathBuf, source: io::Error },
     #[error("cannot use {path}")]
     Io { path: PathBuf, source: io::Error },

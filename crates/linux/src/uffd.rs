@@ -123,7 +123,7 @@ impl Faults {
     /// The kernel's error.
     pub fn fill_zeroes(&self, to: u64, bytes: u64) -> io::Result<Put> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
-        // SAFETY: as in `copy`.
+        // SAFETY: as in `fill_from`.
         match unsafe { self.0.zeropage(address(to), length, true) } {
             Ok(bytes) => Ok(Put::Bytes(bytes as u64)),
             Err(userfaultfd::Error::ZeropageFailed(errno)) => failed(errno as i32),

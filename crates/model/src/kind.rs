@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a template was made of, and with that how sandboxes start from it.
+/// Origin of a template, which decides how sandboxes start from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]

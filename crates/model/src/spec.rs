@@ -41,7 +41,7 @@ pub struct SandboxSpec {
     pub network: NetworkSpec,
 }
 
-/// What is done with a sandbox that has been idle for its timeout.
+/// Action when a sandbox has been idle for its timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]

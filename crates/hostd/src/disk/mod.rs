@@ -280,7 +280,7 @@ impl Disks {
     /// that stays.
     pub fn remove(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
         self.release_devices(id, dir)?;
-        // The store first: without it, `restore` finds no disk in a half-removed directory.
+        // The store first: without it, `restore_disk` finds no disk in a half-removed directory.
         for name in [COW, RAW, OVERLAY, BASE] {
             let path = dir.join(name);
             match fs::remove_file(&path) {

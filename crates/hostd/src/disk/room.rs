@@ -17,7 +17,7 @@
 //!
 //! Sandboxes that do not write, or that have space ahead, are not affected. With all other backends
 //! a full disk is an error of that one write in that one guest; of those only the sandbox that has
-//! taken most lately is stalled, when the reserve is touched. [`decide`] and [`decide_plain`] are
+//! taken most lately is stalled, when the reserve is touched. [`decide_action`] and [`decide_plain`] are
 //! pure.
 
 use std::io;

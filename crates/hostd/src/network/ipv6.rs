@@ -184,7 +184,7 @@ pub(super) fn enable_forwarding(dir: &Path) -> io::Result<()> {
         let [forwards, listens] =
             ["forwarding", "accept_ra"].map(|setting| format!("{CONF}/{link}/{setting}"));
         if is_one(&forwards)? {
-            // This link forwards already, so it ignores routers, and must do so after `undo`.
+            // This link forwards already, so it ignores routers, and must do so after `restore_settings`.
             before.push((forwards, "1".to_owned()));
         } else if is_one(&listens)? {
             before.push((listens, "1".to_owned()));

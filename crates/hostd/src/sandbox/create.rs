@@ -3,11 +3,11 @@
 //!
 //! Nothing is undone here: the caller releases everything when this fails.
 
-use std::future::ready;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::FutureExt;
 use vmm::{Disk, Net, Vm, VmConfig};
 
 use super::base_image;
@@ -38,21 +38,21 @@ pub(super) async fn create_vm(
     source: &BootSource,
 ) -> Result<Started, Event> {
     let key = preboot::boot_key(&resources.vm, handle, source).await;
-    let network = create_network(&resources.slot, handle);
+    // Awaited by each attempt: no guest runs before its network has its rules.
+    let network = create_network(&resources.slot, handle).shared();
     let Some(entry) = preboot::find_entry(&resources.preboot, key.clone()).await else {
         return create_from_source(resources, handle, source, key, network).await;
     };
-    match restore_prebooted(resources, handle, &entry, network).await {
+    match restore_prebooted(resources, handle, &entry, network.clone()).await {
         Err(Event::Failed(error)) if is_of_entry(&error) => {
             preboot::discard_entry(resources, handle, &entry, &error).await;
-            // The network is there: it was waited for, and did not fail.
-            create_from_source(resources, handle, source, key, ready(Ok(()))).await
+            create_from_source(resources, handle, source, key, network).await
         }
         created => created,
     }
 }
 
-/// Returns true for an error that a boot need not have.
+/// Returns true if the entry may be the cause, so that a boot can work.
 fn is_of_entry(error: &OperationError) -> bool {
     !matches!(error.kind(), OperationKind::Network | OperationKind::Space)
 }

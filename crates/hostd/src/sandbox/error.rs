@@ -4,7 +4,7 @@ use model::{SandboxId, SandboxState};
 
 use super::state::Phase;
 use super::step_error::StepError;
-use crate::operation::OperationError;
+use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::template::OtherSizes;
 use crate::{disk, images};
 
@@ -93,6 +93,9 @@ impl SandboxError {
                 ErrorCode::InvalidArgument
             }
             Self::Stalled(_) | Self::TooMany { .. } => ErrorCode::ResourceExhausted,
+            Self::Failed(error) if error.kind() == OperationKind::Space => {
+                ErrorCode::ResourceExhausted
+            }
             Self::Full(_) => ErrorCode::Unavailable,
             Self::NotRunning { .. } | Self::ResumeBackoff(_) | Self::Paused => {
                 ErrorCode::FailedPrecondition
@@ -110,5 +113,22 @@ impl SandboxError {
 impl From<StepError> for SandboxError {
     fn from(error: StepError) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn full_disk_is_exhausted_resource() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = SandboxError::from(OperationKind::Vm.error(full));
+        assert_eq!(error.code(), ErrorCode::ResourceExhausted);
+        let other = io::Error::from(io::ErrorKind::TimedOut);
+        let error = SandboxError::from(OperationKind::Vm.error(other));
+        assert_eq!(error.code(), ErrorCode::Internal);
     }
 }

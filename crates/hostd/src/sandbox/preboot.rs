@@ -99,24 +99,22 @@ pub(super) async fn discard_entry(
         error = chain(error),
         "a prebooted guest cannot be restored; booting"
     );
-    let removed = remove_entry(resources, handle, dir.to_owned()).await;
-    if let Err(error) = removed {
+    let undone = undo_restore(resources, handle).await;
+    let cache = Arc::clone(&resources.preboot);
+    let entry = dir.to_owned();
+    let removed = OperationKind::Snapshot
+        .run_blocking(move || cache.remove(&entry))
+        .await;
+    for error in [undone, removed].into_iter().filter_map(Result::err) {
         tracing::error!(
             error = chain(&error),
-            "a damaged preboot entry cannot be removed"
+            "a damaged preboot entry, or what was made from it, cannot be removed"
         );
     }
 }
 
-async fn remove_entry(
-    resources: &SandboxResources,
-    handle: &Handle,
-    entry: PathBuf,
-) -> Result<(), OperationError> {
-    let cache = Arc::clone(&resources.preboot);
-    OperationKind::Snapshot
-        .run_blocking(move || cache.remove(&entry))
-        .await?;
+/// Removes the disk and the boot files that the attempt made, so that the boot finds none.
+async fn undo_restore(resources: &SandboxResources, handle: &Handle) -> Result<(), OperationError> {
     let disks = Arc::clone(&resources.disk.disks);
     let id = handle.id.clone();
     let dir = resources.disk.ledger.sandbox_dir(&id);

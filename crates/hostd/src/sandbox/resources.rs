@@ -1,5 +1,5 @@
-//! What a sandbox takes of the host, by kind. Each step of its life gets the kinds that it uses, and
-//! nothing else of the host.
+//! Resources of the host that a sandbox takes, by kind. Each step of its life gets the kinds that it
+//! uses, and nothing else of the host.
 
 use std::path::PathBuf;
 use std::sync::Arc;

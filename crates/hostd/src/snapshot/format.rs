@@ -121,11 +121,16 @@ pub(crate) fn publish_dir(from: &Path, to: &Path) -> io::Result<()> {
     file::sync_dir(to.parent().unwrap_or(Path::new("/")))
 }
 
-/// Removes a snapshot, its manifest first: what remains after a crash is no snapshot. Idempotent.
+/// Removes a snapshot, its manifest first: what remains after a crash is no snapshot. Idempotent,
+/// also beside another removal.
 pub(crate) fn remove(dir: &Path) -> io::Result<()> {
-    if !dir.exists() {
-        return Ok(());
+    match remove_existing(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => Ok(()),
+        removed => removed,
     }
+}
+
+fn remove_existing(dir: &Path) -> io::Result<()> {
     for manifest in [FORMER_MANIFEST, MANIFEST] {
         stdx::fs::remove_file_if_exists(dir.join(manifest))?;
     }

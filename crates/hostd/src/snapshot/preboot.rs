@@ -136,23 +136,23 @@ impl PrebootCache {
     /// Starts to add an entry; `None` if it exists, is being added, or the cache is off.
     #[must_use]
     pub fn begin_entry(&self, key: &BootKey) -> Option<PendingEntry> {
-        if !self.is_on || self.find_entry(key).is_some() {
+        if !self.is_on || !self.pending.lock().insert(key.clone()) {
             return None;
         }
-        let is_first = self.pending.lock().insert(key.clone());
-        let staging = self.dir.join(format!("{STAGING_PREFIX}{}", key.0));
-        is_first.then(|| PendingEntry {
+        let pending = PendingEntry {
             pending: Arc::clone(&self.pending),
             key: key.clone(),
-            staging,
-        })
+            staging: self.dir.join(format!("{STAGING_PREFIX}{}", key.0)),
+        };
+        // Only now: another add may have published the entry and dropped its claim in between.
+        self.find_entry(key).is_none().then_some(pending)
     }
 
     /// Keeps the memory of an entry ready until the entry is removed or the process ends. Call it
     /// before the first restore: the first to open the memory names what is shared.
     ///
     /// # Errors
-    /// As [`vmm::SnapshotStore::hold`].
+    /// As [`vmm::SnapshotStore::hold_memory`].
     pub fn hold_memory(&self, dir: &Path, store: vmm::SnapshotStore) -> Result<(), vmm::Error> {
         let lock = || self.held.lock();
         if lock().contains_key(dir) {
@@ -169,7 +169,9 @@ impl PrebootCache {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, dir: &Path) -> io::Result<()> {
-        self.held.lock().remove(dir);
+        let held = self.held.lock().remove(dir);
+        // Without the lock, since it closes a loop device.
+        drop(held);
         format::remove(dir)
     }
 

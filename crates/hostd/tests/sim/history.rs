@@ -59,7 +59,7 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// A quiet one whose agents have a preboot cache.
+    /// Returns a history without faults, with a preboot cache.
     pub fn with_preboot_cache() -> Self {
         Self {
             warm: true,

@@ -16,7 +16,7 @@ use model::NetworkSpec;
 
 /// MTU of Ethernet; guests are told it and do nothing with it.
 const MTU: u32 = 1500;
-/// Less by one than the user of the first slot, whom no process of this machine has.
+/// Less by one than the user of the first slot; no process of this machine runs as it.
 const UID_BASE: u32 = 2_000_000_000;
 
 /// Networks whose guests listen at addresses of their own in 127.0.0.0/8, all on one port.

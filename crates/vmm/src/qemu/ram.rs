@@ -112,7 +112,7 @@ pub(super) fn check_diffs(over: &[(PathBuf, Seal)]) -> io::Result<()> {
         .try_for_each(|(path, seal)| diff::check(path, *seal))
 }
 
-/// Writes [checked](check) diffs over the memory of a VM, none of whose CPUs has run yet, and
+/// Writes [checked](check_diffs) diffs over the memory of a VM, none of whose CPUs has run yet, and
 /// removes them. Blocking, for some 50 ms at most.
 ///
 /// # Errors

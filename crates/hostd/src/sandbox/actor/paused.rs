@@ -75,7 +75,7 @@ impl Actor {
         }
     }
 
-    /// Carries out a command, or returns what it makes the sandbox do.
+    /// Carries out a command, or returns the event or resume that follows.
     async fn handle_paused(
         &mut self,
         request: Request,
