@@ -121,18 +121,25 @@ impl Guest {
         attached.map_err(explain_old_guest)
     }
 
-    /// Returns whether commands that count as use run, and since when none does. `None` if none
-    /// ever did, and from a guest that does not answer or has none.
-    pub async fn kept_alive(&self) -> Option<KeptAlive> {
+    /// Returns whether commands that count as use run, and since when none does.
+    pub async fn kept_alive(&self) -> KeptAlive {
         let request = rpc::GetKeepAliveRequest::default();
         let options = prompt_as_user(None).with_timeout(KEEP_ALIVE_TIMEOUT);
-        let client = self.commands().ok()?;
-        let asked = client.get_keep_alive_with_options(request, options).await;
-        let answer = asked.ok()?.into_owned();
-        match (answer.running, answer.idle_ms) {
-            (0, None) => None,
-            (0, Some(idle)) => Some(KeptAlive::Until(Duration::from_millis(idle))),
-            _ => Some(KeptAlive::Now),
+        let Ok(client) = self.commands() else {
+            return KeptAlive::Unknown;
+        };
+        match client.get_keep_alive_with_options(request, options).await {
+            Ok(answer) => {
+                let answer = answer.into_owned();
+                match (answer.running, answer.idle_ms) {
+                    (0, None) => KeptAlive::Never,
+                    (0, Some(idle)) => KeptAlive::Until(Duration::from_millis(idle)),
+                    _ => KeptAlive::Now,
+                }
+            }
+            // An agent of an earlier version, which has no background commands.
+            Err(error) if error.code == ErrorCode::Unimplemented => KeptAlive::Never,
+            Err(_) => KeptAlive::Unknown,
         }
     }
 }
@@ -143,6 +150,10 @@ pub enum KeptAlive {
     Now,
     /// Until so long ago.
     Until(Duration),
+    /// No command of its own ever used it.
+    Never,
+    /// It did not answer: it may be busy.
+    Unknown,
 }
 
 fn no_command() -> ConnectError {
@@ -169,7 +180,16 @@ mod tests {
             assert_eq!(error.code, ErrorCode::FailedPrecondition);
             assert!(error.message.unwrap().contains("create the sandbox again"));
         }
-        assert_eq!(guest.kept_alive().await, None);
+        assert_eq!(guest.kept_alive().await, KeptAlive::Never);
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn silent_guest_is_not_known_idle() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let guest = Guest::new(address, "token");
+        assert_eq!(guest.kept_alive().await, KeptAlive::Unknown);
     }
 }

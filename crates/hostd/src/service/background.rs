@@ -28,6 +28,8 @@ const QUEUE: usize = 4;
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most commands of one list; a guest of ours keeps fewer.
 const MAX_COMMANDS: usize = 256;
+/// Most bytes of output in one message; a guest of ours sends 64 KiB.
+const MAX_OUTPUT: usize = 128 * 1024;
 /// Most characters of each text that the guest says about a command, and most arguments.
 const MAX_TEXT: usize = 4096;
 const MAX_ARGS: usize = 4096;
@@ -176,11 +178,11 @@ async fn carry(
         let message = match message {
             Ok(None) => return,
             Ok(Some(message)) => match event(message.to_owned_message()) {
-                Some(event) => Ok(rpc::AttachCommandResponse {
-                    event: Some(event),
+                Ok(None) => continue,
+                event => event.map(|event| rpc::AttachCommandResponse {
+                    event,
                     ..Default::default()
                 }),
-                None => continue,
             },
             Err(error) => Err(error),
         };
@@ -192,8 +194,16 @@ async fn carry(
 }
 
 /// Converts an event of the guest; `None` for one that this version does not know.
-fn event(message: guest::AttachResponse) -> Option<Event> {
-    Some(match message.event? {
+fn event(message: guest::AttachResponse) -> Result<Option<Event>, ConnectError> {
+    let Some(event) = message.event else {
+        return Ok(None);
+    };
+    Ok(Some(match event {
+        GuestEvent::Output(output) if output.data.len() > MAX_OUTPUT => {
+            return Err(ConnectError::internal(
+                "the guest agent sent more output at once than it may",
+            ));
+        }
         GuestEvent::Attached(command) => Event::Attached(Box::new(checked(*command))),
         GuestEvent::Ended(command) => Event::Ended(Box::new(checked(*command))),
         GuestEvent::Output(output) => Event::from(rpc::attach_command_response::CommandOutput {
@@ -208,7 +218,7 @@ fn event(message: guest::AttachResponse) -> Option<Event> {
             ..Default::default()
         }),
         GuestEvent::Keepalive(_) => Event::from(rpc::exec_response::ExecKeepAlive::default()),
-    })
+    }))
 }
 
 /// Converts what the guest says of a command, within bounds.
@@ -264,5 +274,21 @@ mod tests {
         assert_eq!((command.id.len(), command.args.len()), (MAX_TEXT, MAX_ARGS));
         assert!(command.args_truncated);
         assert_eq!((command.output_start, command.output_end), (5, 5));
+    }
+
+    #[test]
+    fn output_in_large_pieces_is_refused() {
+        let output = |length| {
+            let output = guest::attach_response::Output {
+                data: vec![0; length],
+                ..Default::default()
+            };
+            event(guest::AttachResponse {
+                event: Some(output.into()),
+                ..Default::default()
+            })
+        };
+        assert!(output(MAX_OUTPUT).unwrap().is_some());
+        output(MAX_OUTPUT + 1).unwrap_err();
     }
 }

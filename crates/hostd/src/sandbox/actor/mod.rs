@@ -8,6 +8,7 @@
 
 mod creating;
 mod ended;
+mod idleness;
 mod network;
 mod paused;
 mod pausing;

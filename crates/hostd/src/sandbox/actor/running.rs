@@ -10,17 +10,16 @@ use stdx::error::chain;
 use tokio::time::{Instant, sleep_until};
 use vmm::{Exit, Vm};
 
-use super::{Actor, network, space_guard};
-use crate::guest::KeptAlive;
+use super::{Actor, idleness, network, space_guard};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::command::{Command, Request};
 use crate::sandbox::context::Context;
 use crate::sandbox::ledger::{PAUSED, PAUSED_NEW, ROLLBACK};
 use crate::sandbox::state::Event;
-use crate::sandbox::{Handle, base_image, capture, clock};
+use crate::sandbox::{base_image, capture, clock};
 use crate::snapshot::format;
 
-/// Interval at which the console is read and idleness is checked.
+/// Interval at which the console is read.
 const TICK: Duration = Duration::from_secs(1);
 /// Least time between two reports of use.
 const REPORT_USE: Duration = Duration::from_secs(5);
@@ -51,20 +50,20 @@ impl Actor {
             context.record().disk
         ));
         let mut clock = std::pin::pin!(clock::keep_set(handle));
+        let mut idle = std::pin::pin!(idleness::until_idle(handle, limit));
         let mut tick = Instant::now() + TICK;
         let mut reported = None;
         loop {
             if handle.frozen.load(Ordering::Relaxed) && handle.stalled.reason().is_none() {
                 retry_resume(&context, vm).await;
             }
-            let idle = Instant::now() + handle.activity.time_left(limit);
             tokio::select! {
                 biased;
                 exit = &mut exit => return Event::Exited(exit),
                 reason = &mut space => return Event::Exited(Exit::Vmm(reason)),
                 () = &mut clock => {}
                 () = &mut image => {}
-                () = sleep_until(idle.min(tick)) => {
+                () = sleep_until(tick) => {
                     tick = Instant::now() + TICK;
                     handle.drain_console().await;
                 }
@@ -75,16 +74,7 @@ impl Actor {
                         return event;
                     }
                 }
-            }
-            if handle.activity.time_left(limit).is_zero() {
-                tokio::select! {
-                    biased;
-                    exit = &mut exit => return Event::Exited(exit),
-                    () = count_kept_alive(handle) => {}
-                }
-                if handle.activity.time_left(limit).is_zero() {
-                    return idle_event(&context);
-                }
+                () = &mut idle => return idle_event(&context),
             }
             let used = handle.activity.last_use();
             if reported.is_none_or(|reported| used > reported + REPORT_USE) {
@@ -161,18 +151,6 @@ async fn retry_resume(context: &Context, vm: &Arc<dyn Vm>) {
     let resumed: Result<(), OperationError> = capture::resume_and_thaw(&context.handle, vm).await;
     if let Err(error) = resumed {
         tracing::warn!(sandbox = %context.handle.id, error = chain(&error), "it stands still; trying again");
-    }
-}
-
-/// Counts background commands with `keep_alive` as use. The guest is asked only when the sandbox
-/// would be idle otherwise: the agent holds nothing about commands, and may be another than the one
-/// that started them.
-async fn count_kept_alive(handle: &Handle) {
-    // On the heap: it is rarely asked, and every sandbox has this future.
-    match Box::pin(handle.guest().kept_alive()).await {
-        Some(KeptAlive::Now) => handle.activity.restart_idle_time(),
-        Some(KeptAlive::Until(idle)) => handle.activity.start_ago(idle),
-        None => {}
     }
 }
 
