@@ -33,7 +33,8 @@ pub struct StartCommand {
     /// User in the guest; the template's default user where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Seconds until the process group is killed. Without it the command may run for ever.
+    /// Seconds until the process group gets SIGKILL, without SIGTERM before it. Without it the
+    /// command may run for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86400)]
     pub timeout_sec: Option<u32>,

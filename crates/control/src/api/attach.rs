@@ -70,7 +70,8 @@ pub async fn attach_command(
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response> {
     let upgrade = upgrade_of(upgrade)?;
-    app.get_attachable(&principal, &id, &command).await?;
+    // By id from here on: a name or a pid may be another command's later.
+    let command = app.find_attachable(&principal, &id, &command).await?.id;
     Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, command, query, socket)))
 }
 
@@ -124,7 +125,7 @@ async fn write_output(
     sink: &mut Sink,
 ) -> Result<Option<AttachServerMessage>> {
     let mut texts = [Utf8::default(), Utf8::default()];
-    let mut next_offset = query.offset;
+    let mut end = query.offset;
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
         let event = tokio::select! {
@@ -146,24 +147,28 @@ async fn write_output(
                 is_stderr,
                 data,
             }) => {
-                next_offset = offset + data.len() as u64;
+                end = offset.saturating_add(data.len() as u64);
                 let decoder = &mut texts[usize::from(is_stderr)];
-                output(
-                    is_stderr,
-                    encoded(query.encoding, decoder, &data),
-                    next_offset,
-                )
+                let text = encoded(query.encoding, decoder, &data);
+                if text.is_empty() {
+                    continue;
+                }
+                // A client that comes back there gets the character that is not whole yet.
+                output(is_stderr, text, end.saturating_sub(decoder.held()))
             }
             Some(AttachEvent::Dropped { bytes, offset }) => {
-                next_offset = offset;
+                end = offset;
                 // What follows does not complete a character of before.
                 texts = [Utf8::default(), Utf8::default()];
-                AttachServerMessage::Dropped { bytes, next_offset }
+                AttachServerMessage::Dropped {
+                    bytes,
+                    next_offset: end,
+                }
             }
             Some(AttachEvent::Ended(command)) => {
                 for (is_stderr, mut text) in [false, true].into_iter().zip(texts) {
                     let rest = text.finish();
-                    let message = output(is_stderr, rest.clone(), next_offset);
+                    let message = output(is_stderr, rest.clone(), end);
                     if !rest.is_empty() && send(sink, &message).await.is_none() {
                         return Ok(None);
                     }

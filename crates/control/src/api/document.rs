@@ -15,9 +15,9 @@ use crate::app::exec::{MAX_CWD, MAX_USER};
 
 /// Operations whose body says nothing that has no default.
 const OPTIONAL_BODIES: [&str; 2] = ["fork_sandbox", "create_checkpoint"];
-/// Text that the kernel takes as a whole.
 /// Name of a background command, which is no pid.
 const COMMAND_NAME: &str = "^[A-Za-z][A-Za-z0-9._-]{0,62}$";
+/// Text that the kernel takes as a whole.
 const NO_NUL: &str = "^[^\\u0000]*$";
 
 #[derive(OpenApi)]

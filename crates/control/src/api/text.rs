@@ -17,6 +17,11 @@ impl Utf8 {
         text
     }
 
+    /// Returns the number of bytes of an incomplete last character.
+    pub(super) fn held(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     /// Returns the bytes of an incomplete last character as `U+FFFD`; empty if there are none.
     pub(super) fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.0)).into_owned()

@@ -9,7 +9,8 @@ use super::exec::{Process, check_command, check_size, not_started};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::{
-    AttachEvent, AttachOptions, AttachStream, BackgroundCommand, CommandInfo, CommandInput, Started,
+    AttachEvent, AttachOptions, AttachStream, BackgroundCommand, CommandInfo, CommandInput,
+    GUEST_TIMEOUT, Started,
 };
 
 /// Most bytes of output that one answer has; the next one goes on behind them.
@@ -119,7 +120,8 @@ impl App {
     /// Sends input to a background command, one after the other.
     ///
     /// # Errors
-    /// `NotFound` when it has ended; `Timeout` when it does not read.
+    /// `NotFound` when it has ended, and without input when there is none; `Timeout` when it does
+    /// not read.
     pub async fn send_command_input(
         &self,
         principal: &Principal,
@@ -134,6 +136,9 @@ impl App {
             }
         }
         let host = self.find_usable(principal, id).await?.host;
+        if inputs.is_empty() {
+            return host.get_command(id, command).await.map(drop);
+        }
         let sending = async {
             for input in inputs {
                 host.send_command_input(id, command, input).await?;
@@ -153,7 +158,8 @@ impl App {
     /// Reads output of a background command from an offset on, as much as one answer has.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidRequest` for an offset behind the end.
+    /// `NotFound`; `InvalidRequest` for an offset behind the end, or a wait beyond [`MAX_WAIT`];
+    /// `Timeout` when the guest does not come to an end.
     pub async fn read_output(
         &self,
         principal: &Principal,
@@ -164,63 +170,40 @@ impl App {
         wait: Duration,
     ) -> Result<OutputPart> {
         principal.require_read(Resource::Sandboxes)?;
+        if wait > MAX_WAIT {
+            let text = format!("wait is at most {} seconds", MAX_WAIT.as_secs());
+            return Err(Error::invalid(text));
+        }
         let host = self.find_usable(principal, id).await?.host;
         let options = AttachOptions {
             offset,
             follow: false,
-            wait: wait.min(MAX_WAIT),
+            wait,
         };
-        let mut stream = host.attach_command(id, command, options).await?;
-        let mut part = OutputPart {
-            next_offset: offset,
-            ..OutputPart::default()
+        let reading = async {
+            let stream = host.attach_command(id, command, options).await?;
+            read_part(stream, offset, streams).await
         };
-        while let Some(event) = stream.next().await? {
-            match event {
-                AttachEvent::Attached(_) => {}
-                AttachEvent::Output {
-                    offset,
-                    is_stderr,
-                    data,
-                } => {
-                    let is_wanted = match streams {
-                        Streams::Both => true,
-                        Streams::Stdout => !is_stderr,
-                        Streams::Stderr => is_stderr,
-                    };
-                    if is_wanted && part.bytes.len() + data.len() > MAX_OUTPUT_BYTES {
-                        break;
-                    }
-                    part.next_offset = offset + data.len() as u64;
-                    if is_wanted {
-                        part.bytes.extend_from_slice(&data);
-                    }
-                }
-                // A gap has no place in the middle of an answer.
-                AttachEvent::Dropped { .. } if part.next_offset > offset => break,
-                AttachEvent::Dropped { bytes, offset } => {
-                    part.dropped = bytes;
-                    part.next_offset = offset;
-                }
-                AttachEvent::Ended(command) => part.ended = Some(command),
-            }
-        }
-        Ok(part)
+        let read = tokio::time::timeout(wait + GUEST_TIMEOUT, reading).await;
+        read.unwrap_or_else(|_| {
+            let text = "the sandbox did not send the output in time; read it again";
+            Err(Error::new(ErrorCode::Timeout, text))
+        })
     }
 
-    /// Returns nothing if there is such a command, which may be attached to.
+    /// Finds a command that may be attached to.
     ///
     /// # Errors
     /// `NotFound`; the sandbox's state.
-    pub async fn get_attachable(
+    pub async fn find_attachable(
         &self,
         principal: &Principal,
         id: &SandboxId,
         command: &str,
-    ) -> Result<()> {
+    ) -> Result<CommandInfo> {
         principal.require_write(Resource::Sandboxes)?;
         let host = self.find_usable(principal, id).await?.host;
-        host.get_command(id, command).await.map(drop)
+        host.get_command(id, command).await
     }
 
     /// Attaches to a background command. Dropping the result detaches; the command runs on.
@@ -246,4 +229,43 @@ impl App {
         let process = Process::of_command(host, id.clone(), command.to_owned());
         Ok(AttachedCommand { stream, process })
     }
+}
+
+/// Reads output up to the end of a stream, as much as one answer has.
+async fn read_part(mut stream: AttachStream, from: u64, streams: Streams) -> Result<OutputPart> {
+    let mut part = OutputPart {
+        next_offset: from,
+        ..OutputPart::default()
+    };
+    while let Some(event) = stream.next().await? {
+        match event {
+            AttachEvent::Attached(_) => {}
+            AttachEvent::Output {
+                offset,
+                is_stderr,
+                data,
+            } => {
+                let is_wanted = match streams {
+                    Streams::Both => true,
+                    Streams::Stdout => !is_stderr,
+                    Streams::Stderr => is_stderr,
+                };
+                if is_wanted && part.bytes.len() + data.len() > MAX_OUTPUT_BYTES {
+                    break;
+                }
+                part.next_offset = offset.saturating_add(data.len() as u64);
+                if is_wanted {
+                    part.bytes.extend_from_slice(&data);
+                }
+            }
+            // A gap has no place in the middle of an answer.
+            AttachEvent::Dropped { .. } if part.next_offset > from => break,
+            AttachEvent::Dropped { bytes, offset } => {
+                part.dropped = bytes;
+                part.next_offset = offset;
+            }
+            AttachEvent::Ended(command) => part.ended = Some(command),
+        }
+    }
+    Ok(part)
 }

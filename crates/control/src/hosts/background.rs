@@ -73,7 +73,7 @@ pub enum AttachEvent {
     Ended(CommandInfo),
 }
 
-/// What to read of the output of a command.
+/// Part of a command's output to read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AttachOptions {
     pub offset: u64,

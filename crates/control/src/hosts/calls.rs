@@ -15,7 +15,7 @@ pub(super) const ENSURE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Time for everything of a sandbox to be gone.
 pub(super) const REMOVE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time for calls that a guest answers from its disk. A paused one is resumed first.
-pub(super) const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
+pub(crate) const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time for the memory of a sandbox to be on the host's disk: 64 GiB, which is the most that one
 /// may have, at 100 MB/s take 11 minutes. If the host takes longer it goes on, and its reports tell
 /// the end.

@@ -36,7 +36,7 @@ pub use host_rpc::tunnel::{Connections, Counted, MAX_CONNECTIONS, carry_until};
 pub use background::{
     AttachEvent, AttachOptions, AttachStream, BackgroundCommand, CommandInfo, Started,
 };
-pub(crate) use calls::RESUME_TIMEOUT;
+pub(crate) use calls::{GUEST_TIMEOUT, RESUME_TIMEOUT};
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
 pub use connection::HostDown;

@@ -160,6 +160,14 @@ async fn stdin_reaches_command_and_closes() {
     assert_eq!(read.bytes().await.unwrap(), b"a\xffbc"[..]);
     let json = plane.post(&path, "{}");
     refused(json, 415, "unsupported_media_type").await;
+    let lost = format!("/v1/sandboxes/{id}/commands/lost/stdin");
+    let nothing = plane
+        .request(Method::POST, &lost)
+        .header("content-type", "application/octet-stream");
+    refused(nothing, 404, "not_found").await;
+    let path = format!("/v1/sandboxes/{id}/commands/c/output?wait=61");
+    let patient = plane.request(Method::GET, &path);
+    refused(patient, 400, "invalid_request").await;
 }
 
 #[tokio::test]
@@ -198,6 +206,32 @@ async fn waiting_read_returns_with_output() {
     let (read, _) = tokio::join!(reading, signalling);
     assert_eq!(read.headers()["wrenn-command-state"], "running");
     assert_eq!(read.text().await.unwrap(), "signal 1\n");
+}
+
+#[tokio::test]
+async fn character_in_pieces_is_read_whole() {
+    let (_host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let cat = json!({"cmd": "cat", "name": "c", "stdin": true});
+    start(&plane, &id, cat).await;
+    let mut bytes = attach(&plane, &id, "commands/c/attach?encoding=base64").await;
+    let mut text = attach(&plane, &id, "commands/c/attach").await;
+    frame(&mut bytes).await;
+    frame(&mut text).await;
+    let euro = "a€".as_bytes();
+    for (part, next_offset) in [(&euro[..2], 2), (&euro[2..3], 3), (&euro[3..], 4)] {
+        let data = STANDARD.encode(part);
+        say(
+            &mut bytes,
+            json!({"type": "stdin", "encoding": "base64", "data": data}),
+        )
+        .await;
+        assert_eq!(frame(&mut bytes).await["next_offset"], next_offset);
+    }
+    for (data, next_offset) in [("a", 1), ("€", 4)] {
+        let expected = json!({"type": "stdout", "data": data, "next_offset": next_offset});
+        assert_eq!(frame(&mut text).await, expected);
+    }
 }
 
 #[tokio::test]
