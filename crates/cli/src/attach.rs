@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// Time after which a connection counts as made, even if the command wrote nothing.
+const STABLE: Duration = Duration::from_secs(5);
+
 /// How to attach.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -71,6 +74,7 @@ pub async fn run(
         id,
         command: &command.id,
         next_offset: options.offset,
+        attached_at: None,
         to: Output::to_our_streams()?,
     };
     tokio::select! {
@@ -116,6 +120,8 @@ struct Reader<'a> {
     id: &'a str,
     command: &'a str,
     next_offset: u64,
+    /// Time at which the present connection, or the last one, was attached.
+    attached_at: Option<Instant>,
     to: Output,
 }
 
@@ -125,6 +131,7 @@ impl Reader<'_> {
         let mut broken_since: Option<Instant> = None;
         loop {
             let before = self.next_offset;
+            self.attached_at = None;
             let error = match self
                 .client
                 .attach(self.id, self.command, self.next_offset)
@@ -144,7 +151,8 @@ impl Reader<'_> {
             if !error.downcast_ref::<Error>().is_some_and(is_broken) {
                 return Err(error);
             }
-            if self.next_offset > before {
+            let is_stable = self.attached_at.is_some_and(|at| at.elapsed() >= STABLE);
+            if is_stable || self.next_offset > before {
                 broken_since = None;
             }
             let since = *broken_since.get_or_insert_with(Instant::now);
@@ -162,7 +170,7 @@ impl Reader<'_> {
     async fn read(&mut self, mut events: AttachOutput) -> anyhow::Result<i32> {
         while let Some(event) = events.next().await? {
             match event {
-                AttachEvent::Attached(_) => {}
+                AttachEvent::Attached(_) => self.attached_at = Some(Instant::now()),
                 AttachEvent::Stdout { data, next_offset } => {
                     self.to.write_stdout(data).await?;
                     self.next_offset = next_offset;

@@ -236,8 +236,8 @@ pub struct ProcessArgs {
     #[arg(short, long)]
     pub user: Option<String>,
 
-    /// End it after so long with SIGTERM, and 10 seconds later with SIGKILL: seconds, or with a
-    /// unit as in 10m [default: never]
+    /// End it after so long with SIGTERM, and 10 seconds later with SIGKILL; in the background with
+    /// SIGKILL at once: seconds, or with a unit as in 10m [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub timeout: Option<u32>,
 
@@ -277,7 +277,7 @@ pub struct RunArgs {
 #[derive(Debug, Clone, Args)]
 pub struct DetachArgs {
     /// Start it in the background and print its name or id: `wrenn attach` reads its output
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "grace")]
     pub detach: bool,
 
     /// Name of the background command [default: its id]

@@ -46,9 +46,11 @@ async fn detached_command_is_listed_and_killed() {
     wrenn(&server, &["kill", "-s", "SEGV", A, "web"])
         .await
         .with(2);
-    wrenn(&server, &["exec", "--name", "x", A, "--", "ls"])
-        .await
-        .with(2);
+    for flags in [["--name", "x"], ["-d", "--grace=1"]] {
+        wrenn(&server, &[&["exec"][..], &flags, &[A, "--", "ls"]].concat())
+            .await
+            .with(2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
