@@ -50,7 +50,7 @@ impl Actor {
             context.record().disk
         ));
         let mut clock = std::pin::pin!(clock::keep_set(handle));
-        let mut idle = std::pin::pin!(idleness::until_idle(handle, limit));
+        let mut idle = Box::pin(idleness::until_idle(handle, limit));
         let mut tick = Instant::now() + TICK;
         let mut reported = None;
         loop {
