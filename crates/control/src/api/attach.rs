@@ -166,12 +166,8 @@ async fn write_output(
                 }
             }
             Some(AttachEvent::Ended(command)) => {
-                for (is_stderr, mut text) in [false, true].into_iter().zip(texts) {
-                    let rest = text.finish();
-                    let message = output(is_stderr, rest.clone(), end);
-                    if !rest.is_empty() && send(sink, &message).await.is_none() {
-                        return Ok(None);
-                    }
+                if send_rests(sink, texts, end).await.is_none() {
+                    return Ok(None);
                 }
                 return Ok(Some(exit(&command)?));
             }
@@ -186,6 +182,17 @@ async fn write_output(
             return Ok(None);
         }
     }
+}
+
+/// Sends what are no whole characters at the end of the output; `None` when the client is gone.
+async fn send_rests(sink: &mut Sink, texts: [Utf8; 2], end: u64) -> Option<()> {
+    for (is_stderr, mut text) in [false, true].into_iter().zip(texts) {
+        let rest = text.finish();
+        if !rest.is_empty() {
+            send(sink, &output(is_stderr, rest, end)).await?;
+        }
+    }
+    Some(())
 }
 
 fn output(is_stderr: bool, data: String, next_offset: u64) -> AttachServerMessage {
