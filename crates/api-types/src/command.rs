@@ -57,7 +57,8 @@ pub enum CommandState {
     Exited,
 }
 
-/// Output that is kept: the last 32 MiB. Stdout and stderr share one line of offsets, in bytes.
+/// Output that is kept, at most the last 32 MiB. Stdout and stderr share one line of offsets, in
+/// bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CommandOutput {
     /// Offset of the first byte that is kept.

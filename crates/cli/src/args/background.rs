@@ -16,8 +16,8 @@ pub struct PsArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints the output that is kept, the last 32 MiB, then what comes, and exits with the command's exit code. When the
-connection breaks it is made again, and goes on at the byte where it was; several may be attached.
+Prints the output that is kept, at most the last 32 MiB, then what comes, and exits with the command's exit code. When
+the connection breaks it is made again, and goes on at the byte where it was; several may be attached.
 
 Ctrl-C goes to the command, as with `wrenn exec` and `docker attach`; a second one detaches. With -i, on a terminal of
 both, each Ctrl-C is a byte that the command gets, and none detaches. SIGTERM and SIGHUP detach: the command runs on

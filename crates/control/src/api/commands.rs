@@ -30,9 +30,9 @@ const STATE: HeaderName = HeaderName::from_static("wrenn-command-state");
 /// Start a background command
 ///
 /// It belongs to the sandbox and not to a connection: it runs until it ends, also over pauses,
-/// forks and snapshots. Its output is kept, the last 32 MiB, and can be read from any offset with
-/// `output` and `attach`; no reader delays it. Commands that ended are kept for an hour, and 32 of
-/// them at most. At most 32 run at a time.
+/// forks and snapshots. Its output is kept, at most the last 32 MiB, and can be read from any
+/// offset with `output` and `attach`; no reader delays it. Commands that ended are kept for an
+/// hour, and 32 of them at most. At most 32 run at a time.
 #[utoipa::path(
     post, path = "/{id}/commands", tag = "commands", request_body = StartCommand,
     responses(

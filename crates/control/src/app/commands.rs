@@ -226,7 +226,7 @@ impl App {
             ..AttachOptions::default()
         };
         let stream = host.attach_command(id, command, options).await?;
-        let process = Process::of_command(host, id.clone(), command.to_owned());
+        let process = Process::for_command(host, id.clone(), command.to_owned());
         Ok(AttachedCommand { stream, process })
     }
 }

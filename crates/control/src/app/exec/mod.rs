@@ -78,7 +78,7 @@ enum Target {
 
 impl Process {
     /// Creates a handle on a background command.
-    pub(super) fn of_command(host: Arc<Host>, id: SandboxId, command: String) -> Self {
+    pub(super) fn for_command(host: Arc<Host>, id: SandboxId, command: String) -> Self {
         let target = Target::Command(command);
         Self { host, id, target }
     }
