@@ -92,9 +92,8 @@ async fn signals_that_ask_reach_program() {
         Signal::SIGNAL_SIGUSR2,
     ] {
         let number = signal as i32;
-        let script = format!(
-            "trap 'exit $((100 + {number}))' {number}; echo up; while :; do sleep 0.01; done"
-        );
+        let script =
+            format!("trap 'exit $((100 + {number}))' {number}; echo up; while :; do :; done");
         let mut running = start(&client, shell(&script)).await;
         running.until(|o| o.text() == "up\n").await;
         let process = by_pid(running.pid).into();
@@ -132,9 +131,7 @@ async fn output_before_exit_arrives() {
     let client = agent.client();
     let mut running = start(
         &client,
-        shell(
-            "trap 'head -c 300000 /dev/zero; exit 7' TERM; echo up; while :; do sleep 0.01; done",
-        ),
+        shell("trap 'head -c 300000 /dev/zero; exit 7' TERM; echo up; while :; do :; done"),
     )
     .await;
     running.until(|o| o.text() == "up\n").await;
