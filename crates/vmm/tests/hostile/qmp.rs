@@ -34,13 +34,13 @@ fn event_flood_ends_vm_with_reason() {
 fn hostile_qemu_is_ended_at_adoption() {
     for attack in ["endless-line", "event-flood"] {
         withstand(Engine::Qemu, attack, async |attacked| {
-            // The agent that was connected is gone before it has seen anything of this.
-            let error = attacked
-                .adopt_again()
-                .await
-                .expect_err("it is no QEMU any more");
-            assert!(matches!(error, Error::Hostile { .. }), "{error}");
-            attacked.assert_no_process();
+            let adopted = attacked.adopt_again().await;
+            // On a busy machine the agent that was connected has seen it first, and ended it.
+            assert!(
+                matches!(adopted, Err(Error::Hostile { .. }) | Ok(None)),
+                "{adopted:?}"
+            );
+            attacked.until_no_process().await;
         });
     }
 }
