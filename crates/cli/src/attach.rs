@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use client::types::{Command, ProcessSignal};
 use client::{AttachEvent, AttachOutput, Client, Error};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +15,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::interrupt::Interrupt;
 use crate::output;
-use crate::process::{Input, Output, exit_status, forward, read_stdin, watch_size};
+use crate::process::{
+    Input, Output, exit_status, forward_input, note_unsent, read_stdin, watch_size,
+};
 use crate::quiet::Quiet;
 use crate::terminal;
 
@@ -48,10 +49,7 @@ pub async fn run(
         .then(|| signal(SignalKind::window_change()))
         .transpose()?;
     // The guard restores the terminal on every way out of here.
-    let raw = (with_terminal && terminal::stdin_is_terminal())
-        .then(terminal::RawMode::enter)
-        .transpose()
-        .context("switching the terminal to raw mode")?;
+    let raw = terminal::RawMode::enter_if(with_terminal)?;
     let mut helpers = JoinSet::new();
     let (sender, mut input) = mpsc::channel(4);
     let (failed, mut input_failed) = mpsc::channel(1);
@@ -63,12 +61,6 @@ pub async fn run(
     if options.interactive {
         helpers.spawn(read_stdin(sender, failed));
     }
-    let stopping = async {
-        match &raw {
-            Some(raw) => raw.give_back_while_stopped().await,
-            None => std::future::pending().await,
-        }
-    };
     let mut reader = Reader {
         client,
         id,
@@ -83,7 +75,7 @@ pub async fn run(
         Some(error) = input_failed.recv() => {
             Err(anyhow::Error::new(error).context("reading standard input; the command runs on"))
         }
-        never = stopping => match never {},
+        never = terminal::give_back_while_stopped(raw.as_ref()) => match never {},
     }
 }
 
@@ -100,13 +92,7 @@ async fn pass_signals(
         return first;
     }
     let sent = async {
-        let sent = client.signal_command(id, command, first).await;
-        if let Err(error) = sent
-            && !error.is_not_found()
-        {
-            let text = format!("the signal could not be sent: {error}");
-            output::print_note(&output::printable(&text));
-        }
+        note_unsent(client.signal_command(id, command, first).await);
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -143,7 +129,7 @@ impl Reader<'_> {
                             Ok(exit_code) => return Ok(exit_status(exit_code)),
                             Err(error) => error,
                         },
-                        never = forward(sink, input) => match never {},
+                        never = forward_input(sink, input) => match never {},
                     }
                 }
                 Err(error) => error.into(),

@@ -125,11 +125,7 @@ pub async fn run(
     };
     let (input, output) = opened?;
     // The guard restores the terminal on every way out of here.
-    let raw = (interactive && size.is_some() && terminal::stdin_is_terminal())
-        .then(terminal::RawMode::enter);
-    let raw = raw
-        .transpose()
-        .context("switching the terminal to raw mode")?;
+    let raw = terminal::RawMode::enter_if(interactive && size.is_some())?;
 
     let (started, pid) = watch::channel(None);
     let mut helpers = JoinSet::new();
@@ -142,12 +138,6 @@ pub async fn run(
     if interactive {
         helpers.spawn(read_stdin(sender, failed));
     }
-    let stopping = async {
-        match &raw {
-            Some(raw) => raw.give_back_while_stopped().await,
-            None => std::future::pending().await,
-        }
-    };
     let attached = Attached {
         client,
         id,
@@ -161,7 +151,7 @@ pub async fn run(
         Some(error) = input_failed.recv() => {
             Err(anyhow::Error::new(error).context("reading standard input; the command was killed"))
         }
-        never = stopping => match never {},
+        never = terminal::give_back_while_stopped(raw.as_ref()) => match never {},
     }
 }
 
@@ -207,8 +197,7 @@ impl Attached<'_> {
         Err(Quiet::Signal(second).into())
     }
 
-    /// Sends a signal as soon as the command runs. A command that is not found has ended and needs
-    /// none.
+    /// Sends a signal as soon as the command runs.
     async fn send(&mut self, signal: ProcessSignal) {
         let pid = self
             .pid
@@ -217,13 +206,17 @@ impl Attached<'_> {
             .ok()
             .and_then(|pid| *pid);
         let Some(pid) = pid else { return };
-        let sent = self.client.signal(self.id, pid, signal).await;
-        if let Err(error) = sent
-            && !error.is_not_found()
-        {
-            let text = format!("the signal could not be sent: {error}");
-            output::print_note(&output::printable(&text));
-        }
+        note_unsent(self.client.signal(self.id, pid, signal).await);
+    }
+}
+
+/// Notes that a signal could not be sent. A command that is not found has ended and needs none.
+pub fn note_unsent(sent: client::Result<()>) {
+    if let Err(error) = sent
+        && !error.is_not_found()
+    {
+        let text = format!("the signal could not be sent: {error}");
+        output::print_note(&output::printable(&text));
     }
 }
 
@@ -259,12 +252,15 @@ async fn send_input(
     if pid.wait_for(Option::is_some).await.is_err() {
         return;
     }
-    forward(input, &mut messages).await;
+    forward_input(input, &mut messages).await;
 }
 
 /// Passes on messages, in order. Never returns: both halves of a connection close it when they are
 /// dropped, and this one must not while the command runs.
-pub async fn forward(mut input: ExecInput, messages: &mut mpsc::Receiver<Input>) -> Infallible {
+pub async fn forward_input(
+    mut input: ExecInput,
+    messages: &mut mpsc::Receiver<Input>,
+) -> Infallible {
     while let Some(message) = messages.recv().await {
         let sent = match message {
             Input::Data(data) => input.write(&data).await,

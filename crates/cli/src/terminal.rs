@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use anyhow::Context;
 use client::types::TerminalSize;
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::stdio::{stderr, stdin, stdout};
@@ -42,8 +43,16 @@ pub struct RawMode {
 }
 
 impl RawMode {
+    /// Enters raw mode if `is_wanted` and standard input is a terminal.
+    pub fn enter_if(is_wanted: bool) -> anyhow::Result<Option<Self>> {
+        (is_wanted && stdin_is_terminal())
+            .then(Self::enter)
+            .transpose()
+            .context("switching the terminal to raw mode")
+    }
+
     /// Keeps bytes that were typed already: they are meant for the command.
-    pub fn enter() -> std::io::Result<Self> {
+    fn enter() -> std::io::Result<Self> {
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -54,7 +63,7 @@ impl RawMode {
     /// Stops this process on SIGTSTP, with the terminal as it was before for the shell that uses it
     /// then, and goes on in raw mode after SIGCONT. Keys do not get here in raw mode, so it takes a
     /// `kill -TSTP`. Never returns.
-    pub async fn give_back_while_stopped(&self) -> Infallible {
+    async fn give_back_while_stopped(&self) -> Infallible {
         let Ok(mut stops) = signal(SignalKind::from_raw(Signal::TSTP.as_raw())) else {
             return std::future::pending().await;
         };
@@ -64,6 +73,14 @@ impl RawMode {
             let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.raw);
         }
         std::future::pending().await
+    }
+}
+
+/// As [`RawMode::give_back_while_stopped`]; without raw mode there is nothing to give back.
+pub async fn give_back_while_stopped(raw: Option<&RawMode>) -> Infallible {
+    match raw {
+        Some(raw) => raw.give_back_while_stopped().await,
+        None => std::future::pending().await,
     }
 }
 

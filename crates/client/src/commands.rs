@@ -12,11 +12,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::SplitStream;
 use reqwest::Method;
-use tokio_tungstenite::tungstenite::protocol::Message;
 
 use crate::connection::Client;
 use crate::error::{Error, Result};
-use crate::exec_stream::{ExecInput, Socket, broken, decode};
+use crate::exec_stream::{ExecInput, Socket, decode_base64, next_message};
 
 /// Output of a background command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +64,7 @@ impl Client {
             .await
     }
 
-    /// Lists background commands that run, and those that ended and are kept, oldest first.
+    /// Lists running background commands, and ended ones that are kept, oldest first.
     pub async fn commands(&self, id: &str) -> Result<Vec<Command>> {
         let url = self.route(&["v1", "sandboxes", id, "commands"]);
         let list: CommandList = self.send_json(self.request(Method::GET, url)).await?;
@@ -116,29 +115,22 @@ impl Client {
 impl AttachOutput {
     /// Waits for the next event; `None` after `Exited`.
     pub async fn next(&mut self) -> Result<Option<AttachEvent>> {
-        while !self.finished {
-            match self.frames.next().await {
-                Some(Ok(Message::Text(text))) => return self.event(text.as_str()).map(Some),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return Err(Error::Truncated),
-                Some(Ok(_)) => return Err(Error::Protocol("a frame that is not text".to_owned())),
-                Some(Err(error)) => return Err(broken(error)),
-            }
+        if self.finished {
+            return Ok(None);
         }
-        Ok(None)
+        let message = next_message(&mut self.frames).await?;
+        self.event(message).map(Some)
     }
 
-    fn event(&mut self, text: &str) -> Result<AttachEvent> {
-        let message =
-            serde_json::from_str(text).map_err(|error| Error::Protocol(error.to_string()))?;
+    fn event(&mut self, message: AttachServerMessage) -> Result<AttachEvent> {
         Ok(match message {
             AttachServerMessage::Attached { command } => AttachEvent::Attached(command),
             AttachServerMessage::Stdout { data, next_offset } => AttachEvent::Stdout {
-                data: decode(&data)?,
+                data: decode_base64(&data)?,
                 next_offset,
             },
             AttachServerMessage::Stderr { data, next_offset } => AttachEvent::Stderr {
-                data: decode(&data)?,
+                data: decode_base64(&data)?,
                 next_offset,
             },
             AttachServerMessage::Dropped { bytes, next_offset } => {

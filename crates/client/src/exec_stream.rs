@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -235,25 +236,18 @@ impl ExecInput {
 impl ExecOutput {
     /// Waits for the next event of the program; `None` after `Exited`.
     pub async fn next(&mut self) -> Result<Option<ExecEvent>> {
-        while !self.finished {
-            match self.frames.next().await {
-                Some(Ok(Message::Text(text))) => return self.event(text.as_str()).map(Some),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return Err(Error::Truncated),
-                Some(Ok(_)) => return Err(Error::Protocol("a frame that is not text".to_owned())),
-                Some(Err(error)) => return Err(broken(error)),
-            }
+        if self.finished {
+            return Ok(None);
         }
-        Ok(None)
+        let message = next_message(&mut self.frames).await?;
+        self.event(message).map(Some)
     }
 
-    fn event(&mut self, text: &str) -> Result<ExecEvent> {
-        let message =
-            serde_json::from_str(text).map_err(|error| Error::Protocol(error.to_string()))?;
+    fn event(&mut self, message: ExecServerMessage) -> Result<ExecEvent> {
         Ok(match message {
             ExecServerMessage::Start { pid } => ExecEvent::Started { pid },
-            ExecServerMessage::Stdout { data } => ExecEvent::Stdout(decode(&data)?),
-            ExecServerMessage::Stderr { data } => ExecEvent::Stderr(decode(&data)?),
+            ExecServerMessage::Stdout { data } => ExecEvent::Stdout(decode_base64(&data)?),
+            ExecServerMessage::Stderr { data } => ExecEvent::Stderr(decode_base64(&data)?),
             ExecServerMessage::Exit { exit_code } => {
                 self.finished = true;
                 ExecEvent::Exited { exit_code }
@@ -277,7 +271,24 @@ impl ExecOutput {
     }
 }
 
-pub(crate) fn decode(data: &str) -> Result<Bytes> {
+/// Waits for the next message of the server. Cancel-safe.
+pub(crate) async fn next_message<T: DeserializeOwned>(
+    frames: &mut SplitStream<Socket>,
+) -> Result<T> {
+    loop {
+        return match frames.next().await {
+            Some(Ok(Message::Text(text))) => {
+                serde_json::from_str(&text).map_err(|error| Error::Protocol(error.to_string()))
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+            Some(Ok(Message::Close(_))) | None => Err(Error::Truncated),
+            Some(Ok(_)) => Err(Error::Protocol("a frame that is not text".to_owned())),
+            Some(Err(error)) => Err(broken(error)),
+        };
+    }
+}
+
+pub(crate) fn decode_base64(data: &str) -> Result<Bytes> {
     STANDARD
         .decode(data)
         .map(Bytes::from)
