@@ -1,6 +1,7 @@
 //! The Connect service `process.Process`.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use connectrpc::{
@@ -15,15 +16,15 @@ use guest_rpc::process::{
     SendSignalRequest, SendSignalResponse, StartRequest, StartResponse, StreamInputRequest,
     StreamInputResponse, UpdateRequest, UpdateResponse,
 };
-use guest_rpc::start_error;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use super::events::{Bound, Events};
 use super::lifetime::{self, Plan};
-use super::request;
+use super::spawn::Program;
 use super::table::{Process, Processes};
+use super::{interpreter, request};
 use crate::Agent;
 use crate::auth::Caller;
 use crate::settings::Settings;
@@ -106,9 +107,7 @@ impl Rpc for Service {
         let deadline = context.deadline().map(Instant::from_std);
         let request = request.to_owned_message();
         let plan = parse_plan(&self.settings, user, request, deadline).await?;
-        let program = plan.program.program.clone();
-        let path = plan.program.cwd.join(&program);
-        let user = plan.program.user.clone();
+        let names = StartNames::from_plan(&plan);
         // In a task of its own: a client that hangs up now must not leave a process without an
         // owner.
         let starting = tokio::spawn(lifetime::start_process(self.processes.clone(), plan));
@@ -117,10 +116,7 @@ impl Rpc for Service {
             .map_err(|e| ConnectError::internal(e.to_string()))?;
         let (process, listener) = match started {
             Ok(started) => started,
-            Err(e) => {
-                let explained = super::interpreter::explain(e, path, &user).await;
-                return Err(cannot_start(&program, &explained));
-            }
+            Err(error) => return Err(names.explain(error).await),
         };
         let events = Events::new(process.pid, listener, context.headers(), Bound::OfProcess);
         let wrap = |event| StartResponse {
@@ -264,7 +260,33 @@ pub(super) fn send_signal(
 
 /// Returns the error for a program that could not be started. Lack of resources is not the caller's
 /// mistake; all else is (no such program, not executable, …).
-pub(super) fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
+/// Names of a start, for the error if it fails.
+pub(super) struct StartNames {
+    program: String,
+    path: PathBuf,
+    user: User,
+}
+
+impl StartNames {
+    pub(super) fn from_plan(plan: &Plan) -> Self {
+        let Program {
+            program, cwd, user, ..
+        } = &plan.program;
+        Self {
+            program: program.clone(),
+            path: cwd.join(program),
+            user: user.clone(),
+        }
+    }
+
+    /// Explains why the program could not be started.
+    pub(super) async fn explain(self, error: io::Error) -> ConnectError {
+        let explained = interpreter::explain(error, self.path, &self.user).await;
+        start_error(&self.program, &explained)
+    }
+}
+
+fn start_error(program: &str, error: &io::Error) -> ConnectError {
     let exhausted =
         [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE].map(|e| Some(e as i32));
     let full = exhausted.contains(&error.raw_os_error());
@@ -273,7 +295,7 @@ pub(super) fn cannot_start(program: &str, error: &io::Error) -> ConnectError {
     } else {
         ErrorCode::InvalidArgument
     };
-    ConnectError::new(code, start_error::text(program, error))
+    ConnectError::new(code, guest_rpc::start_error::text(program, error))
 }
 
 #[cfg(test)]

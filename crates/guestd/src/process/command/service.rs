@@ -18,8 +18,8 @@ use super::table::{Command, Commands};
 use crate::Agent;
 use crate::auth::Caller;
 use crate::keepalive;
-use crate::process::service::{cannot_start, parse_plan, send_signal};
-use crate::process::{interpreter, request};
+use crate::process::request;
+use crate::process::service::{parse_plan, send_signal};
 use crate::settings::Settings;
 
 /// Ctrl-D, the end of input on a terminal.
@@ -62,14 +62,7 @@ impl CommandService for Service {
             timeout => Instant::now().checked_add(timeout),
         };
         let plan = parse_plan(&self.settings, user, start, deadline).await?;
-        let program = plan.program.program.clone();
-        let path = plan.program.cwd.join(&program);
-        let user = plan.program.user.clone();
-        let explain = async move |error| {
-            let explained = interpreter::explain(error, path, &user).await;
-            cannot_start(&program, &explained)
-        };
-        let starting = Arc::clone(&self.commands).start(plan, request.keep_alive, explain);
+        let starting = Arc::clone(&self.commands).start(plan, request.keep_alive);
         // In a task of its own: a client that hangs up now must not leave a process without an
         // owner.
         let command = tokio::spawn(starting)

@@ -15,6 +15,7 @@ use super::log::{Ended, Log};
 use crate::process::input::InputError;
 use crate::process::lifetime::{self, Plan};
 use crate::process::output::{End, Event, Source};
+use crate::process::service::StartNames;
 use crate::process::table::{Process, Processes};
 use crate::reaper::Exit;
 
@@ -185,21 +186,17 @@ impl Commands {
         }
     }
 
-    /// Starts a command; its name is the tag of the plan. `cannot_start` explains why it could not
-    /// be started.
+    /// Starts a command; its name is the tag of the plan.
     ///
     /// # Errors
-    /// `already_exists`, `failed_precondition`, and what `cannot_start` returns.
-    pub(super) async fn start<F>(
+    /// `already_exists`, `failed_precondition`, and the reason why it could not be started.
+    pub(super) async fn start(
         self: Arc<Self>,
         plan: Plan,
         keep_alive: bool,
-        cannot_start: impl FnOnce(std::io::Error) -> F,
-    ) -> Result<Arc<Command>, ConnectError>
-    where
-        F: Future<Output = ConnectError>,
-    {
+    ) -> Result<Arc<Command>, ConnectError> {
         let name = plan.tag.clone();
+        let names = StartNames::from_plan(&plan);
         let reservation = self.reserve(name.clone())?;
         let id = format!("{ID_PREFIX}{}", stdx::random::hex::<4>());
         let terminal = plan.terminal.is_some();
@@ -213,7 +210,7 @@ impl Commands {
         let started = lifetime::start_process(self.processes.clone(), plan).await;
         let (process, output) = match started {
             Ok(started) => started,
-            Err(error) => return Err(cannot_start(error).await),
+            Err(error) => return Err(names.explain(error).await),
         };
         let command = Arc::new(Command {
             id,
