@@ -53,6 +53,11 @@ impl Error {
         .because(cause)
     }
 
+    /// Creates the error for a request that this process cannot finish any more.
+    pub fn shutting_down() -> Self {
+        Self::new(ErrorCode::HostUnavailable, "the control plane is stopping")
+    }
+
     #[must_use]
     pub fn because(mut self, cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.cause = Some(Arc::new(cause));

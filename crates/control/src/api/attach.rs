@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use utoipa::IntoParams;
 
 use super::exec_stream::{
-    INPUT_QUEUE, PING_INTERVAL, Sink, encoded, forward_input, read_frames, say_goodbye, send,
-    stopping, upgrade_of,
+    INPUT_QUEUE, PING_INTERVAL, Sink, encode_output, forward_input, read_frames, say_goodbye, send,
+    upgrade_of,
 };
 use super::extract::{CommandRef, Id, Query};
 use super::text::Utf8;
@@ -86,7 +86,7 @@ async fn session(
     let (mut sink, mut frames) = socket.split();
     let attached = tokio::select! {
         attached = app.attach_command(&principal, &id, &command, query.offset) => attached,
-        () = app.shutdown.cancelled() => Err(stopping()),
+        () = app.shutdown.cancelled() => Err(Error::shutting_down()),
     };
     let last = match attached {
         Ok(AttachedCommand {
@@ -98,7 +98,7 @@ async fn session(
                 ended = write_output(&mut stream, query, &mut sink) => ended,
                 ended = read_frames(&mut frames, &process, queue) => ended.map(|()| None),
                 error = forward_input(&process, waiting) => Err(error),
-                () = app.shutdown.cancelled() => Err(stopping()),
+                () = app.shutdown.cancelled() => Err(Error::shutting_down()),
             }
         }
         Err(error) => Err(error),
@@ -149,16 +149,16 @@ async fn write_output(
             }) => {
                 end = offset.saturating_add(data.len() as u64);
                 let decoder = &mut texts[usize::from(is_stderr)];
-                let text = encoded(query.encoding, decoder, &data);
+                let text = encode_output(query.encoding, decoder, &data);
                 if text.is_empty() {
                     continue;
                 }
                 // A client that comes back there gets the character that is not whole yet.
-                output(is_stderr, text, end.saturating_sub(decoder.held()))
+                output(is_stderr, text, end.saturating_sub(decoder.held_bytes()))
             }
             Some(AttachEvent::Dropped { bytes, offset }) => {
                 end = offset;
-                // What follows does not complete a character of before.
+                // Bytes after a gap do not complete a character that began before it.
                 texts = [Utf8::default(), Utf8::default()];
                 AttachServerMessage::Dropped {
                     bytes,

@@ -57,7 +57,7 @@ pub async fn start_command(
         user: body.user,
         timeout_sec: body.timeout_sec,
         stdin: body.stdin,
-        terminal: body.terminal.map(size),
+        terminal: body.terminal.map(view::terminal_size),
     };
     let background = BackgroundCommand {
         command,
@@ -68,16 +68,9 @@ pub async fn start_command(
     Ok((StatusCode::CREATED, Answer(view::command(started))))
 }
 
-fn size(size: TerminalSize) -> hosts::TerminalSize {
-    hosts::TerminalSize {
-        cols: size.cols,
-        rows: size.rows,
-    }
-}
-
 /// List background commands
 ///
-/// Those that run, and those that ended and are kept, oldest first.
+/// Running commands, and ended ones that are kept, oldest first.
 #[utoipa::path(
     get, path = "/{id}/commands", tag = "commands",
     responses(
@@ -216,7 +209,7 @@ pub async fn resize_command(
     Query(NoQuery {}): Query<NoQuery>,
     Json(body): Json<TerminalSize>,
 ) -> Result<StatusCode> {
-    let inputs = vec![CommandInput::Resize(size(body))];
+    let inputs = vec![CommandInput::Resize(view::terminal_size(body))];
     app.send_command_input(&principal, &id, &command, inputs)
         .await?;
     Ok(StatusCode::NO_CONTENT)

@@ -28,11 +28,12 @@ use tokio::sync::mpsc;
 
 use super::extract::{Id, NoQuery, Query};
 use super::text::Utf8;
+use super::view;
 use crate::app::App;
 use crate::app::exec::{Process, Running, check_size};
 use crate::auth::{Principal, web_socket};
 use crate::error::{Error, Result};
-use crate::hosts::{Command, CommandInput, ExecEvent, TerminalSize};
+use crate::hosts::{Command, CommandInput, ExecEvent};
 
 /// Bytes of one frame from the client. Input of any length fits in many.
 pub const MAX_FRAME: usize = 256 * 1024;
@@ -96,7 +97,7 @@ pub(super) fn upgrade_of(
 async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket: WebSocket) {
     let begun = tokio::select! {
         begun = begin(&app, &principal, &id, &mut socket) => begun,
-        () = app.shutdown.cancelled() => Err(stopping()),
+        () = app.shutdown.cancelled() => Err(Error::shutting_down()),
     };
     let (mut sink, mut frames) = socket.split();
     let last = match begun {
@@ -142,10 +143,6 @@ pub(super) async fn say_goodbye(
     .await;
 }
 
-pub(super) fn stopping() -> Error {
-    Error::new(ErrorCode::HostUnavailable, "the control plane is stopping")
-}
-
 /// Reads `start` and starts the program. `None` when the client went away instead.
 async fn begin(
     app: &App,
@@ -187,10 +184,7 @@ async fn begin(
     else {
         return Err(Error::invalid("the first frame must be start"));
     };
-    let terminal = terminal.map(|size| TerminalSize {
-        cols: size.cols,
-        rows: size.rows,
-    });
+    let terminal = terminal.map(view::terminal_size);
     let command = Command {
         cmd,
         args,
@@ -245,7 +239,7 @@ async fn converse(
         ended = write_output(&mut running, encoding, sink) => ended,
         ended = read_frames(frames, &process, queue) => ended.map(|()| None),
         error = forward_input(&process, waiting) => Err(error),
-        () = app.shutdown.cancelled() => Err(stopping()),
+        () = app.shutdown.cancelled() => Err(Error::shutting_down()),
     }
 }
 
@@ -275,11 +269,11 @@ async fn write_output(
         };
         let sent = match event {
             Some(ExecEvent::Stdout(bytes)) => {
-                let data = encoded(encoding, &mut stdout, &bytes);
+                let data = encode_output(encoding, &mut stdout, &bytes);
                 send(sink, &ExecServerMessage::Stdout { data }).await
             }
             Some(ExecEvent::Stderr(bytes)) => {
-                let data = encoded(encoding, &mut stderr, &bytes);
+                let data = encode_output(encoding, &mut stderr, &bytes);
                 send(sink, &ExecServerMessage::Stderr { data }).await
             }
             Some(ExecEvent::Ended { exit_code, error }) => {
@@ -307,7 +301,7 @@ async fn write_output(
     }
 }
 
-pub(super) fn encoded(encoding: Encoding, decoder: &mut Utf8, bytes: &[u8]) -> String {
+pub(super) fn encode_output(encoding: Encoding, decoder: &mut Utf8, bytes: &[u8]) -> String {
     match encoding {
         Encoding::Base64 => STANDARD.encode(bytes),
         Encoding::Utf8 => decoder.push(bytes),
@@ -365,10 +359,7 @@ pub(super) async fn read_frames(
             }
             ExecClientMessage::StdinClose => CommandInput::EndOfFile,
             ExecClientMessage::Resize { size } => {
-                let size = TerminalSize {
-                    cols: size.cols,
-                    rows: size.rows,
-                };
+                let size = view::terminal_size(size);
                 check_size(size)?;
                 CommandInput::Resize(size)
             }

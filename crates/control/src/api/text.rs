@@ -18,7 +18,7 @@ impl Utf8 {
     }
 
     /// Returns the number of bytes of an incomplete last character.
-    pub(super) fn held(&self) -> u64 {
+    pub(super) fn held_bytes(&self) -> u64 {
         self.0.len() as u64
     }
 

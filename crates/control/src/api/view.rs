@@ -66,6 +66,15 @@ pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
     }
 }
 
+/// Converts the size of a terminal from a request.
+#[must_use]
+pub fn terminal_size(size: api_types::TerminalSize) -> crate::hosts::TerminalSize {
+    crate::hosts::TerminalSize {
+        cols: size.cols,
+        rows: size.rows,
+    }
+}
+
 #[must_use]
 pub fn command(command: CommandInfo) -> api_types::Command {
     let state = match command.exit_code {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
-use model::{ErrorCode, Resource, SandboxId};
+use model::{Resource, SandboxId};
 use tokio_util::sync::CancellationToken;
 
 use super::App;
@@ -49,7 +49,7 @@ impl Download {
         tokio::select! {
             piece = self.stream.next() => piece,
             () = self.shutdown.cancelled() => {
-                Err(Error::new(ErrorCode::HostUnavailable, "the control plane is stopping"))
+                Err(Error::shutting_down())
             }
         }
     }

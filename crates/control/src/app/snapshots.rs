@@ -8,8 +8,8 @@
 //! the lock until its lease ends. A host that did not answer a deletion may have the snapshot: the
 //! claim stays.
 //!
-//! Whether the caller may use the name is checked before it is locked, so that no team holds up the
-//! names of others, and again under the lock.
+//! The right to use a name is checked before the name is locked, so that no team holds up the names
+//! of others, and again under the lock.
 
 use std::sync::Arc;
 
@@ -119,15 +119,10 @@ impl App {
     /// # Errors
     /// `Conflict` if a host other than `host` has a template of that name.
     async fn check_other_hosts(&self, host: &Arc<Host>, name: &TemplateName) -> Result<()> {
-        for other in self.hosts.all() {
-            if Arc::ptr_eq(other, host) {
-                continue;
-            }
-            let templates = other.list_templates().await?;
-            if templates.iter().any(|template| template.name == *name) {
-                let text = format!("another host has a template {name}; choose another name");
-                return Err(Error::new(ErrorCode::Conflict, text));
-            }
+        let all = self.hosts.all().iter();
+        if any_has_template(all.filter(|other| !Arc::ptr_eq(other, host)), name).await? {
+            let text = format!("another host has a template {name}; choose another name");
+            return Err(Error::new(ErrorCode::Conflict, text));
         }
         Ok(())
     }
@@ -137,17 +132,13 @@ impl App {
     /// # Errors
     /// As [`App::claim_snapshot_name`].
     async fn check_claimable(&self, principal: &Principal, name: &TemplateName) -> Result<()> {
-        match self.store.snapshot_owner(name).await? {
-            Some(owner) if owner == principal.team_id => return Ok(()),
-            Some(_) => return Err(name_taken(name)),
-            None if principal.is_operator() => return Ok(()),
-            None => {}
+        let owner = self.store.snapshot_owner(name).await?;
+        if may_use_name(principal, owner.as_ref()) {
+            return Ok(());
         }
-        for host in self.hosts.all() {
-            let templates = host.list_templates().await?;
-            if templates.iter().any(|template| template.name == *name) {
-                return Err(name_taken(name));
-            }
+        let hosts = self.hosts.all().iter();
+        if owner.is_some() || any_has_template(hosts, name).await? {
+            return Err(name_taken(name));
         }
         Ok(())
     }
@@ -291,6 +282,23 @@ impl App {
 /// Returns true if a snapshot of that owner may be the caller's to use.
 fn may_use_name(principal: &Principal, owner: Option<&TeamId>) -> bool {
     owner.map_or(principal.is_operator(), |owner| *owner == principal.team_id)
+}
+
+/// Returns true if one of the hosts has a template of that name.
+///
+/// # Errors
+/// If a host that is asked does not answer.
+async fn any_has_template(
+    hosts: impl Iterator<Item = &Arc<Host>>,
+    name: &TemplateName,
+) -> Result<bool> {
+    for host in hosts {
+        let templates = host.list_templates().await?;
+        if templates.iter().any(|template| template.name == *name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn name_taken(name: &TemplateName) -> Error {

@@ -45,8 +45,8 @@ impl Principal {
         Err(Error::new(ErrorCode::Forbidden, text))
     }
 
-    /// Returns true for the keys of whoever runs this installation: those of the team `default` that
-    /// may do everything.
+    /// Returns true for the keys of the operator of this installation: those of the team `default`
+    /// that may do everything.
     #[must_use]
     pub fn is_operator(&self) -> bool {
         self.team_id == TeamId::default() && self.scopes == Scopes::Admin
