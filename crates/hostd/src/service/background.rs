@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::alive;
 use super::error::pass_on;
-use super::program::{START_TIMEOUT, not_started, parse_signal, silent};
+use super::program::{START_TIMEOUT, not_started, parse_signal, start_timed_out};
 use crate::guest::{AttachStream, explain_old_guest};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
@@ -35,7 +35,7 @@ const MAX_TEXT: usize = 4096;
 const MAX_ARGS: usize = 4096;
 
 /// Starts a command.
-pub(super) async fn start(
+pub(super) async fn start_command(
     handle: &Handle,
     request: rpc::StartCommandRequest,
 ) -> Result<rpc::StartCommandResponse, ConnectError> {
@@ -58,7 +58,7 @@ pub(super) async fn start(
     let client = handle.guest();
     let starting = client.start_command(start, request.user.as_deref());
     let started = timeout(START_TIMEOUT, starting).await;
-    let result = match started.map_err(|_| silent())? {
+    let result = match started.map_err(|_| start_timed_out())? {
         Ok(command) => start_command_response::Result::from(checked(command)),
         Err(error) => match not_started(&error) {
             Some(end) => start_command_response::Result::from(end),
@@ -72,7 +72,9 @@ pub(super) async fn start(
 }
 
 /// Lists commands.
-pub(super) async fn list(handle: &Handle) -> Result<rpc::ListCommandsResponse, ConnectError> {
+pub(super) async fn list_commands(
+    handle: &Handle,
+) -> Result<rpc::ListCommandsResponse, ConnectError> {
     let listed = handle.guest().list_commands().await;
     let commands = listed.map_err(|error| pass_on(&error))?;
     Ok(rpc::ListCommandsResponse {
@@ -86,7 +88,7 @@ pub(super) async fn list(handle: &Handle) -> Result<rpc::ListCommandsResponse, C
 }
 
 /// Finds a command.
-pub(super) async fn get(
+pub(super) async fn get_command(
     handle: &Handle,
     command: String,
 ) -> Result<rpc::GetCommandResponse, ConnectError> {
@@ -116,7 +118,7 @@ pub(super) async fn send_input(
 }
 
 /// Signals the process group of a command.
-pub(super) async fn signal(
+pub(super) async fn signal_command(
     handle: &Handle,
     request: rpc::SignalCommandRequest,
 ) -> Result<rpc::SignalCommandResponse, ConnectError> {
@@ -132,7 +134,7 @@ pub(super) async fn signal(
 }
 
 /// Streams the output of a command, which counts as use of the sandbox until the reader is gone.
-pub(super) async fn attach(
+pub(super) async fn attach_command(
     handle: Handle,
     request: rpc::AttachCommandRequest,
 ) -> Result<ServiceStream<rpc::AttachCommandResponse>, ConnectError> {

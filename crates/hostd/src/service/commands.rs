@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::pass_on;
-use super::program::{MAX_REASON, START_TIMEOUT, not_started, parse_signal, silent};
+use super::program::{MAX_REASON, START_TIMEOUT, not_started, parse_signal, start_timed_out};
 use super::{Agent, alive, background};
 use crate::guest::{Exec, ExecEvent, Running};
 use crate::sandbox::Handle;
@@ -85,7 +85,8 @@ impl CommandService for Agent {
     ) -> ServiceResult<rpc::StartCommandResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        let start = |handle: Handle| async move { background::start(&handle, request).await };
+        let start =
+            |handle: Handle| async move { background::start_command(&handle, request).await };
         Response::ok(self.in_guest(&id, start).await?)
     }
 
@@ -94,7 +95,7 @@ impl CommandService for Agent {
         _: RequestContext,
         request: ServiceRequest<'_, rpc::ListCommandsRequest>,
     ) -> ServiceResult<rpc::ListCommandsResponse> {
-        let list = |handle: Handle| async move { background::list(&handle).await };
+        let list = |handle: Handle| async move { background::list_commands(&handle).await };
         Response::ok(self.in_guest(request.sandbox_id, list).await?)
     }
 
@@ -104,7 +105,7 @@ impl CommandService for Agent {
         request: ServiceRequest<'_, rpc::GetCommandRequest>,
     ) -> ServiceResult<rpc::GetCommandResponse> {
         let command = request.command.to_owned();
-        let get = |handle: Handle| async move { background::get(&handle, command).await };
+        let get = |handle: Handle| async move { background::get_command(&handle, command).await };
         Response::ok(self.in_guest(request.sandbox_id, get).await?)
     }
 
@@ -126,7 +127,8 @@ impl CommandService for Agent {
     ) -> ServiceResult<rpc::SignalCommandResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        let signal = |handle: Handle| async move { background::signal(&handle, request).await };
+        let signal =
+            |handle: Handle| async move { background::signal_command(&handle, request).await };
         Response::ok(self.in_guest(&id, signal).await?)
     }
 
@@ -137,7 +139,7 @@ impl CommandService for Agent {
     ) -> ServiceResult<ServiceStream<rpc::AttachCommandResponse>> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        let attach = |handle| background::attach(handle, request);
+        let attach = |handle| background::attach_command(handle, request);
         Response::stream_ok(self.in_guest(&id, attach).await?)
     }
 }
@@ -165,7 +167,7 @@ async fn start_command(
     };
     let started = timeout(START_TIMEOUT, handle.guest().exec(exec)).await;
     let running = started
-        .map_err(|_| silent())?
+        .map_err(|_| start_timed_out())?
         .map_err(|error| pass_on(&error))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let pump = Pump {

@@ -1,4 +1,4 @@
-//! What starts of programs have in common, in the foreground and in the background.
+//! Parts of starts of programs that foreground and background commands share.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const NOT_EXECUTABLE: i32 = 126;
 const ENOENT: i32 = 2;
 
 /// Returns the error for a guest that did not start a program in time.
-pub(super) fn silent() -> ConnectError {
+pub(super) fn start_timed_out() -> ConnectError {
     let seconds = START_TIMEOUT.as_secs();
     ConnectError::deadline_exceeded(format!(
         "the guest agent did not start the program within {seconds} s"

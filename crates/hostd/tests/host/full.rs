@@ -18,10 +18,10 @@ const HOST_BYTES: u64 = 2 << 30;
 const LEFT: u64 = 2 << 20;
 /// What the guest writes to its memory in the meantime, MiB.
 const WRITTEN_MB: u64 = 24;
-/// What stays free for sandboxes that have not taken most, an eighth of the file system, and what
-/// the one that does may write until then: more than counts as much (256 MiB), and less than all
-/// that it wants to.
+/// Space that stays free for sandboxes that have not taken most: an eighth of the file system.
 const RESERVE: u64 = HOST_BYTES / 8;
+/// Bytes that the largest writer may write until then: more than counts as much (256 MiB), and less
+/// than all that it wants to.
 const UNTIL_STALLED: u64 = 300 << 20;
 const BLOCKS: usize = 120;
 /// Writes numbered blocks of 4 MiB, and notes each that the disk has taken.

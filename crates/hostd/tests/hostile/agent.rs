@@ -23,7 +23,7 @@ pub const TOKEN: &str = "the-token-of-the-agent";
 
 /// For calls that nobody hinders; long, since machines that run tests are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the agent has to answer a question for itself, whatever guests do.
+/// Time in which the agent must answer a question that needs no guest.
 const PROMPT: Duration = Duration::from_secs(1);
 /// Questions of which one has to be answered so fast: the machine may have stood still under some.
 const QUESTIONS: usize = 20;

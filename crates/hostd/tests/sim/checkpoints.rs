@@ -1,7 +1,5 @@
 //! Checkpoints that are cut off by the end of an agent, and those of one name at the same time.
 
-use std::sync::Arc;
-
 use hostd::sandbox::SandboxError;
 use model::SandboxId;
 
@@ -19,10 +17,7 @@ fn cut_off_at(step: u64) -> bool {
     let id = SandboxId::random();
     let first = runtime(&world);
     let is_made = first.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(&world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(&world, &place);
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         manager.ensure_sandbox(&id, spec("base")).await.unwrap();
         world.begins(step);
@@ -44,10 +39,7 @@ fn cut_off_at(step: u64) -> bool {
     world.begins(0);
     let second = runtime(&world);
     second.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(&world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(&world, &place);
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         // Whether it was made or not, the name is one that can be used.
         let left = manager.list_checkpoints(&id).await.unwrap().len();
@@ -85,10 +77,7 @@ fn one_of_two_checkpoints_of_a_name_is_made() {
     world.begins(0);
     let runtime = runtime(&world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(&world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(&world, &place);
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let id = SandboxId::random();
         manager.ensure_sandbox(&id, spec("base")).await.unwrap();

@@ -78,10 +78,7 @@ fn forks(world: &Arc<World>, place: &Place, children: &[SandboxId], step: u64) -
     world.begins(0);
     let runtime = runtime(world);
     let has_answered = runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(world, place);
         let manager = start(world, place, Kind::default()).await.unwrap();
         let source = SandboxId::random();
         manager.ensure_sandbox(&source, spec("base")).await.unwrap();
@@ -105,10 +102,7 @@ fn is_left(world: &Arc<World>, place: &Place, children: &[SandboxId]) -> usize {
     world.begins(0);
     let runtime = runtime(world);
     let left = runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(world, place);
         let manager = start(world, place, Kind::default()).await.unwrap();
         let there = that_stay(&manager).await;
         for handle in manager.list_sandboxes().await {

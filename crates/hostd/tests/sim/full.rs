@@ -1,7 +1,5 @@
 //! A sandbox that stands still since the host's disk is full.
 
-use std::sync::Arc;
-
 use hostd::sandbox::SandboxError;
 use model::SandboxId;
 
@@ -18,10 +16,7 @@ fn calls_to_a_sandbox_that_stands_still_are_refused_until_it_goes_on() {
     world.begins(0);
     let runtime = runtime(&world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(&world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(&world, &place);
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let id = SandboxId::random();
         let handle = manager.ensure_sandbox(&id, spec("base")).await.unwrap();

@@ -14,13 +14,19 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
+use crate::host::Place;
 use crate::vm::{Memory, SimVm};
 use crate::world::World;
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves for as long as the runtime lives.
-pub async fn serve(world: Arc<World>, listener: TcpListener) {
+/// Starts to serve all guests of the world, for as long as the runtime lives.
+pub fn spawn_guests(world: &Arc<World>, place: &Place) {
+    let listener = place.guests.try_clone().unwrap();
+    tokio::spawn(serve(Arc::clone(world), listener));
+}
+
+async fn serve(world: Arc<World>, listener: TcpListener) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
         let Ok((stream, _)) = listener.accept().await else {

@@ -117,7 +117,7 @@ fn live(
     let runtime = runtime(world);
     runtime.block_on(async {
         let lives = async {
-            tokio::spawn(crate::guest::serve(Arc::clone(world), place.guests.try_clone().unwrap()));
+            crate::guest::spawn_guests(world, place);
             let Some((manager, watch)) = start_and_watch(world, place, kind).await else { return };
             place.free();
             check_forks(world, &manager, model).await;
@@ -245,10 +245,7 @@ fn clear(
     world.tell("the last agent starts".to_owned());
     let runtime = runtime(world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(world, place);
         let begun = start_and_watch(world, place, Kind { faults: 0, ..kind }).await;
         let Some((manager, mut watch)) = begun else {
             return;

@@ -27,10 +27,7 @@ fn live_in(
 ) {
     world.begins(0);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(world, place);
         story(start(world, place, Kind::default()).await.unwrap()).await;
     });
     world.ends();

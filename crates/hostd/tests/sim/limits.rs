@@ -20,10 +20,7 @@ fn with_small_limits(test: impl AsyncFnOnce(Arc<Manager>, [SandboxId; 2])) {
     world.begins(0);
     let runtime = runtime(&world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(&world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(&world, &place);
         let manager = start(&world, &place, Kind::default()).await.unwrap();
         let ids = [SandboxId::random(), SandboxId::random()];
         for id in &ids {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
 
 use model::SandboxId;
 
@@ -19,10 +18,7 @@ fn preboot_entry_without_file_costs_boot() {
     world.begins(0);
     let runtime = runtime(&world);
     runtime.block_on(async {
-        tokio::spawn(crate::guest::serve(
-            Arc::clone(&world),
-            place.guests.try_clone().unwrap(),
-        ));
+        crate::guest::spawn_guests(&world, &place);
         let kind = Kind::with_preboot_cache();
         let manager = start(&world, &place, kind).await.unwrap();
         let create = async || {

@@ -33,10 +33,7 @@ fn slow_fsync_of_one_sandbox_delays_no_other() {
         world.begins(0);
         let runtime = runtime(&world);
         runtime.block_on(async {
-            tokio::spawn(crate::guest::serve(
-                Arc::clone(&world),
-                place.guests.try_clone().unwrap(),
-            ));
+            crate::guest::spawn_guests(&world, &place);
             let manager = start(&world, &place, Kind::default()).await.unwrap();
             let (slow, other) = (SandboxId::random(), SandboxId::random());
             world.barrier.close(point);

@@ -1,4 +1,4 @@
-//! What has to go on during an attack, and to be as before after it.
+//! Service that must go on during an attack, and be as before after it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::internet::{INTERNET, PORT};
 use crate::isolation::as_root;
 
 const ATTACK: &str = include_str!("attack.py");
-/// What the agent has to answer a question for itself, whatever guests do.
+/// Time in which the agent must answer a question that needs no guest.
 const PROMPT: Duration = Duration::from_secs(1);
 /// Questions of which one has to be answered so fast: the machine may have stood still under some.
 const QUESTIONS: usize = 20;

@@ -11,7 +11,9 @@ mod usage;
 mod world;
 
 use connectrpc::ErrorCode;
+use connectrpc::client::{ClientTransport, HttpClient, ServerStream};
 use host_rpc as rpc;
+use host_rpc::__buffa::view::ReadLogsResponseView;
 use model::SandboxId;
 use tokio::time::Instant;
 
@@ -68,7 +70,21 @@ fn root_of_guest_harms_nobody_else() {
     drop(world);
 }
 
+/// Lines of a sandbox's log, as the agent sends them.
+type LogStream =
+    ServerStream<<HttpClient as ClientTransport>::ResponseBody, ReadLogsResponseView<'static>>;
+
 impl Attacker {
+    async fn read_logs(&self, follow: bool) -> LogStream {
+        let request = rpc::ReadLogsRequest {
+            sandbox_id: self.id.to_string(),
+            follow,
+            ..Default::default()
+        };
+        let client = self.arena.agent.client();
+        client.logs().read_logs(request).await.unwrap()
+    }
+
     async fn attack_all(&self) {
         let arena = &self.arena;
         let questions = Box::pin(self.questions());
@@ -108,19 +124,7 @@ impl Attacker {
 
     /// Writes lines of one character to the console, while a client follows the log (S4).
     async fn console(&self) -> String {
-        let request = rpc::ReadLogsRequest {
-            sandbox_id: self.id.to_string(),
-            follow: true,
-            ..Default::default()
-        };
-        let mut stream = self
-            .arena
-            .agent
-            .client()
-            .logs()
-            .read_logs(request)
-            .await
-            .unwrap();
+        let mut stream = self.read_logs(true).await;
         let follower = tokio::spawn(async move {
             let mut lines = 0_u64;
             while let Ok(Some(_)) = stream.message::<rpc::ReadLogsResponse>().await {
@@ -239,18 +243,7 @@ impl Attacker {
     /// Waits until the attacker's log has the line.
     async fn logged(&self, line: &str) {
         testkit::eventually(line, PATIENCE, async || {
-            let request = rpc::ReadLogsRequest {
-                sandbox_id: self.id.to_string(),
-                ..Default::default()
-            };
-            let mut stream = self
-                .arena
-                .agent
-                .client()
-                .logs()
-                .read_logs(request)
-                .await
-                .unwrap();
+            let mut stream = self.read_logs(false).await;
             while let Some(message) = stream.message::<rpc::ReadLogsResponse>().await.unwrap() {
                 if message.to_owned_message().line == line {
                     return Some(());
