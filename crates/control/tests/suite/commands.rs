@@ -21,6 +21,12 @@ async fn start(plane: &Plane, id: &str, body: Value) -> Command {
     started.json().await.unwrap()
 }
 
+/// Starts `cat` under the name `c`.
+async fn start_cat(plane: &Plane, id: &str) -> Command {
+    let body = json!({"cmd": "cat", "name": "c", "stdin": true});
+    start(plane, id, body).await
+}
+
 async fn get(plane: &Plane, id: &str, command: &str) -> Command {
     let path = format!("/v1/sandboxes/{id}/commands/{command}");
     let found = plane.request(Method::GET, &path).send().await.unwrap();
@@ -137,12 +143,7 @@ async fn name_of_running_command_conflicts() {
 async fn stdin_reaches_command_and_closes() {
     let (_host, _ground, plane) = one().await;
     let id = plane.create().await.id;
-    start(
-        &plane,
-        &id,
-        json!({"cmd": "cat", "name": "c", "stdin": true}),
-    )
-    .await;
+    start_cat(&plane, &id).await;
     let path = format!("/v1/sandboxes/{id}/commands/c/stdin");
     let write = |bytes: &'static [u8], query: &str| {
         plane
@@ -212,8 +213,7 @@ async fn waiting_read_returns_with_output() {
 async fn character_in_pieces_is_read_whole() {
     let (_host, _ground, plane) = one().await;
     let id = plane.create().await.id;
-    let cat = json!({"cmd": "cat", "name": "c", "stdin": true});
-    start(&plane, &id, cat).await;
+    start_cat(&plane, &id).await;
     let mut bytes = attach(&plane, &id, "commands/c/attach?encoding=base64").await;
     let mut text = attach(&plane, &id, "commands/c/attach").await;
     frame(&mut bytes).await;
@@ -238,12 +238,7 @@ async fn character_in_pieces_is_read_whole() {
 async fn readers_come_back_where_they_were() {
     let (_host, _ground, plane) = one().await;
     let id = plane.create().await.id;
-    start(
-        &plane,
-        &id,
-        json!({"cmd": "cat", "name": "c", "stdin": true}),
-    )
-    .await;
+    start_cat(&plane, &id).await;
     let path = "commands/c/attach?encoding=base64&offset=";
     let mut one = attach(&plane, &id, &format!("{path}0")).await;
     let mut two = attach(&plane, &id, &format!("{path}0")).await;
@@ -288,12 +283,7 @@ async fn attach_refuses_start_and_lost_commands() {
 async fn commands_outlive_control_plane() {
     let (host, ground, plane) = one().await;
     let id = plane.create().await.id;
-    start(
-        &plane,
-        &id,
-        json!({"cmd": "cat", "name": "c", "stdin": true}),
-    )
-    .await;
+    start_cat(&plane, &id).await;
     let mut socket = attach(&plane, &id, "commands/c/attach").await;
     frame(&mut socket).await;
     say(&mut socket, json!({"type": "stdin", "data": "before"})).await;

@@ -91,7 +91,7 @@ async fn wait_until_ended(commands: &Commands, command: &str) -> rpc::Command {
     get(commands, command).await
 }
 
-/// What one reader got.
+/// Output that one reader got.
 #[derive(Debug, Default)]
 struct Read {
     out: Vec<u8>,
@@ -205,7 +205,7 @@ async fn absent_reader_delays_nothing_and_is_told() {
     let agent = Agent::open().await;
     let commands = commands(&agent);
     let command = start(&commands, script("head -c 40000000 /dev/zero; exit 3")).await;
-    // One that attaches and reads nothing.
+    // This reader attaches and reads nothing.
     let _idle = commands.attach(at(&command.id, 0)).await.expect("attaches");
     let ended = wait_until_ended(&commands, &command.id).await;
     assert_eq!((ended.exit_code, ended.output_end), (Some(3), 40_000_000));

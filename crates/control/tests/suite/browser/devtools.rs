@@ -18,7 +18,7 @@ pub struct Browser {
     child: Child,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     last_id: u64,
-    /// What the browser told and no step has waited for.
+    /// Events of the browser that no step has waited for.
     pub events: VecDeque<Value>,
     _profile: tempfile::TempDir,
 }

@@ -233,7 +233,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is written and wherever a reader begins, it gets the bytes that were written,
+        /// A reader gets the bytes that were written, from any offset and for any writes,
         /// or is told how many are gone.
         #[test]
         fn readers_get_what_was_written(
