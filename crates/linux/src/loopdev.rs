@@ -60,19 +60,19 @@ struct Config {
 nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, Config);
 nix::ioctl_read_bad!(loop_get_status, 0x4C05, Info);
 
-/// Identity of a file independent of its name: the file system's device number and the inode.
+/// FileIdentity of a file independent of its name: the file system's device number and the inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identity {
+pub struct FileIdentity {
     pub device: u64,
     pub inode: u64,
 }
 
-impl Identity {
+impl FileIdentity {
     /// Returns the identity of the file at `path`.
     ///
     /// # Errors
     /// When there is no such file.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub fn from_path(path: &Path) -> io::Result<Self> {
         let meta = fs::metadata(path)?;
         Ok(Self {
             device: meta.dev(),
@@ -97,7 +97,7 @@ pub enum Access {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     pub number: u32,
-    pub backing: Identity,
+    pub backing: FileIdentity,
     pub read_only: bool,
     pub mark: String,
     /// Path of the file as far as the kernel knows it. That of a deleted file ends in ` (deleted)`.
@@ -160,7 +160,7 @@ pub fn share_device(path: &Path, mark: &str) -> io::Result<LoopDevice> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     // Two concurrent calls must not create two devices.
     let _alone = ONE_AT_A_TIME.lock();
-    let backing = Identity::of(path)?;
+    let backing = FileIdentity::from_path(path)?;
     let fits =
         |status: &Status| status.backing == backing && status.read_only && status.mark == mark;
     for found in list()?.iter().filter(|status| fits(status)) {
@@ -283,7 +283,7 @@ fn status(number: u32, fd: i32) -> io::Result<Option<Status>> {
     let path = fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file"));
     Ok(Some(Status {
         number,
-        backing: Identity {
+        backing: FileIdentity {
             device: info.device,
             inode: info.inode,
         },
@@ -340,7 +340,7 @@ mod tests {
         tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
     }
 
-    fn of(backing: Identity) -> Vec<Status> {
+    fn of(backing: FileIdentity) -> Vec<Status> {
         list()
             .unwrap()
             .into_iter()
@@ -349,7 +349,7 @@ mod tests {
     }
 
     /// Another test that lists devices is a user of all of them for a moment.
-    fn goes(backing: Identity) {
+    fn goes(backing: FileIdentity) {
         let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while !of(backing).is_empty() {
             assert!(std::time::Instant::now() < patience, "the device stays");
@@ -387,7 +387,7 @@ mod tests {
     fn renamed_or_deleted_file_is_recognised() {
         let dir = dir();
         let path = file(dir.path(), 1 << 20);
-        let identity = Identity::of(&path).unwrap();
+        let identity = FileIdentity::from_path(&path).unwrap();
         let device = attach(&path, Access::ReadOnly, MARK).unwrap();
         fs::rename(&path, dir.path().join("other")).unwrap();
         assert_eq!(
@@ -465,7 +465,7 @@ mod tests {
                 .all(|device| device.number() == devices[0].number())
         );
         assert_eq!(
-            of(Identity::of(&path).unwrap()).len(),
+            of(FileIdentity::from_path(&path).unwrap()).len(),
             2,
             "and that of others is none of theirs"
         );

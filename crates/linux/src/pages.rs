@@ -62,7 +62,7 @@ impl Private {
         let table = fs::read(dir.join("maps"))?;
         // Checked last: all that is open by now is then of this process, and not of a later one
         // with its number.
-        if Identity::of(process.pid())?.as_ref() != Some(process.identity()) {
+        if Identity::from_pid(process.pid())?.as_ref() != Some(process.identity()) {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 "the process has ended",
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     fn us() -> Process {
-        let us = Identity::of(std::process::id()).unwrap().unwrap();
+        let us = Identity::from_pid(std::process::id()).unwrap().unwrap();
         Process::adopt(&us).unwrap().unwrap()
     }
 

@@ -114,7 +114,7 @@ mod tests {
     fn record_leads_to_its_process_only() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read::<Ours>(dir.path()).unwrap(), None);
-        let identity = Identity::of(std::process::id()).unwrap().unwrap();
+        let identity = Identity::from_pid(std::process::id()).unwrap().unwrap();
         let record = Ours {
             identity: identity.clone(),
             vcpus: 2,

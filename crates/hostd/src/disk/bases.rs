@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
-use linux::loopdev::{self, Access, Identity, LoopDevice};
+use linux::loopdev::{self, Access, FileIdentity, LoopDevice};
 use model::SandboxId;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 #[derive(Debug)]
 pub struct LoopRegistry {
     mark: String,
-    bases: Mutex<BTreeMap<Identity, Base>>,
+    bases: Mutex<BTreeMap<FileIdentity, Base>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl LoopRegistry {
     /// # Errors
     /// When there is no such image, or no loop device can be attached.
     pub fn acquire_device(&self, image: &Path, user: &SandboxId) -> io::Result<u32> {
-        let identity = Identity::of(image)?;
+        let identity = FileIdentity::from_path(image)?;
         // Locked during the attach: two users at once must not attach two devices.
         let mut bases = self.lock();
         if let Some(base) = bases.get_mut(&identity) {
@@ -107,7 +107,7 @@ impl LoopRegistry {
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Identity, Base>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<FileIdentity, Base>> {
         self.bases.lock()
     }
 }
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn devices_on(image: &Path) -> usize {
-        let identity = Identity::of(image).unwrap();
+        let identity = FileIdentity::from_path(image).unwrap();
         loopdev::list()
             .unwrap()
             .iter()

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use linux::dm::{self, Info, LOOP_MAJOR, Number, Target};
 use linux::file;
-use linux::loopdev::{self, Access, Identity, LoopDevice};
+use linux::loopdev::{self, Access, FileIdentity, LoopDevice};
 use model::SandboxId;
 
 use super::bases::LoopRegistry;
@@ -135,7 +135,7 @@ impl Mapper {
     /// Removes the devices; the files of base and store stay. Idempotent.
     pub(super) fn unmap_device(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
         if dm::is_there() {
-            let store = Identity::of(&dir.join(COW)).ok();
+            let store = FileIdentity::from_path(&dir.join(COW)).ok();
             take_away(id, store)?;
         }
         self.bases.release_user(id);
@@ -241,7 +241,7 @@ fn make_store(path: &Path, disk_bytes: u64) -> Result<(), Error> {
     made.map_err(io_error("make", path))
 }
 
-fn take_away(id: &SandboxId, store: Option<Identity>) -> Result<(), Error> {
+fn take_away(id: &SandboxId, store: Option<FileIdentity>) -> Result<(), Error> {
     let name = device_name(id);
     let info = dm::device_info(&name).map_err(Error::Device)?;
     dm::remove(&name).map_err(Error::Busy)?;

@@ -371,7 +371,9 @@ impl Stranger {
     }
 
     fn is_well(&self) -> bool {
-        let lives = process::Identity::of(self.process.id()).unwrap().is_some();
+        let lives = process::Identity::from_pid(self.process.id())
+            .unwrap()
+            .is_some();
         let claimed = fs::read_to_string(&self.claim)
             .unwrap()
             .contains(self.dir.path().to_str().unwrap());

@@ -28,6 +28,8 @@ pub use search::{end_all_of_user, find, of_user};
 mod probe;
 mod search;
 
+const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
+
 /// Identity of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -41,18 +43,17 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns the identity of the process that has this number now, if any. Zombies count as
-    /// ended.
-    pub fn of(pid: u32) -> io::Result<Option<Self>> {
+    /// Returns the identity of the process that has this number now; `None` if there is none or it
+    /// is a zombie.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn from_pid(pid: u32) -> io::Result<Option<Self>> {
         let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,
-            // ESRCH: it ended between open and read.
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    || error.raw_os_error() == Some(libc_esrch()) =>
-            {
-                return Ok(None);
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // It ended between open and read.
+            Err(error) if error.raw_os_error() == Some(ESRCH) => return Ok(None),
             Err(error) => return Err(error),
         };
         let start_time = parse_stat(&stat)
@@ -86,10 +87,6 @@ fn boot_id() -> Option<&'static str> {
         Some(text.trim().to_owned()).filter(|id| !id.is_empty())
     });
     BOOT_ID.as_deref()
-}
-
-fn libc_esrch() -> i32 {
-    rustix::io::Errno::SRCH.raw_os_error()
 }
 
 /// Parses state and start time. The name in parentheses can contain anything, so fields count from
@@ -296,7 +293,7 @@ impl Process {
             return Ok(None);
         };
         // Checked after the pidfd is open: from here on the number cannot pass to another process.
-        let same = Identity::of(identity.pid)?.is_some_and(|found| identity.names(&found));
+        let same = Identity::from_pid(identity.pid)?.is_some_and(|found| identity.names(&found));
         Ok(same.then_some(process))
     }
 

@@ -46,7 +46,7 @@ pub fn of_user(uid: u32) -> io::Result<Vec<Process>> {
         let Ok(status) = fs::read_to_string(dir.join("status")) else {
             continue;
         };
-        if is_of_user(&status, uid) && Identity::of(pid)?.is_some() {
+        if is_of_user(&status, uid) && Identity::from_pid(pid)?.is_some() {
             found.extend(Process::open(pid)?);
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use linux::loopdev::{self, Identity};
+use linux::loopdev::{self, FileIdentity};
 use linux::pages::Private;
 use linux::process::{self, Process};
 use stdx::error::chain;
@@ -26,7 +26,7 @@ fn mapped(machine: &Machine) -> PathBuf {
 }
 
 fn of_pid(pid: u32) -> Process {
-    let identity = process::Identity::of(pid)
+    let identity = process::Identity::from_pid(pid)
         .expect("/proc")
         .expect("it lives");
     Process::adopt(&identity).expect("/proc").expect("it lives")
@@ -174,7 +174,7 @@ fn siblings_cannot_write_shared_memory() {
             "they map {}",
             device.display()
         );
-        let of_file = Identity::of(&file).expect("the file");
+        let of_file = FileIdentity::from_path(&file).expect("the file");
         let devices = || -> Vec<_> {
             let all = loopdev::list().expect("loop devices").into_iter();
             all.filter(|status| status.backing == of_file).collect()
