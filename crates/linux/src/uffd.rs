@@ -1,19 +1,18 @@
-//! Page faults of another process, which are served from here (userfaultfd(2)).
+//! Serves the page faults of another process (userfaultfd(2)).
 //!
 //! ```text
-//!  process whose memory it is                         server
+//!  process that owns the memory                       server
 //!   touches a page that is not there, and waits ───→   Event::Missing
-//!   goes on                                      ←───   copy, zero, wake
-//!   gives pages back (madvise), and waits       ───→   Event::Removed: they are zeroes from now on
-//!   goes on                                      ←───   by being read
+//!   continues                                    ←───   fills the page and wakes the thread
+//!   discards pages (madvise), and waits         ───→   Event::Removed: the pages read as zeroes now
+//!   continues                                    ←───   once the event is read
 //! ```
-//! The descriptor comes from the process whose memory it is; with it goes the right to fill that
-//! memory, and nothing else. While a removal waits to be read, nothing can be filled
-//! ([`Put::Later`]). A process whose server has died waits for ever when it touches a page that is
-//! not there, so the server must be watched.
+//! The owner of the memory opens the userfaultfd and sends it to the server, which can fill that
+//! memory through it, but neither read it nor reach any other. No page can be filled while an
+//! [`Event::Removed`] is unread ([`FillOutcome::EventsPending`]). If the server dies, the process
+//! blocks for ever at the next page that is not there, so the server must be watched.
 //!
-//! [`Region`] is the other side, in our own process: to see whether this kernel does all that, and
-//! for tests.
+//! [`Region`] is the side of the owner, in our own process: for [`probe`] and for tests.
 
 #![allow(unsafe_code)]
 
@@ -38,24 +37,24 @@ pub const DEVICE: &str = "/dev/userfaultfd";
 /// Maximum number of events that are read at once.
 const EVENTS: usize = 64;
 
-/// Action of the process. Numbers are addresses in it.
+/// Event in the process that owns the memory. Numbers are addresses in that process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Touched a page that is not there; the page's address.
+    /// A thread waits for the page at this address.
     Missing(u64),
-    /// Gave back the pages in that range.
+    /// The process discarded the pages of this range.
     Removed(Range<u64>),
 }
 
 /// Result of filling pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Put {
-    /// Number of bytes that were filled, from the first on.
-    Bytes(u64),
+pub enum FillOutcome {
+    /// Number of bytes that were filled, from the first on; may be fewer than were asked for.
+    Filled(u64),
     /// Nothing was filled: the first page is there already.
-    Present,
-    /// Nothing can be filled until the next events are read.
-    Later,
+    AlreadyPresent,
+    /// Nothing can be filled until the pending events are read.
+    EventsPending,
     /// Nothing can be filled any more: the process has ended, or has unmapped the memory.
     Gone,
 }
@@ -80,7 +79,8 @@ impl Faults {
         Self(unsafe { Uffd::from_raw_fd(descriptor.into_raw_fd()) })
     }
 
-    /// Returns the events since the last call; none, where the descriptor does not block.
+    /// Returns the events since the last call. If there are none, waits for one, or returns none if
+    /// the descriptor is non-blocking.
     ///
     /// # Errors
     /// The error of reading; `InvalidData` for events that were not requested.
@@ -88,45 +88,46 @@ impl Faults {
         let mut buffer = EventBuffer::new(EVENTS);
         let events = self.0.read_events(&mut buffer).map_err(io::Error::other)?;
         events
-            .map(|event| known(event.map_err(io::Error::other)?))
+            .map(|event| convert_event(event.map_err(io::Error::other)?))
             .collect()
     }
 
-    /// Fills pages from `to` on, and wakes the threads that wait for them.
+    /// Fills pages from the address `to` on with `content`, which is whole pages, and wakes the
+    /// threads that wait for them.
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn fill_from(&self, to: u64, content: &[u8]) -> io::Result<Put> {
+    pub fn fill_from(&self, to: u64, content: &[u8]) -> io::Result<FillOutcome> {
         let from = content.as_ptr().cast::<c_void>();
         // SAFETY: the source is ours and that long. The target is memory that its process has given
         // to be filled; no Rust reference leads there, also where that process is this one (see
         // `Region`).
         let copied = unsafe { self.0.copy(from, address(to), content.len(), true) };
         match copied {
-            Ok(bytes) => Ok(Put::Bytes(bytes as u64)),
+            Ok(bytes) => Ok(FillOutcome::Filled(bytes as u64)),
             // The count is a negative error number where nothing was copied.
             Err(userfaultfd::Error::PartiallyCopied(bytes))
                 if (1..=content.len()).contains(&bytes) =>
             {
-                Ok(Put::Bytes(bytes as u64))
+                Ok(FillOutcome::Filled(bytes as u64))
             }
-            Err(userfaultfd::Error::PartiallyCopied(_)) => Ok(Put::Later),
-            Err(userfaultfd::Error::CopyFailed(errno)) => failed(errno as i32),
+            Err(userfaultfd::Error::PartiallyCopied(_)) => Ok(FillOutcome::EventsPending),
+            Err(userfaultfd::Error::CopyFailed(errno)) => outcome_from_errno(errno as i32),
             Err(error) => Err(io::Error::other(error)),
         }
     }
 
     /// Fills pages with zeroes, which takes no memory, and wakes the threads that wait for them.
-    /// Returns [`Put::Later`] if the kernel stopped half-way.
+    /// Returns [`FillOutcome::EventsPending`] also if the kernel stopped half-way.
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn fill_zeroes(&self, to: u64, bytes: u64) -> io::Result<Put> {
+    pub fn fill_zeroes(&self, to: u64, bytes: u64) -> io::Result<FillOutcome> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         // SAFETY: as in `fill_from`.
         match unsafe { self.0.zeropage(address(to), length, true) } {
-            Ok(bytes) => Ok(Put::Bytes(bytes as u64)),
-            Err(userfaultfd::Error::ZeropageFailed(errno)) => failed(errno as i32),
+            Ok(bytes) => Ok(FillOutcome::Filled(bytes as u64)),
+            Err(userfaultfd::Error::ZeropageFailed(errno)) => outcome_from_errno(errno as i32),
             Err(error) => Err(io::Error::other(error)),
         }
     }
@@ -146,16 +147,16 @@ fn address(number: u64) -> *mut c_void {
     with_exposed_provenance_mut(usize::try_from(number).unwrap_or(usize::MAX))
 }
 
-fn failed(errno: i32) -> io::Result<Put> {
+fn outcome_from_errno(errno: i32) -> io::Result<FillOutcome> {
     match Errno::from_raw(errno) {
-        Errno::EEXIST => Ok(Put::Present),
-        Errno::EAGAIN => Ok(Put::Later),
-        Errno::ESRCH | Errno::ENOENT => Ok(Put::Gone),
+        Errno::EEXIST => Ok(FillOutcome::AlreadyPresent),
+        Errno::EAGAIN => Ok(FillOutcome::EventsPending),
+        Errno::ESRCH | Errno::ENOENT => Ok(FillOutcome::Gone),
         errno => Err(errno.into()),
     }
 }
 
-fn known(event: userfaultfd::Event) -> io::Result<Event> {
+fn convert_event(event: userfaultfd::Event) -> io::Result<Event> {
     match event {
         userfaultfd::Event::Pagefault { addr, .. } => Ok(Event::Missing(addr as u64 & !(PAGE - 1))),
         userfaultfd::Event::Remove { start, end } => Ok(Event::Removed(start as u64..end as u64)),
@@ -166,8 +167,8 @@ fn known(event: userfaultfd::Event) -> io::Result<Event> {
     }
 }
 
-/// Memory of our own whose pages another thread or process fills. No reference leads into it: it is
-/// read and written by copies.
+/// Memory of this process whose pages another thread or process fills. No reference leads into it:
+/// it is read and written by copies.
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<c_void>,
@@ -252,7 +253,7 @@ impl Region {
         }
     }
 
-    /// Gives pages back; returns once the server has read the event.
+    /// Discards pages; returns once the server has read the event.
     ///
     /// # Errors
     /// The kernel's error.
@@ -291,23 +292,23 @@ impl Drop for Region {
     }
 }
 
-/// Checks that this kernel serves faults, and lets us; finds out by trying.
+/// Checks that this process can serve page faults on this kernel, by serving one.
 ///
 /// # Errors
-/// The missing part.
+/// The error of the step that failed.
 pub fn probe() -> io::Result<()> {
     let region = Region::new(4096)?;
     let faults = Faults::new(region.faults().try_clone_to_owned()?);
-    let put = faults.fill_from(region.address(), &[7; 4096])?;
+    let outcome = faults.fill_from(region.address(), &[7; 4096])?;
     let mut byte = [0];
-    if put == Put::Bytes(PAGE) {
+    if outcome == FillOutcome::Filled(PAGE) {
         region.read(9, &mut byte);
     }
     if byte == [7] {
         Ok(())
     } else {
         Err(io::Error::other(format!(
-            "a page could not be filled: {put:?}"
+            "a page could not be filled: {outcome:?}"
         )))
     }
 }
@@ -352,24 +353,24 @@ mod tests {
         let at = region.address();
         assert_eq!(
             faults.fill_from(at + PAGE, &[1; 2 * 4096]).unwrap(),
-            Put::Bytes(2 * PAGE)
+            FillOutcome::Filled(2 * PAGE)
         );
         assert_eq!(
             faults.fill_from(at + PAGE, &[2; 4096]).unwrap(),
-            Put::Present
+            FillOutcome::AlreadyPresent
         );
         assert_eq!(
             faults.fill_from(at, &[2; 4 * 4096]).unwrap(),
-            Put::Bytes(PAGE),
+            FillOutcome::Filled(PAGE),
             "up to what is there"
         );
         assert_eq!(
             faults.fill_zeroes(at + 4 * PAGE, PAGE).unwrap(),
-            Put::Bytes(PAGE)
+            FillOutcome::Filled(PAGE)
         );
         assert_eq!(
             faults.fill_zeroes(at + 4 * PAGE, PAGE).unwrap(),
-            Put::Present
+            FillOutcome::AlreadyPresent
         );
         let mut bytes = [9; 2 * 4096];
         region.read(0, &mut bytes);
@@ -379,7 +380,7 @@ mod tests {
             wait_for_event(&faults);
             assert_eq!(
                 faults.fill_from(at + 5 * PAGE, &[3; 4096]).unwrap(),
-                Put::Later,
+                FillOutcome::EventsPending,
                 "until it is read"
             );
             assert_eq!(wait(&faults), [Event::Removed(at + PAGE..at + 2 * PAGE)]);
@@ -393,7 +394,7 @@ mod tests {
             assert_eq!(wait(&faults), [Event::Missing(at + PAGE)]);
             assert_eq!(
                 faults.fill_zeroes(at + PAGE, PAGE).unwrap(),
-                Put::Bytes(PAGE)
+                FillOutcome::Filled(PAGE)
             );
             assert_eq!(reading.join().unwrap(), [0]);
         });
@@ -403,7 +404,10 @@ mod tests {
     fn kernel_serves_faults_to_owner_only() {
         probe().unwrap();
         let (_region, faults) = region(1);
-        assert_eq!(faults.fill_from(1 << 40, &[0; 4096]).unwrap(), Put::Gone);
+        assert_eq!(
+            faults.fill_from(1 << 40, &[0; 4096]).unwrap(),
+            FillOutcome::Gone
+        );
         let none = Faults::new(std::fs::File::open("/dev/null").unwrap().into());
         assert!(
             none.read().is_err()

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use linux::descriptors;
 use linux::pages::PAGE;
 use linux::poll::{Ready, poll};
-use linux::uffd::{Event, Faults, Put};
+use linux::uffd::{Event, Faults, FillOutcome};
 
 use super::map::{PageMap, Source};
 use super::regions::{self, Region};
@@ -329,7 +329,7 @@ impl Server {
                 return Err(invalid("a page is in none of its regions"));
             };
             let length = (end - at).min(room);
-            let put = match source {
+            let outcome = match source {
                 Source::Zeroes => self.zero(address, length)?,
                 Source::File { file, at: begin } => {
                     let part = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
@@ -338,26 +338,26 @@ impl Server {
                     self.faults.fill_from(address, part)?
                 }
             };
-            match put {
-                Put::Bytes(bytes) => at += bytes,
-                Put::Present => {
+            match outcome {
+                FillOutcome::Filled(bytes) => at += bytes,
+                FillOutcome::AlreadyPresent => {
                     // A thread may have begun to wait before it was there.
                     self.faults.wake_threads(address, PAGE)?;
                     at += PAGE;
                 }
-                Put::Later => return Ok(false),
+                FillOutcome::EventsPending => return Ok(false),
                 // The process is ending, or has unmapped the page.
-                Put::Gone => return Ok(true),
+                FillOutcome::Gone => return Ok(true),
             }
         }
         Ok(true)
     }
 
     /// Fills as many pages with zeroes as possible; a single page where many are not.
-    fn zero(&self, address: u64, length: u64) -> io::Result<Put> {
+    fn zero(&self, address: u64, length: u64) -> io::Result<FillOutcome> {
         match self.faults.fill_zeroes(address, length)? {
-            Put::Later if length > PAGE => self.faults.fill_zeroes(address, PAGE),
-            put => Ok(put),
+            FillOutcome::EventsPending if length > PAGE => self.faults.fill_zeroes(address, PAGE),
+            outcome => Ok(outcome),
         }
     }
 
