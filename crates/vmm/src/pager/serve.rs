@@ -1,5 +1,5 @@
-//! Process that serves the memory of one VM: this program once more, in a jail of its own, with
-//! nothing but the descriptors that it is given.
+//! Process that serves the memory of one VM: this program again, in a jail of its own, with nothing
+//! but the descriptors that it is given.
 //!
 //! ```text
 //!  task over standard input → ready → the VMM connects and hands over its faults ─→ serving ─→ the VMM is gone: 0
@@ -7,10 +7,10 @@
 //!      └───────────────────────────────────┘                                          │   the working set
 //!                                                                    anything wrong: 1, with a line on standard error
 //! ```
-//! One thread: all events are known before anything is filled, so that no page that was given back
-//! gets its old content again. Nothing is on disk. If this process dies, the guest waits for ever
-//! at the next page that is missing: the watcher of the VM ends it ([`super`]). Messages of the VMM
-//! are hostile, and can harm only its own guest.
+//! One thread, which reads all events before it fills a page: a page that the guest has discarded
+//! must not get its old content again. Nothing is on disk. If this process dies, the guest blocks
+//! for ever at the next page that is missing, so the watcher of the VM ends the VM ([`super`]).
+//! Messages of the VMM are hostile, and can harm only its own guest.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -33,61 +33,61 @@ use super::working::{self, Recording};
 use super::{READY, RECORDED, Task, Working};
 use crate::diff;
 
-/// Maximum task and maximum message of a VMM, bytes.
-const MESSAGE: usize = 64 * 1024;
+/// Maximum size of a task and of a message of the VMM, bytes.
+const MAX_MESSAGE: usize = 64 * 1024;
 
 /// Size of the aligned window around a fault that is filled with it: for content, which may cost
 /// memory for nothing, and for zeroes, which cost none.
-const AROUND: u64 = 32 * 1024;
-const ZEROES_AROUND: u64 = 2 << 20;
+const CONTENT_WINDOW: u64 = 32 * 1024;
+const ZEROES_WINDOW: u64 = 2 << 20;
 
-/// Bytes that are copied at once, and prefetched between two reads of events.
+/// Maximum number of bytes that are copied at once, and prefetched between two reads of events.
 const PIECE: usize = 256 * 1024;
 
 /// Time from the start for which pages are recorded.
-const RECORD: Duration = Duration::from_secs(5);
+const RECORDING_TIME: Duration = Duration::from_secs(5);
 
-/// Wait for the event of a removal that blocks a fill.
-const SOON: Duration = Duration::from_millis(1);
+/// Time after which a fill is tried again that the kernel refused because of a pending event.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Timeout for the regions of a VMM that has connected.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+/// Timeout for a VMM that has connected to send its regions.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the pager. Blocking, for as long as the VM lives.
 pub(super) fn run() -> io::Result<()> {
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let (message, descriptors) = descriptors::receive(&control, MESSAGE)?;
+    let (message, descriptors) = descriptors::receive(&control, MAX_MESSAGE)?;
     if message.is_empty() {
         return Ok(());
     }
     let task: Task = serde_json::from_slice(&message)?;
     let mut descriptors = descriptors.into_iter();
-    let listener: UnixListener = next(&mut descriptors)?;
+    let listener: UnixListener = take_descriptor(&mut descriptors)?;
     let working = match task.working {
         Working::None => None,
-        Working::Record | Working::Replay => Some(next::<File>(&mut descriptors)?),
+        Working::Record | Working::Replay => Some(take_descriptor::<File>(&mut descriptors)?),
     };
     let files: Vec<File> = descriptors.map(File::from).collect();
-    let map = layers(&files, &task)?;
+    let map = map_layers(&files, &task)?;
     (&control).write_all(READY)?;
     let Some((vmm, faults, regions)) = accept(&control, &listener, &task)? else {
         return Ok(());
     };
     drop(listener);
-    let mut ahead = VecDeque::new();
+    let mut prefetch = VecDeque::new();
     let mut recording = None;
     match (task.working, working) {
-        (Working::Replay, Some(file)) => ahead = wanted(file, &task)?,
+        (Working::Replay, Some(file)) => prefetch = read_working_set(file, &task)?,
         (Working::Record, Some(file)) => {
             recording = Some(Record {
                 pages: Recording::default(),
-                until: Instant::now() + RECORD,
+                until: Instant::now() + RECORDING_TIME,
                 file,
             });
         }
         _ => {}
     }
-    let asked = VecDeque::new();
+    let requested = VecDeque::new();
     let buffer = vec![0; PIECE];
     Server {
         task,
@@ -97,15 +97,18 @@ pub(super) fn run() -> io::Result<()> {
         regions,
         files,
         map,
-        asked,
-        ahead,
+        requested,
+        prefetch,
         recording,
         buffer,
     }
     .serve()
 }
 
-fn next<T: From<OwnedFd>>(descriptors: &mut impl Iterator<Item = OwnedFd>) -> io::Result<T> {
+/// Takes the next of the descriptors that were received.
+fn take_descriptor<T: From<OwnedFd>>(
+    descriptors: &mut impl Iterator<Item = OwnedFd>,
+) -> io::Result<T> {
     descriptors
         .next()
         .map(T::from)
@@ -117,7 +120,7 @@ fn invalid(problem: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
 }
 
 /// Maps the base, without its holes, and the diffs over it.
-fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
+fn map_layers(files: &[File], task: &Task) -> io::Result<PageMap> {
     let (base, diffs) = files
         .split_first()
         .filter(|(_, diffs)| diffs.len() == task.diffs.len())
@@ -143,8 +146,8 @@ fn layers(files: &[File], task: &Task) -> io::Result<PageMap> {
     Ok(map)
 }
 
-/// Waits for the VMM; `None` when the agent is gone before the VMM connects: then the start has
-/// failed.
+/// Waits until the VMM connects, and receives its faults and regions; `None` if the agent is gone
+/// before that: then the start has failed.
 fn accept(
     control: &UnixStream,
     listener: &UnixListener,
@@ -160,16 +163,16 @@ fn accept(
         }
     }
     let (vmm, _) = listener.accept()?;
-    vmm.set_read_timeout(Some(HANDSHAKE))?;
-    let (message, descriptors) = descriptors::receive(&vmm, MESSAGE)?;
+    vmm.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+    let (message, descriptors) = descriptors::receive(&vmm, MAX_MESSAGE)?;
     let regions = regions::parse_regions(&message, task.bytes).map_err(invalid)?;
-    let faults = next::<OwnedFd>(&mut descriptors.into_iter()).map(Faults::new)?;
+    let faults = take_descriptor::<OwnedFd>(&mut descriptors.into_iter()).map(Faults::new)?;
     linux::poll::never_block(&faults)?;
     Ok(Some((vmm, faults, regions)))
 }
 
-/// Returns the working set of an earlier guest; empty if it is damaged or does not fit.
-fn wanted(mut file: File, task: &Task) -> io::Result<VecDeque<Range<u64>>> {
+/// Reads the working set of an earlier guest; empty if it is damaged or is of another memory size.
+fn read_working_set(mut file: File, task: &Task) -> io::Result<VecDeque<Range<u64>>> {
     let mut content = Vec::new();
     Read::by_ref(&mut file)
         .take(working::LIMIT + 1)
@@ -194,9 +197,9 @@ struct Server {
     files: Vec<File>,
     map: PageMap,
     /// Pages that a vCPU or the VMM waits for: offsets in the memory.
-    asked: VecDeque<u64>,
-    /// Ranges of the working set that are fetched when no page is waited for.
-    ahead: VecDeque<Range<u64>>,
+    requested: VecDeque<u64>,
+    /// Ranges of the working set that are yet to be filled, while no page is waited for.
+    prefetch: VecDeque<Range<u64>>,
     recording: Option<Record>,
     buffer: Vec<u8>,
 }
@@ -206,50 +209,56 @@ impl Server {
         loop {
             let [gone, events] = poll(
                 [Ready::gone(&self.vmm), Ready::readable(&self.faults)],
-                self.patience(),
+                self.poll_timeout(),
             )?;
             if events {
-                self.hear()?;
+                self.read_events()?;
             }
             if gone {
                 return Ok(());
             }
-            if self.answer()? {
-                self.fetch_ahead()?;
+            if self.fill_requested()? {
+                self.prefetch_piece()?;
             }
             self.finish_recording();
         }
     }
 
-    /// Returns how long there is nothing to do; `None` for ever.
-    fn patience(&self) -> Option<Duration> {
+    /// Returns how long to wait for events; `None` for no limit.
+    fn poll_timeout(&self) -> Option<Duration> {
         match &self.recording {
-            _ if !self.asked.is_empty() => Some(SOON),
-            _ if !self.ahead.is_empty() => Some(Duration::ZERO),
+            _ if !self.requested.is_empty() => Some(RETRY_INTERVAL),
+            _ if !self.prefetch.is_empty() => Some(Duration::ZERO),
             Some(recording) => Some(recording.until.saturating_duration_since(Instant::now())),
             None => None,
         }
     }
 
-    /// Handles all pending events.
-    fn hear(&mut self) -> io::Result<()> {
+    /// Reads and applies all pending events.
+    fn read_events(&mut self) -> io::Result<()> {
         loop {
             let events = self.faults.read()?;
             if events.is_empty() {
                 return Ok(());
             }
-            events.into_iter().try_for_each(|event| self.note(event))?;
+            events
+                .into_iter()
+                .try_for_each(|event| self.apply_event(event))?;
         }
     }
 
-    fn note(&mut self, event: Event) -> io::Result<()> {
+    /// Notes a page that is waited for, or a range that has become zeroes.
+    ///
+    /// # Errors
+    /// `InvalidData` for a fault outside of the memory.
+    fn apply_event(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::Missing(address) => {
                 let offset = self
                     .regions
                     .iter()
                     .find_map(|region| region.offset(address));
-                self.asked
+                self.requested
                     .push_back(offset.ok_or_else(|| invalid("a fault outside of its memory"))?);
             }
             Event::Removed(addresses) => {
@@ -265,19 +274,19 @@ impl Server {
         Ok(())
     }
 
-    /// Fills the pages that are waited for. False: not all of them, since new events came.
-    fn answer(&mut self) -> io::Result<bool> {
-        while let Some(&offset) = self.asked.front() {
-            let (run, source) = self.run(offset);
+    /// Fills the pages that are waited for. Returns false if new events must be read before the rest.
+    fn fill_requested(&mut self) -> io::Result<bool> {
+        while let Some(&offset) = self.requested.front() {
+            let (run, source) = self.range_to_fill(offset);
             // The page itself first, and then what is before it.
             if !self.fill(offset, run.end, &run, source)?
                 || !self.fill(run.start, offset, &run, source)?
             {
                 return Ok(false);
             }
-            self.asked.pop_front();
+            self.requested.pop_front();
             if let Some(recording) = &mut self.recording {
-                let around = window(offset, AROUND, self.task.bytes);
+                let around = window(offset, CONTENT_WINDOW, self.task.bytes);
                 recording
                     .pages
                     .add(&(run.start.max(around.start)..run.end.min(around.end)));
@@ -287,35 +296,36 @@ impl Server {
     }
 
     /// Returns the range to fill for a fault at `offset`, and its source.
-    fn run(&self, offset: u64) -> (Range<u64>, Source) {
+    fn range_to_fill(&self, offset: u64) -> (Range<u64>, Source) {
         match self
             .map
-            .source_around(offset, &window(offset, AROUND, self.task.bytes))
+            .source_around(offset, &window(offset, CONTENT_WINDOW, self.task.bytes))
         {
             (_, Source::Zeroes) => self
                 .map
-                .source_around(offset, &window(offset, ZEROES_AROUND, self.task.bytes)),
+                .source_around(offset, &window(offset, ZEROES_WINDOW, self.task.bytes)),
             content => content,
         }
     }
 
-    fn fetch_ahead(&mut self) -> io::Result<()> {
-        let Some(range) = self.ahead.pop_front() else {
+    /// Fills the next [`PIECE`] of the working set.
+    fn prefetch_piece(&mut self) -> io::Result<()> {
+        let Some(range) = self.prefetch.pop_front() else {
             return Ok(());
         };
         let piece = range.start..range.end.min(range.start + PIECE as u64);
         let (run, source) = self.map.source_around(piece.start, &piece);
         if run.end < range.end {
-            self.ahead.push_front(run.end..range.end);
+            self.prefetch.push_front(run.end..range.end);
         }
         if !self.fill(run.start, run.end, &run, source)? {
-            self.ahead.push_front(run);
+            self.prefetch.push_front(run);
         }
         Ok(())
     }
 
     /// Fills from `at` to `end`, which are within `run`, skipping pages that are filled already.
-    /// False: new events came, so the map of the memory may be out of date.
+    /// Returns false if new events must be read first: the map of the memory may be out of date.
     fn fill(
         &mut self,
         mut at: u64,
@@ -330,7 +340,7 @@ impl Server {
             };
             let length = (end - at).min(room);
             let outcome = match source {
-                Source::Zeroes => self.zero(address, length)?,
+                Source::Zeroes => self.fill_zeroes(address, length)?,
                 Source::File { file, at: begin } => {
                     let part = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
                     let part = &mut self.buffer[..part];
@@ -353,8 +363,9 @@ impl Server {
         Ok(true)
     }
 
-    /// Fills as many pages with zeroes as possible; a single page where many are not.
-    fn zero(&self, address: u64, length: u64) -> io::Result<FillOutcome> {
+    /// Fills pages with zeroes. If that stops half-way, the library does not tell how far it came: then
+    /// a single page is filled.
+    fn fill_zeroes(&self, address: u64, length: u64) -> io::Result<FillOutcome> {
         match self.faults.fill_zeroes(address, length)? {
             FillOutcome::EventsPending if length > PAGE => self.faults.fill_zeroes(address, PAGE),
             outcome => Ok(outcome),
@@ -382,6 +393,8 @@ impl Server {
     }
 }
 
+/// Returns the window of `around` bytes, aligned to its size, that `offset` is in, cut at the end of
+/// the memory.
 fn window(offset: u64, around: u64, bytes: u64) -> Range<u64> {
     let start = offset / around * around;
     start..(start + around).min(bytes)
