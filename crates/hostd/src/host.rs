@@ -147,12 +147,12 @@ impl Host {
             },
             disk: DiskResources {
                 disks: Arc::new(components.disks),
-                ledger: ledger.clone(),
+                dirs: ledger.dirs().clone(),
             },
             vm: VmResources {
                 engine: components.engine,
                 boot: Arc::new(components.boot),
-                ledger: ledger.clone(),
+                dirs: ledger.dirs().clone(),
             },
             preboot: Arc::new(components.preboot),
         };

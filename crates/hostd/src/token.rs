@@ -15,8 +15,9 @@ const FILE: &str = "agent-token";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot make {dir} (it can be made as root, or set WRENN_DIR)")]
-    MakeDir { dir: PathBuf, source: io::Error },
+    /// The hint comes after the cause, so the cause is part of the text and no source.
+    #[error("cannot make {dir}: {cause}; make it as root, or set WRENN_DIR to another directory")]
+    MakeDir { dir: PathBuf, cause: io::Error },
     #[error("cannot use {path}")]
     Io { path: PathBuf, source: io::Error },
 }
@@ -34,9 +35,9 @@ pub fn create_agent_dir(dir: &Path) -> Result<(), Error> {
         .recursive(true)
         .mode(0o711)
         .create(dir);
-    made.map_err(|source| Error::MakeDir {
+    made.map_err(|cause| Error::MakeDir {
         dir: dir.to_owned(),
-        source,
+        cause,
     })
 }
 
@@ -117,6 +118,25 @@ mod tests {
         // An existing directory keeps its owner.
         load_or_make_for(&of_up, Some((other, None))).unwrap();
         assert_eq!(owner(&of_up), own);
+    }
+
+    #[test]
+    fn unmakeable_directory_is_explained_in_order() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = parent.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let dir = file.join("dir");
+        let error = stdx::error::chain(&create_agent_dir(&dir).unwrap_err());
+        let (cause, hint) = error.split_once("; ").unwrap();
+        assert!(
+            cause.starts_with(&format!("cannot make {}: ", dir.display())),
+            "{error}"
+        );
+        assert!(cause.contains("ot a directory"), "{error}");
+        assert!(
+            hint.ends_with("set WRENN_DIR to another directory"),
+            "{error}"
+        );
     }
 
     #[test]

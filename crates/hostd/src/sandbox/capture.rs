@@ -154,7 +154,7 @@ async fn snapshot_paused(
     let id = handle.id.clone();
     let to = dir.to_owned();
     let copy = move || {
-        let own = disks.ledger.sandbox_dir(&id);
+        let own = disks.dirs.sandbox_dir(&id);
         let saved = own.join(PAUSED);
         let manifest = Snapshot::read(&saved)?;
         base_image::check_unchanged(&own, Some(manifest.disk)).map_err(io::Error::other)?;
@@ -256,7 +256,7 @@ async fn prepare_dir(
     handle: &Handle,
     dir: &Path,
 ) -> Result<(), OperationError> {
-    let own = disks.ledger.sandbox_dir(&handle.id);
+    let own = disks.dirs.sandbox_dir(&handle.id);
     let dir = dir.to_owned();
     let disk = handle.record.borrow().disk;
     OperationKind::Snapshot
@@ -341,7 +341,7 @@ async fn save_disk(
     let to = dir.to_owned();
     OperationKind::Disk
         .run_blocking(move || {
-            let own = disks.ledger.sandbox_dir(&id);
+            let own = disks.dirs.sandbox_dir(&id);
             if is_copied {
                 disks.disks.duplicate_disk(&id, &own, &to)
             } else {

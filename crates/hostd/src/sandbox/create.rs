@@ -201,7 +201,7 @@ async fn create_disk(
     let size = record.disk.ok_or(StepError::NoDisk)?.size_bytes;
     let disks = Arc::clone(&resources.disk.disks);
     let boot = Arc::clone(&resources.vm.boot);
-    let dir = resources.disk.ledger.sandbox_dir(&handle.id);
+    let dir = resources.disk.dirs.sandbox_dir(&handle.id);
     let source = source.clone();
     let create = move || {
         link_boot_files(&boot, &source, &dir).map_err(disk::Error::boot_files(&dir))?;
@@ -234,7 +234,7 @@ async fn restore_disk(
     let record = handle.record.borrow().clone();
     let size = record.disk.map_or(0, |disk| disk.size_bytes);
     let disks = Arc::clone(&resources.disks);
-    let dir = resources.ledger.sandbox_dir(&handle.id);
+    let dir = resources.dirs.sandbox_dir(&handle.id);
     let saved = saved.to_owned();
     let restore = move || {
         base_image::check_unchanged(&dir, record.disk)?;
@@ -268,7 +268,7 @@ async fn vm_config(
 ) -> Result<VmConfig, OperationError> {
     let record = handle.record.borrow().clone();
     let slot = slot_of(handle)?;
-    let own = resources.disk.ledger.sandbox_dir(&handle.id);
+    let own = resources.disk.dirs.sandbox_dir(&handle.id);
     let dir: PathBuf = resources.vm.sandbox_dir(&handle.id);
     let created = dir.clone();
     OperationKind::Vm

@@ -67,10 +67,24 @@ pub struct Error {
     source: io::Error,
 }
 
+/// Directories of sandboxes, by id: no access to their records.
+#[derive(Debug, Clone)]
+pub struct SandboxDirs {
+    root: PathBuf,
+}
+
+impl SandboxDirs {
+    /// Returns the directory of a sandbox.
+    #[must_use]
+    pub fn sandbox_dir(&self, id: &SandboxId) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+}
+
 /// The directory of all sandboxes.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    root: PathBuf,
+    dirs: SandboxDirs,
 }
 
 impl Ledger {
@@ -86,14 +100,21 @@ impl Ledger {
             source,
         })?;
         Ok(Self {
-            root: root.to_owned(),
+            dirs: SandboxDirs {
+                root: root.to_owned(),
+            },
         })
+    }
+
+    /// Returns the directories of its sandboxes.
+    pub(crate) fn dirs(&self) -> &SandboxDirs {
+        &self.dirs
     }
 
     /// Returns the directory of a sandbox.
     #[must_use]
     pub fn sandbox_dir(&self, id: &SandboxId) -> PathBuf {
-        self.root.join(id.as_str())
+        self.dirs.sandbox_dir(id)
     }
 
     /// Writes a record so that it survives a crash, making the sandbox's directory if need be. The
@@ -138,7 +159,7 @@ impl Ledger {
         let write = || {
             if !dir.is_dir() {
                 fs::create_dir(&dir)?;
-                file::sync_dir(&self.root)?;
+                file::sync_dir(&self.dirs.root)?;
             }
             fail::fail_point!("ledger::write");
             file::write_atomic(&path, &serde_json::to_vec_pretty(record)?, 0o600)
@@ -166,12 +187,12 @@ impl Ledger {
     pub fn read_records(&self) -> Result<(Vec<Record>, Vec<PathBuf>), Error> {
         let failed = |source| Error {
             action: "list",
-            path: self.root.clone(),
+            path: self.dirs.root.clone(),
             source,
         };
         let mut records = Vec::new();
         let mut strangers = Vec::new();
-        for entry in fs::read_dir(&self.root).map_err(failed)? {
+        for entry in fs::read_dir(&self.dirs.root).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             match read_record(&path) {
                 Some(record) if path == self.sandbox_dir(&record.id) => records.push(record),

@@ -117,7 +117,7 @@ pub(super) async fn discard_entry(
 async fn undo_restore(resources: &SandboxResources, handle: &Handle) -> Result<(), OperationError> {
     let disks = Arc::clone(&resources.disk.disks);
     let id = handle.id.clone();
-    let dir = resources.disk.ledger.sandbox_dir(&id);
+    let dir = resources.disk.dirs.sandbox_dir(&id);
     let vm_dir = resources.vm.sandbox_dir(&id);
     OperationKind::Disk
         .run_blocking(move || {

@@ -52,6 +52,8 @@ pub(super) async fn release_resources(
 /// not record.
 async fn end_vm(vms: &VmResources, handle: &Handle) -> Result<(), OperationError> {
     if let Some(vm) = handle.vm.get() {
+        // Output since the last read is in the VMM, and ends with it.
+        let _ = handle.unless_removed(handle.read_console()).await;
         if let Err(error) = vm.kill().await {
             tracing::warn!(sandbox = %handle.id, error = chain(&error), "the VMM cannot be ended in the usual way");
         }
@@ -103,7 +105,7 @@ async fn release_disk(
 ) -> Result<(), OperationError> {
     let disks = Arc::clone(&resources.disks);
     let id = handle.id.clone();
-    let dir = resources.ledger.sandbox_dir(&id);
+    let dir = resources.dirs.sandbox_dir(&id);
     OperationKind::Disk
         .run_blocking(move || match content {
             DiskContent::Remove => disks.remove(&id, &dir),

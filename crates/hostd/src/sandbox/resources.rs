@@ -7,7 +7,7 @@ use std::sync::Arc;
 use model::SandboxId;
 use vmm::engine::Engine;
 
-use super::ledger::{Ledger, Record};
+use super::ledger::{Record, SandboxDirs};
 use crate::boot::BootFiles;
 use crate::disk::Disks;
 use crate::egress::EgressProvider;
@@ -44,7 +44,7 @@ impl SlotResources {
 #[derive(Debug, Clone)]
 pub struct DiskResources {
     pub disks: Arc<Disks>,
-    pub ledger: Ledger,
+    pub dirs: SandboxDirs,
 }
 
 /// Engine, the files that guests boot from, and the directories of VMs.
@@ -52,14 +52,14 @@ pub struct DiskResources {
 pub struct VmResources {
     pub engine: Engine,
     pub boot: Arc<BootFiles>,
-    pub ledger: Ledger,
+    pub dirs: SandboxDirs,
 }
 
 impl VmResources {
     /// Returns the directory in which the VMM driver of a sandbox keeps its files.
     #[must_use]
     pub fn sandbox_dir(&self, id: &SandboxId) -> PathBuf {
-        self.ledger.sandbox_dir(id).join("vm")
+        self.dirs.sandbox_dir(id).join("vm")
     }
 
     /// Returns the VMM and what runs guest code: memory that was saved by one can be restored by the

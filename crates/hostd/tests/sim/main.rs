@@ -10,6 +10,7 @@
 
 mod barrier;
 mod checkpoints;
+mod console;
 mod forks;
 mod full;
 mod guest;

@@ -5,14 +5,14 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use vmm::{AfterSnapshot, DiskFormat, Driver, Error, Exit, Result, SnapshotError, Vm, VmConfig};
 
-use crate::world::World;
+use crate::world::{World, locked};
 
 const MEMORY: &str = "memory.json";
 
@@ -50,6 +50,8 @@ pub struct SimVm {
     pub slot: u16,
     pub disk: PathBuf,
     pub state: watch::Sender<State>,
+    /// Output that no agent has read.
+    pub console: Mutex<Vec<u8>>,
 }
 
 impl std::fmt::Debug for SimVm {
@@ -300,7 +302,11 @@ impl Vm for Held {
 
     async fn console(&self) -> Vec<u8> {
         self.0.answers().await;
-        Vec::new()
+        if self.0.lives() {
+            std::mem::take(&mut *locked(&self.0.console))
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -348,6 +354,7 @@ impl SimDriver {
                 runs: !restored,
                 ..State::default()
             }),
+            console: Mutex::default(),
         });
         world.add(&vm);
         if restored {

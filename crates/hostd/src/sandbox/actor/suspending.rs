@@ -23,10 +23,7 @@ const RETRY: Duration = Duration::from_secs(2);
 impl Actor {
     /// Releases all but the saved state, and installs the staged checkpoint in a rollback.
     pub(super) async fn release_vm(&mut self, rollback: bool) -> Event {
-        // The VMM keeps the output since the last read, and is about to be ended.
-        let handle = self.context.handle.clone();
-        let console_read = handle.unless_removed(handle.read_console());
-        if console_read.await.is_none() || !self.release_all(DiskContent::Keep).await {
+        if !self.release_all(DiskContent::Keep).await {
             return Event::Remove;
         }
         fail::fail_point!("suspend::given-back");

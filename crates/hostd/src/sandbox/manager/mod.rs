@@ -46,7 +46,7 @@ impl Manager {
     /// When the ledger, or notes of forks, cannot be read.
     pub async fn start(host: Host) -> Result<Arc<Self>, OperationError> {
         let host = Arc::new(host);
-        let records = reclaim::reclaim_orphans(&host.resources).await?;
+        let records = reclaim::reclaim_orphans(&host.resources, &host.state.ledger).await?;
         let notes = Arc::clone(&host.fork_notes);
         let ledger = host.state.ledger.clone();
         let recover = move || notes.recover_forks(&ledger, records);

@@ -20,7 +20,7 @@ use stdx::error::chain;
 
 use crate::network::{Holder, Slot};
 use crate::operation::{OperationError, OperationKind};
-use crate::sandbox::ledger::{self, Record};
+use crate::sandbox::ledger::{self, Ledger, Record};
 use crate::sandbox::resources::{DiskResources, SandboxResources, SlotResources};
 
 /// Time that killed processes may take to end.
@@ -36,8 +36,9 @@ const ORPHANS_POLL: Duration = Duration::from_millis(50);
 /// next start.
 pub(super) async fn reclaim_orphans(
     resources: &SandboxResources,
+    ledger: &Ledger,
 ) -> Result<Vec<Record>, OperationError> {
-    let ledger = resources.disk.ledger.clone();
+    let ledger = ledger.clone();
     let read = OperationKind::Ledger.run_blocking(move || ledger.read_records());
     let (records, half_made) = read.await?;
     let deleted = read_claims(&resources.slot).await?.into_iter();
