@@ -6,10 +6,14 @@
 mod cli;
 mod leftovers;
 mod platform;
+mod postgres;
+mod programs;
 
 pub use cli::{Finished, Wrenn};
 pub use leftovers::Leftovers;
 pub use platform::{Platform, binary, test_data};
+pub use postgres::Postgres;
+pub use programs::{Program, Programs};
 
 use std::time::{Duration, Instant};
 

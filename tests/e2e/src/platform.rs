@@ -1,7 +1,6 @@
 //! `wrenn up` in a directory of its own, on a free loopback port.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 use crate::cli::Wrenn;
 use crate::eventually;
 use crate::leftovers::Leftovers;
+use crate::programs::free_address;
 
 /// A running platform. Dropping it stops it, removes its sandboxes and checks that nothing is left.
 #[derive(Debug)]
@@ -209,11 +209,6 @@ impl Drop for Platform {
             let _ = child.wait();
         }
     }
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").to_string()
 }
 
 /// Root of the checkout.

@@ -10,5 +10,6 @@ mod crash;
 mod first_steps;
 mod guest_ends;
 mod isolation;
+mod kills;
 mod ports;
 mod trace;
