@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs what takes minutes or needs programs that `make test` does without: conformance of the port proxy with h2spec
-# and the Autobahn suite, and Docker in a guest. Needs root.
+# and the Autobahn suite, Docker in a guest, and ten minutes in which each program is killed in turn. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,4 +14,7 @@ scripts/autobahn.sh "$tools/autobahn"
 scripts/build-envd.sh
 scripts/test-data.sh
 export H2SPEC=$tools/h2spec AUTOBAHN=$tools/autobahn
-exec scripts/cargo.sh test --locked -p control -p hostd --test long -- --nocapture "$@"
+scripts/cargo.sh test --locked -p control -p hostd --test long -- --nocapture "$@"
+stories=$(scripts/test-programs.sh e2e/stories)
+cd tests/e2e
+KILLS_SEC=600 exec "${stories##* }" kills --nocapture

@@ -188,7 +188,7 @@ impl Store {
 
     /// Marks sandboxes of a single request, whose ids no client has, as being deleted: all at once,
     /// or none of them if all are running or paused already. Returns those that were marked, in any
-    /// order.
+    /// order. Their idempotency keys are free from then on: the same request makes new ones.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
@@ -205,7 +205,9 @@ impl Store {
             .collect();
         let places = places.join(", ");
         let sql = format!(
-            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END \
+            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END, \
+             idempotency_key = CASE WHEN deleting THEN idempotency_key END, \
+             idempotency_fingerprint = CASE WHEN deleting THEN idempotency_fingerprint END \
              WHERE id IN ({places}) AND $2 > (SELECT count(*) FROM sandboxes \
              WHERE id IN ({places}) AND state IN ($3, $4) AND NOT deleting) RETURNING {}",
             columns!()

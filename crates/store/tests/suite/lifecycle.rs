@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use model::{Generation, SandboxId, SandboxState, TeamId};
-use store::{Applied, Sandbox};
+use store::{Applied, Inserted, NewSandbox, Sandbox};
 use testkit::eventually;
 
-use crate::db::{Db, insert, newest_first, report};
+use crate::db::{Db, idempotent, insert, newest_first, report};
 
 pub async fn a_deletion_has_two_steps(db: Db) {
     let store = db.store().await;
@@ -105,6 +105,33 @@ pub async fn what_runs_is_not_given_up(db: Db) {
         []
     );
     assert_eq!(store.sandboxes_give_up(&[], 3).await.unwrap(), []);
+}
+
+/// A request whose sandbox was given up can be sent again, one whose sandbox its user deleted
+/// cannot.
+pub async fn given_up_sandbox_frees_idempotency_key(db: Db) {
+    let store = db.store().await;
+    let (failed, deleted) = (idempotent("failed", 1), idempotent("deleted", 1));
+    for new in [&failed, &deleted] {
+        store.sandbox_insert(new).await.unwrap();
+    }
+    let team = TeamId::default();
+    store
+        .sandbox_mark_deleting(&team, &deleted.id, 2)
+        .await
+        .unwrap();
+    for new in [&failed, &deleted] {
+        let ids = std::slice::from_ref(&new.id);
+        assert_eq!(store.sandboxes_give_up(ids, 3).await.unwrap().len(), 1);
+    }
+    let again = |key| NewSandbox {
+        id: SandboxId::random(),
+        ..idempotent(key, 1)
+    };
+    let made = store.sandbox_insert(&again("failed")).await.unwrap();
+    assert!(matches!(made, Inserted::New(_)), "{made:?}");
+    let met = store.sandbox_insert(&again("deleted")).await.unwrap();
+    assert!(matches!(met, Inserted::Existing(_)), "{met:?}");
 }
 
 /// What one request makes is whole or not there.

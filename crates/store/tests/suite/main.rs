@@ -41,6 +41,7 @@ suite! {
     inserts::racing_inserts_make_one_row,
     inserts::inserts_race_with_removals,
     keys::keys_come_and_go,
+    lifecycle::given_up_sandbox_frees_idempotency_key,
     lifecycle::several_are_given_up_together_or_not_at_all,
     lifecycle::what_runs_is_not_given_up,
     lifecycle::a_deletion_has_two_steps,
