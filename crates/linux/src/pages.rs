@@ -1,13 +1,13 @@
-//! Pages that another process has written in a private mapping of a file, and a way to write more
-//! of them.
+//! Finds, reads and writes the pages that another process has written in a private mapping of a
+//! file.
 //!
-//! Such a page is copied when it is first written to, and is anonymous memory from then on; a page
-//! that was never written is the file's. `/proc/PID/pagemap` tells the two apart (Linux
-//! `Documentation/admin-guide/mm/pagemap.rst`), in one entry of eight bytes per page; a page in
-//! swap is anonymous as well. A page that was filled with zeroes is as anonymous as any other.
+//! The kernel copies such a page at the first write, and it is anonymous memory from then on; a page
+//! that was never written is the file's. `/proc/PID/pagemap` tells the two apart, in one entry of
+//! eight bytes per page (Linux `Documentation/admin-guide/mm/pagemap.rst`). A page in swap is
+//! anonymous, too, and so is one that was written with zeroes.
 //!
-//! The process must be stopped while this runs. Its mappings are its own decision, so nothing here
-//! is to be trusted more than the process is: only the shape is checked.
+//! The process must be stopped during all calls. It chooses its mappings itself, so they are as
+//! trustworthy as the process is: only their shape is checked.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,21 +18,22 @@ use std::path::{Path, PathBuf};
 
 use crate::process::{Identity, Process};
 
-/// Bytes of a page, and of its entry in `pagemap`.
+/// Bytes of a page.
 pub const PAGE: u64 = 4096;
-const ENTRY: u64 = 8;
+/// Bytes of a page's entry in `pagemap`.
+const ENTRY_BYTES: u64 = 8;
 
-/// Bits of an entry: in memory, in swap, and page of a file or shared.
+/// Bits of an entry: the page is in memory, is in swap, and is a file's or shared anonymous memory.
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-const OF_FILE: u64 = 1 << 61;
+const FILE_OR_SHARED: u64 = 1 << 61;
 
 /// Number of entries that are read at once.
-const ENTRIES: u64 = 1 << 16;
+const MAX_ENTRIES: u64 = 1 << 16;
 
 /// Private mapping of a whole file in another process. The kernel may have it in several pieces.
 #[derive(Debug)]
-pub struct Private {
+pub struct PrivateMapping {
     memory: File,
     pagemap: File,
     /// Pieces in the order of their offsets in the file, without gaps from 0 on.
@@ -45,7 +46,7 @@ struct Piece {
     offset: u64,
 }
 
-impl Private {
+impl PrivateMapping {
     /// Opens the mapping of the first `bytes` of the file or device that the process knows as
     /// `path`.
     ///
@@ -68,7 +69,7 @@ impl Private {
                 "the process has ended",
             ));
         }
-        let pieces = whole(pieces(&table, path), bytes).ok_or_else(|| {
+        let pieces = sort_contiguous(parse_maps(&table, path), bytes).ok_or_else(|| {
             let problem = format!(
                 "process {} does not map {} privately",
                 process.pid(),
@@ -83,22 +84,22 @@ impl Private {
         })
     }
 
-    /// Returns the ranges that the process has written: offsets in the mapping, whole pages, in
+    /// Returns the ranges that the process has written: byte offsets in the mapping, whole pages, in
     /// order.
     ///
     /// # Errors
     /// The error of reading `pagemap`.
-    pub fn written(&self) -> io::Result<Vec<Range<u64>>> {
+    pub fn written_ranges(&self) -> io::Result<Vec<Range<u64>>> {
         let mut found: Vec<Range<u64>> = Vec::new();
         for piece in &self.pieces {
             let mut at = piece.addresses.start;
             while at < piece.addresses.end {
-                let count = ((piece.addresses.end - at) / PAGE).min(ENTRIES);
+                let count = ((piece.addresses.end - at) / PAGE).min(MAX_ENTRIES);
                 let mut entries =
-                    vec![0; usize::try_from(count * ENTRY).map_err(io::Error::other)?];
+                    vec![0; usize::try_from(count * ENTRY_BYTES).map_err(io::Error::other)?];
                 self.pagemap
-                    .read_exact_at(&mut entries, at / PAGE * ENTRY)?;
-                add(
+                    .read_exact_at(&mut entries, at / PAGE * ENTRY_BYTES)?;
+                add_anonymous(
                     &mut found,
                     &entries,
                     at - piece.addresses.start + piece.offset,
@@ -115,7 +116,7 @@ impl Private {
     /// The error of reading its memory; `UnexpectedEof` past the end.
     pub fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
-            let (address, room) = self.place(offset)?;
+            let (address, room) = self.locate(offset)?;
             let (part, rest) = buffer.split_at_mut(room.min(buffer.len()));
             self.memory.read_exact_at(part, address)?;
             offset += part.len() as u64;
@@ -130,7 +131,7 @@ impl Private {
     /// The error of writing to its memory; `UnexpectedEof` past the end.
     pub fn write_all_at(&self, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
-            let (address, room) = self.place(offset)?;
+            let (address, room) = self.locate(offset)?;
             let (part, rest) = buffer.split_at(room.min(buffer.len()));
             self.memory.write_all_at(part, address)?;
             offset += part.len() as u64;
@@ -141,11 +142,11 @@ impl Private {
 
     /// Returns the address of that byte in the process, and the number of bytes from there to the
     /// end of its piece.
-    fn place(&self, offset: u64) -> io::Result<(u64, usize)> {
+    fn locate(&self, offset: u64) -> io::Result<(u64, usize)> {
         let piece = self
             .pieces
             .iter()
-            .find(|piece| piece.has(offset))
+            .find(|piece| piece.contains(offset))
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         let address = piece.addresses.start + (offset - piece.offset);
         Ok((
@@ -160,14 +161,14 @@ impl Piece {
         self.addresses.end - self.addresses.start
     }
 
-    fn has(&self, offset: u64) -> bool {
+    fn contains(&self, offset: u64) -> bool {
         (self.offset..self.offset + self.bytes()).contains(&offset)
     }
 }
 
 /// Returns the private mappings of a file, from lines such as
 /// `7f0000000000-7f0000001000 rw-p 00000000 00:05 4 /dev/loop0` (proc(5)).
-fn pieces(table: &[u8], path: &Path) -> Vec<Piece> {
+fn parse_maps(table: &[u8], path: &Path) -> Vec<Piece> {
     // The kernel escapes only a line feed in such a path.
     let wanted = path
         .as_os_str()
@@ -180,11 +181,11 @@ fn pieces(table: &[u8], path: &Path) -> Vec<Piece> {
     let wanted: Vec<u8> = wanted.collect();
     table
         .split(|&byte| byte == b'\n')
-        .filter_map(|line| piece(line, &wanted))
+        .filter_map(|line| parse_line(line, &wanted))
         .collect()
 }
 
-fn piece(line: &[u8], wanted: &[u8]) -> Option<Piece> {
+fn parse_line(line: &[u8], wanted: &[u8]) -> Option<Piece> {
     let start = line.iter().position(|&byte| byte == b'/')?;
     let fields: Vec<&str> = std::str::from_utf8(&line[..start])
         .ok()?
@@ -206,8 +207,8 @@ fn piece(line: &[u8], wanted: &[u8]) -> Option<Piece> {
     })
 }
 
-/// Sorts the pieces; `None` unless they cover `0..bytes` without overlap.
-fn whole(mut pieces: Vec<Piece>, bytes: u64) -> Option<Vec<Piece>> {
+/// Sorts the pieces by offset; `None` unless they cover `0..bytes` without gap or overlap.
+fn sort_contiguous(mut pieces: Vec<Piece>, bytes: u64) -> Option<Vec<Piece>> {
     pieces.sort_unstable_by_key(|piece| piece.offset);
     let end = pieces.iter().try_fold(0_u64, |at, piece| {
         (piece.offset == at).then(|| at.saturating_add(piece.bytes()))
@@ -216,12 +217,12 @@ fn whole(mut pieces: Vec<Piece>, bytes: u64) -> Option<Vec<Piece>> {
 }
 
 /// Adds the anonymous pages among consecutive pages that begin at `offset`.
-fn add(found: &mut Vec<Range<u64>>, entries: &[u8], offset: u64) {
+fn add_anonymous(found: &mut Vec<Range<u64>>, entries: &[u8], offset: u64) {
     let (entries, _) = entries.as_chunks::<8>();
     for (number, entry) in (0_u64..).zip(entries) {
         let at = offset + number * PAGE;
         let entry = u64::from_ne_bytes(*entry);
-        if entry & OF_FILE != 0 || entry & (PRESENT | SWAPPED) == 0 {
+        if entry & FILE_OR_SHARED != 0 || entry & (PRESENT | SWAPPED) == 0 {
             continue;
         }
         match found.last_mut() {
@@ -254,7 +255,7 @@ mod tests {
             .unwrap();
         let length = NonZero::new(PAGES * 4096).unwrap();
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping of a file that nobody changes.
+        // SAFETY: a new mapping of a file that no other code changes.
         let start = unsafe {
             mmap(
                 None,
@@ -266,7 +267,7 @@ mod tests {
             )
         }
         .unwrap();
-        // SAFETY: the mapping is that long, and nobody else knows it.
+        // SAFETY: the mapping is that long, and no other code knows it.
         let bytes =
             unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast::<u8>(), PAGES * 4096) };
         assert!(bytes.iter().all(|byte| *byte == 7));
@@ -274,8 +275,8 @@ mod tests {
             bytes[page * 4096 + 9] = 1;
         }
         bytes[8 * 4096..9 * 4096].fill(0);
-        let mapping = Private::open(&us(), file.path(), PAGES as u64 * PAGE).unwrap();
-        let written: Vec<Range<u64>> = mapping.written().unwrap();
+        let mapping = PrivateMapping::open(&us(), file.path(), PAGES as u64 * PAGE).unwrap();
+        let written: Vec<Range<u64>> = mapping.written_ranges().unwrap();
         assert_eq!(
             written,
             [0..1, 5..7, 8..9, 63..64].map(|pages| pages.start * PAGE..pages.end * PAGE)
@@ -290,7 +291,12 @@ mod tests {
         );
         mapping.write_all_at(&[3; 4096], 20 * PAGE).unwrap();
         assert!(bytes[20 * 4096..21 * 4096].iter().all(|byte| *byte == 3) && bytes[21 * 4096] == 7);
-        assert!(mapping.written().unwrap().contains(&(20 * PAGE..21 * PAGE)));
+        assert!(
+            mapping
+                .written_ranges()
+                .unwrap()
+                .contains(&(20 * PAGE..21 * PAGE))
+        );
         assert!(
             mapping
                 .write_all_at(&[0; 2], PAGES as u64 * PAGE - 1)
@@ -298,8 +304,8 @@ mod tests {
         );
         assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 7));
         assert!(
-            Private::open(&us(), file.path(), PAGE).is_err()
-                && Private::open(&us(), Path::new("/x"), PAGE).is_err()
+            PrivateMapping::open(&us(), file.path(), PAGE).is_err()
+                && PrivateMapping::open(&us(), Path::new("/x"), PAGE).is_err()
         );
         // SAFETY: nothing uses it any more.
         unsafe { munmap(start, length.get()) }.unwrap();
@@ -312,7 +318,7 @@ mod tests {
             b000-c000 rw-s 00003000 00:05 4                  /a b\n\
             c000-d000 rw-p 00000000 00:05 4                  /a\n\
             d000-e000 rw-p 00000000 00:00 0\n";
-        let found = pieces(table, Path::new("/a b"));
+        let found = parse_maps(table, Path::new("/a b"));
         let expected = [
             Piece {
                 addresses: 0x1000..0x3000,
@@ -324,10 +330,16 @@ mod tests {
             },
         ];
         assert_eq!(found, expected);
-        assert!(whole(found.clone(), 0x3000).is_some() && whole(found.clone(), 0x4000).is_none());
-        assert!(whole(found[1..].to_vec(), 0x1000).is_none() && whole(Vec::new(), 1).is_none());
+        assert!(
+            sort_contiguous(found.clone(), 0x3000).is_some()
+                && sort_contiguous(found.clone(), 0x4000).is_none()
+        );
+        assert!(
+            sort_contiguous(found[1..].to_vec(), 0x1000).is_none()
+                && sort_contiguous(Vec::new(), 1).is_none()
+        );
         assert_eq!(
-            pieces(
+            parse_maps(
                 b"1000-2000 rw-p 00000000 00:05 4 /a\\012b",
                 Path::new("/a\nb")
             )
@@ -342,14 +354,14 @@ mod tests {
             PRESENT,
             SWAPPED,
             0,
-            PRESENT | OF_FILE,
-            SWAPPED | OF_FILE,
+            PRESENT | FILE_OR_SHARED,
+            SWAPPED | FILE_OR_SHARED,
             PRESENT,
         ]
         .map(u64::to_ne_bytes)
         .concat();
         let mut found = vec![0..PAGE, PAGE..PAGE];
-        add(&mut found, &entries, PAGE);
+        add_anonymous(&mut found, &entries, PAGE);
         assert_eq!(found, [0..PAGE, PAGE..3 * PAGE, 6 * PAGE..7 * PAGE]);
     }
 }

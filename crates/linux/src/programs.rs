@@ -83,10 +83,10 @@ fn run(program: &str, args: &[&OsStr]) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(format!(
         "{program} failed: {}",
-        said.lines().next().unwrap_or("it gave no reason")
+        stderr.lines().next().unwrap_or("it gave no reason")
     )))
 }
 

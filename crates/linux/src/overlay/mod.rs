@@ -45,10 +45,10 @@ const BASE_TIME: Duration = Duration::from_secs(60);
 const BYTES_PER_SECOND: u64 = 16 << 20;
 
 /// Longest time for a killed converter to end.
-const END: Duration = Duration::from_secs(60);
+const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Maximum number of bytes of its standard error that are read.
-const SAID: u64 = 4096;
+const MAX_STDERR: u64 = 4096;
 
 pub use format::create;
 
@@ -128,7 +128,7 @@ impl Conversion<'_> {
             &source,
         ];
         let args = args.iter().map(Into::into).chain([image.into()]).collect();
-        let (said, output) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, output) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let program = program.to_owned();
         let spawn = Spawn {
             program,
@@ -137,16 +137,16 @@ impl Conversion<'_> {
             jail: Some(jail),
             ..Spawn::default()
         };
-        self.wait(&spawn.spawn()?, said.as_fd())
+        self.wait(&spawn.spawn()?, stderr.as_fd())
     }
 
-    fn wait(&self, process: &Process, said: impl AsFd) -> io::Result<()> {
+    fn wait(&self, process: &Process, stderr: impl AsFd) -> io::Result<()> {
         let limit = BASE_TIME + Duration::from_secs(self.size_bytes / BYTES_PER_SECOND);
         let ended = match process.wait(limit)? {
             Some(ended) => ended,
             None => {
                 process.kill()?;
-                process.wait(END)?;
+                process.wait(KILL_TIMEOUT)?;
                 let problem = format!(
                     "{PROGRAM} is not done after {} s, which is too long",
                     limit.as_secs()
@@ -159,8 +159,8 @@ impl Conversion<'_> {
         }
         let mut text = String::new();
         // Its other end is closed: all processes that had it have ended.
-        let _ = File::from(said.as_fd().try_clone_to_owned()?)
-            .take(SAID)
+        let _ = File::from(stderr.as_fd().try_clone_to_owned()?)
+            .take(MAX_STDERR)
             .read_to_string(&mut text);
         let line = text.lines().next().filter(|line| !line.is_empty());
         let line = line.map_or_else(|| format!("it ended with {ended}"), str::to_owned);

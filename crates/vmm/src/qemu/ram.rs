@@ -16,7 +16,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use linux::loopdev::LoopDevice;
-use linux::pages::Private;
+use linux::pages::PrivateMapping;
 use tokio_util::sync::CancellationToken;
 
 use crate::diff::Seal;
@@ -117,7 +117,11 @@ pub(super) fn check_diffs(over: &[(PathBuf, Seal)]) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's error; the VM must be ended then.
-pub(super) fn lay_over(memory: &Private, bytes: u64, over: &[(PathBuf, Seal)]) -> io::Result<()> {
+pub(super) fn lay_over(
+    memory: &PrivateMapping,
+    bytes: u64,
+    over: &[(PathBuf, Seal)],
+) -> io::Result<()> {
     for (path, seal) in over {
         diff::read_ranges(path, *seal, bytes, |part, at| memory.write_all_at(part, at))?;
         fs::remove_file(path)?;
@@ -158,8 +162,8 @@ fn give_away(from: &Path, to: &Path) -> io::Result<()> {
 fn write_difference(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
     link_or_copy(&vm.dir.join(BASE), &dir.join(BASE))?;
     let bytes = u64::from(vm.record.memory_mb) << 20;
-    let memory = Private::open(&vm.process, &vm.record.memory, bytes)?;
-    let written = memory.written()?;
+    let memory = PrivateMapping::open(&vm.process, &vm.record.memory, bytes)?;
+    let written = memory.written_ranges()?;
     let read = |buffer: &mut [u8], at| memory.read_exact_at(buffer, at);
     diff::write(&dir.join(DIFF), bytes, &written, read).map(|seal| MemoryLayout::Layers(vec![seal]))
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use linux::pages::Private;
+use linux::pages::PrivateMapping;
 use qapi::qmp::{RunState, query_status};
 use tokio::net::UnixStream;
 
@@ -77,7 +77,7 @@ async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<(
         return Ok(());
     }
     let bytes = u64::from(started.record.memory_mb) << 20;
-    let memory = Private::open(&started.process, &started.record.memory, bytes)?;
+    let memory = PrivateMapping::open(&started.process, &started.record.memory, bytes)?;
     tokio::task::spawn_blocking(move || ram::lay_over(&memory, bytes, &over))
         .await
         .map_err(io::Error::other)

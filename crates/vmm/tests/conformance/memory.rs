@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use linux::loopdev::{self, FileIdentity};
-use linux::pages::Private;
+use linux::pages::PrivateMapping;
 use linux::process::{self, Process};
 use stdx::error::chain;
 use tokio_util::sync::CancellationToken;
@@ -32,8 +32,9 @@ fn of_pid(pid: u32) -> Process {
     Process::adopt(&identity).expect("/proc").expect("it lives")
 }
 
-fn private(machine: &Machine) -> Private {
-    Private::open(&of_pid(machine.vm.pid()), &mapped(machine), BYTES).expect("a private mapping")
+fn private(machine: &Machine) -> PrivateMapping {
+    PrivateMapping::open(&of_pid(machine.vm.pid()), &mapped(machine), BYTES)
+        .expect("a private mapping")
 }
 
 /// All of a paused guest's memory, as its process sees it.
@@ -103,7 +104,7 @@ fn every_page_is_right_over_generations() {
                 .await
                 .expect("a snapshot of the paused VM");
             let dirty: u64 = private(&child)
-                .written()
+                .written_ranges()
                 .expect("pages")
                 .iter()
                 .map(|range| range.end - range.start)
@@ -135,8 +136,8 @@ fn every_page_is_right_over_generations() {
                     .await;
                 assert_same(&seen, &memory(&next));
                 assert!(
-                    private(&next).written().expect("pages")
-                        == private(&child).written().expect("pages")
+                    private(&next).written_ranges().expect("pages")
+                        == private(&child).written_ranges().expect("pages")
                 );
                 next.kill().await;
             }
