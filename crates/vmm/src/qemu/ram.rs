@@ -1,14 +1,15 @@
-//! Memory of a guest: taken from a snapshot for a restore, and written into one.
+//! Memory of a guest: prepared from a snapshot for a restore, and written to a snapshot.
 //!
-//! A private mapping writes nothing to its file, but QEMU opens that for writing all the same
-//! (before version 8.2 there is no other way). A QEMU in a jail might use that, so it is shown the
-//! file as a read-only loop device: the kernel lets it open that for writing, and then refuses
-//! every write and every shared mapping that could be written through. All guests over one file
-//! have the same device, and with it one page cache. It goes with the last of them.
+//! QEMU maps the memory file privately, so it writes nothing to the file; but it opens the file for
+//! writing (before version 8.2 there is no other way), and a QEMU that was taken over could use that
+//! descriptor. So a QEMU in a jail gets a read-only loop device over the file instead: the kernel
+//! lets it open the device for writing, but refuses every write and every shared writable mapping.
+//! All guests over one file have the same device, and with it one page cache; the device goes with
+//! the last of them.
 //!
-//! The pages that a paused guest had written over such a file are written into QEMU's mapping again
-//! before the guest goes on: so they are there at once, and the next snapshot finds them among the
-//! guest's own.
+//! The pages that an earlier guest had written over the file (the diffs of the snapshot) are written
+//! into QEMU's mapping before the guest runs. So the guest waits for none of them, and the next
+//! snapshot finds them among the guest's own pages.
 
 use std::fs;
 use std::io;
@@ -29,7 +30,7 @@ use super::instance::Instance;
 
 /// Memory of a guest that is to be restored.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct RestoreMemory {
     pub(super) ram: Ram,
     /// Path of the file or device that QEMU maps.
     pub(super) path: PathBuf,
@@ -37,19 +38,20 @@ pub(super) struct Taken {
     pub(super) device: Option<LoopDevice>,
     /// Diffs that are written over the mapping before the guest runs, from the lowest to the
     /// highest.
-    pub(super) over: Vec<(PathBuf, Seal)>,
+    pub(super) diffs: Vec<(PathBuf, Seal)>,
 }
 
-/// Takes the memory of the snapshot in `from`. Blocking, for as long as a copy of all memory takes
-/// where it is neither one full file nor a [small diff](memory_files::is_small_diff).
+/// Links the memory of the snapshot in `from` into the directory of the VM. Blocking, for as long as
+/// a copy of all memory takes if it is neither one full file nor a
+/// [small diff](memory_files::is_small_diff).
 ///
 /// # Errors
 /// `InvalidData` when it is damaged, otherwise the system's error.
-pub(super) fn take_memory(
+pub(super) fn prepare_memory(
     from: &Path,
     memory: &MemoryLayout,
     config: &VmConfig,
-) -> io::Result<Taken> {
+) -> io::Result<RestoreMemory> {
     let dir = &config.dir;
     let bytes = u64::from(config.memory_mb) << 20;
     // Files of an earlier VM in the directory.
@@ -57,33 +59,33 @@ pub(super) fn take_memory(
     if !memory.clone().on_disk(from).is_small_diff() {
         memory_files::ensure_full(from, memory, bytes)?;
     }
-    // Under names of ours, so that they are there for the next snapshot when this one is removed.
+    // Links of the VM's own, so that the next snapshot has the files when this one is removed.
     let taken = memory_files::link_memory(from, memory, dir)?;
     let base = dir.join(BASE);
     if taken == MemoryLayout::Full {
         fs::rename(dir.join(MEMORY), &base)?;
     }
     let names = (0..).map(|number| dir.join(memory_files::diff_name(number)));
-    let over: Vec<(PathBuf, Seal)> = names.zip(taken.diffs().iter().copied()).collect();
+    let diffs: Vec<(PathBuf, Seal)> = names.zip(taken.diffs().iter().copied()).collect();
     if config.jail.is_none() {
-        return Ok(Taken {
+        return Ok(RestoreMemory {
             ram: Ram::Private,
             path: base,
             device: None,
-            over,
+            diffs,
         });
     }
     match memory_files::share_device(&base) {
-        Ok(device) => Ok(Taken {
+        Ok(device) => Ok(RestoreMemory {
             ram: Ram::Private,
             path: device.path(),
             device: Some(device),
-            over,
+            diffs,
         }),
         Err(error) => {
             tracing::warn!(%error, "no loop device for a guest's memory, which is copied instead");
             let own = dir.join(MEMORY);
-            // In either layout, the names are those of layers by now.
+            // A full file was renamed to a base above, so both layouts have the names of layers.
             let layers = MemoryLayout::Layers(taken.diffs().to_vec());
             memory_files::write_merged(
                 dir,
@@ -93,22 +95,23 @@ pub(super) fn take_memory(
                 &CancellationToken::new(),
             )?;
             fs::remove_file(&base)?;
-            Ok(Taken {
+            Ok(RestoreMemory {
                 ram: Ram::File,
                 path: own,
                 device: None,
-                over: Vec::new(),
+                diffs: Vec::new(),
             })
         }
     }
 }
 
-/// Compares the checksums of the diffs. Blocking, for as long as reading them takes.
+/// Checks the checksums of the diffs. Blocking, for as long as reading them takes.
 ///
 /// # Errors
 /// `InvalidData` when a diff is damaged.
-pub(super) fn check_diffs(over: &[(PathBuf, Seal)]) -> io::Result<()> {
-    over.iter()
+pub(super) fn check_diffs(diffs: &[(PathBuf, Seal)]) -> io::Result<()> {
+    diffs
+        .iter()
         .try_for_each(|(path, seal)| diff::check(path, *seal))
 }
 
@@ -117,12 +120,12 @@ pub(super) fn check_diffs(over: &[(PathBuf, Seal)]) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's error; the VM must be ended then.
-pub(super) fn lay_over(
+pub(super) fn apply_diffs(
     memory: &PrivateMapping,
     bytes: u64,
-    over: &[(PathBuf, Seal)],
+    diffs: &[(PathBuf, Seal)],
 ) -> io::Result<()> {
-    for (path, seal) in over {
+    for (path, seal) in diffs {
         diff::read_ranges(path, *seal, bytes, |part, at| memory.write_all_at(part, at))?;
         fs::remove_file(path)?;
     }
@@ -132,7 +135,7 @@ pub(super) fn lay_over(
 /// Writes the memory of the VM, whose guest is paused, into the directory of a snapshot. Blocking.
 ///
 /// # Errors
-/// The system's error; then files may be left.
+/// The system's error; incomplete files may be left then.
 pub(super) fn write_memory(
     vm: &Instance,
     dir: &Path,
@@ -144,22 +147,22 @@ pub(super) fn write_memory(
                 .map(|()| MemoryLayout::Full)
         }
         (Ram::File, AfterSnapshot::Terminate) => {
-            give_away(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| MemoryLayout::Full)
+            move_memory(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| MemoryLayout::Full)
         }
-        (Ram::Private, _) => write_difference(vm, dir),
+        (Ram::Private, _) => write_diff(vm, dir),
     }
 }
 
 /// Moves the memory of a guest that will not run again to the snapshot, without a copy. QEMU has it
 /// open until it ends, but cannot open it again: it belongs to us.
-fn give_away(from: &Path, to: &Path) -> io::Result<()> {
+fn move_memory(from: &Path, to: &Path) -> io::Result<()> {
     link_or_copy(from, to)?;
     let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
     chown(to, Some(owner.uid()), Some(owner.gid()))
 }
 
-/// Writes the pages that are the guest's own, and links the file that they are over.
-fn write_difference(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
+/// Writes the guest's own pages to a diff, and links the base that they are over.
+fn write_diff(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
     link_or_copy(&vm.dir.join(BASE), &dir.join(BASE))?;
     let bytes = u64::from(vm.record.memory_mb) << 20;
     let memory = PrivateMapping::open(&vm.process, &vm.record.memory, bytes)?;

@@ -15,7 +15,7 @@ use crate::{Error, Result, SnapshotError, VmConfig, in_flight};
 use super::args::INCOMING_SOCKET;
 use super::manifest::{self, Manifest, STATE};
 use super::qmp::PROMPT;
-use super::ram::{self, Taken};
+use super::ram::{self, RestoreMemory};
 use super::start::{Started, start_qemu};
 use super::state::{POLL, in_time};
 use super::vm::QemuVm;
@@ -24,24 +24,24 @@ use super::{Host, Record, exit_reason};
 /// Restores the VM, which is paused when this returns. After an error no process is left.
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
     in_flight::check_can_start::<Record>(&config).await?;
-    let (manifest, taken) = take(host.clone(), config.clone(), snapshot.clone()).await?;
+    let (manifest, memory) = prepare(host.clone(), config.clone(), snapshot.clone()).await?;
     let checked = {
-        let over = taken.over.clone();
-        tokio::task::spawn_blocking(move || ram::check_diffs(&over))
+        let diffs = memory.diffs.clone();
+        tokio::task::spawn_blocking(move || ram::check_diffs(&diffs))
     };
-    let started = start_qemu(&host, &config, taken.ram, &taken.path, true).await?;
-    drop(taken.device);
+    let started = start_qemu(&host, &config, memory.ram, &memory.path, true).await?;
+    drop(memory.device);
     let loaded = async {
         let bad = |source| Error::BadSnapshot {
             dir: snapshot.clone(),
             source,
         };
         manifest::check_release(&manifest, started.qmp.version()).map_err(bad)?;
-        let laid = async {
+        let applied = async {
             checked.await.map_err(io::Error::other).flatten()?;
-            lay_over(&started, taken.over).await
+            apply_diffs(&started, memory.diffs).await
         };
-        laid.await.map_err(memory_error(&snapshot))?;
+        applied.await.map_err(memory_error(&snapshot))?;
         // Last: devices look for their queues in the memory.
         in_time("the transfer of the state", load_state(&started, &snapshot)).await
     };
@@ -53,13 +53,17 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     }
 }
 
-/// Checks everything that can be checked before QEMU runs, and takes the memory.
-async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manifest, Taken)> {
+/// Checks everything that can be checked before QEMU runs, and prepares the memory.
+async fn prepare(
+    host: Host,
+    config: VmConfig,
+    snapshot: PathBuf,
+) -> Result<(Manifest, RestoreMemory)> {
     let work = move || {
         let manifest = manifest::check(&host, &config, &snapshot)?;
-        let taken = ram::take_memory(&snapshot, &manifest.memory, &config)
+        let memory = ram::prepare_memory(&snapshot, &manifest.memory, &config)
             .map_err(memory_error(&snapshot))?;
-        Ok((manifest, taken))
+        Ok((manifest, memory))
     };
     tokio::task::spawn_blocking(work)
         .await
@@ -71,14 +75,14 @@ async fn take(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<(Manife
         })
 }
 
-/// Writes the diffs over the file that QEMU maps, before QEMU reads the mapping.
-async fn lay_over(started: &Started, over: Vec<(PathBuf, Seal)>) -> io::Result<()> {
-    if over.is_empty() {
+/// Writes the diffs into QEMU's mapping, before QEMU reads it.
+async fn apply_diffs(started: &Started, diffs: Vec<(PathBuf, Seal)>) -> io::Result<()> {
+    if diffs.is_empty() {
         return Ok(());
     }
     let bytes = u64::from(started.record.memory_mb) << 20;
     let memory = PrivateMapping::open(&started.process, &started.record.memory, bytes)?;
-    tokio::task::spawn_blocking(move || ram::lay_over(&memory, bytes, &over))
+    tokio::task::spawn_blocking(move || ram::apply_diffs(&memory, bytes, &diffs))
         .await
         .map_err(io::Error::other)
         .flatten()
