@@ -41,16 +41,17 @@ pub(super) async fn restore(
     let run = prepare_dir(&config)?;
     let from = snapshot.clone();
     let to = config.clone();
-    let serves = host.pager.is_some();
+    let has_pager = host.pager.is_some();
     let own_run = Arc::clone(&run);
-    let taken =
-        tokio::task::spawn_blocking(move || take(&from, &found.memory, &to, &own_run, serves))
-            .await;
-    let taken = taken
+    let prepared = tokio::task::spawn_blocking(move || {
+        prepare_files(&from, &found.memory, &to, &own_run, has_pager)
+    })
+    .await;
+    let pager = prepared
         .map_err(io::Error::other)
         .flatten()
         .map_err(memory_files::memory_error(&snapshot))?;
-    let files = match taken {
+    let files = match pager {
         None => Files {
             write: &[STATE],
             read: &[MEMORY],
@@ -64,8 +65,8 @@ pub(super) async fn restore(
     };
     let mut started = start_firecracker(&host, &config, run, files).await?;
     let loaded = async {
-        if let (Some(prepared), Some(program)) = (taken, &host.pager) {
-            serve(&mut started, program, &config, prepared, &snapshot).await?;
+        if let (Some(prepared), Some(program)) = (pager, &host.pager) {
+            start_pager(&mut started, program, &config, prepared, &snapshot).await?;
         }
         load(&started, &config, &snapshot).await
     };
@@ -75,24 +76,27 @@ pub(super) async fn restore(
     }
 }
 
-/// Links or copies the files into the VM's directory, and prepares the pager of its memory if there
-/// is one.
-fn take(
+/// Links or copies the files of the snapshot into the VM's directory. Returns the prepared pager;
+/// `None` if Firecracker maps the memory itself. Blocking.
+///
+/// # Errors
+/// `InvalidData` when the memory is damaged, otherwise the system's error.
+fn prepare_files(
     snapshot: &Path,
     memory: &MemoryLayout,
     config: &VmConfig,
     run: &RunDir,
-    serves: bool,
+    has_pager: bool,
 ) -> io::Result<Option<Prepared>> {
     if config.jail.is_some() {
-        // First of all: the files are made readable below.
+        // Before the files in them are made readable for all, below.
         for dir in [snapshot, &config.dir] {
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         }
     }
-    // A copy, since it becomes the jail user's.
+    // A copy, since its owner becomes the user of the jail.
     linux::sparse::copy(&snapshot.join(STATE), &config.dir.join(STATE))?;
-    if !serves && memory.clone().on_disk(snapshot) != MemoryLayout::Full {
+    if !has_pager && memory.clone().on_disk(snapshot) != MemoryLayout::Full {
         memory_files::ensure_full(snapshot, memory, u64::from(config.memory_mb) << 20)?;
     }
     let memory = memory_files::link_memory(snapshot, memory, &config.dir)?;
@@ -117,7 +121,7 @@ fn take(
 }
 
 /// Starts the pager, and records it in `vm.json` before anything depends on it.
-async fn serve(
+async fn start_pager(
     started: &mut Started,
     program: &Path,
     config: &VmConfig,
@@ -261,7 +265,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config) = snapshot(root.path(), |_| {});
         assert!(
-            take(
+            prepare_files(
                 &snapshot,
                 &MemoryLayout::Full,
                 &config,
@@ -279,7 +283,7 @@ mod tests {
             assert_eq!(
                 of(dir.clone()).mode() & 0o777,
                 0o700,
-                "nobody else gets at it"
+                "no other user may enter"
             );
         }
         assert_ne!(
@@ -307,7 +311,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config, run, memory) = layered(root.path());
         assert!(
-            take(&snapshot, &memory, &config, &run, true)
+            prepare_files(&snapshot, &memory, &config, &run, true)
                 .unwrap()
                 .is_some()
         );
@@ -320,11 +324,11 @@ mod tests {
         );
         run.socket(pager::SOCKET).unwrap();
         run.remove(pager::SOCKET).unwrap();
-        // Damage is seen in what it was given, whoever changes the snapshot's name for it.
+        // Each restore checks the diffs again.
         memory::remove_layout(&config.dir).unwrap();
         fs::remove_file(config.dir.join(STATE)).unwrap();
         fs::write(snapshot.join(memory_files::DIFF), vec![0; 8192]).unwrap();
-        let error = take(&snapshot, &memory, &config, &run, true).unwrap_err();
+        let error = prepare_files(&snapshot, &memory, &config, &run, true).unwrap_err();
         assert!(
             error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("checksum"),
             "{error}"
@@ -332,7 +336,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (snapshot, config, run, memory) = layered(root.path());
         assert!(
-            take(&snapshot, &memory, &config, &run, false)
+            prepare_files(&snapshot, &memory, &config, &run, false)
                 .unwrap()
                 .is_none()
         );
