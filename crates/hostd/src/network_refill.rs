@@ -10,10 +10,10 @@ use crate::jail::{Jails, SandboxJails};
 use crate::network::Networks;
 use crate::operation::OperationKind;
 
-/// Pause after a sandbox has taken a network: it needs the processors more.
-const REST: Duration = Duration::from_secs(2);
-/// Pause after a network could not be made.
-const RETRY: Duration = Duration::from_secs(10);
+/// Pause after a network was assigned: the sandbox that starts needs the processors more.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Pause after a network could not be created.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Keeps `size` networks preallocated until `shutdown`, and removes the rest of them then.
 pub(crate) async fn keep_refilled(
@@ -33,14 +33,14 @@ pub(crate) async fn keep_refilled(
                 Some(pause) => tokio::time::sleep(pause).await,
                 None if networks.available_count() < size => {}
                 None => {
-                    networks.wait_until_taken().await;
-                    tokio::time::sleep(REST).await;
+                    networks.wait_until_assigned().await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         };
         shutdown.run_until_cancelled(next).await;
     }
-    let cleared = OperationKind::Network.run_blocking(move || networks.clear_ready());
+    let cleared = OperationKind::Network.run_blocking(move || networks.clear_available());
     if let Err(error) = cleared.await {
         tracing::warn!(
             error = chain(&error),
@@ -60,5 +60,5 @@ async fn preallocate(networks: &Arc<Networks>, jails: &Arc<Jails>) -> Option<Dur
         error = chain(&error),
         "cannot preallocate a network; sandboxes make their own"
     );
-    Some(RETRY)
+    Some(RETRY_INTERVAL)
 }

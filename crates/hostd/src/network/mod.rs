@@ -100,9 +100,9 @@ const SET_ASIDE: &str = "set aside";
 
 /// Result of removing a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
-    Whole,
-    /// Its namespace is still there, so its slot cannot be used.
+enum Removal {
+    Complete,
+    /// The namespace is still there, so the slot cannot be used before the next start.
     SetAside,
 }
 
@@ -232,7 +232,7 @@ impl Networks {
         Ok(())
     }
 
-    fn take_away(&self, slot: Slot) -> Result<Taken, Error> {
+    fn remove_network(&self, slot: Slot) -> Result<Removal, Error> {
         let at = |action| {
             move |source| Error::Slot {
                 action,
@@ -253,16 +253,16 @@ impl Networks {
                 .map_err(at("forget the connections over IPv6"))?;
         }
         let Err(error) = namespace else {
-            return Ok(Taken::Whole);
+            return Ok(Removal::Complete);
         };
         // Without its link the namespace is out of reach, so it can stay.
         let number = slot.number();
         let name = slot.netns();
         tracing::error!(slot = number, %error, "{name} cannot be removed: its slot is not used before the next start");
         self.slots
-            .hand_over(slot, SET_ASIDE)
+            .reassign(slot, SET_ASIDE)
             .map_err(at("set the slot aside"))?;
-        Ok(Taken::SetAside)
+        Ok(Removal::SetAside)
     }
 }
 
@@ -294,11 +294,11 @@ impl SandboxNetworks for Networks {
     }
 
     fn create(&self, slot: Slot, user: u32) -> Result<bool, Error> {
-        if self.pool.has_made(slot) {
-            if Self::is_there(slot) {
+        if self.pool.take_preallocated(slot) {
+            if Self::exists(slot) {
                 return Ok(true);
             }
-            if self.take_away(slot)? == Taken::SetAside {
+            if self.remove_network(slot)? == Removal::SetAside {
                 let source = io::Error::other("its namespace cannot be removed");
                 return Err(Error::Slot {
                     action: "make a network anew",
@@ -316,7 +316,7 @@ impl SandboxNetworks for Networks {
 
     fn clear(&self, slot: Slot) -> Result<(), Error> {
         self.pool.forget(slot);
-        if self.take_away(slot)? == Taken::SetAside {
+        if self.remove_network(slot)? == Removal::SetAside {
             return Ok(());
         }
         let at = |source| Error::Slot {

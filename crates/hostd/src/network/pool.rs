@@ -1,13 +1,13 @@
-//! Preallocated networks, so that a sandbox need not wait for its own: that would be a good part of
-//! the time in which it starts from a snapshot.
+//! Preallocated networks: creating one takes a good part of the time in which a sandbox starts from
+//! a snapshot.
 //!
 //! ```text
-//!   claimed without a sandbox → made → available → claimed by a sandbox
+//!   slot claimed without a sandbox → network created → available → assigned to a sandbox
 //! ```
-//! The last step replaces one file, and from there on all is as if the sandbox had claimed and made
-//! it. A preallocated network is a claim of ours that names no sandbox, which the next start clears
-//! like any other without one; an orderly shutdown does it itself. A network that another program
-//! has removed since is made again.
+//! The last step replaces the claim's file; from then on the network is as if the sandbox itself had
+//! claimed and created it. An available network is a claim of this agent that names no sandbox: an
+//! orderly shutdown removes it, and otherwise the next start, like every claim without a sandbox. A
+//! network that another program has removed in between is created again.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -19,28 +19,32 @@ use tokio::sync::Notify;
 
 use super::{Error, Networks, SandboxNetworks, Slot, policy};
 
-/// Name in the claims of preallocated networks; no sandbox has such an id.
+/// Sandbox in the claims of preallocated networks; no sandbox has such an id.
 const UNASSIGNED: &str = "nobody yet";
+
+/// Networks that were preallocated, and are available or not used yet.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    networks: Mutex<Known>,
-    taken: Notify,
+    networks: Mutex<PoolState>,
+    /// Notified when a network is assigned.
+    assigned: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    ready: VecDeque<Slot>,
+struct PoolState {
+    available: VecDeque<Slot>,
     /// Slots that a sandbox has claimed, and whose network it has not created yet.
     assigned: BTreeSet<Slot>,
 }
 
 impl Pool {
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.networks.lock()
     }
 
-    /// Returns true if the slot's network was preallocated; only the first call for a slot does.
-    pub(super) fn has_made(&self, slot: Slot) -> bool {
+    /// Returns true if the slot's network was preallocated, and forgets that: only the first call for
+    /// a slot returns true.
+    pub(super) fn take_preallocated(&self, slot: Slot) -> bool {
         self.lock().assigned.remove(&slot)
     }
 
@@ -54,26 +58,27 @@ impl Networks {
     /// Returns the number of preallocated networks that are available.
     #[must_use]
     pub fn available_count(&self) -> usize {
-        self.pool.lock().ready.len()
+        self.pool.lock().available.len()
     }
 
-    /// Waits until a preallocated network is taken.
-    pub(crate) async fn wait_until_taken(&self) {
-        self.pool.taken.notified().await;
+    /// Waits until a preallocated network is assigned.
+    pub(crate) async fn wait_until_assigned(&self) {
+        self.pool.assigned.notified().await;
     }
 
     /// Preallocates a network, whose TAP belongs to the user that `user` returns for its slot, with
     /// the rules of a sandbox that has none of its own.
     ///
     /// # Errors
-    /// When the kernel refuses; the network is cleared then, unless that fails, too.
+    /// When every slot is taken, or the kernel refuses; the network is removed then, unless that
+    /// fails, too.
     pub fn preallocate(&self, user: impl FnOnce(Slot) -> u32) -> Result<(), Error> {
         let slot = self.slots.claim(UNASSIGNED).map_err(Error::Claim)?;
         match self
             .make(slot, user(slot))
             .and_then(|()| apply_default_policy(slot))
         {
-            Ok(()) => self.pool.lock().ready.push_back(slot),
+            Ok(()) => self.pool.lock().available.push_back(slot),
             Err(error) => return self.clear(slot).and(Err(error)),
         }
         Ok(())
@@ -81,9 +86,9 @@ impl Networks {
 
     /// Assigns an available network to a sandbox. `None` if there is none, or it cannot be claimed.
     pub(super) fn assign_available(&self, sandbox: &str) -> Option<Slot> {
-        let slot = self.pool.lock().ready.pop_front()?;
-        self.pool.taken.notify_one();
-        match self.slots.hand_over(slot, sandbox) {
+        let slot = self.pool.lock().available.pop_front()?;
+        self.pool.assigned.notify_one();
+        match self.slots.reassign(slot, sandbox) {
             Ok(()) => {
                 self.pool.lock().assigned.insert(slot);
                 Some(slot)
@@ -103,17 +108,17 @@ impl Networks {
     }
 
     /// Returns true if the network of a slot exists: another program may have removed it.
-    pub(super) fn is_there(slot: Slot) -> bool {
+    pub(super) fn exists(slot: Slot) -> bool {
         link::exists(&slot.veth()) && netns::exists(&slot.netns())
     }
 
     /// Removes all networks that are available.
     ///
     /// # Errors
-    /// Returns the first error; it goes on after each, and the next start tries again.
-    pub fn clear_ready(&self) -> Result<(), Error> {
+    /// Returns the first error, after all were tried; the next start removes the rest.
+    pub fn clear_available(&self) -> Result<(), Error> {
         let mut outcome = Ok(());
-        while let Some(slot) = { self.pool.lock().ready.pop_front() } {
+        while let Some(slot) = { self.pool.lock().available.pop_front() } {
             outcome = outcome.and(self.clear(slot));
         }
         outcome
@@ -182,7 +187,7 @@ mod tests {
         networks.preallocate(|_| 0).unwrap();
         let slot = networks.claim("sb-test").unwrap();
         networks.remove(slot, "sb-test").unwrap();
-        assert!(!networks.pool.has_made(slot));
+        assert!(!networks.pool.take_preallocated(slot));
     }
 
     #[test]
@@ -196,7 +201,7 @@ mod tests {
             .into_iter()
             .map(|(slot, _)| slot)
             .collect();
-        networks.clear_ready().unwrap();
+        networks.clear_available().unwrap();
         assert!(networks.claimed().unwrap().is_empty() && networks.available_count() == 0);
         assert!(
             slots.iter().all(|slot| is_gone(*slot)),

@@ -143,7 +143,7 @@ impl Slots {
     ///
     /// # Errors
     /// When the file cannot be replaced; the claim is as it was then.
-    pub fn hand_over(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
+    pub fn reassign(&self, slot: Slot, sandbox: &str) -> io::Result<()> {
         let claim = self.claim_for(sandbox, slot.plan())?;
         // No fsync: networks are gone after a restart of the machine, and claims mean nothing then.
         file::replace_content(&self.path(slot), &claim, 0o600)
@@ -360,7 +360,7 @@ mod tests {
         );
         drop(next);
         let slot = slots.claim("sb-a").unwrap();
-        slots.hand_over(slot, "sb-b").unwrap();
+        slots.reassign(slot, "sb-b").unwrap();
         let open = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077;
         let paths = [claims.clone(), claims.join(NEXT), slots.path(slot)];
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Use of a sandbox: any exec, stream or transfer in flight is activity, so that no sandbox is
-//! stopped for idleness under a running command.
+//! Activity of a sandbox: commands, streams, transfers and connections in flight. A sandbox is idle
+//! while there is none, and only then its idle time counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,14 @@ use tokio::time::Instant;
 
 /// Activity of a sandbox, shared by its actor and everything that uses the sandbox.
 #[derive(Debug)]
-pub struct Activity(Mutex<Use>);
+pub struct Activity(Mutex<Usage>);
 
 #[derive(Debug)]
-struct Use {
+struct Usage {
     in_flight: usize,
+    /// Time of the last use, if none is in flight.
     last: Instant,
+    /// The same in milliseconds since the Unix epoch.
     last_ms: i64,
 }
 
@@ -22,7 +24,7 @@ struct Use {
 #[derive(Debug)]
 pub struct Active(Arc<Activity>);
 
-impl Use {
+impl Usage {
     fn touch(&mut self, change: isize, now: Instant) {
         self.in_flight = self.in_flight.saturating_add_signed(change);
         self.last = now;
@@ -38,10 +40,10 @@ impl Use {
 }
 
 impl Activity {
-    /// Creates an idle activity that counts from now.
+    /// Creates the activity of a sandbox that is idle from now on.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Use {
+        Arc::new(Self(Mutex::new(Usage {
             in_flight: 0,
             last: Instant::now(),
             last_ms: stdx::time::now_ms(),
@@ -55,19 +57,19 @@ impl Activity {
         Active(Arc::clone(self))
     }
 
-    /// Counts idleness from now: for a sandbox that has just become usable.
+    /// Counts idle time from now on, as if the sandbox was just used.
     pub fn restart_idle_time(&self) {
         self.touch(0);
     }
 
-    /// Counts idleness from a moment `idle` ago, unless it was used later.
-    pub fn start_ago(&self, idle: Duration) {
+    /// Notes a use that ended `ago`, unless a later one is known.
+    pub fn note_use(&self, ago: Duration) {
         let mut used = self.lock();
-        let since = Instant::now().checked_sub(idle);
+        let since = Instant::now().checked_sub(ago);
         if let Some(since) = since.filter(|since| *since > used.last) {
             used.last = since;
-            let idle_ms = i64::try_from(idle.as_millis()).unwrap_or(i64::MAX);
-            used.last_ms = stdx::time::now_ms().saturating_sub(idle_ms);
+            let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+            used.last_ms = stdx::time::now_ms().saturating_sub(ago_ms);
         }
     }
 
@@ -112,7 +114,7 @@ impl Activity {
         used.last_ms = stdx::time::now_ms();
     }
 
-    fn lock(&self) -> parking_lot::MutexGuard<'_, Use> {
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Usage> {
         self.0.lock()
     }
 }
@@ -132,7 +134,7 @@ mod tests {
         let start = Instant::now();
         let limit = Duration::from_secs(60);
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut used = Use {
+        let mut used = Usage {
             in_flight: 0,
             last: start,
             last_ms: 0,
@@ -148,18 +150,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn use_of_before_only_adds() {
+    async fn older_note_keeps_latest_use() {
         let activity = Activity::new();
         let limit = Duration::from_secs(60);
         tokio::time::advance(Duration::from_secs(50)).await;
-        activity.start_ago(Duration::from_secs(55));
+        activity.note_use(Duration::from_secs(55));
         assert_eq!(activity.time_left(limit), Duration::from_secs(10));
-        activity.start_ago(Duration::from_secs(5));
+        activity.note_use(Duration::from_secs(5));
         assert_eq!(activity.time_left(limit), Duration::from_secs(55));
     }
 
     #[test]
-    fn whoever_begins_ends_by_dropping() {
+    fn dropped_guard_ends_its_activity() {
         let activity = Activity::new();
         let both = (activity.begin(), activity.begin());
         assert_eq!(activity.lock().in_flight, 2);

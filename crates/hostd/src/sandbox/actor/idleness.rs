@@ -12,9 +12,9 @@ use crate::guest::KeptAlive;
 use crate::sandbox::Handle;
 
 /// Time between two questions to a guest that does not answer.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time for which a guest that does not answer may just be busy.
-const SILENCE: Duration = Duration::from_secs(60);
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// Returns once nothing has used a sandbox for `limit`. Background commands with `keep_alive` count
 /// as use.
@@ -31,11 +31,11 @@ pub(super) async fn until_idle(handle: &Handle, limit: Duration) {
         // On the heap: it is rarely asked, and every sandbox has this future.
         match Box::pin(handle.guest().kept_alive()).await {
             KeptAlive::Now => handle.activity.restart_idle_time(),
-            KeptAlive::Until(idle) => handle.activity.start_ago(idle),
+            KeptAlive::Until(ago) => handle.activity.note_use(ago),
             KeptAlive::Never => {}
             KeptAlive::Unknown if silence.is_over(asked_at) => {}
             KeptAlive::Unknown => {
-                sleep(AGAIN).await;
+                sleep(RETRY_INTERVAL).await;
                 continue;
             }
         }
@@ -53,7 +53,7 @@ impl Silence {
     /// Returns true if another question without an answer, of this moment, is too much.
     fn is_over(&mut self, asked_at: Instant) -> bool {
         let since = *self.0.get_or_insert(asked_at);
-        asked_at.duration_since(since) >= SILENCE
+        asked_at.duration_since(since) >= MAX_SILENCE
     }
 }
 
