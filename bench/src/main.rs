@@ -19,6 +19,7 @@
 mod bare;
 mod cleanup;
 mod command;
+mod control;
 mod create;
 mod disks;
 mod envd;
@@ -53,9 +54,9 @@ use report::{Report, Row};
 use server::{Guests, Server};
 
 /// Groups that can be chosen by name; without names everything is measured.
-const GROUPS: [&str; 12] = [
-    "disks", "network", "create", "exec", "files", "ports", "memory", "warm", "resume", "pause",
-    "fork", "siblings",
+const GROUPS: [&str; 13] = [
+    "disks", "network", "control", "create", "exec", "files", "ports", "memory", "warm", "resume",
+    "pause", "fork", "siblings",
 ];
 /// Groups of a server whose sandboxes boot, and of one whose sandboxes are restored from a guest
 /// that has booted.
@@ -191,6 +192,11 @@ async fn measure<'a>(
     if wants("network") {
         measured
             .add("network", None, network::measure(place, cancelled).await)
+            .await;
+    }
+    if wants("control") {
+        measured
+            .add("control", None, control::measure(place).await)
             .await;
     }
     for (guests, groups) in [(Guests::Cold, COLD), (Guests::Warm, WARM)] {

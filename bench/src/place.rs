@@ -43,6 +43,7 @@ impl Place {
         };
         for needed in [
             place.program(),
+            place.control_plane(),
             place.kernels().join("vmlinux"),
             place.image(),
         ] {
@@ -67,6 +68,10 @@ impl Place {
     /// Returns the path of `wrenn`, which has `envd` beside it.
     pub fn program(&self) -> PathBuf {
         self.checkout.join("builds/wrenn")
+    }
+
+    pub fn control_plane(&self) -> PathBuf {
+        self.checkout.join("builds/wrenn-cp")
     }
 
     pub fn kernels(&self) -> PathBuf {

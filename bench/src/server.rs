@@ -251,7 +251,7 @@ fn spawn(place: &Place, guests: Guests) -> anyhow::Result<Process> {
 }
 
 /// Returns a client once there are credentials, and an answer at the address in them.
-async fn connect(installation: &std::path::Path) -> Option<Client> {
+pub async fn connect(installation: &std::path::Path) -> Option<Client> {
     let text = fs::read_to_string(installation.join("credentials")).ok()?;
     let value = |name: &str| {
         text.lines()

@@ -1,0 +1,263 @@
+//! The control plane alone: `wrenn-cp` as users start it, over a host agent that boots nothing (the
+//! one of the tests, which speaks the real protocol).
+//!
+//! | row | ours | bare |
+//! |---|---|---|
+//! | part of a create | `POST /v1/sandboxes` | the host's `EnsureSandbox`, called from this process |
+//! | mixed reads, [`READS_PER_SEC`] a second | the last third of the time | the first third |
+//! | idle streams | its memory with [`STREAMS`] followed logs, less that without | – |
+//!
+//! Creates are measured on SQLite and on PostgreSQL.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use client::types::CreateSandbox;
+use client::{Client, ListQuery};
+use connectrpc::client::{ClientConfig, HttpClient};
+use futures::{StreamExt, TryStreamExt, stream};
+use host_rpc::EnsureSandboxRequest;
+use host_rpc::client::HostClient;
+use linux::process::{Process, Spawn};
+use linux::programs;
+use model::{SandboxId, SandboxSpec};
+use testkit::host::{FakeHost, TOKEN};
+use testkit::postgres::Database;
+
+use crate::memory::{Kind, process_memory};
+use crate::pairs::{Pairs, Side, print_progress, side_order};
+use crate::place::Place;
+use crate::report::{Row, Target};
+use crate::stats::{Better, summarize};
+
+const CREATES: usize = 200;
+const WARM_UP: usize = 20;
+/// Milliseconds that the control plane may add to the host's part of a create.
+const MAX_OWN_CREATE_MS: f64 = 3.0;
+const READS_PER_SEC: u32 = 500;
+const READING: Duration = Duration::from_secs(12);
+/// Growth of the median of reads from the first third to the last, beyond which it is no noise.
+const MAX_GROWTH: f64 = 1.3;
+const STREAMS: usize = 1000;
+/// MB that [`STREAMS`] may take.
+const MAX_STREAMS_MB: f64 = 100.0;
+/// Number of streams that are opened at a time.
+const AT_ONCE: usize = 32;
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Measures the control plane; see the module.
+///
+/// # Errors
+/// When it does not start, or refuses a request.
+pub async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
+    let sqlite = Plane::start(place, "sqlite", None).await?;
+    let mut rows = vec![
+        sqlite
+            .creates("control plane's part of a create, SQLite")
+            .await?,
+    ];
+    rows.push(sqlite.reads().await?);
+    rows.push(sqlite.streams().await?);
+    drop(sqlite);
+    let database = Database::create().await?;
+    let postgres = Plane::start(place, "postgres", Some(database.url())).await?;
+    let name = "control plane's part of a create, PostgreSQL";
+    rows.insert(1, postgres.creates(name).await?);
+    Ok(rows)
+}
+
+/// A control plane with a host of its own.
+struct Plane {
+    client: Client,
+    process: Process,
+    host: FakeHost,
+}
+
+impl Drop for Plane {
+    /// What does not end is ended by the cleanup of the run.
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+impl Plane {
+    async fn start(place: &Place, name: &str, database: Option<String>) -> anyhow::Result<Self> {
+        let dir = place.run().join("control").join(name);
+        fs::create_dir_all(&dir)?;
+        // Under a name in the run's directory, by which the cleanup finds it.
+        let program = dir.join("wrenn-cp");
+        symlink(place.control_plane(), &program)?;
+        let host = FakeHost::start();
+        let mut settings = vec![
+            format!("WRENN_DIR={}", dir.display()),
+            format!("AGENT_TOKEN={TOKEN}"),
+            format!("CP_HOST_AGENT_ADDR={}", host.url()),
+            "CP_LISTEN_ADDR=127.0.0.1:0".to_owned(),
+        ];
+        settings.extend(database.map(|url| format!("DATABASE_URL={url}")));
+        let spawn = |args: &[&str]| spawn(place, &program, &settings, args);
+        let migration = spawn(&["migrate"])?;
+        ensure!(
+            tokio::task::spawn_blocking(move || migration.wait(START_TIMEOUT))
+                .await??
+                .is_some(),
+            "`wrenn-cp migrate` does not end"
+        );
+        let process = spawn(&[])?;
+        let client = connect(&dir, &process, place).await?;
+        Ok(Self {
+            client,
+            process,
+            host,
+        })
+    }
+
+    async fn creates(&self, name: &'static str) -> anyhow::Result<Row> {
+        let direct = self.host_client()?;
+        let mut pairs = Pairs::default();
+        for pair in 0..WARM_UP + CREATES {
+            for side in side_order(pair) {
+                let began = Instant::now();
+                match side {
+                    Side::Ours => drop(self.client.create(&CreateSandbox::default()).await?),
+                    Side::Bare => create_directly(&direct).await?,
+                }
+                if pair >= WARM_UP {
+                    pairs.push(side, began.elapsed().as_secs_f64() * 1000.0);
+                }
+            }
+            print_progress(name, pair + 1, WARM_UP + CREATES);
+        }
+        let target = Target::AtMostOfBare {
+            times: 1.0,
+            plus: MAX_OWN_CREATE_MS,
+        };
+        Ok(pairs.row(name, "ms", Better::Lower, target))
+    }
+
+    /// Sends reads at a fixed rate, whenever the answers come, and counts from the moment when each
+    /// was due.
+    async fn reads(&self) -> anyhow::Result<Row> {
+        let sandbox = self.client.create(&CreateSandbox::default()).await?;
+        let count = READING.as_secs() as usize * READS_PER_SEC as usize;
+        let began = Instant::now();
+        let read = async |number: usize| {
+            let due = began + number as u32 * Duration::from_secs(1) / READS_PER_SEC;
+            tokio::time::sleep_until(due.into()).await;
+            match number % 4 {
+                0 => drop(self.client.list(&ListQuery::default()).await?),
+                1 => drop(self.client.checkpoints(&sandbox.id).await?),
+                _ => drop(self.client.get(&sandbox.id).await?),
+            }
+            anyhow::Ok(due.elapsed().as_secs_f64() * 1000.0)
+        };
+        let times: Vec<f64> = stream::iter(0..count)
+            .map(read)
+            .buffered(READS_PER_SEC as usize)
+            .try_collect()
+            .await?;
+        let third = times.len() / 3;
+        let pairs = Pairs {
+            ours: times[times.len() - third..].to_vec(),
+            bare: times[..third].to_vec(),
+        };
+        Ok(pairs.row(
+            "500 mixed reads a second, last third to first",
+            "ms",
+            Better::Lower,
+            Target::RatioAtMost(MAX_GROWTH),
+        ))
+    }
+
+    async fn streams(&self) -> anyhow::Result<Row> {
+        let sandbox = self.client.create(&CreateSandbox::default()).await?;
+        let before = process_memory(self.process.pid(), Kind::Resident)?;
+        let open = async |_| {
+            let mut log = self.client.logs(&sandbox.id, true).await?;
+            // What is there already has come, and nothing more will.
+            let _ = tokio::time::timeout(POLL, async {
+                while log.next().await.is_ok_and(|entry| entry.is_some()) {}
+            })
+            .await;
+            anyhow::Ok(log)
+        };
+        let streams: Vec<_> = stream::iter(0..STREAMS)
+            .map(open)
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let after = process_memory(self.process.pid(), Kind::Resident)?;
+        drop(streams);
+        Ok(Row {
+            name: "control plane, 1000 idle streams",
+            unit: "MB",
+            n: 1,
+            ours: summarize(&[after - before], Better::Lower),
+            bare: None,
+            ratio: None,
+            target: Target::AtMost(MAX_STREAMS_MB),
+        })
+    }
+
+    fn host_client(&self) -> anyhow::Result<HostClient> {
+        let config = ClientConfig::new(self.host.url().parse()?)
+            .with_default_header("authorization", format!("Bearer {TOKEN}"));
+        Ok(HostClient::new(HttpClient::plaintext(), config))
+    }
+}
+
+async fn create_directly(host: &HostClient) -> anyhow::Result<()> {
+    let spec = SandboxSpec::builder().build();
+    let request = EnsureSandboxRequest {
+        sandbox_id: SandboxId::random().to_string(),
+        spec: host_rpc::spec::to_message(&spec).into(),
+        ..Default::default()
+    };
+    host.sandboxes().ensure_sandbox(request).await?;
+    Ok(())
+}
+
+/// Starts the program with no setting of the caller's environment, since those would make runs
+/// differ.
+fn spawn(
+    place: &Place,
+    program: &Path,
+    settings: &[String],
+    args: &[&str],
+) -> anyhow::Result<Process> {
+    let env =
+        programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
+    let mut all = vec!["-i".into()];
+    all.extend(settings.iter().map(Into::into));
+    all.push(PathBuf::from(program).into());
+    all.extend(args.iter().map(Into::into));
+    let spawn = Spawn {
+        program: env,
+        args: all,
+        log: Some(place.log()),
+        ..Spawn::default()
+    };
+    spawn.spawn().context("cannot start `wrenn-cp`")
+}
+
+/// Returns a client once there are credentials, and the host answers through their address.
+async fn connect(dir: &Path, process: &Process, place: &Place) -> anyhow::Result<Client> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        ensure!(
+            process.has_ended()?.is_none() && Instant::now() < deadline,
+            "`wrenn-cp` does not answer; {} says why",
+            place.log().display()
+        );
+        if let Some(client) = crate::server::connect(dir).await
+            && client.templates().await.is_ok()
+        {
+            return Ok(client);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
