@@ -66,6 +66,20 @@ pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, Invalid
     Ok(spec)
 }
 
+/// Returns the network rules of a message; `None` from a host of an earlier version, which sends
+/// none.
+///
+/// # Errors
+/// Names the rule that no host takes.
+pub fn network_from_message(
+    message: &SandboxSpec,
+) -> Result<Option<model::NetworkSpec>, InvalidValue> {
+    let rules = message.network.as_option();
+    rules
+        .map(|rules| network::from_message(Some(rules)))
+        .transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

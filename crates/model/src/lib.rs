@@ -20,6 +20,8 @@ pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
 pub use kind::{FileKind, LogSource, TemplateKind};
 pub use network::NetworkSpec;
 pub use shared_limit::{LimitOrigin, SharedLimit};
-pub use spec::{ExecLimits, Limits, OnTimeout, ResourceRequest, SandboxSpec, SandboxSpecBuilder};
+pub use spec::{
+    ExecLimits, Limits, MachineSize, OnTimeout, ResourceRequest, SandboxSpec, SandboxSpecBuilder,
+};
 pub use state::{Generation, SandboxState};
 pub use team::{Resource, Scope, Scopes, TeamId};

@@ -137,6 +137,32 @@ impl SandboxSpec {
         })
     }
 
+    /// Returns the size of its virtual machine.
+    #[must_use]
+    pub const fn machine_size(&self) -> MachineSize {
+        MachineSize {
+            vcpus: self.vcpus,
+            memory_mb: self.memory_mb,
+        }
+    }
+
+    /// Returns true if a root disk of `disk_mb` MiB is what it asks for.
+    #[must_use]
+    pub fn allows_disk(&self, disk_mb: u32) -> bool {
+        self.disk_mb.is_none_or(|asked| asked == disk_mb)
+    }
+
+    /// Replaces its network rules, and returns the former ones.
+    pub fn replace_network(&mut self, rules: NetworkSpec) -> NetworkSpec {
+        std::mem::replace(&mut self.network, rules)
+    }
+
+    /// Returns true if it has network rules of its own.
+    #[must_use]
+    pub fn has_network_rules(&self) -> bool {
+        self.network != NetworkSpec::default()
+    }
+
     /// Checks the spec against `limits`. The error names the field and the bound.
     pub fn check(&self, limits: &Limits) -> Result<(), InvalidValue> {
         within("vcpus", self.vcpus, 1, limits.max_vcpus)?;
@@ -153,6 +179,14 @@ impl SandboxSpec {
         self.network.check()?;
         check_envs(&self.envs)
     }
+}
+
+/// Processors and memory of a virtual machine. A guest whose memory was saved goes on with the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSize {
+    pub vcpus: u32,
+    /// MiB.
+    pub memory_mb: u32,
 }
 
 /// Sizes that a request names; `None` leaves one to the template.

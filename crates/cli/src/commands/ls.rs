@@ -1,12 +1,11 @@
 //! `wrenn ls`.
 
 use client::types::{Sandbox, SandboxStatus};
-use comfy_table::{Cell, Color};
 use time::OffsetDateTime;
 
-use super::Session;
+use super::{Session, description};
 use crate::args::LsArgs;
-use crate::output::{self, cell, colored_cell, format_age};
+use crate::output;
 
 pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
     let all = session.client.list_all().await?;
@@ -27,20 +26,10 @@ pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<
         return Ok(());
     }
     let now = OffsetDateTime::now_utc();
-    let rows = shown.iter().map(|sandbox| row(sandbox, now)).collect();
-    output::print_table(
-        &[
-            "ID",
-            "STATUS",
-            "TEMPLATE",
-            "VCPUS",
-            "MEMORY",
-            "CREATED",
-            "LAST ACTIVE",
-            "REASON",
-        ],
-        rows,
-    )
+    let rows = shown
+        .iter()
+        .map(|sandbox| description::table_row(sandbox, now));
+    output::print_table(&description::COLUMNS, rows.collect())
 }
 
 fn is_alive(status: SandboxStatus) -> bool {
@@ -48,31 +37,4 @@ fn is_alive(status: SandboxStatus) -> bool {
         status,
         SandboxStatus::Pending | SandboxStatus::Running | SandboxStatus::Paused
     )
-}
-
-fn row(sandbox: &Sandbox, now: OffsetDateTime) -> Vec<Cell> {
-    let time = |time: &Option<String>| {
-        time.as_ref()
-            .map_or_else(|| "-".to_owned(), |time| format_age(time, now))
-    };
-    vec![
-        cell(&sandbox.id),
-        status(sandbox.status),
-        cell(&sandbox.template),
-        cell(sandbox.vcpus.to_string()),
-        cell(format!("{} MiB", sandbox.memory_mb)),
-        cell(format_age(&sandbox.created_at, now)),
-        cell(time(&sandbox.last_active_at)),
-        cell(sandbox.reason.as_deref().unwrap_or_default()),
-    ]
-}
-
-fn status(status: SandboxStatus) -> Cell {
-    let color = match status {
-        SandboxStatus::Running => Color::Green,
-        SandboxStatus::Error => Color::Red,
-        SandboxStatus::Pending | SandboxStatus::Paused => Color::Yellow,
-        SandboxStatus::Stopped => Color::Reset,
-    };
-    colored_cell(status.as_str(), color)
 }

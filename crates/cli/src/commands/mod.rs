@@ -6,6 +6,7 @@ mod completions;
 mod console;
 mod cp;
 mod create;
+mod description;
 mod doctor;
 mod exec;
 mod info;

@@ -11,8 +11,7 @@ use std::slice;
 use std::sync::Arc;
 
 use model::{
-    ErrorCode, NetworkSpec, Resource, ResourceRequest, SandboxId, SandboxSpec, SandboxState,
-    TemplateName,
+    ErrorCode, Resource, ResourceRequest, SandboxId, SandboxSpec, SandboxState, TemplateName,
 };
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
@@ -53,7 +52,7 @@ impl App {
         request: CreateRequest,
     ) -> Result<Sandbox> {
         principal.require_write(Resource::Sandboxes)?;
-        if request.spec.network != NetworkSpec::default() {
+        if request.spec.has_network_rules() {
             principal.require_write(Resource::Network)?;
         }
         let CreateRequest {

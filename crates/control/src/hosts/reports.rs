@@ -80,10 +80,11 @@ fn from_message(
     let disk = report.disk.into_option();
     // A host of an earlier version sends no rules.
     let spec = report.spec.into_option();
-    let network = spec.and_then(|spec| spec.network.into_option());
-    let network = network
-        .map(|rules| rpc::network::from_message(Some(&rules)))
-        .transpose()?;
+    let network = spec
+        .as_ref()
+        .map(rpc::spec::network_from_message)
+        .transpose()?
+        .flatten();
     let access_token_sha256 = report.access_token_sha256.as_slice().try_into().ok();
     let report = Report {
         id,

@@ -4,7 +4,7 @@
 use axum::extract::Request;
 use http::header::HOST;
 use http::{HeaderMap, Uri};
-use model::SandboxId;
+use model::{InvalidValue, SandboxId};
 
 use crate::ports::PortTarget;
 use crate::ports::signed_url;
@@ -41,12 +41,36 @@ pub struct PortAddress {
     pub authority: String,
 }
 
+/// Mistake in an address, in words for the client.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    #[error("the header Host must be text")]
+    HostNotText,
+    #[error("there must be one header Host")]
+    ManyHosts,
+    #[error("the request line and the header Host name different hosts")]
+    HostMismatch,
+    #[error("{ID_HEADER}: {0}")]
+    IdHeader(InvalidValue),
+    #[error("{PORT_HEADER} must be a number from 1 to 65535")]
+    PortHeader,
+    #[error("the header {missing} is missing beside {beside}")]
+    MissingHeader {
+        missing: &'static str,
+        beside: &'static str,
+    },
+    #[error(transparent)]
+    Id(#[from] InvalidValue),
+    #[error("a port is a number from 1 to 65535")]
+    PathPort,
+}
+
 impl PortAddress {
     /// Finds the port that a request is for; `None` if it is for the API.
     ///
     /// # Errors
-    /// Text for the client: what is wrong with the address.
-    pub fn from_request(request: &Request, domain: &str) -> Result<Option<Self>, String> {
+    /// Mistake in the address.
+    pub fn from_request(request: &Request, domain: &str) -> Result<Option<Self>, AddressError> {
         let authority = authority(request.uri(), request.headers())?;
         let found = if let Some(target) = from_host(&authority, domain) {
             Some((target, Addressing::Host))
@@ -66,19 +90,18 @@ impl PortAddress {
 /// Returns the authority that a request is for. A request line in absolute form wins over `Host`
 /// (RFC 9112, 3.2.2). Two `Host` fields are refused: a proxy between us and the client may have
 /// read the other one.
-fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, String> {
+fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, AddressError> {
     let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().map(|host| {
-        host.to_str()
-            .map_err(|_| "the header Host must be text".to_owned())
-    });
+    let host = hosts
+        .next()
+        .map(|host| host.to_str().map_err(|_| AddressError::HostNotText));
     let host = host.transpose()?;
     if hosts.next().is_some() {
-        return Err("there must be one header Host".to_owned());
+        return Err(AddressError::ManyHosts);
     }
     match (uri.authority().map(http::uri::Authority::as_str), host) {
         (Some(line), Some(host)) if !line.eq_ignore_ascii_case(host) => {
-            Err("the request line and the header Host name different hosts".to_owned())
+            Err(AddressError::HostMismatch)
         }
         (Some(named), _) | (None, Some(named)) => Ok(named.to_owned()),
         (None, None) => Ok(String::new()),
@@ -110,7 +133,7 @@ fn port_of(text: &str) -> Option<u16> {
     if is_plain { text.parse().ok() } else { None }
 }
 
-fn from_headers(headers: &HeaderMap) -> Result<Option<PortTarget>, String> {
+fn from_headers(headers: &HeaderMap) -> Result<Option<PortTarget>, AddressError> {
     let text = |name| {
         headers
             .get(name)
@@ -119,37 +142,34 @@ fn from_headers(headers: &HeaderMap) -> Result<Option<PortTarget>, String> {
     match (text(ID_HEADER), text(PORT_HEADER)) {
         (None, None) => Ok(None),
         (Some(id), Some(port)) => {
-            let id = id
-                .parse()
-                .map_err(|error| format!("{ID_HEADER}: {error}"))?;
-            let port = port_of(port)
-                .ok_or_else(|| format!("{PORT_HEADER} must be a number from 1 to 65535"))?;
+            let id = id.parse().map_err(AddressError::IdHeader)?;
+            let port = port_of(port).ok_or(AddressError::PortHeader)?;
             Ok(Some(PortTarget { id, port }))
         }
-        (Some(_), None) => Err(format!(
-            "the header {PORT_HEADER} is missing beside {ID_HEADER}"
-        )),
-        (None, Some(_)) => Err(format!(
-            "the header {ID_HEADER} is missing beside {PORT_HEADER}"
-        )),
+        (Some(_), None) => Err(AddressError::MissingHeader {
+            missing: PORT_HEADER,
+            beside: ID_HEADER,
+        }),
+        (None, Some(_)) => Err(AddressError::MissingHeader {
+            missing: ID_HEADER,
+            beside: PORT_HEADER,
+        }),
     }
 }
 
 /// Parses `/v1/sandboxes/{id}/ports/{port}[/~{link}]/…`. Nothing is unescaped.
-fn from_path(path: &str) -> Result<Option<(PortTarget, Addressing)>, String> {
+fn from_path(path: &str) -> Result<Option<(PortTarget, Addressing)>, AddressError> {
     let Some(inner) = PATHS.iter().find_map(|prefix| path.strip_prefix(prefix)) else {
         return Ok(None);
     };
     let Some((id, inner)) = inner.split_once("/ports/") else {
         return Ok(None);
     };
-    let id: SandboxId = id
-        .parse()
-        .map_err(|error: model::InvalidValue| error.to_string())?;
+    let id: SandboxId = id.parse()?;
     let (port, rest) = inner.split_at(inner.find('/').unwrap_or(inner.len()));
     let target = PortTarget {
         id,
-        port: port_of(port).ok_or("a port is a number from 1 to 65535")?,
+        port: port_of(port).ok_or(AddressError::PathPort)?,
     };
     let prefix = path[..path.len() - rest.len()].to_owned();
     let link = rest
@@ -186,7 +206,10 @@ mod tests {
         builder.body(axum::body::Body::empty()).unwrap()
     }
 
-    fn of(uri: &str, headers: &[(&str, &str)]) -> Result<Option<(PortTarget, Addressing)>, String> {
+    fn of(
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Option<(PortTarget, Addressing)>, AddressError> {
         PortAddress::from_request(&request(uri, headers), "localhost")
             .map(|found| found.map(|found| (found.target, found.addressing)))
     }
@@ -255,11 +278,13 @@ mod tests {
         assert!(
             of("/", &[(ID_HEADER, ID)])
                 .unwrap_err()
+                .to_string()
                 .contains(PORT_HEADER)
         );
         assert!(
             of("/", &[(PORT_HEADER, "1")])
                 .unwrap_err()
+                .to_string()
                 .contains(ID_HEADER)
         );
         assert!(of("/", &[(PORT_HEADER, "http"), (ID_HEADER, ID)]).is_err());

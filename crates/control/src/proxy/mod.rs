@@ -111,6 +111,6 @@ pub async fn intercept(State(proxy): State<Proxy>, request: Request, next: Next)
     match PortAddress::from_request(&request, &proxy.app.ports.settings.domain) {
         Ok(None) => next.run(request).await,
         Ok(Some(address)) => forward::serve_request(&proxy, address, request).await,
-        Err(wrong) => ProxyError::invalid(wrong).to_response(&request),
+        Err(wrong) => ProxyError::invalid(wrong.to_string()).to_response(&request),
     }
 }

@@ -102,7 +102,7 @@ async fn a_fork_that_fails_leaves_nothing() {
         );
         let message = refused(plane.post(&path, r#"{"count": 3}"#), 502, "agent_error").await;
         assert!(message.contains("second child"), "{message}");
-        assert_eq!(plane.store.sandbox_count().await.unwrap(), 1);
+        assert_eq!(plane.store.sandbox_list_all().await.unwrap().len(), 1);
     }
     host.world().is_full = true;
     refused(
@@ -113,7 +113,7 @@ async fn a_fork_that_fails_leaves_nothing() {
     .await;
     assert_eq!(
         (
-            plane.store.sandbox_count().await.unwrap(),
+            plane.store.sandbox_list_all().await.unwrap().len(),
             host.world().sandboxes.len()
         ),
         (1, 1)
@@ -132,7 +132,8 @@ async fn a_host_that_dies_in_the_middle_leaves_nothing() {
     fork.await.unwrap();
     host.restart();
     eventually("no child", || async {
-        (plane.store.sandbox_count().await.unwrap() == 1 && host.world().sandboxes.len() == 1)
+        (plane.store.sandbox_list_all().await.unwrap().len() == 1
+            && host.world().sandboxes.len() == 1)
             .then_some(())
     })
     .await;
@@ -155,7 +156,7 @@ async fn a_child_that_is_deleted_meanwhile_takes_the_others_with_it() {
     assert!(fork.await.unwrap() >= 400);
     assert_eq!(
         (
-            plane.store.sandbox_count().await.unwrap(),
+            plane.store.sandbox_list_all().await.unwrap().len(),
             host.world().sandboxes.len()
         ),
         (1, 1)

@@ -241,13 +241,13 @@ async fn a_fork_whose_process_died_and_that_fails_when_tried_again_leaves_nothin
         gate.wait_until_reached().await;
         plane.kill();
         let plane = ground.start(&[&host]).await;
-        assert_eq!(plane.store.sandbox_count().await.unwrap(), 3);
+        assert_eq!(plane.store.sandbox_list_all().await.unwrap().len(), 3);
         if is_source_gone {
             plane.client().delete(&source).await.unwrap();
             assert_eq!(fork(&plane, &source, "again", 2).await.0, 404);
             assert_eq!(
                 (
-                    plane.store.sandbox_count().await.unwrap(),
+                    plane.store.sandbox_list_all().await.unwrap().len(),
                     host.world().sandboxes.len()
                 ),
                 (0, 0)
@@ -261,7 +261,7 @@ async fn a_fork_whose_process_died_and_that_fails_when_tried_again_leaves_nothin
         assert_eq!(fork(&plane, &source, "again", 2).await.0, 502);
         assert_eq!(
             (
-                plane.store.sandbox_count().await.unwrap(),
+                plane.store.sandbox_list_all().await.unwrap().len(),
                 host.world().sandboxes.len()
             ),
             (1, 1)

@@ -193,7 +193,7 @@ async fn a_delete_outranks_a_pause_and_ends_a_paused_one() {
     plane.client().pause(&id).await.unwrap();
     plane.client().delete(&id).await.unwrap();
     assert!(host.world().sandboxes.is_empty());
-    assert_eq!(plane.store.sandbox_count().await.unwrap(), 0);
+    assert_eq!(plane.store.sandbox_list_all().await.unwrap().len(), 0);
 }
 
 #[tokio::test]

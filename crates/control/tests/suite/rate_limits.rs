@@ -133,7 +133,7 @@ async fn creates_and_forks_share_one_quota() {
     assert!((1..=15).contains(&wait), "{wait}");
     let text = refusal.text().await.unwrap();
     assert!(text.contains("CP_MAX_CREATES_PER_MIN"), "{text}");
-    assert_eq!(plane.store.sandbox_count().await.unwrap(), 4);
+    assert_eq!(plane.store.sandbox_list_all().await.unwrap().len(), 4);
     // What makes room or starts no sandbox goes on.
     let path = format!("/v1/sandboxes/{}", source.id);
     let deleted = plane.request(Method::DELETE, &path).send().await.unwrap();

@@ -29,7 +29,7 @@ async fn wrong_creates_name_the_field() {
         let message = refused(plane.post("/v1/sandboxes", body), 400, "invalid_request").await;
         assert!(message.contains(field), "{body}: {message}");
     }
-    assert_eq!(plane.store.sandbox_count().await.unwrap(), 0);
+    assert_eq!(plane.store.sandbox_list_all().await.unwrap().len(), 0);
 }
 
 #[tokio::test]

@@ -243,8 +243,7 @@ fn new_manifest(
     let disk = record.disk.ok_or(StepError::NeverPaused)?;
     let token = has_identity.then(|| record.token.clone());
     Ok(Snapshot::new(
-        record.spec.vcpus,
-        record.spec.memory_mb,
+        record.spec.machine_size(),
         disk,
         &vms.engine_name(),
         token,

@@ -266,7 +266,7 @@ async fn vm_config(
     handle: &Handle,
     disk: Disk,
 ) -> Result<VmConfig, OperationError> {
-    let record = handle.record.borrow().clone();
+    let size = handle.record.borrow().spec.machine_size();
     let slot = slot_of(handle)?;
     let own = resources.disk.dirs.sandbox_dir(&handle.id);
     let dir: PathBuf = resources.vm.sandbox_dir(&handle.id);
@@ -277,8 +277,8 @@ async fn vm_config(
     Ok(VmConfig {
         dir,
         name: handle.id.to_string(),
-        vcpus: record.spec.vcpus,
-        memory_mb: record.spec.memory_mb,
+        vcpus: size.vcpus,
+        memory_mb: size.memory_mb,
         kernel: own.join(KERNEL),
         initramfs: own.join(INITRAMFS),
         kernel_args: resources.vm.kernel_args(),

@@ -66,8 +66,8 @@ pub(super) fn template_message(template: &Template) -> rpc::Template {
         size_bytes: template.size_bytes(),
         created_at_ms: template.published_at_ms,
         kind: kind.into(),
-        vcpus: snapshot.map_or(0, |snapshot| snapshot.vcpus),
-        memory_mb: snapshot.map_or(0, |snapshot| snapshot.memory_mb),
+        vcpus: snapshot.map_or(0, |snapshot| snapshot.size.vcpus),
+        memory_mb: snapshot.map_or(0, |snapshot| snapshot.size.memory_mb),
         disk_mb: template.disk_mb(),
         source_sandbox_id: template.source.to_string(),
         ..rpc::Template::default()

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use linux::untrusted_dir::remove_tree;
 use linux::{file, sparse};
+use model::MachineSize;
 use serde::{Deserialize, Serialize};
 use stdx::io::OptionalExt;
 
@@ -40,8 +41,8 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     version: u32,
-    pub vcpus: u32,
-    pub memory_mb: u32,
+    #[serde(flatten)]
+    pub size: MachineSize,
     pub disk: DiskRecord,
     /// The VMM and what runs guest code: only the same can restore the memory.
     pub engine: String,
@@ -56,8 +57,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(
-        vcpus: u32,
-        memory_mb: u32,
+        size: MachineSize,
         disk: DiskRecord,
         engine: &str,
         token: Option<String>,
@@ -66,8 +66,7 @@ impl Snapshot {
         let created_at_ms = stdx::time::now_ms();
         Self {
             version: VERSION,
-            vcpus,
-            memory_mb,
+            size,
             disk,
             engine,
             token,
@@ -232,7 +231,11 @@ mod tests {
             size_bytes: 1 << 20,
             base: None,
         };
-        Snapshot::new(1, 192, disk, "qemu tcg", Some("secret".to_owned()))
+        let size = MachineSize {
+            vcpus: 1,
+            memory_mb: 192,
+        };
+        Snapshot::new(size, disk, "qemu tcg", Some("secret".to_owned()))
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use linux::untrusted_dir::remove_tree;
+use model::MachineSize;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -35,8 +36,7 @@ pub struct BootParameters<'a> {
     pub kernel: &'a Path,
     pub initramfs: &'a Path,
     pub kernel_args: &'a str,
-    pub vcpus: u32,
-    pub memory_mb: u32,
+    pub size: MachineSize,
     pub disk_bytes: u64,
     pub disk_backend: &'a str,
     pub engine: &'a str,
@@ -65,8 +65,7 @@ impl BootParameters<'_> {
             ));
         }
         let Self {
-            vcpus,
-            memory_mb,
+            size: MachineSize { vcpus, memory_mb },
             disk_bytes,
             disk_backend,
             engine,
@@ -226,8 +225,10 @@ mod tests {
             kernel: &file,
             initramfs: &file,
             kernel_args: "quiet",
-            vcpus: 1,
-            memory_mb,
+            size: MachineSize {
+                vcpus: 1,
+                memory_mb,
+            },
             disk_bytes: 1 << 30,
             disk_backend: "dm",
             engine: "qemu tcg",
@@ -243,7 +244,11 @@ mod tests {
             size_bytes: 1 << 30,
             base: None,
         };
-        Snapshot::new(1, 192, disk, "qemu tcg", None)
+        let size = MachineSize {
+            vcpus: 1,
+            memory_mb: 192,
+        };
+        Snapshot::new(size, disk, "qemu tcg", None)
             .write_manifest(&pending.staging)
             .unwrap();
         assert!(cache.begin_entry(key).is_none(), "two at once");

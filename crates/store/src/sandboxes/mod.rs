@@ -21,7 +21,7 @@ mod row;
 use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
 use sqlx::AssertSqlSafe;
 
-use crate::db::{rows, single_count};
+use crate::db::rows;
 use crate::{Cursor, Error, Store};
 use row::{SandboxRow, columns};
 
@@ -146,18 +146,6 @@ impl Store {
     pub async fn sandbox_list_all(&self) -> Result<Vec<Sandbox>, Error> {
         let sql = concat!("SELECT ", columns!(), " FROM sandboxes");
         all(rows!(self.read("listing all sandboxes"), SandboxRow, sql)?)
-    }
-
-    /// Counts the rows of every state, also those that are being deleted.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn sandbox_count(&self) -> Result<u64, Error> {
-        single_count(rows!(
-            self.read("counting sandboxes"),
-            (i64,),
-            "SELECT count(*) FROM sandboxes"
-        )?)
     }
 
     /// Makes the wish for a deletion durable: its first step. `None` if the team has no such row.

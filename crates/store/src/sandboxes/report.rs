@@ -1,4 +1,4 @@
-//! Writes that move a sandbox on: a host's report, and giving up on a sandbox that no host took.
+//! The write that moves a sandbox on: a host's report.
 
 use model::{Generation, NetworkSpec, SandboxId, SandboxState};
 
@@ -82,35 +82,6 @@ impl Store {
             None if self.sandbox_exists(&report.id).await? => Ok(Applied::Stale),
             None => Ok(Applied::Unknown),
         }
-    }
-
-    /// Marks a sandbox that no host took as failed: pending at generation `expected` becomes error,
-    /// with the reason. Returns false if there is no such row, or if it has changed since.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub async fn sandbox_fail(
-        &self,
-        id: &SandboxId,
-        expected: Generation,
-        reason: &str,
-        now: i64,
-    ) -> Result<bool, Error> {
-        let sql = "UPDATE sandboxes SET state = $1, generation = $2, reason = $3, last_updated = $4 \
-                   WHERE id = $5 AND state = $6 AND generation = $7 AND host_id IS NULL RETURNING id";
-        let failed = rows!(
-            self.write("giving up on a sandbox"),
-            (String,),
-            sql,
-            SandboxState::Error.as_str(),
-            stored_generation(expected.next())?,
-            printable(reason),
-            now,
-            id.as_str(),
-            SandboxState::Pending.as_str(),
-            stored_generation(expected)?
-        )?;
-        Ok(!failed.is_empty())
     }
 
     async fn sandbox_exists(&self, id: &SandboxId) -> Result<bool, Error> {

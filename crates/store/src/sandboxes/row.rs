@@ -60,7 +60,7 @@ impl TryFrom<SandboxRow> for Sandbox {
         let mut spec: SandboxSpec =
             serde_json::from_str(&row.spec).map_err(|e| unreadable(e.into()))?;
         if let Some(network) = row.network {
-            spec.network = serde_json::from_str(&network).map_err(|e| unreadable(e.into()))?;
+            spec.replace_network(serde_json::from_str(&network).map_err(|e| unreadable(e.into()))?);
         }
         Ok(Self {
             id: row

@@ -41,7 +41,7 @@ pub async fn what_goes_in_comes_out(db: Db) {
     );
     let again = store.sandbox_insert(&new).await.unwrap_err();
     assert!(matches!(again, Error::Conflict { .. }), "{again:?}");
-    assert_eq!(store.sandbox_count().await.unwrap(), 1);
+    assert_eq!(store.sandbox_list_all().await.unwrap().len(), 1);
 }
 
 pub async fn an_idempotency_key_makes_one_row(db: Db) {
@@ -147,7 +147,7 @@ pub async fn racing_inserts_make_one_row(db: Db) {
             19
         );
     }
-    assert_eq!(stores[0].sandbox_count().await.unwrap(), 5);
+    assert_eq!(stores[0].sandbox_list_all().await.unwrap().len(), 5);
 }
 
 pub async fn inserts_race_with_removals(db: Db) {

@@ -45,7 +45,6 @@ suite! {
     lifecycle::several_are_given_up_together_or_not_at_all,
     lifecycle::what_runs_is_not_given_up,
     lifecycle::a_deletion_has_two_steps,
-    lifecycle::only_a_sandbox_without_a_host_can_be_given_up,
     lifecycle::writers_in_crowds_are_all_served,
     lifecycle::callers_that_leave_disturb_nobody,
     reports::rows_follow_the_model,

@@ -16,9 +16,6 @@ enum Event {
         generation: u64,
         state: SandboxState,
     },
-    Fail {
-        expected: u64,
-    },
     MarkDeleting,
     Remove,
 }
@@ -31,7 +28,6 @@ fn state() -> impl Strategy<Value = SandboxState> {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         12 => (0u64..8, state()).prop_map(|(generation, state)| Event::Report { generation, state }),
-        2 => (0u64..4).prop_map(|expected| Event::Fail { expected }),
         1 => Just(Event::MarkDeleting),
         1 => Just(Event::Remove),
     ]
@@ -81,21 +77,6 @@ fn after(row: Option<Sandbox>, event: &Event, now: i64) -> Option<Sandbox> {
                 ..known
             })
         }
-        Event::Fail { expected }
-            if row.state == SandboxState::Pending
-                && row.generation.0 == expected
-                && row.host_id.is_none() =>
-        {
-            let state = SandboxState::Error;
-            let reason = Some("given up".to_owned());
-            Some(Sandbox {
-                state,
-                reason,
-                generation: Generation(expected + 1),
-                last_updated: now,
-                ..row
-            })
-        }
         Event::MarkDeleting if !row.deleting => Some(Sandbox {
             deleting: true,
             last_updated: now,
@@ -128,13 +109,6 @@ async fn happen(
                 Some(_) => Applied::Stale,
             };
             assert_eq!(applied, expected);
-        }
-        Event::Fail { expected } => {
-            let failed = store
-                .sandbox_fail(id, Generation(expected), "given up", now)
-                .await
-                .unwrap();
-            assert_eq!(failed, changed);
         }
         Event::MarkDeleting => {
             assert_eq!(

@@ -44,9 +44,9 @@ pub async fn a_database_without_tables_is_refused(db: Db) {
         "{refused}"
     );
     // Whoever goes on all the same learns which call failed.
-    let failed = store.sandbox_count().await.unwrap_err();
+    let failed = store.sandbox_list_all().await.unwrap_err();
     assert!(
-        failed.to_string().starts_with("counting sandboxes"),
+        failed.to_string().starts_with("listing all sandboxes"),
         "{failed}"
     );
 }

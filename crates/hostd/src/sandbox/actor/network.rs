@@ -11,8 +11,7 @@ pub(super) async fn set_rules(
     context: &Context,
     rules: &NetworkSpec,
 ) -> Result<(), OperationError> {
-    let former = context.record().spec.network;
-    write_rules(context, rules.clone()).await?;
+    let former = write_rules(context, rules.clone()).await?;
     fail::fail_point!("network::rules-written");
     let egress = context.handle.egress.lock().clone();
     if let Some(egress) = egress
@@ -28,11 +27,12 @@ pub(super) async fn set_rules(
     Ok(())
 }
 
-async fn write_rules(context: &Context, rules: NetworkSpec) -> Result<(), OperationError> {
+/// Writes the rules into the record, and returns the former ones.
+async fn write_rules(context: &Context, rules: NetworkSpec) -> Result<NetworkSpec, OperationError> {
     let mut record = context.record();
-    record.spec.network = rules;
+    let former = record.spec.replace_network(rules);
     record.generation = context.state.generations.next(record.generation);
     context.write_record(record.clone()).await?;
     context.record.send_replace(record);
-    Ok(())
+    Ok(former)
 }

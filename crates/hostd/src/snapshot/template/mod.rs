@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use linux::file;
 use linux::untrusted_dir::remove_tree;
-use model::{SandboxId, SandboxSpec, TemplateName};
+use model::{MachineSize, SandboxId, SandboxSpec, TemplateName};
 use serde::{Deserialize, Serialize};
 use stdx::io::OptionalExt;
 
@@ -71,13 +71,13 @@ pub struct Template {
 /// Sizes of a template with memory, which its sandboxes must have.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "snapshot {name} has {vcpus} vCPUs, {memory_mb} MiB of memory and a disk of {disk_mb} MiB, and sandboxes made \
-     from it have the same; for others make an image of the sandbox, without its memory"
+    "snapshot {name} has {} vCPUs, {} MiB of memory and a disk of {disk_mb} MiB, and sandboxes made \
+     from it have the same; for others make an image of the sandbox, without its memory",
+    size.vcpus, size.memory_mb
 )]
 pub struct OtherSizes {
     name: TemplateName,
-    vcpus: u32,
-    memory_mb: u32,
+    size: MachineSize,
     disk_mb: u32,
 }
 
@@ -105,17 +105,14 @@ impl Template {
     /// # Errors
     /// The sizes that it has instead of those in the spec.
     pub fn check_sizes(&self, spec: &SandboxSpec) -> Result<(), OtherSizes> {
-        let vcpus = self.snapshot.vcpus;
-        let memory_mb = self.snapshot.memory_mb;
+        let size = self.snapshot.size;
         let disk_mb = self.disk_mb();
-        let same = (spec.vcpus, spec.memory_mb) == (vcpus, memory_mb);
-        if same && spec.disk_mb.is_none_or(|asked| asked == disk_mb) {
+        if spec.machine_size() == size && spec.allows_disk(disk_mb) {
             return Ok(());
         }
         Err(OtherSizes {
             name: self.name.clone(),
-            vcpus,
-            memory_mb,
+            size,
             disk_mb,
         })
     }
@@ -323,7 +320,11 @@ mod tests {
             size_bytes: 8 * MIB,
             base: None,
         };
-        let snapshot = Snapshot::new(1, 192, disk, "qemu tcg", None);
+        let size = MachineSize {
+            vcpus: 1,
+            memory_mb: 192,
+        };
+        let snapshot = Snapshot::new(size, disk, "qemu tcg", None);
         snapshot.write_manifest(&staging).unwrap();
         fs::write(Templates::image_in(&staging), b"disk").unwrap();
         let new = NewTemplate {
