@@ -1,8 +1,8 @@
-//! The three standard streams as they were given to us, which is not always as one expects.
+//! The three standard streams, without buffers, whether they are blocking or not.
 //!
-//! A pipe that other programs share may be non-blocking, because one of them asked for that
-//! (`O_NONBLOCK` belongs to the open file, not to the process): then EAGAIN means "later", and is
-//! waited for here. Nothing is buffered.
+//! A stream that is shared with other programs is non-blocking if one of them made it so
+//! (`O_NONBLOCK` belongs to the open file description, not to the process). Reads and writes then
+//! fail with EAGAIN, and are repeated here once the stream is ready.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,7 +36,7 @@ impl Stdio {
         Ok(Self(Arc::new(stream.as_fd().try_clone_to_owned()?)))
     }
 
-    /// Writes all of it on a thread of its own.
+    /// Writes all of `data` on a thread for blocking work.
     pub async fn write_all_async(&self, data: Bytes) -> io::Result<()> {
         let mut stream = self.clone();
         tokio::task::spawn_blocking(move || stream.write_all(&data))
@@ -44,7 +44,8 @@ impl Stdio {
             .map_err(io::Error::other)?
     }
 
-    /// Reads the available bytes on a thread of its own; empty at the end.
+    /// Reads the available bytes on a thread for blocking work, and waits for some if there are none;
+    /// empty at the end of the stream.
     pub async fn read_async(&self) -> io::Result<Bytes> {
         let mut stream = self.clone();
         let read = move || {
@@ -63,7 +64,7 @@ impl Stdio {
             .map_err(io::Error::other)?
     }
 
-    /// Reads the stream to its end, piece by piece.
+    /// Converts to a stream of its pieces, up to its end.
     pub fn into_stream(self) -> impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static {
         futures::stream::try_unfold(self, |stream| async move {
             let piece = stream.read_async().await?;
@@ -71,10 +72,10 @@ impl Stdio {
         })
     }
 
-    /// Calls until the answer is another than "later".
-    fn patiently(
+    /// Repeats `call` while it fails with EAGAIN, each time after the stream has become ready.
+    fn retry_when_ready(
         &self,
-        wanted: PollFlags,
+        readiness: PollFlags,
         call: impl FnMut() -> rustix::io::Result<usize>,
     ) -> io::Result<usize> {
         let mut call = call;
@@ -83,7 +84,7 @@ impl Stdio {
                 Err(Errno::AGAIN) => {}
                 done => return Ok(done?),
             }
-            match poll(&mut [PollFd::new(&*self.0, wanted)], None) {
+            match poll(&mut [PollFd::new(&*self.0, readiness)], None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -93,13 +94,13 @@ impl Stdio {
 
 impl Read for Stdio {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.patiently(PollFlags::IN, || rustix::io::read(&*self.0, &mut *buffer))
+        self.retry_when_ready(PollFlags::IN, || rustix::io::read(&*self.0, &mut *buffer))
     }
 }
 
 impl Write for Stdio {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.patiently(PollFlags::OUT, || rustix::io::write(&*self.0, data))
+        self.retry_when_ready(PollFlags::OUT, || rustix::io::write(&*self.0, data))
     }
 
     fn flush(&mut self) -> io::Result<()> {

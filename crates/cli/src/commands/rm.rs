@@ -9,8 +9,8 @@ use crate::failure::{self, Subject};
 use crate::ids;
 use crate::output;
 
-/// Removals at the same time.
-const SIDE_BY_SIDE: usize = 8;
+/// Maximum number of removals at the same time.
+const MAX_CONCURRENT: usize = 8;
 
 pub async fn remove_sandboxes(session: &Session, args: RmArgs) -> anyhow::Result<u8> {
     let everything = args.all;
@@ -23,7 +23,7 @@ pub async fn remove_sandboxes(session: &Session, args: RmArgs) -> anyhow::Result
         .into_iter()
         .map(|name| remove(session, name, everything));
     let outcomes: Vec<anyhow::Result<String>> = stream::iter(removals)
-        .buffered(SIDE_BY_SIDE)
+        .buffered(MAX_CONCURRENT)
         .collect()
         .await;
     let mut removed = Vec::new();
@@ -51,7 +51,8 @@ async fn all_ids(session: &Session) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-/// Removes a sandbox. With `may_be_gone`, a sandbox that is not there any more counts as removed.
+/// Removes a sandbox and returns its id. With `may_be_gone`, a sandbox that does not exist any more
+/// counts as removed.
 async fn remove(session: &Session, name: String, may_be_gone: bool) -> anyhow::Result<String> {
     let id = ids::resolve_id(&session.client, &name).await?;
     match session.client.delete(&id).await {

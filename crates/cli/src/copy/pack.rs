@@ -1,7 +1,8 @@
-//! A local directory as a tar stream, whose names are relative to the directory.
+//! Packs a local directory into a tar stream, whose names are relative to the directory.
 //!
-//! A blocking thread walks and writes into a bounded channel. A failure goes through the channel as
-//! well, so that the upload breaks and the other side never takes a part for the whole.
+//! A thread for blocking work walks the directory and writes to a bounded channel. An error goes
+//! through the channel, too: the upload breaks off, and the receiver never takes a part for the
+//! whole.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,10 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::CHUNK;
 use crate::output;
 
-/// Parts that wait to be sent.
+/// Maximum number of parts that wait to be sent.
 const QUEUE: usize = 4;
 
-/// Starts packing. The handle tells how reading ended; `BrokenPipe` if the stream was dropped.
+/// Starts to pack a directory. The handle returns the result of packing: `BrokenPipe` if the stream
+/// was dropped.
 pub fn pack(
     root: PathBuf,
 ) -> (
@@ -29,7 +31,7 @@ pub fn pack(
     write_in_thread(move |out| write_archive(&root, out))
 }
 
-/// Starts packing one file, which becomes the only entry.
+/// Starts to pack one file, which becomes the only entry. The handle is that of [`pack`].
 pub fn pack_file(
     file: File,
 ) -> (
@@ -66,47 +68,49 @@ fn write_in_thread(
 fn write_archive<W: Write>(root: &Path, out: W) -> io::Result<()> {
     let mut archive = tar::Builder::new(out);
     archive.follow_symlinks(false);
-    let mut waiting = vec![PathBuf::new()];
-    while let Some(dir) = waiting.pop() {
-        for entry in fs::read_dir(root.join(&dir)).map_err(|error| named(&dir, &error))? {
+    let mut pending = vec![PathBuf::new()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(root.join(&dir)).map_err(|error| add_name(&dir, &error))? {
             let name = dir.join(entry?.file_name());
             if append(&mut archive, &root.join(&name), &name)
-                .map_err(|error| named(&name, &error))?
+                .map_err(|error| add_name(&name, &error))?
             {
-                waiting.push(name);
+                pending.push(name);
             }
         }
     }
     archive.into_inner()?.flush()
 }
 
-fn named(name: &Path, error: &io::Error) -> io::Error {
+/// Adds the name of a file to an error about it.
+fn add_name(name: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", name.display()))
 }
 
-/// Adds one entry; true where it is a directory to go down into.
+/// Appends one entry to the archive. Returns true if it is a directory, whose content is not
+/// appended yet.
 fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> io::Result<bool> {
-    let facts = fs::symlink_metadata(path)?;
-    if facts.is_dir() {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_dir() {
         archive.append_dir(name, path)?;
         return Ok(true);
     }
-    if facts.is_symlink() {
-        let mut header = sparse::header_for(&facts);
+    if metadata.is_symlink() {
+        let mut header = sparse::header_for(&metadata);
         header.set_size(0);
         archive.append_link(&mut header, name, fs::read_link(path)?)?;
-    } else if facts.is_file() {
+    } else if metadata.is_file() {
         sparse::append_file(archive, &File::open(path)?, name)?;
     } else {
         output::print_note(&format!(
-            "left out, because it is no file: {}",
+            "left out, because it is no file, directory or link: {}",
             output::printable(&name.to_string_lossy())
         ));
     }
     Ok(false)
 }
 
-/// Gathers bytes into parts and waits while the queue is full.
+/// Writer that collects bytes into parts of [`CHUNK`], and blocks while the queue is full.
 struct ChannelWriter {
     sender: mpsc::Sender<io::Result<Bytes>>,
     buffer: BytesMut,
@@ -168,11 +172,11 @@ mod tests {
         unpack(archive.as_slice(), to.path()).unwrap();
 
         let copy = File::open(to.path().join(&long)).unwrap();
-        let facts = copy.metadata().unwrap();
+        let metadata = copy.metadata().unwrap();
         assert!(
-            facts.len() == (1 << 30) + 77 && facts.blocks() * 512 < 4 << 20,
+            metadata.len() == (1 << 30) + 77 && metadata.blocks() * 512 < 4 << 20,
             "{} blocks",
-            facts.blocks()
+            metadata.blocks()
         );
         let mut piece = [0; 5001];
         copy.read_exact_at(&mut piece, 99 << 20).unwrap();
