@@ -1,11 +1,11 @@
-//! IPv6 of the guest's link, as the host's `/init` wants it: address, default route, and the
+//! IPv6 of the guest's link, as `/init` of the host sets it: address, default route, and the
 //! gateway's hardware address.
 //!
-//! The host answers no questions about neighbours or routers, so the kernel gets permanent entries
+//! The host answers neither neighbour nor router solicitations, so the kernel gets permanent entries
 //! over rtnetlink (rtnetlink(7)), and ignores router advertisements. The configuration is kept in
-//! memory, and so in snapshots: a guest that is restored on a host without IPv6 removes it again.
-//! It is no reason to refuse a guest: one whose kernel has no IPv6, or whose user turned it off,
-//! has IPv4 as before.
+//! memory, and so in snapshots: a guest that is restored on a host without IPv6 removes it again. An
+//! error is logged and fails no `/init`: a guest whose kernel has no IPv6, or whose root turned it
+//! off, has IPv4 as before.
 
 use std::fs;
 use std::io;
@@ -33,29 +33,29 @@ use parking_lot::Mutex;
 use crate::boot::ETHERNET;
 use crate::connections::{error_code, netlink_messages};
 
-/// Longest answer to one request: an error repeats the request.
-const ANSWER: usize = 4096;
+/// Maximum size of the answer to one request, bytes: an error repeats the request.
+const MAX_ANSWER: usize = 4096;
 
-/// IPv6 that the link was given.
+/// IPv6 configuration that the link has.
 #[derive(Debug, Default)]
-pub struct Link(Mutex<Option<Ipv6>>);
+pub struct LinkIpv6(Mutex<Option<Ipv6>>);
 
-impl Link {
-    /// Gives the link `wanted`, and removes an earlier configuration if it differs.
+impl LinkIpv6 {
+    /// Configures the link as `wanted`, and removes an earlier configuration if it differs.
     pub fn set(&self, wanted: Option<Ipv6>) {
         let mut given = self.0.lock();
         let old = given.take().filter(|old| Some(old) != wanted.as_ref());
-        if let Some(Err(e)) = old.map(|old| take(&old)) {
-            tracing::warn!("IPv6 of before cannot be taken from {ETHERNET}: {e}");
+        if let Some(Err(e)) = old.map(|old| remove(&old)) {
+            tracing::warn!("the earlier IPv6 of {ETHERNET} cannot be removed: {e}");
         }
-        if let Some(Err(e)) = wanted.as_ref().map(give) {
+        if let Some(Err(e)) = wanted.as_ref().map(configure) {
             tracing::warn!("{ETHERNET} has no IPv6: {e}");
         }
         *given = wanted;
     }
 }
 
-fn give(ipv6: &Ipv6) -> io::Result<()> {
+fn configure(ipv6: &Ipv6) -> io::Result<()> {
     match fs::write(format!("/proc/sys/net/ipv6/conf/{ETHERNET}/accept_ra"), "0") {
         // A kernel without IPv6.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -63,15 +63,15 @@ fn give(ipv6: &Ipv6) -> io::Result<()> {
     }
     let netlink = Netlink::open()?;
     let link = index()?;
-    // What is there already, as after a restore, is as good as new. But a default route of the
-    // user's, as into a tunnel, stays.
+    // An existing entry, as after a restore, is replaced. But a default route that the user has set,
+    // for example into a tunnel, stays.
     let flags = NLM_F_CREATE | NLM_F_REPLACE;
-    netlink.ask(RouteNetlinkMessage::NewAddress(address(link, ipv6)), flags)?;
-    netlink.ask(
+    netlink.request(RouteNetlinkMessage::NewAddress(address(link, ipv6)), flags)?;
+    netlink.request(
         RouteNetlinkMessage::NewNeighbour(gateway(link, ipv6)),
         flags,
     )?;
-    match netlink.ask(
+    match netlink.request(
         RouteNetlinkMessage::NewRoute(default_route(link, ipv6)),
         NLM_F_CREATE | NLM_F_EXCL,
     ) {
@@ -80,9 +80,9 @@ fn give(ipv6: &Ipv6) -> io::Result<()> {
     }
 }
 
-/// Takes the address away, and its route first: a guest with a route and no address would wait for
-/// a timeout, instead of an error at once.
-fn take(ipv6: &Ipv6) -> io::Result<()> {
+/// Removes the configuration, the route before the address: with a route and no address, connections
+/// would wait for a timeout instead of failing at once.
+fn remove(ipv6: &Ipv6) -> io::Result<()> {
     let netlink = Netlink::open()?;
     let link = index()?;
     let parts = [
@@ -90,12 +90,15 @@ fn take(ipv6: &Ipv6) -> io::Result<()> {
         RouteNetlinkMessage::DelNeighbour(gateway(link, ipv6)),
         RouteNetlinkMessage::DelAddress(address(link, ipv6)),
     ];
-    let done: Vec<io::Result<()>> = parts.into_iter().map(|part| netlink.ask(part, 0)).collect();
-    done.into_iter().filter(|done| !is_gone(done)).collect()
+    let done: Vec<io::Result<()>> = parts
+        .into_iter()
+        .map(|part| netlink.request(part, 0))
+        .collect();
+    done.into_iter().filter(|done| !was_missing(done)).collect()
 }
 
-/// Returns true if there was nothing to take: the guest's root may have been there before.
-fn is_gone(done: &io::Result<()>) -> bool {
+/// Returns true if there was nothing to remove: root in the guest may have removed it.
+fn was_missing(done: &io::Result<()>) -> bool {
     let code = done
         .as_ref()
         .err()
@@ -173,15 +176,15 @@ impl Netlink {
         )?))
     }
 
-    /// Sends one request and waits for the kernel's word.
-    fn ask(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    /// Sends one request and waits until the kernel has acknowledged it.
+    fn request(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         send(self.0.as_raw_fd(), &bytes, MsgFlags::empty())?;
-        let mut answer = vec![0; ANSWER];
+        let mut answer = vec![0; MAX_ANSWER];
         let length = recv(self.0.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         match netlink_messages(&answer[..length])
             .next()
@@ -211,9 +214,9 @@ mod tests {
         }
     }
 
-    /// Runs `act` in a network namespace of its own with a link of a guest's; it ends with its
-    /// thread.
-    fn with_a_link(act: impl FnOnce() + Send + 'static) {
+    /// Runs `act` in a new network namespace that has a link as in a guest. The namespace ends with
+    /// its thread.
+    fn with_link(act: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this needs root");
             ip(&[
@@ -249,13 +252,13 @@ mod tests {
 
     #[test]
     fn link_has_only_its_last_settings() {
-        with_a_link(|| {
-            let link = Link::default();
+        with_link(|| {
+            let link = LinkIpv6::default();
             link.set(None);
             for _ in 0..2 {
                 link.set(Some(settings(126)));
                 assert_eq!(lines("if_inet6", ADDRESS), 1);
-                // Permanent and not tentative: 0x80, and 0x02 for one that nobody was asked about.
+                // Permanent and not tentative: 0x80, and 0x02 for no duplicate address detection.
                 assert!(
                     read("if_inet6").contains(" 7e 00 82 "),
                     "{}",
@@ -286,7 +289,7 @@ mod tests {
             assert_eq!(
                 lines("ipv6_route", GATEWAY),
                 0,
-                "the user has a way of their own: {}",
+                "the user has a default route: {}",
                 read("ipv6_route")
             );
         });
@@ -294,8 +297,8 @@ mod tests {
 
     #[test]
     fn settings_removed_by_root_are_tolerated() {
-        with_a_link(|| {
-            let link = Link::default();
+        with_link(|| {
+            let link = LinkIpv6::default();
             link.set(Some(settings(126)));
             fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").expect("can be written");
             link.set(None);

@@ -51,7 +51,7 @@ pub struct Agent {
     pub cpu: Arc<http::CpuMeter>,
     pub disk: Arc<Disk>,
     pub identity: Arc<Identity>,
-    pub ipv6: Arc<ipv6::Link>,
+    pub ipv6: Arc<ipv6::LinkIpv6>,
     pub mtu: Arc<mtu::LinkMtu>,
     /// True if this machine is a guest of ours, whose kernel and files `/init` may change, and
     /// whose disk can be frozen.

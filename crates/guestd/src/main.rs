@@ -1,5 +1,5 @@
-//! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`. Started by
-//! the kernel for a module that it misses, it loads that and ends.
+//! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`. The kernel
+//! also starts it to load a module ([`modprobe`]).
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,16 +32,20 @@ fn main() -> ExitCode {
     let guest = first && !args.not_guest;
     match run(&args, guest) {
         Ok(()) if !guest => ExitCode::SUCCESS,
-        Ok(()) => off(),
+        Ok(()) => power_off(),
         Err(error) => {
             eprintln!("envd: {}", stdx::error::chain(error.as_ref()));
-            if guest { off() } else { ExitCode::FAILURE }
+            if guest {
+                power_off()
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
 
-/// Powers the machine off. PID 1 must not return before that: the kernel would panic.
-fn off() -> ExitCode {
+/// Powers the guest off. PID 1 must not return before that: the kernel would panic.
+fn power_off() -> ExitCode {
     boot::power_off();
     ExitCode::FAILURE
 }
@@ -51,7 +55,7 @@ fn run(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error>> {
         boot::boot()?;
     }
     runtime::telemetry::start_in_guest();
-    // At least two workers: one that a slow disk holds up must not silence the agent.
+    // At least two workers: the agent must answer while one of them waits for a slow disk.
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -86,24 +90,24 @@ async fn serve(args: &Args, guest: bool) -> Result<(), Box<dyn std::error::Error
         Ipv4Addr::UNSPECIFIED
     };
     let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(ip), args.port)).await?;
-    announce(listener.local_addr()?);
+    print_address(listener.local_addr()?);
     let service = guestd::router(&agent).into_make_service_with_connect_info::<Caller>();
     tokio::select! {
         served = axum::serve(Listener::new(listener), service) => served?,
-        ended = asked_to_end(guest) => ended?,
+        ended = wait_for_shutdown_signal(guest) => ended?,
     }
     Ok(())
 }
 
 /// Prints the address on standard output: for callers that chose port 0, and for the console.
-fn announce(address: SocketAddr) {
-    // A console that is not there is no reason not to serve.
+fn print_address(address: SocketAddr) {
+    // A guest without a console serves all the same.
     let _ = writeln!(std::io::stdout(), "envd: serving on {address}");
 }
 
-/// Waits for the signals by which `poweroff`, `halt` and their like ask the first process; outside
-/// a guest, for those of a terminal.
-async fn asked_to_end(guest: bool) -> std::io::Result<()> {
+/// Waits for a signal to shut down. In a guest these include SIGUSR1 and SIGUSR2, by which BusyBox's
+/// `halt` and `poweroff` ask PID 1.
+async fn wait_for_shutdown_signal(guest: bool) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut halt = signal(SignalKind::user_defined1())?;

@@ -61,7 +61,7 @@ pub fn stream_file(
                 None => Ok(None),
                 Some(_) => Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    "the file became shorter meanwhile",
+                    "the file became shorter while it was read",
                 )),
             };
         }

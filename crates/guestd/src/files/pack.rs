@@ -1,9 +1,10 @@
-//! `GET /files?archive=tar`: a directory as a tar archive, made while it is sent.
+//! `GET /files?archive=tar`: a directory as a tar archive, which is written while it is sent.
 //!
-//! Entries are named relative to the directory, in order of their names; files, directories and
-//! symbolic links with mode, owner and time, files with large holes in the sparse form of GNU tar;
-//! sockets, pipes and devices are passed over. Before the answer begins everything is opened once,
-//! so what the user may not read is a clear 403; what goes wrong later breaks the transfer off.
+//! Entries have names relative to the directory, and are in the order of these. Files, directories
+//! and symbolic links have their mode, owner and time; files with large holes are in the sparse form
+//! of GNU tar; sockets, pipes and devices are left out. Each file is opened once before the response
+//! begins, so that one that the user must not read is answered with 403. A later error breaks the
+//! transfer off.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
@@ -25,37 +26,40 @@ use crate::filesystem::operations::not_found_error;
 use crate::http::error::HttpError;
 use crate::user::User;
 
-/// Bytes that a file must take less than its length to be sent in the sparse form.
-const HOLES: u64 = 64 << 10;
+/// Bytes that the holes of a file must have together for it to be sent in the sparse form.
+const MIN_HOLES: u64 = 64 << 10;
 
-/// Pieces between the thread that reads and the connection.
-const DEPTH: usize = 3;
+/// Maximum number of pieces between the thread that reads and the connection.
+const QUEUE: usize = 3;
 
-/// Answers with the directory at `dir`.
+/// Responds with the directory at `dir` as an archive.
 ///
 /// # Errors
-/// 400 where it is no directory, 403, 404.
+/// 400 if it is no directory, 403 if the user must not read something in it, 404 if it does not
+/// exist.
 pub async fn pack_archive(dir: PathBuf, user: &User) -> Result<Response, HttpError> {
     {
         let dir = dir.clone();
-        run(user, move || check(&dir)).await?;
+        run(user, move || check_readable(&dir)).await?;
     }
     let user = user.clone();
-    Ok(stream_archive(move |outlet| {
-        as_user(&user, || write(&dir, outlet)).flatten()
+    Ok(stream_archive(move |writer| {
+        as_user(&user, || write(&dir, writer)).flatten()
     }))
 }
 
-/// Answers with an archive that a blocking thread writes.
-pub fn stream_archive(write: impl FnOnce(Outlet) -> io::Result<()> + Send + 'static) -> Response {
-    let (sender, receiver) = mpsc::channel(DEPTH);
+/// Responds with an archive that `write` writes on a thread for blocking work.
+pub fn stream_archive(
+    write: impl FnOnce(ChannelWriter) -> io::Result<()> + Send + 'static,
+) -> Response {
+    let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
-        let outlet = Outlet {
+        let writer = ChannelWriter {
             sender: sender.clone(),
             buffer: Vec::with_capacity(CHUNK),
         };
-        if let Err(e) = write(outlet) {
-            // Breaks the transfer off; without effect where the client is gone already.
+        if let Err(e) = write(writer) {
+            // Breaks the transfer off. Fails only if the client is gone already.
             drop(sender.blocking_send(Err(e)));
         }
     });
@@ -63,7 +67,8 @@ pub fn stream_archive(write: impl FnOnce(Outlet) -> io::Result<()> + Send + 'sta
     ([(header::CONTENT_TYPE, "application/x-tar")], body).into_response()
 }
 
-fn check(dir: &Path) -> Result<(), FileError> {
+/// Checks that the user can read each file below `dir`.
+fn check_readable(dir: &Path) -> Result<(), FileError> {
     let there = fs::metadata(dir)
         .map_err(|e| not_found_error(dir, &e).unwrap_or_else(|| FileError::io("read", dir, &e)))?;
     if !there.is_dir() {
@@ -118,26 +123,26 @@ fn children(dir: &Path, relative: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(found)
 }
 
-fn write(dir: &Path, outlet: Outlet) -> io::Result<()> {
-    let mut archive = tar::Builder::new(outlet);
+fn write(dir: &Path, writer: ChannelWriter) -> io::Result<()> {
+    let mut archive = tar::Builder::new(writer);
     walk(dir, |relative, metadata| {
-        append(&mut archive, dir, relative, metadata).map_err(Failed)
+        append(&mut archive, dir, relative, metadata).map_err(WalkError)
     })
-    .map_err(|Failed(e)| e)?;
+    .map_err(|WalkError(e)| e)?;
     archive.into_inner()?.flush()
 }
 
-/// Wrapper that lets errors of both kinds leave [`walk`].
-struct Failed(io::Error);
+/// Error of [`walk`] while an archive is written: of the walk itself, or of the archive.
+struct WalkError(io::Error);
 
-impl From<FileError> for Failed {
+impl From<FileError> for WalkError {
     fn from(error: FileError) -> Self {
         Self(io::Error::other(error))
     }
 }
 
 fn append(
-    archive: &mut tar::Builder<Outlet>,
+    archive: &mut tar::Builder<ChannelWriter>,
     dir: &Path,
     relative: &Path,
     metadata: &Metadata,
@@ -161,7 +166,11 @@ fn append(
     }
 }
 
-fn append_file(archive: &mut tar::Builder<Outlet>, path: &Path, relative: &Path) -> io::Result<()> {
+fn append_file(
+    archive: &mut tar::Builder<ChannelWriter>,
+    path: &Path,
+    relative: &Path,
+) -> io::Result<()> {
     let (file, metadata) = match open_plain(path) {
         Err(e) if e.kind == Kind::NotFound => return Ok(()),
         other => other.map_err(io::Error::other)?,
@@ -170,7 +179,7 @@ fn append_file(archive: &mut tar::Builder<Outlet>, path: &Path, relative: &Path)
         return sparse::append_file(archive, &file, relative);
     }
     let mut header = sparse::header_for(&metadata);
-    // The header alone: the content goes past the builder, which would copy it in small pieces.
+    // The header alone: the builder would copy the content in small pieces.
     archive.append_data(&mut header, relative, io::empty())?;
     archive.get_mut().copy(&file, metadata.len(), path)?;
     let rest = metadata.len() % 512;
@@ -179,10 +188,10 @@ fn append_file(archive: &mut tar::Builder<Outlet>, path: &Path, relative: &Path)
         .write_all(&[0; 512][..(512 - rest as usize) % 512])
 }
 
-/// Returns true if it is worth the sparse form. Some file systems keep what is small in the inode,
-/// and say that it takes no block.
+/// Returns true if the file has enough holes for the sparse form. A file without any block may have
+/// its content in the inode, as some file systems store small files: it has no hole then.
 fn has_holes(file: &File, metadata: &Metadata) -> bool {
-    if metadata.len().saturating_sub(metadata.blocks() * 512) < HOLES {
+    if metadata.len().saturating_sub(metadata.blocks() * 512) < MIN_HOLES {
         return false;
     }
     metadata.blocks() > 0 || rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0)).is_err()
@@ -191,18 +200,18 @@ fn has_holes(file: &File, metadata: &Metadata) -> bool {
 fn became_shorter(path: &Path) -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
-        format!("'{}' became shorter meanwhile", path.display()),
+        format!("'{}' became shorter while it was read", path.display()),
     )
 }
 
-/// Writer that collects bytes to pieces of [`CHUNK`] and hands them to the connection; blocks while
-/// it is busy.
-pub struct Outlet {
+/// Writer that collects bytes into pieces of [`CHUNK`], and blocks while the queue to the connection
+/// is full.
+pub struct ChannelWriter {
     sender: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
 }
 
-impl Outlet {
+impl ChannelWriter {
     fn send(&mut self) -> io::Result<()> {
         let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
         let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client is gone");
@@ -235,7 +244,7 @@ impl Outlet {
     }
 }
 
-impl Write for Outlet {
+impl Write for ChannelWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.buffer.len() >= CHUNK {
             self.send()?;

@@ -31,8 +31,8 @@ pub async fn pack_file(path: PathBuf, user: &User) -> Result<Response, HttpError
         open_plain(&path).map(|(file, _)| (file, name))
     })
     .await?;
-    Ok(stream_archive(move |outlet| {
-        let mut archive = tar::Builder::new(outlet);
+    Ok(stream_archive(move |writer| {
+        let mut archive = tar::Builder::new(writer);
         sparse::append_file(&mut archive, &file, Path::new(&name))?;
         std::io::Write::flush(&mut archive.into_inner()?)
     }))
