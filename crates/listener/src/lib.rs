@@ -2,13 +2,13 @@
 //! the client.
 //!
 //! ```text
-//! accept → table:  admitted, or closed at once; a full table closes the connection that matters least
+//! accept → table:  admitted, or closed at once; a full table evicts the connection of the lowest rank
 //!        → stream: passes bytes, notes the first one, breaks when the connection is evicted
 //!        → serve:  hyper, with the deadlines below
 //! ```
 //!
-//! Each connection is in one of these states ([`table`]), from the one that is given up first to
-//! the one that never is:
+//! Each connection is in one of these states ([`table`]), from the one that is evicted first to the
+//! one that never is:
 //!
 //! | state | until |
 //! |---|---|
@@ -18,7 +18,7 @@
 //! | idle, trusted | `idle`; HTTP/1 `request_head` |
 //! | busy, trusted | the peer ends it |
 //!
-//! A handler that has found valid credentials says so with [`ConnectionHandle::trust`]. So clients
+//! A handler that has found valid credentials calls [`ConnectionHandle::trust`]. So clients
 //! without any can only take places from others without. Nothing is kept on disk; a connection ends
 //! with the process.
 
@@ -51,17 +51,18 @@ use table::{ConnectionTable, Due, RefusalLog};
 
 pub use table::ConnectionHandle;
 
-/// A peer that is gone is noticed after about two minutes, also where a connection is half closed.
+/// Time without traffic after which TCP sends keepalives. With Linux's nine probes, a peer that is
+/// gone is noticed after about two minutes, also on a half-closed connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Bytes of a request line and its header fields.
+/// Maximum size of a request line with its header fields, bytes.
 const MAX_HEADERS: usize = 64 * 1024;
-/// Requests at a time on one HTTP/2 connection.
+/// Maximum number of concurrent requests on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 250;
 /// Pause after the system refused a connection: usually it has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Time for an idle connection to close in good order.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// Timeout for the graceful shutdown of an idle connection.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Share of the process's open files that connections may take: a connection to a port takes two,
 /// the rest is for disks, databases and VMs.
 const OPEN_FILES_SHARE: usize = 4;
@@ -200,7 +201,7 @@ pub fn set_keepalive(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
-/// Service of a connection.
+/// Task that serves one connection.
 struct Serving {
     service: Router,
     builder: Arc<Builder<TokioExecutor>>,
@@ -210,8 +211,9 @@ struct Serving {
 impl Serving {
     async fn run(self, stream: TcpStream, peer: SocketAddr, handle: ConnectionHandle) {
         let stream = AdmittedStream::new(stream, handle.clone());
-        let service =
-            service_fn(|request| answer(self.service.clone(), request, peer, handle.clone()));
+        let service = service_fn(|request| {
+            handle_request(self.service.clone(), request, peer, handle.clone())
+        });
         let mut connection = std::pin::pin!(
             self.builder
                 .serve_connection_with_upgrades(TokioIo::new(stream), service)
@@ -220,7 +222,7 @@ impl Serving {
         loop {
             let due = closing.unwrap_or_else(|| handle.next_deadline());
             tokio::select! {
-                // Errors are the peer's, which knows of them.
+                // An error ends only this connection, and its peer sees it.
                 _ = connection.as_mut() => break,
                 () = self.stop.cancelled(), if closing.is_none() => {
                     connection.as_mut().graceful_shutdown();
@@ -228,24 +230,24 @@ impl Serving {
                     let _ = connection.as_mut().await;
                     break;
                 }
-                () = tokio::time::sleep_until(due) => match handle.close_overdue(Instant::now()) {
+                () = tokio::time::sleep_until(due) => match handle.check_deadlines(Instant::now()) {
                     _ if closing.is_some() => return,
                     Due::Later => {}
                     Due::NoRequest => return,
                     Due::Idle => {
                         connection.as_mut().graceful_shutdown();
-                        closing = Some(Instant::now() + GOODBYE);
+                        closing = Some(Instant::now() + SHUTDOWN_TIMEOUT);
                     }
                 },
             }
         }
-        // After a switch of protocols the stream lives on in an `Upgraded`. Otherwise it ends here,
-        // and the note with it.
+        // After a switch of protocols an `Upgraded` owns the stream. Otherwise the stream is dropped at
+        // the end of this function, and its entry in the table with it.
         handle.note_switched();
     }
 }
 
-async fn answer(
+async fn handle_request(
     service: Router,
     mut request: http::Request<Incoming>,
     peer: SocketAddr,

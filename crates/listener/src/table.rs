@@ -15,25 +15,25 @@ use crate::ListenerLimits;
 /// Interval between two log lines about refused connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Order in which connections are given up for others; the lowest first.
+/// Order in which connections are evicted for others, the lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     New,
     Idle,
     Busy,
     IdleTrusted,
-    /// Busy with credentials: never given up.
+    /// Busy with credentials: never evicted.
     BusyTrusted,
 }
 
-/// Unit of counting: an IPv4 address or an IPv6 network of a site.
+/// Unit by which connections are counted: an IPv4 address, or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Source(IpAddr);
 
 /// Reason why a connection was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Its address has its share of connections, and all of them are busy.
+    /// Its source has as many connections as one may have, and all of them are busy.
     Address,
     /// All connections are busy, with credentials.
     Full,
@@ -53,8 +53,11 @@ pub(crate) enum Due {
 struct Entry {
     source: Option<Source>,
     accepted: Instant,
+    /// True after the first byte.
     received: bool,
-    asked: bool,
+    /// True after the head of the first request.
+    requested: bool,
+    /// True after a request with valid credentials.
     trusted: bool,
     in_flight: usize,
     idle_since: Instant,
@@ -63,7 +66,7 @@ struct Entry {
 
 impl Entry {
     fn rank(&self) -> Rank {
-        match (self.asked, self.trusted, self.in_flight > 0) {
+        match (self.requested, self.trusted, self.in_flight > 0) {
             (false, ..) => Rank::New,
             (true, false, false) => Rank::Idle,
             (true, false, true) => Rank::Busy,
@@ -73,10 +76,10 @@ impl Entry {
     }
 
     fn due(&self, limits: &ListenerLimits) -> Instant {
-        match (self.received, self.asked) {
+        match (self.received, self.requested) {
             (false, _) => self.accepted + limits.first_byte,
             (true, false) => self.accepted + limits.request_head,
-            // While a request is in flight it is looked at again now and then.
+            // There is no deadline while a request is in flight: check again later.
             (true, true) if self.in_flight > 0 => Instant::now() + limits.idle,
             (true, true) => self.idle_since + limits.idle,
         }
@@ -145,7 +148,7 @@ impl Connections {
     }
 }
 
-/// Table of connections; see the module.
+/// Table of the open connections of one listener.
 #[derive(Debug)]
 pub(crate) struct ConnectionTable {
     limits: ListenerLimits,
@@ -160,10 +163,10 @@ impl ConnectionTable {
         }
     }
 
-    /// Admits a connection from `ip`. Another one is evicted where there is no place for it.
+    /// Admits a connection from `ip`, and evicts another one if a limit is reached.
     ///
     /// # Errors
-    /// There is none that could be evicted.
+    /// When a limit is reached and no connection may be evicted.
     pub(crate) fn admit(
         self: &Arc<Self>,
         ip: IpAddr,
@@ -195,7 +198,7 @@ impl ConnectionTable {
             source: share.map(|(_, source)| source),
             accepted: now,
             received: false,
-            asked: false,
+            requested: false,
             trusted: false,
             in_flight: 0,
             idle_since: now,
@@ -208,7 +211,7 @@ impl ConnectionTable {
         })
     }
 
-    /// Returns the number of connections, of which every index must know the same.
+    /// Returns the number of connections, after a check that all indices agree.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         let connections = self.lock();
@@ -247,13 +250,13 @@ impl ConnectionHandle {
 
     pub(crate) fn begin_request(&self) -> RequestGuard {
         self.change(|entry| {
-            entry.asked = true;
+            entry.requested = true;
             entry.in_flight += 1;
         });
         RequestGuard(self.clone())
     }
 
-    /// From now on the connection is busy until its stream is dropped.
+    /// Notes that the connection has switched protocols: it is busy until its stream is dropped.
     pub(crate) fn note_switched(&self) {
         self.change(|entry| entry.in_flight += 1);
     }
@@ -271,9 +274,8 @@ impl ConnectionHandle {
         self.evicted.is_cancelled()
     }
 
-    /// Time at which [`ConnectionHandle::close_overdue`] is to be asked again. A change of the
-    /// connection's state can bring a deadline nearer, so it is never further away than the
-    /// shortest of them.
+    /// Returns the time at which to call [`ConnectionHandle::check_deadlines`] again. A change of the
+    /// connection's state can bring a deadline nearer, so it is no later than the shortest timeout.
     pub(crate) fn next_deadline(&self) -> Instant {
         let limits = &self.table.limits;
         let latest = Instant::now() + limits.first_byte.min(limits.request_head).min(limits.idle);
@@ -286,13 +288,14 @@ impl ConnectionHandle {
         due.map_or(latest, |due| due.min(latest))
     }
 
-    pub(crate) fn close_overdue(&self, now: Instant) -> Due {
+    /// Returns the deadline that has passed, if any.
+    pub(crate) fn check_deadlines(&self, now: Instant) -> Due {
         let connections = self.table.lock();
         match connections.all.get(&self.number) {
-            // It was evicted; its stream ends by itself.
+            // Evicted: its stream returns an error.
             None => Due::NoRequest,
             Some(entry) if entry.due(&self.table.limits) > now => Due::Later,
-            Some(entry) if entry.asked => Due::Idle,
+            Some(entry) if entry.requested => Due::Idle,
             Some(_) => Due::NoRequest,
         }
     }
@@ -326,11 +329,11 @@ fn source_of(ip: IpAddr) -> Option<Source> {
     }
 }
 
-/// Tells of refused connections, but not of each one.
+/// Log of refused connections, at most a line per [`LOG_INTERVAL`].
 #[derive(Debug, Default)]
 pub(crate) struct RefusalLog {
     last: Option<Instant>,
-    untold: u64,
+    unreported: u64,
 }
 
 impl RefusalLog {
@@ -340,7 +343,7 @@ impl RefusalLog {
         peer: SocketAddr,
         limits: &ListenerLimits,
     ) {
-        self.untold += 1;
+        self.unreported += 1;
         if self.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
             return;
         }
@@ -350,8 +353,8 @@ impl RefusalLog {
             Refused::Address => "its address has its share of connections",
             Refused::Full => "all connections are in use",
         };
-        tracing::warn!(%peer, refused = self.untold, connections, per_address, "connections were refused: {why}");
+        tracing::warn!(%peer, refused = self.unreported, connections, per_address, "connections were refused: {why}");
         self.last = Some(Instant::now());
-        self.untold = 0;
+        self.unreported = 0;
     }
 }
