@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = PathBuf::from("../../api/guest");
-    let files = ["process.proto", "filesystem.proto", "command.proto"];
+    let files = [
+        "process.proto",
+        "filesystem.proto",
+        "command.proto",
+        "file.proto",
+    ];
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let descriptors = out.join("guest.binpb");
     let mut compiler = protox::Compiler::new([&protos])?;

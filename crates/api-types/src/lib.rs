@@ -22,7 +22,9 @@ pub use exec::{
     Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal,
     SignalRequest, TerminalSize,
 };
-pub use file::{FileInfo, FileKind, ListFilesRequest, PathRequest};
+pub use file::{
+    ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
+};
 pub use log::{LogEntry, LogSource};
 pub use network::NetworkRules;
 pub use port::{PortLink, PortLinkRequest};

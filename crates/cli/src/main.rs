@@ -54,7 +54,7 @@ fn subject(command: &Command) -> Subject {
         Command::Exec(_) => Subject::Command,
         Command::Ps(_) => Subject::Sandbox,
         Command::Attach(_) | Command::Kill(_) => Subject::Background,
-        Command::Cp(_) => Subject::Files,
+        Command::Cp(_) | Command::Fs(_) => Subject::Files,
         Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => {
             Subject::Checkpoint
         }

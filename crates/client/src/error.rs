@@ -76,6 +76,12 @@ impl Error {
         self.code() == Some("not_found")
     }
 
+    /// Returns true if a name or path is taken.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.code() == Some("conflict")
+    }
+
     /// Returns true if the server did not understand the request, or found it impossible.
     #[must_use]
     pub fn is_invalid_request(&self) -> bool {

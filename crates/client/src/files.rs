@@ -3,7 +3,9 @@
 use std::io;
 use std::pin::Pin;
 
-use api_types::{FileInfo, ListFilesRequest, PathRequest};
+use api_types::{
+    ChmodRequest, ChownRequest, FileInfo, ListFilesRequest, MoveFileRequest, PathRequest,
+};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::multipart::{Form, Part};
@@ -12,6 +14,10 @@ use serde::Serialize;
 
 use crate::connection::Client;
 use crate::error::{Error, Result};
+use crate::sandboxes::Page;
+
+/// Most entries that a server gives in one page.
+const MAX_PAGE: u32 = 1000;
 
 /// Bytes as they come.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
@@ -132,8 +138,43 @@ impl Client {
         self.json(response).await
     }
 
+    /// Lists a directory at once, up to 100,000 entries. For longer lists, and where the sandbox is
+    /// not to decide how much memory the list takes, see [`Client::list_files_page`].
     pub async fn list_files(&self, id: &str, request: &ListFilesRequest) -> Result<Vec<FileInfo>> {
         let response = self.files_call(id, "list", request).await?;
+        self.json(response).await
+    }
+
+    /// Lists a page of a directory, of `request.limit` entries; [`Page::next`] is the `cursor` of
+    /// the next request.
+    pub async fn list_files_page(
+        &self,
+        id: &str,
+        request: &ListFilesRequest,
+    ) -> Result<Page<FileInfo>> {
+        let request = ListFilesRequest {
+            limit: Some(request.limit.unwrap_or(MAX_PAGE)),
+            ..request.clone()
+        };
+        let response = self.files_call(id, "list", &request).await?;
+        self.page(response).await
+    }
+
+    /// Moves or renames a file or directory.
+    pub async fn move_file(&self, id: &str, request: &MoveFileRequest) -> Result<FileInfo> {
+        let response = self.files_call(id, "move", request).await?;
+        self.json(response).await
+    }
+
+    /// Changes permission bits.
+    pub async fn change_mode(&self, id: &str, request: &ChmodRequest) -> Result<FileInfo> {
+        let response = self.files_call(id, "chmod", request).await?;
+        self.json(response).await
+    }
+
+    /// Changes owner and group.
+    pub async fn change_owner(&self, id: &str, request: &ChownRequest) -> Result<FileInfo> {
+        let response = self.files_call(id, "chown", request).await?;
         self.json(response).await
     }
 

@@ -1,7 +1,8 @@
 //! Sandboxes, templates and the server's health.
 
 use api_types::{CreateSandbox, ExecRequest, ExecResult, Health, Sandbox, Template};
-use reqwest::Method;
+use reqwest::{Method, Response};
+use serde::de::DeserializeOwned;
 
 use crate::connection::Client;
 use crate::error::{Error, Result};
@@ -48,6 +49,11 @@ impl Client {
             url.query_pairs_mut().append_pair("cursor", cursor);
         }
         let response = self.send(self.request(Method::GET, url)).await?;
+        self.page(response).await
+    }
+
+    /// Reads a page and the cursor of the next one.
+    pub(crate) async fn page<T: DeserializeOwned>(&self, response: Response) -> Result<Page<T>> {
         let next = response
             .headers()
             .get(NEXT_CURSOR)

@@ -8,7 +8,7 @@ mod generated {
     connectrpc::include_generated!();
 }
 
-pub use generated::{command, filesystem, process};
+pub use generated::{command, file, filesystem, process};
 
 pub mod archive;
 pub mod bytes;

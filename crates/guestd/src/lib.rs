@@ -13,6 +13,7 @@ pub mod boot;
 pub mod cgroup;
 pub mod connections;
 pub mod disk;
+pub mod file_service;
 pub mod files;
 pub mod filesystem;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -82,7 +83,9 @@ pub fn router(agent: &Agent) -> axum::Router {
         .with_max_message_size(MESSAGE_LIMIT)
         .with_max_request_body_size(MESSAGE_LIMIT);
     let rpc = connectrpc::ConnectRpcService::new(
-        process::service(agent).merge(filesystem::service(agent)),
+        process::service(agent)
+            .merge(filesystem::service(agent))
+            .merge(file_service::service(agent)),
     )
     .with_limits(limits);
     axum::Router::new()

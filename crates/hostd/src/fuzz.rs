@@ -2,6 +2,7 @@
 //! `fuzz/`, and for the tests below, which run everything in their corpora.
 
 use buffa::Message;
+use guest_rpc::file::ListPageResponse;
 use guest_rpc::filesystem::ListDirResponse;
 use guest_rpc::process::StartResponse;
 
@@ -28,6 +29,9 @@ pub fn guest_answer(bytes: &[u8]) {
         crate::guest::fuzz_event(message);
     }
     let _ = ListDirResponse::decode_from_slice(bytes);
+    if let Ok(page) = ListPageResponse::decode_from_slice(bytes) {
+        crate::service::fuzz_page(page);
+    }
 }
 
 #[cfg(test)]

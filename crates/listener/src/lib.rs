@@ -231,10 +231,6 @@ impl Serving {
                     break;
                 }
                 () = tokio::time::sleep_until(due) => match handle.check_deadlines(Instant::now()) {
-                    // A request was on its way when the shutdown began: it is answered first.
-                    Due::Later if closing.is_some() => {
-                        closing = Some(Instant::now() + SHUTDOWN_TIMEOUT);
-                    }
                     _ if closing.is_some() => return,
                     Due::Later => {}
                     Due::NoRequest => return,

@@ -21,12 +21,10 @@ fn limits(connections: usize) -> ListenerLimits {
     }
 }
 
-/// A listener whose `/` answers, `/slow` later than a shutdown waits, whose `/key` trusts, and whose
-/// `/switch` switches to an echo.
+/// A listener whose `/` answers, whose `/key` trusts, and whose `/switch` switches to an echo.
 async fn start(limits: ListenerLimits) -> SocketAddr {
     let router = Router::new()
         .route("/", get(|| async { "here" }))
-        .route("/slow", get(answer_late))
         .route(
             "/key",
             get(async |request: axum::extract::Request| trust(&request)),
@@ -36,11 +34,6 @@ async fn start(limits: ListenerLimits) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, router, limits, std::future::pending()));
     address
-}
-
-async fn answer_late() -> &'static str {
-    tokio::time::sleep(SHUTDOWN_TIMEOUT * 2).await;
-    "late"
 }
 
 fn trust(request: &axum::extract::Request) {
@@ -152,55 +145,6 @@ async fn idle_http2_connection_is_closed() {
         .unwrap();
     assert_eq!(answer.to_bytes(), "here");
     connection.await.unwrap().unwrap();
-}
-
-/// Returns an HTTP/2 frame (RFC 9113, 4.1).
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(payload.len()).unwrap();
-    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
-}
-
-/// Reads HTTP/2 frames up to one of that kind on that stream.
-async fn read_until_frame(connection: &mut TcpStream, kind: u8, stream: u8) {
-    loop {
-        let mut head = [0; 9];
-        connection.read_exact(&mut head).await.unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length as usize];
-        connection.read_exact(&mut payload).await.unwrap();
-        if (head[3], head[8]) == (kind, stream) {
-            return;
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn request_that_meets_goaway_is_answered() {
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
-    /// `:method: GET`, `:scheme: http`, `:authority: a`, from the static table of HPACK.
-    const GET: &[u8] = b"\x82\x86\x41\x01a";
-    let address = start(ListenerLimits {
-        idle: SOON,
-        ..limits(16)
-    })
-    .await;
-    let mut connection = connect(address).await;
-    let here = [GET, b"\x84"].concat();
-    let first = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(SETTINGS, 0, 0, &[]),
-        frame(HEADERS, 5, 1, &here),
-    ];
-    connection.write_all(&first.concat()).await.unwrap();
-    read_until_frame(&mut connection, DATA, 1).await;
-    read_until_frame(&mut connection, GOAWAY, 0).await;
-    let slow = [GET, b"\x44\x05/slow"].concat();
-    let second = frame(HEADERS, 5, 3, &slow);
-    connection.write_all(&second).await.unwrap();
-    read_until_frame(&mut connection, DATA, 3).await;
 }
 
 #[tokio::test]

@@ -9,11 +9,16 @@ use clap::{Args, Parser, Subcommand};
 use client::types::OnTimeout;
 
 mod background;
+mod fs;
 mod lifecycle;
 mod network;
 mod ports;
 
 pub use background::{AttachArgs, KillArgs, PsArgs};
+pub use fs::{
+    FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsLsArgs, FsMkdirArgs, FsMvArgs, FsRmArgs,
+    FsStatArgs, FsTarget,
+};
 pub use lifecycle::{
     CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, RollbackArgs, SnapshotArgs,
     SnapshotsArgs, SnapshotsCommand,
@@ -94,6 +99,8 @@ pub enum Command {
     Kill(KillArgs),
     /// Copy files and directories into a sandbox and out of it
     Cp(CpArgs),
+    /// List, move, remove and change files in a sandbox
+    Fs(FsArgs),
     /// Remove sandboxes with everything in them
     Rm(RmArgs),
     /// Save a sandbox with its memory, and free what it uses of the host

@@ -9,6 +9,7 @@ mod create;
 mod description;
 mod doctor;
 mod exec;
+mod fs;
 mod info;
 mod logs;
 mod ls;
@@ -53,59 +54,43 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     check(&cli.command, json)?;
     check_stdin(&connection, &cli.command)?;
     let session = || Session::open(&connection, json);
-    match cli.command {
-        Command::Up(args) => up::run_server(args, json).await,
-        Command::Doctor(args) => doctor::examine_machine(args, json).await,
-        Command::Run(args) => run::run_in_new_sandbox(&session()?, args).await,
-        Command::Exec(args) if args.detach.detach => background::start_command(&session()?, args)
-            .await
-            .map(succeeded),
-        Command::Ps(args) => background::list_commands(&session()?, &args)
-            .await
-            .map(succeeded),
-        Command::Attach(args) => background::attach_background(&session()?, args).await,
-        Command::Kill(args) => background::signal_command(&session()?, &args)
-            .await
-            .map(succeeded),
-        Command::Exec(args) => exec::exec_command(&session()?, args).await,
-        Command::Create(args) => create::create_sandbox(&session()?, args)
-            .await
-            .map(succeeded),
-        Command::Ls(args) => ls::list_sandboxes(&session()?, &args).await.map(succeeded),
-        Command::Info(args) => info::show_sandbox(&session()?, &args).await.map(succeeded),
-        Command::Cp(args) => cp::copy_files(&session()?, args).await.map(succeeded),
-        Command::Rm(args) => rm::remove_sandboxes(&session()?, args).await,
-        Command::Pause(args) => pause::pause_sandbox(&session()?, &args)
-            .await
-            .map(succeeded),
-        Command::Resume(args) => pause::resume_sandbox(&session()?, &args)
-            .await
-            .map(succeeded),
-        Command::Network(args) => network::manage_network(&session()?, args)
-            .await
-            .map(succeeded),
-        Command::Fork(args) => pause::fork_sandbox(&session()?, &args).await.map(succeeded),
-        Command::Snapshot(args) => snapshot::create_snapshot(&session()?, args)
-            .await
-            .map(succeeded),
-        Command::Snapshots(args) => snapshot::manage_snapshots(&session()?, args).await,
-        Command::Checkpoint(args) => checkpoint::create_checkpoint(&session()?, &args)
-            .await
-            .map(succeeded),
-        Command::Checkpoints(args) => checkpoint::manage_checkpoints(&session()?, args).await,
-        Command::Rollback(args) => checkpoint::rollback_sandbox(&session()?, &args)
-            .await
-            .map(succeeded),
-        Command::Url(args) => ports::print_url(&session()?, &args).await.map(succeeded),
-        Command::PortForward(args) => ports::port_forward(&session()?, args).await.map(succeeded),
-        Command::Console => console::print_console_url(&connection, json).map(succeeded),
-        Command::Logs(args) => logs::print_logs(&session()?, &args).await.map(succeeded),
-        Command::Templates => templates::list_templates(&session()?).await.map(succeeded),
-        Command::Completions { shell } => completions::print_completions(shell).map(succeeded),
-        Command::Version => version::print_versions(session().ok(), json)
-            .await
-            .map(succeeded),
-    }
+    let done = match cli.command {
+        Command::Up(args) => return up::run_server(args, json).await,
+        Command::Doctor(args) => return doctor::examine_machine(args, json).await,
+        Command::Run(args) => return run::run_in_new_sandbox(&session()?, args).await,
+        Command::Exec(args) if args.detach.detach => {
+            background::start_command(&session()?, args).await
+        }
+        Command::Ps(args) => background::list_commands(&session()?, &args).await,
+        Command::Attach(args) => return background::attach_background(&session()?, args).await,
+        Command::Kill(args) => background::signal_command(&session()?, &args).await,
+        Command::Exec(args) => return exec::exec_command(&session()?, args).await,
+        Command::Create(args) => create::create_sandbox(&session()?, args).await,
+        Command::Ls(args) => ls::list_sandboxes(&session()?, &args).await,
+        Command::Info(args) => info::show_sandbox(&session()?, &args).await,
+        Command::Cp(args) => cp::copy_files(&session()?, args).await,
+        Command::Fs(args) => fs::manage_files(&session()?, args).await,
+        Command::Rm(args) => return rm::remove_sandboxes(&session()?, args).await,
+        Command::Pause(args) => pause::pause_sandbox(&session()?, &args).await,
+        Command::Resume(args) => pause::resume_sandbox(&session()?, &args).await,
+        Command::Network(args) => network::manage_network(&session()?, args).await,
+        Command::Fork(args) => pause::fork_sandbox(&session()?, &args).await,
+        Command::Snapshot(args) => snapshot::create_snapshot(&session()?, args).await,
+        Command::Snapshots(args) => return snapshot::manage_snapshots(&session()?, args).await,
+        Command::Checkpoint(args) => checkpoint::create_checkpoint(&session()?, &args).await,
+        Command::Checkpoints(args) => {
+            return checkpoint::manage_checkpoints(&session()?, args).await;
+        }
+        Command::Rollback(args) => checkpoint::rollback_sandbox(&session()?, &args).await,
+        Command::Url(args) => ports::print_url(&session()?, &args).await,
+        Command::PortForward(args) => ports::port_forward(&session()?, args).await,
+        Command::Console => console::print_console_url(&connection, json),
+        Command::Logs(args) => logs::print_logs(&session()?, &args).await,
+        Command::Templates => templates::list_templates(&session()?).await,
+        Command::Completions { shell } => completions::print_completions(shell),
+        Command::Version => version::print_versions(session().ok(), json).await,
+    };
+    done.map(|()| 0)
 }
 
 /// Checks that key and command do not both want standard input.
@@ -144,8 +129,4 @@ fn reads_stdin(command: &Command) -> bool {
         Command::Cp(args) => args.source.as_os_str() == "-",
         _ => false,
     }
-}
-
-fn succeeded((): ()) -> u8 {
-    0
 }

@@ -19,7 +19,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
 use super::place::{Local, Remote, means_contents, name_of};
-use super::{CHUNK, MIN_SPARSE, stat, unpack};
+use super::{CHUNK, MIN_SPARSE, describe_path, unpack};
 use crate::failure::usage_error;
 use crate::output::{self, Progress};
 use crate::stdio::Stdio;
@@ -37,7 +37,7 @@ pub async fn download(
         path: from.path.clone(),
         user: user.map(str::to_owned),
     };
-    let Some(info) = unless_stopped(stop, stat(client, &from.id, &path)).await? else {
+    let Some(info) = unless_stopped(stop, describe_path(client, &from.id, &path)).await? else {
         bail!(
             "there is no {} in {}; `wrenn exec {} -- ls -la` shows what there is",
             from.path,

@@ -11,7 +11,7 @@ use client::types::{FileInfo, FileKind, PathRequest};
 use client::{Client, Error};
 
 pub use download::download;
-pub use place::{Direction, Remote};
+pub use place::{Direction, Remote, name_of};
 pub use upload::upload;
 
 /// Bytes that are under way between a reader and a writer in one part.
@@ -26,7 +26,11 @@ const MAX_LINKS: usize = 40;
 
 /// Returns what a path in a sandbox leads to; `None` where there is nothing. A dangling link is
 /// described itself.
-async fn stat(client: &Client, id: &str, path: &PathRequest) -> Result<Option<FileInfo>, Error> {
+pub async fn describe_path(
+    client: &Client,
+    id: &str,
+    path: &PathRequest,
+) -> Result<Option<FileInfo>, Error> {
     let mut info = match client.stat(id, path).await {
         // Of the file, or of the sandbox?
         Err(error) if error.is_not_found() && client.get(id).await.is_ok() => return Ok(None),

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::place::{Local, Remote, means_contents, name_of};
-use super::{CHUNK, MIN_SPARSE, pack, stat};
+use super::{CHUNK, MIN_SPARSE, describe_path, pack};
 use crate::failure::usage_error;
 use crate::output::Progress;
 use crate::stdio::Stdio;
@@ -40,7 +40,9 @@ pub async fn upload(
     let facts = tokio::fs::metadata(source)
         .await
         .with_context(|| format!("{} cannot be read", source.display()))?;
-    let there = stat(client, &to.id, &path).await?.map(|info| info.kind);
+    let there = describe_path(client, &to.id, &path)
+        .await?
+        .map(|info| info.kind);
     if to.path.ends_with('/') && there.is_some_and(|kind| kind != FileKind::Directory) {
         return Err(usage_error(format!(
             "{} in the sandbox is no directory: leave out the /",

@@ -6,6 +6,7 @@ mod server;
 mod background;
 mod commands;
 mod copies;
+mod fs;
 mod lifecycle;
 mod streams;
 mod terminals;

@@ -5,10 +5,12 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Multipart, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use client::types::{FileInfo, FileKind, ListFilesRequest, PathRequest};
+use client::types::{
+    ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
+};
 use futures::{StreamExt, stream};
 
-use super::{Shared, refusal};
+use super::{PAGE, Shared, refusal};
 
 fn missing(path: &str) -> Response {
     refusal(404, "not_found", &format!("{path} does not exist"))
@@ -105,29 +107,71 @@ fn file_info(path: &str, kind: FileKind, size: u64) -> FileInfo {
     }
 }
 
-pub async fn list(
-    State(world): Shared,
-    Json(request): Json<ListFilesRequest>,
-) -> Json<Vec<FileInfo>> {
+pub async fn list(State(world): Shared, Json(request): Json<ListFilesRequest>) -> Response {
     let world = world.lock().expect("the world");
+    let after = request.cursor.unwrap_or_default();
     let below = world
         .files
         .iter()
-        .filter(|(path, _)| path.starts_with(&request.path));
-    Json(
-        below
-            .map(|(path, data)| file_info(path, FileKind::File, data.len() as u64))
-            .collect(),
-    )
+        .filter(|(path, _)| path.starts_with(&request.path) && **path > after);
+    let mut entries: Vec<FileInfo> = below
+        .map(|(path, data)| file_info(path, FileKind::File, data.len() as u64))
+        .collect();
+    if request.limit.is_none() || entries.len() <= PAGE {
+        return Json(entries).into_response();
+    }
+    entries.truncate(PAGE);
+    let next = entries[PAGE - 1].path.clone();
+    // Header fields are ASCII.
+    let next = next.replace('\u{1b}', "");
+    ([("x-next-cursor", next)], Json(entries)).into_response()
 }
 
-pub async fn mkdir(State(world): Shared, Json(request): Json<PathRequest>) -> StatusCode {
+pub async fn mkdir(State(world): Shared, Json(request): Json<PathRequest>) -> Response {
+    let mut world = world.lock().expect("the world");
+    if world.archives.contains_key(&request.path) || world.files.contains_key(&request.path) {
+        return refusal(409, "conflict", "it already exists");
+    }
+    world.archives.insert(request.path, Vec::new());
+    StatusCode::NO_CONTENT.into_response()
+}
+
+pub async fn rename(State(world): Shared, Json(request): Json<MoveFileRequest>) -> Response {
+    let mut world = world.lock().expect("the world");
+    if !request.overwrite && world.files.contains_key(&request.destination) {
+        return refusal(409, "conflict", "the destination already exists");
+    }
+    let Some(data) = world.files.remove(&request.source) else {
+        return missing(&request.source);
+    };
+    let moved = file_info(&request.destination, FileKind::File, data.len() as u64);
+    world.files.insert(request.destination, data);
+    Json(moved).into_response()
+}
+
+pub async fn change_mode(State(world): Shared, Json(request): Json<ChmodRequest>) -> Response {
+    let ChmodRequest {
+        path,
+        mode,
+        recursive,
+        ..
+    } = request;
+    let mut world = world.lock().expect("the world");
     world
-        .lock()
-        .expect("the world")
-        .archives
-        .insert(request.path, Vec::new());
-    StatusCode::NO_CONTENT
+        .changes
+        .push(format!("chmod {path} {mode} {recursive}"));
+    Json(file_info(&path, FileKind::File, 0)).into_response()
+}
+
+pub async fn change_owner(State(world): Shared, Json(request): Json<ChownRequest>) -> Response {
+    let owner = request.owner.unwrap_or_default();
+    let group = request.group.unwrap_or_default();
+    let (path, recursive) = (request.path, request.recursive);
+    let mut world = world.lock().expect("the world");
+    world
+        .changes
+        .push(format!("chown {path} {owner}:{group} {recursive}"));
+    Json(file_info(&path, FileKind::File, 0)).into_response()
 }
 
 pub async fn remove(State(world): Shared, Json(request): Json<PathRequest>) -> Response {

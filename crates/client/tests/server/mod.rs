@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 pub const KEY: &str = "wrn_0123456789012345678901234567890123456789";
 
 /// Sandboxes on one page of the list, so that tests turn pages.
-const PAGE: usize = 2;
+pub const PAGE: usize = 2;
 
 /// What the server has and what it has seen.
 #[derive(Debug, Default)]
@@ -38,6 +38,8 @@ pub struct World {
     /// Files by path, and tar archives by the path of their directory; the same in every sandbox.
     pub files: BTreeMap<String, Vec<u8>>,
     pub archives: BTreeMap<String, Vec<u8>>,
+    /// Changes of mode and owner, in their order.
+    pub changes: Vec<String>,
     /// Files that went over the wire as an archive of their own.
     pub single_files: usize,
     /// Bytes of those that came.
@@ -88,6 +90,9 @@ impl Server {
             .route("/files/list", post(files::list))
             .route("/files/mkdir", post(files::mkdir))
             .route("/files/remove", post(files::remove))
+            .route("/files/move", post(files::rename))
+            .route("/files/chmod", post(files::change_mode))
+            .route("/files/chown", post(files::change_owner))
             .route("/files/archive", get(files::pack).put(files::unpack))
             .route("/tunnel", get(tunnel))
             .route("/logs", get(logs));

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// Header field with the cursor of the next page.
-const NEXT_CURSOR: &str = "x-next-cursor";
+pub(super) const NEXT_CURSOR: &str = "x-next-cursor";
 const DEFAULT_LIMIT: u32 = 100;
 pub const MAX_LIMIT: u32 = 1000;
 

@@ -62,6 +62,33 @@ pub struct FileInfo {
     pub symlink_target: Option<String>,
 }
 
+/// Part of a listing that is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct ListingQuery {
+    pub path: GuestPath,
+    /// Levels to go down.
+    pub depth: u32,
+    /// [`ListingPage::next`] of the page before; empty for the first.
+    pub after: Vec<u8>,
+    /// Most entries of the page.
+    pub limit: Option<u32>,
+}
+
+/// Page of a listing.
+#[derive(Debug, Clone, Default)]
+pub struct ListingPage {
+    pub entries: Vec<FileInfo>,
+    /// Where the next page begins; empty on the last one.
+    pub next: Vec<u8>,
+}
+
+/// Owner and group for files, by name or number; `None` leaves theirs.
+#[derive(Debug, Clone, Default)]
+pub struct NewOwner {
+    pub owner: Option<String>,
+    pub group: Option<String>,
+}
+
 /// Content of a file or archive as it comes.
 pub type FileStream = Messages<ReadFileResponseView<'static>>;
 
@@ -156,21 +183,19 @@ impl Host {
         Ok(answer.info.into_option().unwrap_or_default().into())
     }
 
-    /// Lists a directory of the guest, `depth` levels deep.
+    /// Lists a page of a directory of the guest. Without a limit, a guest agent of an earlier
+    /// version gives the whole list at once.
     ///
     /// # Errors
     /// The guest's; the host's.
-    pub async fn list_dir(
-        &self,
-        id: &SandboxId,
-        GuestPath { path, user }: GuestPath,
-        depth: u32,
-    ) -> Result<Vec<FileInfo>> {
+    pub async fn list_dir(&self, id: &SandboxId, query: ListingQuery) -> Result<ListingPage> {
         let request = rpc::ListDirRequest {
             sandbox_id: id.to_string(),
-            path,
-            user,
-            depth,
+            path: query.path.path,
+            user: query.path.user,
+            depth: query.depth,
+            after: query.after,
+            limit: query.limit.unwrap_or_default(),
             ..Default::default()
         };
         let options = connectrpc::client::CallOptions::default()
@@ -182,9 +207,11 @@ impl Host {
             .files()
             .list_dir_with_options(request, options)
             .await;
-        let answer = answer.map_err(|error| self.failed(&error))?;
-        let entries = answer.into_owned().entries;
-        Ok(entries.into_iter().map(FileInfo::from).collect())
+        let page = answer.map_err(|error| self.failed(&error))?.into_owned();
+        Ok(ListingPage {
+            entries: page.entries.into_iter().map(FileInfo::from).collect(),
+            next: page.next,
+        })
     }
 
     /// Makes a directory in the guest.
@@ -221,6 +248,79 @@ impl Host {
             ..Default::default()
         };
         unary!(self, files.remove_path_with_options(request), GUEST_TIMEOUT).map(drop)
+    }
+}
+
+impl Host {
+    /// Moves or renames a path of the guest; with `no_replace`, a destination that is there is an
+    /// error.
+    ///
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn move_path(
+        &self,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+        destination: String,
+        no_replace: bool,
+    ) -> Result<FileInfo> {
+        let request = rpc::MovePathRequest {
+            sandbox_id: id.to_string(),
+            source: path,
+            destination,
+            no_replace,
+            user,
+            ..Default::default()
+        };
+        let answer = unary!(self, files.move_path_with_options(request), GUEST_TIMEOUT)?;
+        Ok(answer.info.into_option().unwrap_or_default().into())
+    }
+
+    /// Changes permission bits in the guest.
+    ///
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn set_mode(
+        &self,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+        mode: String,
+        recursive: bool,
+    ) -> Result<FileInfo> {
+        let request = rpc::SetModeRequest {
+            sandbox_id: id.to_string(),
+            path,
+            mode,
+            recursive,
+            user,
+            ..Default::default()
+        };
+        let answer = unary!(self, files.set_mode_with_options(request), GUEST_TIMEOUT)?;
+        Ok(answer.info.into_option().unwrap_or_default().into())
+    }
+
+    /// Changes owner and group in the guest.
+    ///
+    /// # Errors
+    /// The guest's; the host's.
+    pub async fn set_owner(
+        &self,
+        id: &SandboxId,
+        GuestPath { path, user }: GuestPath,
+        owner: NewOwner,
+        recursive: bool,
+    ) -> Result<FileInfo> {
+        let request = rpc::SetOwnerRequest {
+            sandbox_id: id.to_string(),
+            path,
+            owner: owner.owner,
+            group: owner.group,
+            recursive,
+            user,
+            ..Default::default()
+        };
+        let answer = unary!(self, files.set_owner_with_options(request), GUEST_TIMEOUT)?;
+        Ok(answer.info.into_option().unwrap_or_default().into())
     }
 }
 

@@ -40,7 +40,10 @@ pub(crate) use calls::{GUEST_TIMEOUT, RESUME_TIMEOUT};
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
 pub use connection::HostDown;
-pub use files::{CHUNK_BYTES, FileForm, FileInfo, FileStream, GuestPath, UploadTarget};
+pub use files::{
+    CHUNK_BYTES, FileForm, FileInfo, FileStream, GuestPath, ListingPage, ListingQuery, NewOwner,
+    UploadTarget,
+};
 pub use host::HostInfo;
 pub use inventory::{Inventory, Reservation};
 pub use logs::{LogEntry, LogStream};

@@ -58,6 +58,8 @@ async fn files_can_be_read_listed_and_removed() {
         path: "/home/user".into(),
         depth: Some(2),
         user: None,
+        limit: None,
+        cursor: None,
     };
     assert_eq!(client.list_files(&id, &list).await.unwrap().len(), 1);
     client.make_dir(&id, &path("/srv/new")).await.unwrap();
@@ -74,6 +76,134 @@ async fn files_can_be_read_listed_and_removed() {
             .unwrap()
             .is_not_found()
     );
+}
+
+#[tokio::test]
+async fn long_lists_come_whole_and_paged() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let names: Vec<String> = (0..2500).map(|n| format!("/srv/{n:05}")).collect();
+    for name in &names {
+        let mut world = host.world();
+        let files = &mut world.sandboxes.get_mut(&id).unwrap().content.files;
+        files.insert(name.clone(), Vec::new());
+    }
+    host.world()
+        .sandboxes
+        .get_mut(&id)
+        .unwrap()
+        .content
+        .archives
+        .insert("/srv".to_owned(), Vec::new());
+    let client = plane.client();
+    let mut request = ListFilesRequest {
+        path: "/srv".into(),
+        depth: None,
+        user: None,
+        limit: None,
+        cursor: None,
+    };
+    let whole = client.list_files(&id, &request).await.unwrap();
+    assert!(whole.iter().map(|entry| &entry.path).eq(&names));
+    request.limit = Some(999);
+    let mut paged = Vec::new();
+    loop {
+        let page = client.list_files_page(&id, &request).await.unwrap();
+        assert!(page.items.len() <= 999);
+        paged.extend(page.items.into_iter().map(|entry| entry.path));
+        request.cursor = page.next;
+        if request.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, names);
+    for wrong in [
+        r#""limit": 0"#,
+        r#""limit": 1001"#,
+        r#""cursor": "!""#,
+        r#""cursor": """#,
+    ] {
+        let body = format!(r#"{{"path": "/srv", {wrong}}}"#);
+        let call = plane.post(&format!("/v1/sandboxes/{id}/files/list"), body);
+        refused(call, 400, "invalid_request").await;
+    }
+}
+
+#[tokio::test]
+async fn moves_and_changes_reach_guest() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let client = plane.client();
+    for name in ["/srv/a", "/srv/b"] {
+        let mut world = host.world();
+        let files = &mut world.sandboxes.get_mut(&id).unwrap().content.files;
+        files.insert(name.to_owned(), name.as_bytes().to_vec());
+    }
+    let post =
+        |verb: &str, body: &str| plane.post(&format!("/v1/sandboxes/{id}/files/{verb}"), body);
+    let kept = r#"{"source": "/srv/a", "destination": "/srv/b", "overwrite": false}"#;
+    refused(post("move", kept), 409, "conflict").await;
+    let request = api_types::MoveFileRequest {
+        source: "/srv/a".into(),
+        destination: "/srv/b".into(),
+        overwrite: true,
+        user: None,
+    };
+    assert_eq!(
+        client.move_file(&id, &request).await.unwrap().path,
+        "/srv/b"
+    );
+    assert!(
+        client
+            .move_file(&id, &request)
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
+    let chmod = api_types::ChmodRequest {
+        path: "/srv/b".into(),
+        mode: "0755".into(),
+        recursive: false,
+        user: None,
+    };
+    assert_eq!(client.change_mode(&id, &chmod).await.unwrap().mode, 0o755);
+    let chown = api_types::ChownRequest {
+        path: "/srv/b".into(),
+        owner: Some("root".into()),
+        group: None,
+        recursive: true,
+        user: Some("root".into()),
+    };
+    assert_eq!(
+        client.change_owner(&id, &chown).await.unwrap().owner,
+        "root"
+    );
+    for (verb, body) in [
+        ("move", r#"{"source": "/srv/b"}"#),
+        ("move", r#"{"source": "/srv/b", "destination": ""}"#),
+        ("chmod", r#"{"path": "/srv/b", "mode": ""}"#),
+        ("chmod", r#"{"path": "/srv/b", "mode": "rwx"}"#),
+        ("chown", r#"{"path": "/srv/b"}"#),
+        ("chown", r#"{"path": "/srv/b", "owner": "a:b"}"#),
+        ("chown", r#"{"path": "/srv/b", "group": ""}"#),
+    ] {
+        refused(post(verb, body), 400, "invalid_request").await;
+    }
+    // Seven bytes of text for each byte.
+    let odd = "\u{10fffd}xE9".repeat(4096);
+    refused(
+        post("stat", &format!(r#"{{"path": "{odd}"}}"#)),
+        404,
+        "not_found",
+    )
+    .await;
+    let odd = "\u{10fffd}xE9".repeat(4097);
+    refused(
+        post("stat", &format!(r#"{{"path": "{odd}"}}"#)),
+        400,
+        "invalid_request",
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::guest_server::{PORT, with_server};
 use crate::support::{Plane, one, refused};
 
 /// The scope that each operation needs.
-const SCOPES: [(&str, &str); 44] = [
+const SCOPES: [(&str, &str); 47] = [
     ("create_sandbox", "sandboxes:write"),
     ("list_sandboxes", "sandboxes:read"),
     ("get_sandbox", "sandboxes:read"),
@@ -44,6 +44,9 @@ const SCOPES: [(&str, &str); 44] = [
     ("list_files", "sandboxes:read"),
     ("make_directory", "sandboxes:write"),
     ("remove_file", "sandboxes:write"),
+    ("move_file", "sandboxes:write"),
+    ("change_mode", "sandboxes:write"),
+    ("change_owner", "sandboxes:write"),
     ("read_archive", "sandboxes:read"),
     ("write_archive", "sandboxes:write"),
     ("logs", "sandboxes:read"),
@@ -122,6 +125,9 @@ impl Operation {
                 return request.header("content-type", "application/octet-stream");
             }
             "signal_exec" => r#"{"pid": 1, "signal": "SIGTERM"}"#.to_owned(),
+            "move_file" => r#"{"source": "/tmp/a", "destination": "/tmp/b"}"#.to_owned(),
+            "change_mode" => r#"{"path": "/tmp", "mode": "0755"}"#.to_owned(),
+            "change_owner" => r#"{"path": "/tmp", "owner": "root"}"#.to_owned(),
             "create_port_link" => r#"{"port": 3000}"#.to_owned(),
             "set_network" | "fork_sandbox" | "create_checkpoint" => "{}".to_owned(),
             _ if self.path.contains("/files/") && self.method == Method::POST => {

@@ -39,31 +39,46 @@ pub fn read_entry(path: &Path, names: &Database) -> io::Result<EntryInfo> {
 
 /// Does the same as [`read_entry`], where the metadata is there already.
 pub fn describe_file(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
-    let is_symlink = own.is_symlink();
-    let target = if is_symlink {
+    let target = target(path, own);
+    let has_metadata = target.as_ref().is_some_and(|t| t.is_file() || t.is_dir());
+    EntryInfo {
+        metadata: if has_metadata {
+            metadata(path)
+        } else {
+            Default::default()
+        },
+        ..describe(path, own, target.as_ref(), names)
+    }
+}
+
+/// Does the same as [`describe_file`], but for extended attributes.
+pub fn describe_plain(path: &Path, own: &Metadata, names: &Database) -> EntryInfo {
+    describe(path, own, target(path, own).as_ref(), names)
+}
+
+/// Returns the metadata of what a path leads to; `None` for a dangling link.
+fn target(path: &Path, own: &Metadata) -> Option<Metadata> {
+    if own.is_symlink() {
         fs::metadata(path).ok()
     } else {
         Some(own.clone())
-    };
-    let r#type = target
-        .as_ref()
-        .map_or(FileType::FILE_TYPE_SYMLINK, file_type);
+    }
+}
+
+fn describe(path: &Path, own: &Metadata, target: Option<&Metadata>, names: &Database) -> EntryInfo {
+    let is_symlink = own.is_symlink();
+    let r#type = target.map_or(FileType::FILE_TYPE_SYMLINK, file_type);
     EntryInfo {
         name: path::file_name(path),
         r#type: r#type.into(),
         path: bytes::to_text(path.as_os_str().as_bytes()),
         size: own.size().try_into().unwrap_or(i64::MAX),
-        mode: target.as_ref().map_or(0, |t| t.mode() & 0o777),
+        mode: target.map_or(0, |t| t.mode() & 0o777),
         permissions: format_mode(own.mode()),
         owner: names.user_name(own.uid()),
         group: names.group_name(own.gid()),
         modified_time: timestamp(own).into(),
         symlink_target: is_symlink.then(|| link_target(path)),
-        metadata: if target.is_some_and(|t| t.is_file() || t.is_dir()) {
-            metadata(path)
-        } else {
-            Default::default()
-        },
         is_symlink,
         ..Default::default()
     }

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use guest_rpc::filesystem::EntryInfo;
 use nix::libc;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 
 use super::entry;
 use super::error::{FileError, Kind};
@@ -120,13 +122,58 @@ pub fn make_dir(path: &Path) -> Result<EntryInfo, FileError> {
 /// # Errors
 /// Not found; denied; invalid; already exists; precondition across file systems.
 pub fn rename_entry(source: &Path, destination: &Path) -> Result<EntryInfo, FileError> {
+    rename(source, destination, || fs::rename(source, destination))
+}
+
+/// Does the same as [`rename_entry`], but leaves a destination that is there alone.
+///
+/// # Errors
+/// As [`rename_entry`]; already exists.
+pub fn rename_without_replacing(source: &Path, destination: &Path) -> Result<EntryInfo, FileError> {
+    let taken = || {
+        let message = format!("path '{}' already exists", destination.display());
+        FileError::new(Kind::AlreadyExists, message)
+    };
+    // Before a missing parent is made.
+    if fs::symlink_metadata(destination).is_ok() {
+        return Err(taken());
+    }
+    let renamed = rename(source, destination, || {
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(CWD, source, CWD, destination, flags) {
+            // The file system cannot do both in one step: what appears in between is replaced.
+            Err(Errno::INVAL) if !destination.starts_with(source) => {
+                fs::rename(source, destination)
+            }
+            other => other.map_err(io::Error::from),
+        }
+    });
+    renamed.map_err(|e| match e.kind {
+        Kind::AlreadyExists => taken(),
+        _ => e,
+    })
+}
+
+fn rename(
+    source: &Path,
+    destination: &Path,
+    act: impl FnOnce() -> io::Result<()>,
+) -> Result<EntryInfo, FileError> {
     fs::symlink_metadata(source).map_err(|e| {
         not_found_error(source, &e).unwrap_or_else(|| FileError::io("move", source, &e))
     })?;
     if let Some(parent) = destination.parent() {
         ensure_dir(parent)?;
     }
-    fs::rename(source, destination).map_err(|e| {
+    act().map_err(|e| {
+        if e.raw_os_error() == Some(libc::EXDEV) {
+            let message = format!(
+                "'{}' and '{}' are on different file systems: move it with a command, as in `mv`, which copies",
+                source.display(),
+                destination.display()
+            );
+            return FileError::new(Kind::Precondition, message);
+        }
         let doing = format!("move '{}' to", source.display());
         FileError::io(&doing, destination, &e)
     })?;

@@ -4,6 +4,7 @@
 mod archive;
 mod commands;
 mod ending;
+mod file_service;
 mod files;
 mod filesystem;
 mod init;

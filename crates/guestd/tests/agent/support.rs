@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use connectrpc::ConnectError;
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient, ServerStream};
+use guest_rpc::file::FileServiceClient;
 use guest_rpc::filesystem::FilesystemClient;
 use guest_rpc::process::__buffa::oneof::process_event::Event;
 use guest_rpc::process::__buffa::oneof::process_event::data_event::Output;
@@ -22,6 +23,7 @@ use tokio::process::{Child, Command};
 
 pub type Client = ProcessClient<HttpClient>;
 pub type Files = FilesystemClient<HttpClient>;
+pub type FileService = FileServiceClient<HttpClient>;
 
 /// Longest that anything in these tests may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -96,6 +98,10 @@ impl Agent {
 
     pub fn files(&self) -> Files {
         FilesystemClient::new(HttpClient::plaintext(), self.config())
+    }
+
+    pub fn file_service(&self) -> FileService {
+        FileServiceClient::new(HttpClient::plaintext(), self.config())
     }
 
     pub fn files_as(&self, user: &str) -> Files {

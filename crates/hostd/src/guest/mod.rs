@@ -4,6 +4,7 @@
 mod clock;
 mod command;
 mod exec;
+mod file_service;
 mod files;
 mod tunnel;
 
@@ -35,6 +36,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use command::{AttachStream, KeptAlive, explain_old_guest};
 pub use exec::{Exec, ExecEvent, Running};
+pub use file_service::old_guest_error;
 pub use files::{FileBody, FileForm, FileQuery};
 pub use tunnel::Connection;
 

@@ -15,15 +15,10 @@ use host_rpc::__buffa::oneof::{read_file_response, write_file_request};
 use host_rpc::FileService;
 
 use super::error::{from_guest, pass_on};
+use super::paths::{self, check_path, info};
 use super::{Agent, alive};
 use crate::guest::{FileBody, FileForm, FileQuery, as_user, prompt_as_user};
 use crate::sandbox::Handle;
-
-/// Longest path that Linux takes, and the most entries of one answer.
-const MAX_PATH: usize = 4096;
-const MAX_ENTRIES: usize = 100_000;
-/// Longest name of a user or group (`LOGIN_NAME_MAX`).
-const MAX_NAME: usize = 256;
 
 #[expect(
     refining_impl_trait,
@@ -86,7 +81,7 @@ impl FileService for Agent {
         let id = request.sandbox_id.clone();
         Response::ok(
             self.in_guest(&id, |handle| async move {
-                list_guest_dir(&handle, request).await
+                paths::list_guest_dir(&handle, request).await
             })
             .await?,
         )
@@ -120,14 +115,51 @@ impl FileService for Agent {
         .await?;
         Response::ok(rpc::RemovePathResponse::default())
     }
-}
 
-fn check_path(path: &str) -> Result<(), ConnectError> {
-    if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
-        let problem = format!("path must be 1 to {MAX_PATH} bytes without NUL");
-        return Err(ConnectError::invalid_argument(problem));
+    async fn move_path(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::MovePathRequest>,
+    ) -> ServiceResult<rpc::MovePathResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let moving = |handle: Handle| async move { paths::move_path(&handle, request).await };
+        let info = self.in_guest(&id, moving).await?.into();
+        Response::ok(rpc::MovePathResponse {
+            info,
+            ..rpc::MovePathResponse::default()
+        })
     }
-    Ok(())
+
+    async fn set_mode(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SetModeRequest>,
+    ) -> ServiceResult<rpc::SetModeResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let setting = |handle: Handle| async move { paths::set_mode(&handle, request).await };
+        let info = self.in_guest(&id, setting).await?.into();
+        Response::ok(rpc::SetModeResponse {
+            info,
+            ..rpc::SetModeResponse::default()
+        })
+    }
+
+    async fn set_owner(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SetOwnerRequest>,
+    ) -> ServiceResult<rpc::SetOwnerResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let setting = |handle: Handle| async move { paths::set_owner(&handle, request).await };
+        let info = self.in_guest(&id, setting).await?.into();
+        Response::ok(rpc::SetOwnerResponse {
+            info,
+            ..rpc::SetOwnerResponse::default()
+        })
+    }
 }
 
 async fn stat_guest_path(
@@ -149,36 +181,6 @@ async fn stat_guest_path(
     Ok(info(
         answer.into_owned().entry.into_option().unwrap_or_default(),
     ))
-}
-
-async fn list_guest_dir(
-    handle: &Handle,
-    request: rpc::ListDirRequest,
-) -> Result<rpc::ListDirResponse, ConnectError> {
-    check_path(&request.path)?;
-    let _active = handle.activity.begin();
-    let options = prompt_as_user(request.user.as_deref());
-    let ask = guest_fs::ListDirRequest {
-        path: request.path,
-        depth: request.depth,
-        ..Default::default()
-    };
-    let client = handle.guest().filesystem_client().map_err(from_guest)?;
-    let answer = client
-        .list_dir_with_options(ask, options)
-        .await
-        .map_err(|error| pass_on(&error))?;
-    let entries = answer
-        .into_owned()
-        .entries
-        .into_iter()
-        .take(MAX_ENTRIES)
-        .map(info)
-        .collect();
-    Ok(rpc::ListDirResponse {
-        entries,
-        ..Default::default()
-    })
 }
 
 async fn make_guest_dir(
@@ -221,38 +223,6 @@ async fn remove_guest_path(
         .await
         .map_err(|error| pass_on(&error))
         .map(|_| ())
-}
-
-/// Converts the guest's description of a file; texts are cut where no Linux system has longer ones.
-fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
-    let kind = match entry.r#type.as_known() {
-        _ if entry.is_symlink => rpc::FileKind::FILE_KIND_SYMLINK,
-        Some(guest_fs::FileType::FILE_TYPE_FILE) => rpc::FileKind::FILE_KIND_FILE,
-        Some(guest_fs::FileType::FILE_TYPE_DIRECTORY) => rpc::FileKind::FILE_KIND_DIRECTORY,
-        Some(guest_fs::FileType::FILE_TYPE_SYMLINK) => rpc::FileKind::FILE_KIND_SYMLINK,
-        _ => rpc::FileKind::FILE_KIND_UNSPECIFIED,
-    };
-    let modified = entry.modified_time.into_option().unwrap_or_default();
-    let modified_at_ms = modified
-        .seconds
-        .saturating_mul(1000)
-        .saturating_add(i64::from(modified.nanos) / 1_000_000);
-    rpc::FileInfo {
-        path: bounded(entry.path, MAX_PATH),
-        kind: kind.into(),
-        size: u64::try_from(entry.size).unwrap_or_default(),
-        mode: entry.mode & 0o7777,
-        owner: bounded(entry.owner, MAX_NAME),
-        group: bounded(entry.group, MAX_NAME),
-        modified_at_ms,
-        symlink_target: entry.symlink_target.map(|target| bounded(target, MAX_PATH)),
-        ..rpc::FileInfo::default()
-    }
-}
-
-fn bounded(mut text: String, most: usize) -> String {
-    text.truncate(text.floor_char_boundary(most));
-    text
 }
 
 /// Returns a stream with the file's description, and then its content.

@@ -13,6 +13,7 @@ mod files;
 mod host;
 mod logs;
 mod network;
+mod paths;
 mod program;
 mod sandboxes;
 mod snapshots;
@@ -31,6 +32,11 @@ use crate::host::Host;
 use crate::sandbox::report::sandbox_report;
 use crate::sandbox::{Handle, Manager, SandboxError};
 use error::{from_sandbox_error, invalid_argument};
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_page(page: guest_rpc::file::ListPageResponse) {
+    drop(paths::checked_page(page));
+}
 
 /// Returns a router of all services, which refuses requests without the token.
 pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {

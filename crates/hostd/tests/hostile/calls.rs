@@ -29,7 +29,10 @@ pub async fn make(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Conne
             program(agent, id, call).await
         }
         Call::ReadFile | Call::WriteFile => content(agent, id, call).await,
-        Call::Stat | Call::ListDir | Call::MakeDir | Call::Remove => path(agent, id, call).await,
+        Call::Stat | Call::ListDir | Call::ListPage | Call::MakeDir | Call::Remove => {
+            path(agent, id, call).await
+        }
+        Call::Move | Call::SetMode | Call::SetOwner => change(agent, id, call).await,
     }
 }
 
@@ -115,7 +118,7 @@ async fn content(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Connec
 async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
     let (sandbox_id, path) = (id.to_string(), "/directory".to_owned());
     match call {
-        Call::ListDir => {
+        Call::ListDir | Call::ListPage => {
             let request = rpc::ListDirRequest {
                 sandbox_id,
                 path,
@@ -147,6 +150,40 @@ async fn path(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectEr
                 ..Default::default()
             };
             agent.client().files().stat_path(request).await.map(drop)
+        }
+    }
+}
+
+async fn change(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
+    let (sandbox_id, path) = (id.to_string(), "/file".to_owned());
+    let client = agent.client();
+    match call {
+        Call::Move => {
+            let request = rpc::MovePathRequest {
+                sandbox_id,
+                source: path.clone(),
+                destination: path,
+                ..Default::default()
+            };
+            client.files().move_path(request).await.map(drop)
+        }
+        Call::SetMode => {
+            let request = rpc::SetModeRequest {
+                sandbox_id,
+                path,
+                mode: "0600".to_owned(),
+                ..Default::default()
+            };
+            client.files().set_mode(request).await.map(drop)
+        }
+        _ => {
+            let request = rpc::SetOwnerRequest {
+                sandbox_id,
+                path,
+                owner: Some("root".to_owned()),
+                ..Default::default()
+            };
+            client.files().set_owner(request).await.map(drop)
         }
     }
 }

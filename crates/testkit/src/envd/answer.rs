@@ -1,6 +1,7 @@
 //! Good answers, as the real agent gives them.
 
 use buffa::Message;
+use guest_rpc::file::ListPageResponse;
 use guest_rpc::filesystem::{
     EntryInfo, FileType, ListDirResponse, MakeDirResponse, RemoveResponse, StatResponse,
 };
@@ -67,9 +68,14 @@ pub fn for_call(call: Call) -> Answer {
         Call::SendInput | Call::CloseStdin | Call::Update | Call::SendSignal => {
             ("200 OK", "application/proto", Vec::new())
         }
-        Call::Stat | Call::ListDir | Call::MakeDir | Call::Remove => {
-            ("200 OK", "application/proto", files(call))
-        }
+        Call::Stat
+        | Call::ListDir
+        | Call::MakeDir
+        | Call::Remove
+        | Call::Move
+        | Call::SetMode
+        | Call::SetOwner
+        | Call::ListPage => ("200 OK", "application/proto", files(call)),
     };
     Answer {
         status,
@@ -85,12 +91,18 @@ fn files(call: Call) -> Vec<u8> {
             ..Default::default()
         }
         .encode_to_vec(),
+        Call::ListPage => ListPageResponse {
+            entries: vec![entry(), entry()],
+            ..Default::default()
+        }
+        .encode_to_vec(),
         Call::MakeDir => MakeDirResponse {
             entry: entry().into(),
             ..Default::default()
         }
         .encode_to_vec(),
         Call::Remove => RemoveResponse::default().encode_to_vec(),
+        // Those of the other calls have the same form.
         _ => StatResponse {
             entry: entry().into(),
             ..Default::default()

@@ -20,10 +20,14 @@ pub enum Call {
     ListDir,
     MakeDir,
     Remove,
+    Move,
+    SetMode,
+    SetOwner,
+    ListPage,
 }
 
 impl Call {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Health,
         Self::Init,
         Self::Freeze,
@@ -40,6 +44,10 @@ impl Call {
         Self::ListDir,
         Self::MakeDir,
         Self::Remove,
+        Self::Move,
+        Self::SetMode,
+        Self::SetOwner,
+        Self::ListPage,
     ];
 
     /// Returns the call that the head of an HTTP request makes.
@@ -66,6 +74,10 @@ impl Call {
             (_, "filesystem.Filesystem/ListDir") => Self::ListDir,
             (_, "filesystem.Filesystem/MakeDir") => Self::MakeDir,
             (_, "filesystem.Filesystem/Remove") => Self::Remove,
+            (_, "file.FileService/Move") => Self::Move,
+            (_, "file.FileService/SetMode") => Self::SetMode,
+            (_, "file.FileService/SetOwner") => Self::SetOwner,
+            (_, "file.FileService/ListPage") => Self::ListPage,
             _ => return None,
         })
     }

@@ -50,9 +50,12 @@ pub enum Fault {
     Compressed,
     /// The good answer two times.
     Twice,
+    /// What a guest agent of an earlier version answers; the call fails, and nothing is wrong.
+    Unimplemented,
 }
 
 impl Fault {
+    /// Every one that is wrong.
     pub const ALL: [Self; 24] = [
         Self::Silent,
         Self::Unanswered,

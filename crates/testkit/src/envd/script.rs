@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use buffa::Message;
 use bytes::Bytes;
+use guest_rpc::file::ListPageResponse;
 use guest_rpc::filesystem::{EntryInfo, ListDirResponse, StatResponse};
 use guest_rpc::process::__buffa::oneof::process_event::Event;
 use guest_rpc::process::process_event::EndEvent;
@@ -91,6 +92,11 @@ pub(super) fn for_fault(call: Call, fault: Fault) -> Script {
         ),
         Fault::MalformedBody => script(with_body(&good, malformed(call)), Then::Close),
         Fault::Lies => script(with_body(&good, lies(call)), Then::Close),
+        Fault::Unimplemented => plain(
+            "HTTP/1.1 501 Not Implemented\r\ncontent-type: application/json\r\ncontent-length: 24\r\n\r\n\
+             {\"code\":\"unimplemented\"}",
+            Then::Close,
+        ),
         Fault::EmptyError => plain("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", Then::Close),
         Fault::Redirect => plain(
             "HTTP/1.1 307 Elsewhere\r\nlocation: http://127.0.0.1:1/health\r\ncontent-length: 0\r\n\r\n",
@@ -159,10 +165,12 @@ fn messages(call: Call, good: &Answer) -> Vec<u8> {
 fn many(call: Call) -> Vec<u8> {
     match call {
         // The field `entries`, which is empty.
-        Call::ListDir => [0x0a, 0].repeat(ELEMENTS),
+        Call::ListDir | Call::ListPage => [0x0a, 0].repeat(ELEMENTS),
         // A field that is not in the message.
         Call::Start => envelope(0, &[0x78, 0].repeat(ELEMENTS)),
-        Call::Stat | Call::MakeDir | Call::Remove => [0x78, 0].repeat(ELEMENTS),
+        Call::Stat | Call::MakeDir | Call::Remove | Call::Move | Call::SetMode | Call::SetOwner => {
+            [0x78, 0].repeat(ELEMENTS)
+        }
         _ => b"[".repeat(60_000),
     }
 }
@@ -202,6 +210,12 @@ fn lies(call: Call) -> Vec<u8> {
         }
         Call::ListDir => ListDirResponse {
             entries: vec![entry; 100],
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Call::ListPage => ListPageResponse {
+            entries: vec![entry; 2000],
+            next: vec![b'/'; 100_000],
             ..Default::default()
         }
         .encode_to_vec(),

@@ -59,8 +59,15 @@ pub(super) fn stat(sandbox: &Sandbox, path: &str) -> Result<rpc::FileInfo, Conne
     info(sandbox, &absolute(path)?)
 }
 
-pub(super) fn list(sandbox: &Sandbox, path: &str) -> Result<Vec<rpc::FileInfo>, ConnectError> {
-    let path = absolute(path)?;
+/// Most entries of one page.
+const MAX_PAGE: usize = 1000;
+
+/// Lists a page of the files below a directory, at any depth.
+pub(super) fn list(
+    sandbox: &Sandbox,
+    request: &rpc::ListDirRequest,
+) -> Result<rpc::ListDirResponse, ConnectError> {
+    let path = absolute(&request.path)?;
     if sandbox.content.files.contains_key(&path) {
         return Err(ConnectError::invalid_argument(format!(
             "{path} is not a directory"
@@ -68,13 +75,72 @@ pub(super) fn list(sandbox: &Sandbox, path: &str) -> Result<Vec<rpc::FileInfo>, 
     }
     info(sandbox, &path)?;
     let below = format!("{}/", path.trim_end_matches('/'));
-    sandbox
+    let mut names: Vec<&str> = sandbox
         .content
         .files
         .keys()
-        .filter(|file| file.starts_with(&below))
-        .map(|file| info(sandbox, file))
-        .collect()
+        .filter_map(|file| file.strip_prefix(&below))
+        .filter(|name| name.as_bytes() > request.after.as_slice())
+        .collect();
+    names.sort_unstable();
+    let limit = match request.limit as usize {
+        0 => MAX_PAGE,
+        limit => limit.min(MAX_PAGE),
+    };
+    let next = match names.len() > limit {
+        true => names[limit - 1].as_bytes().to_vec(),
+        false => Vec::new(),
+    };
+    let entries = names.iter().take(limit);
+    let entries: Result<_, _> = entries
+        .map(|name| info(sandbox, &format!("{below}{name}")))
+        .collect();
+    Ok(rpc::ListDirResponse {
+        entries: entries?,
+        next,
+        ..Default::default()
+    })
+}
+
+pub(super) fn move_path(
+    sandbox: &mut Sandbox,
+    request: &rpc::MovePathRequest,
+) -> Result<rpc::FileInfo, ConnectError> {
+    let source = absolute(&request.source)?;
+    let destination = absolute(&request.destination)?;
+    if request.no_replace && sandbox.content.files.contains_key(&destination) {
+        return Err(ConnectError::already_exists(format!(
+            "{destination} already exists"
+        )));
+    }
+    let data = sandbox.content.files.remove(&source);
+    let data = data.ok_or_else(|| missing(&source))?;
+    sandbox.content.files.insert(destination.clone(), data);
+    info(sandbox, &destination)
+}
+
+pub(super) fn set_mode(
+    sandbox: &mut Sandbox,
+    request: &rpc::SetModeRequest,
+) -> Result<rpc::FileInfo, ConnectError> {
+    let path = absolute(&request.path)?;
+    info(sandbox, &path)?;
+    let mode = u32::from_str_radix(&request.mode, 8)
+        .map_err(|_| ConnectError::invalid_argument("the mode is none"))?;
+    sandbox.content.modes.insert(path.clone(), mode);
+    info(sandbox, &path)
+}
+
+pub(super) fn set_owner(
+    sandbox: &Sandbox,
+    request: &rpc::SetOwnerRequest,
+) -> Result<rpc::FileInfo, ConnectError> {
+    let found = info(sandbox, &absolute(&request.path)?)?;
+    Ok(rpc::FileInfo {
+        owner: request.owner.clone().unwrap_or(found.owner),
+        group: request.group.clone().unwrap_or(found.group),
+        ..found
+    })
 }
 
 pub(super) fn make_dir(sandbox: &mut Sandbox, path: &str) -> Result<rpc::FileInfo, ConnectError> {

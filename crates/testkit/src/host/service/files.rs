@@ -49,8 +49,7 @@ impl FileService for Agent {
 
     unary!(list_dir(self, request: ListDirRequest) -> ListDirResponse, "ListDir", {
         lifecycle::usable(&self.shared, &request.sandbox_id)?;
-        let entries = self.find(&request.sandbox_id, |sandbox| files::list(sandbox, &request.path))??;
-        rpc::ListDirResponse { entries, ..Default::default() }
+        self.find(&request.sandbox_id, |sandbox| files::list(sandbox, &request))??
     });
 
     unary!(make_dir(self, request: MakeDirRequest) -> MakeDirResponse, "MakeDir", {
@@ -63,5 +62,23 @@ impl FileService for Agent {
         lifecycle::usable(&self.shared, &request.sandbox_id)?;
         self.find(&request.sandbox_id, |sandbox| files::remove(sandbox, &request.path))??;
         rpc::RemovePathResponse::default()
+    });
+
+    unary!(move_path(self, request: MovePathRequest) -> MovePathResponse, "MovePath", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let info = self.find(&request.sandbox_id, |sandbox| files::move_path(sandbox, &request))??.into();
+        rpc::MovePathResponse { info, ..Default::default() }
+    });
+
+    unary!(set_mode(self, request: SetModeRequest) -> SetModeResponse, "SetMode", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let info = self.find(&request.sandbox_id, |sandbox| files::set_mode(sandbox, &request))??.into();
+        rpc::SetModeResponse { info, ..Default::default() }
+    });
+
+    unary!(set_owner(self, request: SetOwnerRequest) -> SetOwnerResponse, "SetOwner", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let info = self.find(&request.sandbox_id, |sandbox| files::set_owner(sandbox, &request))??.into();
+        rpc::SetOwnerResponse { info, ..Default::default() }
     });
 }
