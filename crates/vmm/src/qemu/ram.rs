@@ -1,4 +1,4 @@
-//! Memory of a guest: prepared from a snapshot for a restore, and written to a snapshot.
+//! Memory of a guest that is restored from a snapshot.
 //!
 //! QEMU maps the memory file privately, so it writes nothing to the file; but it opens the file for
 //! writing (before version 8.2 there is no other way), and a QEMU that was taken over could use that
@@ -13,7 +13,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use linux::loopdev::LoopDevice;
@@ -21,12 +20,11 @@ use linux::pages::PrivateMapping;
 use tokio_util::sync::CancellationToken;
 
 use crate::diff::Seal;
-use crate::files::{link_or_copy, new_file};
-use crate::memory_files::{self, BASE, DIFF, MEMORY, MemoryLayout};
-use crate::{AfterSnapshot, VmConfig, diff};
+use crate::files::new_file;
+use crate::memory_files::{self, BASE, MEMORY, MemoryLayout};
+use crate::{VmConfig, diff};
 
 use super::Ram;
-use super::instance::Instance;
 
 /// Memory of a guest that is to be restored.
 #[derive(Debug)]
@@ -130,43 +128,4 @@ pub(super) fn apply_diffs(
         fs::remove_file(path)?;
     }
     Ok(())
-}
-
-/// Writes the memory of the VM, whose guest is paused, into the directory of a snapshot. Blocking.
-///
-/// # Errors
-/// The system's error; incomplete files may be left then.
-pub(super) fn write_memory(
-    vm: &Instance,
-    dir: &Path,
-    after: AfterSnapshot,
-) -> io::Result<MemoryLayout> {
-    match (vm.record.ram, after) {
-        (Ram::File, AfterSnapshot::Resume) => {
-            linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY))
-                .map(|()| MemoryLayout::Full)
-        }
-        (Ram::File, AfterSnapshot::Terminate) => {
-            move_memory(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| MemoryLayout::Full)
-        }
-        (Ram::Private, _) => write_diff(vm, dir),
-    }
-}
-
-/// Moves the memory of a guest that will not run again to the snapshot, without a copy. QEMU has it
-/// open until it ends, but cannot open it again: it belongs to us.
-fn move_memory(from: &Path, to: &Path) -> io::Result<()> {
-    link_or_copy(from, to)?;
-    let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
-    chown(to, Some(owner.uid()), Some(owner.gid()))
-}
-
-/// Writes the guest's own pages to a diff, and links the base that they are over.
-fn write_diff(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
-    link_or_copy(&vm.dir.join(BASE), &dir.join(BASE))?;
-    let bytes = u64::from(vm.record.memory_mb) << 20;
-    let memory = PrivateMapping::open(&vm.process, &vm.record.memory, bytes)?;
-    let written = memory.written_ranges()?;
-    let read = |buffer: &mut [u8], at| memory.read_exact_at(buffer, at);
-    diff::write(&dir.join(DIFF), bytes, &written, read).map(|seal| MemoryLayout::Layers(vec![seal]))
 }

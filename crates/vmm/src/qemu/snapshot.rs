@@ -7,26 +7,29 @@
 //! | `state` | the devices, as QEMU wrote them ([`state`]) |
 //! | `snapshot.json` | the [`Manifest`], written last |
 //!
-//! A guest that was booted has its memory in a file, which is copied, or given away if the guest is
-//! to end. A guest that was restored has private pages over the file of a snapshot, and only those
-//! are written.
+//! A guest that was booted has its memory in a file, which is copied, or moved if the guest is to
+//! end. A guest that was restored has private pages over the file of a snapshot, and only those are
+//! written.
 //!
 //! A failure removes the files that it wrote. If this process dies, the directory has no manifest,
 //! and is never restored.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use linux::pages::PrivateMapping;
+
 use crate::compat::MANIFEST;
-use crate::files::{in_file, must_be_empty, run_blocking};
-use crate::memory_files::{BASE, DIFF, MEMORY};
-use crate::{AfterSnapshot, Result};
+use crate::files::{in_file, link_or_copy, must_be_empty, run_blocking};
+use crate::memory_files::{BASE, DIFF, MEMORY, MemoryLayout};
+use crate::{AfterSnapshot, Result, diff};
 
 use super::instance::Instance;
 use super::manifest::{Manifest, STATE, VERSION, guest_processor};
-use super::{ram, state};
+use super::{Ram, state};
 
 /// Writes a snapshot into `dir`, which has to be empty, so that the cleanup after a failure removes
 /// only the snapshot's own files.
@@ -48,7 +51,7 @@ async fn write_files(vm: &Arc<Instance>, dir: &Path, after: AfterSnapshot) -> Re
     let source = Arc::clone(vm);
     let to = dir.to_owned();
     let memory = run_blocking("write the memory to", dir, move || {
-        ram::write_memory(&source, &to, after)
+        write_memory(&source, &to, after)
     })
     .await?;
     let accel = vm.record.accel;
@@ -72,4 +75,39 @@ async fn write_files(vm: &Arc<Instance>, dir: &Path, after: AfterSnapshot) -> Re
         linux::file::write_atomic(&path, &content?, 0o600)
     })
     .await
+}
+
+/// Writes the memory of the VM, whose guest is paused, into the directory of a snapshot. Blocking.
+///
+/// # Errors
+/// The system's error; incomplete files may be left then.
+fn write_memory(vm: &Instance, dir: &Path, after: AfterSnapshot) -> io::Result<MemoryLayout> {
+    match (vm.record.ram, after) {
+        (Ram::File, AfterSnapshot::Resume) => {
+            linux::sparse::copy(&vm.dir.join(MEMORY), &dir.join(MEMORY))
+                .map(|()| MemoryLayout::Full)
+        }
+        (Ram::File, AfterSnapshot::Terminate) => {
+            move_memory(&vm.dir.join(MEMORY), &dir.join(MEMORY)).map(|()| MemoryLayout::Full)
+        }
+        (Ram::Private, _) => write_diff(vm, dir),
+    }
+}
+
+/// Moves the memory of a guest that will not run again to the snapshot, without a copy. QEMU has it
+/// open until it ends, but cannot open it again: it belongs to us.
+fn move_memory(from: &Path, to: &Path) -> io::Result<()> {
+    link_or_copy(from, to)?;
+    let owner = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
+    chown(to, Some(owner.uid()), Some(owner.gid()))
+}
+
+/// Writes the guest's own pages to a diff, and links the base that they are over.
+fn write_diff(vm: &Instance, dir: &Path) -> io::Result<MemoryLayout> {
+    link_or_copy(&vm.dir.join(BASE), &dir.join(BASE))?;
+    let bytes = u64::from(vm.record.memory_mb) << 20;
+    let memory = PrivateMapping::open(&vm.process, &vm.record.memory, bytes)?;
+    let written = memory.written_ranges()?;
+    let read = |buffer: &mut [u8], at| memory.read_exact_at(buffer, at);
+    diff::write(&dir.join(DIFF), bytes, &written, read).map(|seal| MemoryLayout::Layers(vec![seal]))
 }
