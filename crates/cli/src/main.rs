@@ -8,6 +8,7 @@ mod args;
 mod attach;
 mod commands;
 mod copy;
+mod escapes;
 mod failure;
 mod ids;
 mod interrupt;
@@ -38,7 +39,9 @@ fn main() -> ExitCode {
     };
     let json = cli.json;
     let wrenn_failed = match cli.command {
-        Command::Run(_) | Command::Exec(_) | Command::Attach(_) => failure::WRENN_FAILED,
+        Command::Run(_) | Command::Exec(_) | Command::Attach(_) | Command::Shell(_) => {
+            failure::WRENN_FAILED
+        }
         _ => 1,
     };
     let subject = subject(&cli.command);
@@ -53,8 +56,13 @@ fn subject(command: &Command) -> Subject {
         Command::Run(_) | Command::Create(_) => Subject::NewSandbox,
         Command::Exec(_) => Subject::Command,
         Command::Ps(_) => Subject::Sandbox,
+<<<<<<< HEAD
         Command::Attach(_) | Command::Kill(_) => Subject::Background,
         Command::Cp(_) | Command::Fs(_) => Subject::Files,
+=======
+        Command::Attach(_) | Command::Kill(_) | Command::Shell(_) => Subject::Background,
+        Command::Cp(_) => Subject::Files,
+>>>>>>> 4afb4d7 (cli, control: open shells that outlive their connection)
         Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => {
             Subject::Checkpoint
         }

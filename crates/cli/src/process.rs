@@ -16,7 +16,7 @@ use client::{Client, ExecEvent, ExecInput, ExecOutput, ExecStart};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use crate::interrupt::Interrupt;
 use crate::output;
@@ -26,6 +26,9 @@ use crate::terminal;
 
 /// Time to wait for the end of a command that was killed.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// Interval of pings to a server that we attached to. It waits for four of them.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Bytes of output that are kept in memory, as many as the API gives in one answer.
 const MAX_CAPTURED: usize = 16 * 1024 * 1024;
@@ -262,17 +265,47 @@ pub async fn forward_input(
     messages: &mut mpsc::Receiver<Input>,
 ) -> Infallible {
     while let Some(message) = messages.recv().await {
-        let sent = match message {
-            Input::Data(data) => input.write(&data).await,
-            Input::EndOfFile => input.close().await,
-            Input::Resize(size) => input.resize(size).await,
+        if send_message(&mut input, message).await.is_err() {
+            // The end of the connection: the other half has the reason.
+            break;
+        }
+    }
+    std::future::pending().await
+}
+
+/// As [`forward_input`], with pings, by which the server notices that we are gone. Only where the
+/// command outlives the connection: one that is stopped for a minute loses it.
+pub async fn forward_input_with_pings(
+    mut input: ExecInput,
+    messages: &mut mpsc::Receiver<Input>,
+) -> Infallible {
+    let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_open = true;
+    loop {
+        let sent = tokio::select! {
+            message = messages.recv(), if is_open => match message {
+                Some(message) => send_message(&mut input, message).await,
+                None => {
+                    is_open = false;
+                    Ok(())
+                }
+            },
+            _ = ping.tick() => input.ping().await,
         };
-        // The end of the connection: the other half has the reason.
         if sent.is_err() {
             break;
         }
     }
     std::future::pending().await
+}
+
+async fn send_message(input: &mut ExecInput, message: Input) -> client::Result<()> {
+    match message {
+        Input::Data(data) => input.write(&data).await,
+        Input::EndOfFile => input.close().await,
+        Input::Resize(size) => input.resize(size).await,
+    }
 }
 
 pub async fn read_stdin(sender: mpsc::Sender<Input>, failed: mpsc::Sender<std::io::Error>) {

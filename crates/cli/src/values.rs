@@ -23,6 +23,13 @@ pub fn parse_memory(text: &str) -> Result<u32, String> {
     .ok_or_else(|| "a size is a whole number of MiB, or has a unit as in 512m or 2g".to_owned())
 }
 
+/// Parses bytes: `4096`, `64k` or `1m`.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    parse_with_unit(text, &[("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30)])
+        .map(u64::from)
+        .ok_or_else(|| "a number of bytes is whole, or has a unit as in 64k or 1m".to_owned())
+}
+
 /// Parses seconds: `90`, `90s`, `10m`, `2h` or `1d`.
 pub fn parse_seconds(text: &str) -> Result<u32, String> {
     parse_with_unit(text, &[("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)]).ok_or_else(|| {
@@ -113,6 +120,7 @@ mod tests {
         assert_eq!(parse_memory("512"), Ok(512));
         assert_eq!(parse_memory("2G"), Ok(2048));
         assert_eq!(parse_memory("0"), Ok(0));
+        assert_eq!(parse_bytes("64k"), Ok(65_536));
         assert_eq!(parse_seconds("90"), Ok(90));
         assert_eq!(parse_seconds("2h"), Ok(7200));
         for text in [

@@ -42,9 +42,19 @@ pub enum AttachEvent {
     },
 }
 
+/// Where output begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachFrom {
+    /// At this offset: the `next_offset` of the last event.
+    Offset(u64),
+    /// So many bytes before the end.
+    Tail(u64),
+}
+
 /// The half that comes from the command.
 pub struct AttachOutput {
     frames: SplitStream<Socket>,
+    attached: bool,
     finished: bool,
 }
 
@@ -91,21 +101,25 @@ impl Client {
             .map(drop)
     }
 
-    /// Attaches to a background command at an offset of its output. Dropping both halves detaches;
-    /// the command runs on.
+    /// Attaches to a background command. Dropping both halves detaches; the command runs on.
     pub async fn attach(
         &self,
         id: &str,
         command: &str,
-        offset: u64,
+        from: AttachFrom,
     ) -> Result<(ExecInput, AttachOutput)> {
         let mut url = self.route(&["v1", "sandboxes", id, "commands", command, "attach"]);
+        let (name, bytes) = match from {
+            AttachFrom::Offset(offset) => ("offset", offset),
+            AttachFrom::Tail(bytes) => ("tail_bytes", bytes),
+        };
         url.query_pairs_mut()
             .append_pair("encoding", "base64")
-            .append_pair("offset", &offset.to_string());
+            .append_pair(name, &bytes.to_string());
         let (sink, frames) = self.web_socket(url).await?.split();
         let output = AttachOutput {
             frames,
+            attached: false,
             finished: false,
         };
         Ok((ExecInput::new(sink), output))
@@ -118,7 +132,8 @@ impl AttachOutput {
         if self.finished {
             return Ok(None);
         }
-        let message = next_message(&mut self.frames).await?;
+        let message = next_message(&mut self.frames, self.attached).await?;
+        self.attached = true;
         self.event(message).map(Some)
     }
 

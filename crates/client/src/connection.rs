@@ -2,6 +2,7 @@
 //! errors.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use api_types::{ErrorBody, ErrorDetail};
@@ -9,6 +10,8 @@ use futures::StreamExt;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 
 use crate::error::{Error, Result};
 
@@ -21,6 +24,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Interval of TCP keepalives, which find a dead peer behind an idle stream.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Interval and number of probes after which the peer is dead.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Bytes of an error body that are read; an error of ours is far smaller.
 const MAX_ERROR_BODY: usize = 64 * 1024;
@@ -92,6 +99,23 @@ impl Client {
 
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.http.request(method, url)
+    }
+
+    /// Opens a TCP connection to the server.
+    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
+        let host = self.base.host_str().unwrap_or_default();
+        // IPv6 addresses have brackets in URLs alone.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = self.base.port_or_known_default().unwrap_or(80);
+        let connecting = TcpStream::connect((host, port));
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
+        stream.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        Ok(stream)
     }
 
     /// Sends it; an answer of 400 and above is an error.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use api_types::{
     Encoding, ExecClientMessage, ExecServerMessage, ProcessSignal, SignalRequest, TerminalSize,
@@ -36,6 +37,10 @@ const MAX_INPUT: usize = 32 * 1024;
 
 /// Largest frame that is accepted; the server sends far smaller ones.
 const MAX_FRAME: usize = 4 * 1024 * 1024;
+
+/// Time without a frame after which a connection is broken: the server sends a ping every 15
+/// seconds.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Program to run, with its environment and limits.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +82,7 @@ pub struct ExecInput(SplitSink<Socket, Message>);
 /// The half that comes from the program.
 pub struct ExecOutput {
     frames: SplitStream<Socket>,
+    started: bool,
     finished: bool,
 }
 
@@ -105,6 +111,7 @@ impl Client {
             input,
             ExecOutput {
                 frames,
+                started: false,
                 finished: false,
             },
         ))
@@ -133,8 +140,13 @@ impl Client {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_FRAME))
             .max_frame_size(Some(MAX_FRAME));
+        let stream = self
+            .connect()
+            .await
+            .map_err(|error| self.ws_error(error.into()))?;
+        let stream = MaybeTlsStream::Plain(stream);
         let connected =
-            tokio_tungstenite::connect_async_with_config(request, Some(config), true).await;
+            tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await;
         connected
             .map(|(socket, _)| socket)
             .map_err(|error| self.ws_error(error))
@@ -178,6 +190,23 @@ fn start_message(start: ExecStart) -> ExecClientMessage {
         terminal,
         encoding,
     }
+}
+
+/// Waits for the next frame, at most [`SILENCE`] where `bounded`.
+async fn next_frame(
+    frames: &mut SplitStream<Socket>,
+    bounded: bool,
+) -> Result<Option<std::result::Result<Message, WsError>>> {
+    if !bounded {
+        return Ok(frames.next().await);
+    }
+    tokio::time::timeout(SILENCE, frames.next())
+        .await
+        .map_err(|_| {
+            let text = format!("nothing came for {} s", SILENCE.as_secs());
+            let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
+            Error::Broken(Box::new(silent))
+        })
 }
 
 pub(crate) fn broken(error: WsError) -> Error {
@@ -226,6 +255,13 @@ impl ExecInput {
         self.send(&ExecClientMessage::Stop).await
     }
 
+    /// Sends a ping. A server that got one expects one a minute, and takes the client for gone
+    /// otherwise.
+    pub async fn ping(&mut self) -> Result<()> {
+        let ping = Message::Ping(Bytes::new());
+        self.0.send(ping).await.map_err(broken)
+    }
+
     async fn send(&mut self, message: &ExecClientMessage) -> Result<()> {
         let text =
             serde_json::to_string(message).map_err(|error| Error::Protocol(error.to_string()))?;
@@ -239,7 +275,8 @@ impl ExecOutput {
         if self.finished {
             return Ok(None);
         }
-        let message = next_message(&mut self.frames).await?;
+        let message = next_message(&mut self.frames, self.started).await?;
+        self.started = true;
         self.event(message).map(Some)
     }
 
@@ -271,12 +308,14 @@ impl ExecOutput {
     }
 }
 
-/// Waits for the next message of the server. Cancel-safe.
+/// Waits for the next message of the server, where `pinged` at most [`SILENCE`] without a frame:
+/// the server sends pings once the program runs. Cancel-safe.
 pub(crate) async fn next_message<T: DeserializeOwned>(
     frames: &mut SplitStream<Socket>,
+    pinged: bool,
 ) -> Result<T> {
     loop {
-        return match frames.next().await {
+        return match next_frame(frames, pinged).await? {
             Some(Ok(Message::Text(text))) => {
                 serde_json::from_str(&text).map_err(|error| Error::Protocol(error.to_string()))
             }

@@ -32,7 +32,7 @@ pub use api_types as types;
 /// Text form of bytes that are not UTF-8 in paths, arguments and variables.
 pub use guest_rpc::{archive, bytes};
 
-pub use commands::{AttachEvent, AttachOutput};
+pub use commands::{AttachEvent, AttachFrom, AttachOutput};
 pub use connection::Client;
 pub use error::{Error, Result};
 pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};

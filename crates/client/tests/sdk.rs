@@ -5,9 +5,11 @@ mod server;
 use bytes::Bytes;
 use client::types::{
     CreateSandbox, CreateSnapshot, ExecRequest, LogSource, PathRequest, SandboxStatus,
-    TemplateKind, TerminalSize,
+    StartCommand, TemplateKind, TerminalSize,
 };
-use client::{Client, Error, ExecEvent, ExecOutput, ExecStart, FileTarget, ListQuery};
+use client::{
+    AttachEvent, AttachFrom, Client, Error, ExecEvent, ExecOutput, ExecStart, FileTarget, ListQuery,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use server::{KEY, Server};
 
@@ -404,4 +406,23 @@ async fn logs_come_line_by_line() {
         seen,
         expected.map(|(source, line)| (source, line.to_owned()))
     );
+}
+
+/// Time does not pass here: it jumps to the next deadline when nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn silent_server_is_broken_connection() {
+    let server = Server::start().await;
+    let client = server.client();
+    let id = client.create(&CreateSandbox::default()).await.unwrap().id;
+    let start = StartCommand {
+        cmd: "mute".to_owned(),
+        ..StartCommand::default()
+    };
+    let command = client.start_command(&id, &start).await.unwrap();
+    let attached = client.attach(&id, &command.id, AttachFrom::Tail(10)).await;
+    let (_input, mut output) = attached.unwrap();
+    let first = output.next().await.unwrap();
+    assert!(matches!(first, Some(AttachEvent::Attached(_))), "{first:?}");
+    let error = output.next().await.unwrap_err();
+    assert!(matches!(error, Error::Broken(_)), "{error:?}");
 }

@@ -47,6 +47,18 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, cols: u16, rows: u16) -> io::Re
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
 }
 
+/// Returns columns and rows of a terminal.
+///
+/// # Errors
+/// Errors of TIOCGWINSZ.
+pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    // SAFETY: a `winsize` is four numbers, for which all bits zero are valid.
+    let mut size: libc::winsize = unsafe { zeroed() };
+    // SAFETY: `size` is what TIOCGWINSZ writes, and outlives the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok((size.ws_col, size.ws_row))
+}
+
 /// Makes the terminal on standard input the controlling one of the calling session leader.
 /// Safe between fork and exec: it is one system call.
 ///

@@ -14,7 +14,7 @@ mod lifecycle;
 mod network;
 mod ports;
 
-pub use background::{AttachArgs, KillArgs, PsArgs};
+pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
 pub use fs::{
     FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsLsArgs, FsMkdirArgs, FsMvArgs, FsRmArgs,
     FsStatArgs, FsTarget,
@@ -91,6 +91,8 @@ pub enum Command {
     Info(IdArgs),
     /// Run a command in a sandbox
     Exec(ExecArgs),
+    /// Open a shell in a sandbox that outlives its connection
+    Shell(ShellArgs),
     /// List the background commands of a sandbox
     Ps(PsArgs),
     /// Print the output of a background command, from its beginning and as it comes

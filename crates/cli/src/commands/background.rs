@@ -1,5 +1,6 @@
 //! `wrenn exec -d`, `wrenn ps`, `wrenn attach`, `wrenn kill`.
 
+use client::AttachFrom;
 use client::types::{Command, CommandState, StartCommand};
 use comfy_table::{Cell, Color};
 use serde_json::json;
@@ -8,7 +9,7 @@ use time::OffsetDateTime;
 use super::Session;
 use super::exec::exec_start;
 use crate::args::{AttachArgs, ExecArgs, KillArgs, PsArgs};
-use crate::attach;
+use crate::attach::{self, Outcome};
 use crate::ids;
 use crate::interrupt::Interrupt;
 use crate::output::{self, cell, colored_cell, format_age, format_size, printable};
@@ -39,7 +40,7 @@ pub async fn start_command(session: &Session, args: ExecArgs) -> anyhow::Result<
     if session.json {
         return output::print_json(&started);
     }
-    output::print_line(&printable(started.name.as_ref().unwrap_or(&started.id)))
+    output::print_line(&printable(shown_name(&started)))
 }
 
 pub async fn list_commands(session: &Session, args: &PsArgs) -> anyhow::Result<()> {
@@ -96,11 +97,29 @@ pub async fn attach_background(session: &Session, args: AttachArgs) -> anyhow::R
     let id = ids::resolve_id(&session.client, &args.id).await?;
     let mut interrupt = Interrupt::listen()?;
     let command = session.client.command(&id, &args.command).await?;
+    let from = args
+        .tail
+        .map_or(AttachFrom::Offset(args.offset), AttachFrom::Tail);
     let options = attach::Options {
-        offset: args.offset,
+        from,
         interactive: args.interactive,
+        escape: args.escape,
     };
-    attach::run(&session.client, &id, &command, options, &mut interrupt).await
+    match attach::run(&session.client, &id, &command, options, &mut interrupt).await? {
+        Outcome::Exited(code) => Ok(code),
+        Outcome::Detached => {
+            output::print_note(&format!(
+                "Detached. `wrenn attach -i {id} {}` goes on with it.",
+                printable(shown_name(&command))
+            ));
+            Ok(0)
+        }
+    }
+}
+
+/// Returns the name of a command, or its id where it has none.
+pub fn shown_name(command: &Command) -> &str {
+    command.name.as_deref().unwrap_or(&command.id)
 }
 
 pub async fn signal_command(session: &Session, args: &KillArgs) -> anyhow::Result<()> {

@@ -18,6 +18,7 @@ mod pause;
 mod ports;
 mod rm;
 mod run;
+mod shell;
 mod snapshot;
 mod templates;
 mod up;
@@ -63,6 +64,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Ps(args) => background::list_commands(&session()?, &args).await,
         Command::Attach(args) => return background::attach_background(&session()?, args).await,
+        Command::Shell(args) => return shell::open_shell(&session()?, args).await,
         Command::Kill(args) => background::signal_command(&session()?, &args).await,
         Command::Exec(args) => return exec::exec_command(&session()?, args).await,
         Command::Create(args) => create::create_sandbox(&session()?, args).await,
@@ -116,6 +118,7 @@ fn check(command: &Command, json: bool) -> anyhow::Result<()> {
         Command::Attach(_) if json => Err(failure::usage_error(
             "attach prints output as it comes; leave out --json",
         )),
+        Command::Shell(_) => shell::check_terminal(json),
         Command::Cp(args) => Direction::of(&args.source, &args.target).map(drop),
         _ => Ok(()),
     }
@@ -126,6 +129,7 @@ fn reads_stdin(command: &Command) -> bool {
         Command::Run(args) => args.process.interactive,
         Command::Exec(args) => args.process.interactive && !args.detach.detach,
         Command::Attach(args) => args.interactive,
+        Command::Shell(_) => true,
         Command::Cp(args) => args.source.as_os_str() == "-",
         _ => false,
     }

@@ -1,8 +1,8 @@
-//! `exec -it` on a terminal of ours: it is raw while the command runs, and as before after every
-//! end.
+//! `exec -it` and `shell` on a terminal of ours: it is raw while the command runs, and as before
+//! after every end.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -66,6 +66,19 @@ impl Screen {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    /// Reads lines up to one that has a text in it.
+    fn until(&mut self, text: &str) {
+        let mut seen = Vec::new();
+        while !seen.last().is_some_and(|line: &String| line.contains(text)) {
+            assert!(seen.len() < 100, "no {text} in {seen:?}");
+            seen.push(self.line());
+        }
+    }
+
+    fn type_keys(&mut self, keys: &str) {
+        self.lines.get_mut().write_all(keys.as_bytes()).unwrap();
     }
 
     fn is_raw(&self) -> bool {
@@ -144,6 +157,90 @@ async fn terminal_is_restored_after_lost_connection() {
             let mut child = screen.start(&mut exec);
             assert_eq!(child.wait().unwrap().code(), Some(code), "{program}");
             assert!(!screen.is_raw(), "{program}");
+        });
+        checked.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shell_survives_detach() {
+    let server = Server::start().await;
+    server.add(A);
+    let mut shell = command(&server, &["shell", A, "--", "cat"]);
+    let mut attach = command(&server, &["shell", "--attach", "shell", "--tail", "1k", A]);
+    let checked = tokio::task::spawn_blocking(move || {
+        let mut screen = Screen::new();
+        let mut child = screen.start(&mut shell);
+        eventually("it is raw", || screen.is_raw());
+        screen.type_keys("one\n");
+        screen.until("one");
+        screen.type_keys("~?");
+        screen.until("~~");
+        screen.type_keys("~~.\n");
+        screen.until("~.");
+        screen.type_keys("~.");
+        screen.until("wrenn shell --attach shell sb-");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(!screen.is_raw());
+        let mut child = screen.start(&mut attach);
+        eventually("it is raw", || screen.is_raw());
+        screen.type_keys("two\n");
+        screen.until("two");
+        signal(&child, Signal::HUP);
+        assert_eq!(child.wait().unwrap().code(), Some(129));
+    });
+    checked.await.unwrap();
+    let world = server.world();
+    assert!(world.commands[0].terminal && !world.commands[0].keep_alive);
+    assert_eq!((world.commands.len(), world.attaches.len()), (1, 2));
+    assert_eq!(world.signals, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shell_reconnects_without_loss() {
+    let server = Server::start().await;
+    server.add(A);
+    let mut shell = command(&server, &["shell", A, "--", "count", "200"]);
+    let checked = tokio::task::spawn_blocking(move || {
+        let mut screen = Screen::new();
+        let mut child = screen.start(&mut shell);
+        let mut read = String::new();
+        while !read.ends_with("199") {
+            read.push_str(&screen.line());
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(3));
+        let notes = ["wrenn: the connection is lost; trying again, ~. detaches"];
+        for note in notes.into_iter().chain(["wrenn: reconnected"]) {
+            assert!(read.contains(note), "{read}");
+            read = read.replace(note, "");
+        }
+        let all: String = (0..200).map(|n| n.to_string()).collect();
+        assert_eq!(read, all);
+    });
+    checked.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_server_leaves_way_out() {
+    let server = Server::start().await;
+    server.add(A);
+    for attach in [
+        &["shell", A, "--", "mute"][..],
+        &["attach", "-i", A, "shell"],
+    ] {
+        let mut attach = command(&server, attach);
+        let checked = tokio::task::spawn_blocking(move || {
+            let mut screen = Screen::new();
+            let mut child = screen.start(&mut attach);
+            eventually("it is raw", || screen.is_raw());
+            // More than waits for a connection from a pipe.
+            for _ in 0..100 {
+                screen.type_keys("x");
+            }
+            screen.type_keys("\n~.");
+            screen.until("Detached");
+            assert_eq!(child.wait().unwrap().code(), Some(0));
+            assert!(!screen.is_raw());
         });
         checked.await.unwrap();
     }

@@ -105,7 +105,15 @@ pub async fn attach(
     Query(query): Query<BTreeMap<String, String>>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let offset: usize = query["offset"].parse().expect("an offset");
+    let number = |name: &str| {
+        query
+            .get(name)
+            .map(|n| n.parse::<usize>().expect("a number"))
+    };
+    let (offset, tail) = (number("offset"), number("tail_bytes"));
+    assert_ne!(offset.is_some(), tail.is_some(), "one of them: {query:?}");
+    // Programs have written nothing when a client attaches to their tail.
+    let offset = offset.unwrap_or_default();
     assert_eq!(query["encoding"], "base64");
     let (command, attaches, signalled) = {
         let mut world = world.lock().expect("the world");
@@ -166,8 +174,10 @@ async fn play(
         "cat" => {
             let mut next = offset;
             loop {
-                let Some(Ok(Message::Text(text))) = socket.next().await else {
-                    return;
+                let text = match socket.next().await {
+                    Some(Ok(Message::Text(text))) => text,
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    _ => return,
                 };
                 match serde_json::from_str(&text).expect("a frame") {
                     ExecClientMessage::Stdin { data, encoding } => {

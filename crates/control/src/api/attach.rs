@@ -36,9 +36,11 @@ use crate::hosts::{AttachEvent, AttachStream, CommandInfo};
 #[into_params(parameter_in = Query)]
 pub struct AttachQuery {
     /// Offset of the first byte; the `next_offset` of the last frame that was read. Default 0.
-    #[serde(default)]
     #[param(minimum = 0)]
-    offset: u64,
+    offset: Option<u64>,
+    /// Instead of `offset`: begin so many bytes before the end of the output.
+    #[param(minimum = 0)]
+    tail_bytes: Option<u64>,
     /// Of `stdout` and `stderr` frames. With `utf-8`, which is the default, bytes that are not
     /// UTF-8 are replaced, and a character that the offset cuts is not whole.
     #[serde(default)]
@@ -51,8 +53,12 @@ pub struct AttachQuery {
 /// A WebSocket with text frames. To the client: `AttachServerMessage`, the first one `attached`,
 /// then output from the offset on and as it comes, the last one `exit` or `error`. To the server:
 /// `ExecClientMessage` without `start`. When the client hangs up, the command runs on. Several
-/// clients may be attached, at most 16; one that reads too slowly misses output and is told how
-/// much (`dropped`).
+/// clients may be attached, at most 16, and all may write; one that reads too slowly misses output
+/// and is told how much (`dropped`). Of a terminal the last `resize` counts, whoever sent it; one to
+/// the present size has a full-screen program drawn again.
+///
+/// The server sends a ping every 15 seconds, so a client that hears nothing for a minute has lost
+/// its connection. A client that sends pings itself is detached when a minute passes without one.
 #[utoipa::path(
     get, path = "/{id}/commands/{command}/attach", tag = "commands",
     params(AttachQuery),
@@ -71,8 +77,24 @@ pub async fn attach_command(
 ) -> Result<Response> {
     let upgrade = upgrade_of(upgrade)?;
     // By id from here on: a name or a pid may be another command's later.
-    let command = app.find_attachable(&principal, &id, &command).await?.id;
-    Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, command, query, socket)))
+    let command = app.find_attachable(&principal, &id, &command).await?;
+    let from = query.first_offset(&command)?;
+    let (command, encoding) = (command.id, query.encoding);
+    Ok(upgrade
+        .on_upgrade(move |socket| session(app, principal, id, command, (from, encoding), socket)))
+}
+
+impl AttachQuery {
+    fn first_offset(&self, command: &CommandInfo) -> Result<u64> {
+        match (self.offset, self.tail_bytes) {
+            (Some(_), Some(_)) => Err(Error::invalid("give offset or tail_bytes, not both")),
+            (offset, None) => Ok(offset.unwrap_or_default()),
+            (None, Some(bytes)) => {
+                let begin = command.output_end.saturating_sub(bytes);
+                Ok(begin.max(command.output_start))
+            }
+        }
+    }
 }
 
 async fn session(
@@ -80,12 +102,12 @@ async fn session(
     principal: Principal,
     id: SandboxId,
     command: String,
-    query: AttachQuery,
+    (from, encoding): (u64, Encoding),
     socket: WebSocket,
 ) {
     let (mut sink, mut frames) = socket.split();
     let attached = tokio::select! {
-        attached = app.attach_command(&principal, &id, &command, query.offset) => attached,
+        attached = app.attach_command(&principal, &id, &command, from) => attached,
         () = app.shutdown.cancelled() => Err(Error::shutting_down()),
     };
     let last = match attached {
@@ -95,7 +117,7 @@ async fn session(
         }) => {
             let (queue, waiting) = mpsc::channel(INPUT_QUEUE);
             tokio::select! {
-                ended = write_output(&mut stream, query, &mut sink) => ended,
+                ended = write_output(&mut stream, from, encoding, &mut sink) => ended,
                 ended = read_frames(&mut frames, &process, queue) => ended.map(|()| None),
                 error = forward_input(&process, waiting) => Err(error),
                 () = app.shutdown.cancelled() => Err(Error::shutting_down()),
@@ -121,11 +143,12 @@ async fn session(
 /// Writes output to the client. Returns the last message; `None` when the client is gone.
 async fn write_output(
     stream: &mut AttachStream,
-    query: AttachQuery,
+    from: u64,
+    encoding: Encoding,
     sink: &mut Sink,
 ) -> Result<Option<AttachServerMessage>> {
     let mut texts = [Utf8::default(), Utf8::default()];
-    let mut end = query.offset;
+    let mut end = from;
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
         let event = tokio::select! {
@@ -149,7 +172,7 @@ async fn write_output(
             }) => {
                 end = offset.saturating_add(data.len() as u64);
                 let decoder = &mut texts[usize::from(is_stderr)];
-                let text = encode_output(query.encoding, decoder, &data);
+                let text = encode_output(encoding, decoder, &data);
                 if text.is_empty() {
                     continue;
                 }

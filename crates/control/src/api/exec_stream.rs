@@ -6,8 +6,10 @@
 //! program that does not read stops the client's input. Either may wait for as long as it likes. A
 //! client that is gone is noticed by TCP keep-alive (the listener's) and not by missing answers to
 //! pings: a client whose output waits in a full pipe does not read our pings either, and neither do
-//! we its answers while a program leaves its input alone. In every case the end of the session
-//! drops the call to the host, upon which the host kills a program that still runs.
+//! we its answers while a program leaves its input alone. A client that sends pings of its own says
+//! that it will go on with them ([`CLIENT_SILENCE`]); what counts is the time that we wait for its
+//! frames. In every case the end of the session drops the call to the host, upon which the host
+//! kills a program that still runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +23,11 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, Stream, StreamExt};
 use model::{ErrorCode, ExecLimits, SandboxId};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::extract::{Id, NoQuery, Query};
 use super::text::Utf8;
@@ -48,6 +51,9 @@ pub(super) const INPUT_QUEUE: usize = 16;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval of pings, which keep proxies from taking the connection for dead.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// Time without a frame after which a client that has sent a ping is gone: it sends one every 15
+/// seconds.
+const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 /// Time for the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -131,7 +137,7 @@ pub(super) async fn say_goodbye(
     frames: &mut SplitStream<WebSocket>,
     last: &impl Serialize,
 ) {
-    let _ = tokio::time::timeout(GOODBYE, async {
+    let _ = timeout(GOODBYE, async {
         let _ = send(sink, last).await;
         let close = CloseFrame {
             code: close_code::NORMAL,
@@ -164,10 +170,7 @@ async fn begin(
             }
         }
     };
-    let Some(message) = tokio::time::timeout(START_TIMEOUT, first)
-        .await
-        .map_err(late)??
-    else {
+    let Some(message) = timeout(START_TIMEOUT, first).await.map_err(late)?? else {
         return Ok(None);
     };
     let ExecClientMessage::Start {
@@ -322,17 +325,35 @@ async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()
     Some(())
 }
 
+type Frame = std::result::Result<Message, axum::Error>;
+
+/// Waits for a frame that is no ping. `None`: the client is gone.
+async fn next_frame(
+    frames: &mut (impl Stream<Item = Frame> + Unpin),
+    sends_pings: &mut bool,
+) -> Option<Frame> {
+    loop {
+        let frame = match sends_pings {
+            false => frames.next().await,
+            true => timeout(CLIENT_SILENCE, frames.next()).await.ok().flatten(),
+        };
+        match frame {
+            Some(Ok(Message::Ping(_))) => *sends_pings = true,
+            Some(Ok(Message::Pong(_))) => {}
+            other => return other,
+        }
+    }
+}
+
 /// Reads the client's messages until it is gone, or sends an invalid one.
 pub(super) async fn read_frames(
     frames: &mut SplitStream<WebSocket>,
     process: &Process,
     queue: mpsc::Sender<CommandInput>,
 ) -> Result<()> {
+    let mut sends_pings = false;
     loop {
-        let frame = frames.next().await;
-        if matches!(frame, Some(Ok(Message::Ping(_) | Message::Pong(_)))) {
-            continue;
-        }
+        let frame = next_frame(frames, &mut sends_pings).await;
         let Some(message) = client_message(frame, MAX_FRAME)? else {
             return Ok(());
         };
@@ -403,5 +424,26 @@ fn ignore_ended(error: Error) -> Result<()> {
     match error.code {
         ErrorCode::NotFound | ErrorCode::InvalidState => Ok(()),
         _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_stops_pings_is_gone() {
+        for (first, is_gone) in [
+            (Message::Ping("".into()), true),
+            (Message::Pong("".into()), false),
+        ] {
+            let mut frames = stream::iter([Ok(first)]).chain(stream::pending());
+            let mut sends_pings = false;
+            let next = next_frame(&mut frames, &mut sends_pings);
+            let ended = timeout(2 * CLIENT_SILENCE, next).await;
+            assert_eq!(ended.is_ok_and(|frame| frame.is_none()), is_gone);
+        }
     }
 }

@@ -265,6 +265,33 @@ async fn readers_come_back_where_they_were() {
 }
 
 #[tokio::test]
+async fn attach_begins_before_end() {
+    let (_host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let body = json!({"cmd": "print", "args": ["output", "", "7"], "name": "p"});
+    start(&plane, &id, body).await;
+    wait_until_exited(&plane, &id, "p").await;
+    for (tail, text, next) in [(3, "put", 6), (6, "output", 6), (99, "output", 6)] {
+        let path = format!("commands/p/attach?tail_bytes={tail}");
+        let mut socket = attach(&plane, &id, &path).await;
+        frame(&mut socket).await;
+        let output = frame(&mut socket).await;
+        assert_eq!(
+            (&output["data"], &output["next_offset"]),
+            (&json!(text), &json!(next))
+        );
+    }
+    let path = format!("/v1/sandboxes/{id}/commands/p/attach?tail_bytes=1&offset=1");
+    let upgrade = plane
+        .request(Method::GET, &path)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==");
+    refused(upgrade, 400, "invalid_request").await;
+}
+
+#[tokio::test]
 async fn attach_refuses_start_and_lost_commands() {
     let (_host, _ground, plane) = one().await;
     let id = plane.create().await.id;

@@ -2,11 +2,16 @@
 //!
 //! Writes wait while the process does not read; they never go in between each other.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use connectrpc::ConnectError;
 use guest_rpc::process::__buffa::oneof::process_input::Input as Bytes;
 use guest_rpc::process::ProcessInput;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::tcgetpgrp;
 use tokio::sync::Mutex;
 
 use super::descriptor::Descriptor;
@@ -36,13 +41,13 @@ pub enum InputError {
     #[error("standard input is closed, or the process was started with stdin false")]
     Closed,
     #[error("the process no longer reads its input")]
-    NotRead(#[source] std::io::Error),
+    NotRead(#[source] io::Error),
     #[error("standard input of a terminal cannot be closed: send the byte 4 (Ctrl-D) instead")]
     CannotClose,
     #[error("the process has ended")]
     Ended,
     #[error("the terminal refused the size")]
-    Resize(#[source] std::io::Error),
+    Resize(#[source] io::Error),
 }
 
 impl From<InputError> for ConnectError {
@@ -52,6 +57,15 @@ impl From<InputError> for ConnectError {
             InputError::Ended => Self::not_found(error.to_string()),
             _ => Self::failed_precondition(error.to_string()),
         }
+    }
+}
+
+/// Sends SIGWINCH to the foreground process group of a terminal; nothing where there is none.
+fn signal_foreground(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    let group = tcgetpgrp(terminal)?;
+    match killpg(group, Signal::SIGWINCH) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -109,7 +123,8 @@ impl Input {
         }
     }
 
-    /// Sets the window size.
+    /// Sets the window size. The programs in front get SIGWINCH in any case, as from dtach(1): a
+    /// viewer that attaches to a terminal of its own size has a full-screen program drawn again.
     ///
     /// # Errors
     /// [`InputError`].
@@ -117,8 +132,12 @@ impl Input {
         match self {
             Self::Pipe(_) => Err(InputError::NoTerminal),
             Self::Terminal { descriptor, .. } => {
-                syscall::set_window_size(descriptor.fd(), size.cols, size.rows)
-                    .map_err(InputError::Resize)
+                let fd = descriptor.fd();
+                // The kernel signals changes only.
+                if syscall::window_size(fd).is_ok_and(|now| now == (size.cols, size.rows)) {
+                    return signal_foreground(fd).map_err(InputError::Resize);
+                }
+                syscall::set_window_size(fd, size.cols, size.rows).map_err(InputError::Resize)
             }
         }
     }

@@ -319,6 +319,19 @@ async fn input_reaches_pipes_and_terminals() {
     let all = read(&commands, at("tty", 0), usize::MAX).await;
     let text = String::from_utf8_lossy(&all.out).into_owned();
     assert!(text.contains("33 101") && text.contains("ab"), "{text}");
+    // A viewer of the same size has a full-screen program drawn again.
+    let redrawn = rpc::StartRequest {
+        pty: size(80, 24).into(),
+        ..named(
+            "screen",
+            "trap 'echo drawn; exit' WINCH; echo ready; while :; do sleep 0.05; done",
+        )
+    };
+    start(&commands, redrawn).await;
+    read(&commands, at("screen", 0), "ready\r\n".len()).await;
+    send("screen", b"", false, Some(size(80, 24))).await;
+    let all = read(&commands, at("screen", 0), usize::MAX).await;
+    assert!(String::from_utf8_lossy(&all.out).contains("drawn"));
 }
 
 #[tokio::test]
