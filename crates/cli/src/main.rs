@@ -56,13 +56,8 @@ fn subject(command: &Command) -> Subject {
         Command::Run(_) | Command::Create(_) => Subject::NewSandbox,
         Command::Exec(_) => Subject::Command,
         Command::Ps(_) => Subject::Sandbox,
-<<<<<<< HEAD
-        Command::Attach(_) | Command::Kill(_) => Subject::Background,
-        Command::Cp(_) | Command::Fs(_) => Subject::Files,
-=======
         Command::Attach(_) | Command::Kill(_) | Command::Shell(_) => Subject::Background,
-        Command::Cp(_) => Subject::Files,
->>>>>>> 4afb4d7 (cli, control: open shells that outlive their connection)
+        Command::Cp(_) | Command::Fs(_) => Subject::Files,
         Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => {
             Subject::Checkpoint
         }
