@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "template.proto",
         "network.proto",
         "log.proto",
+        "stats.proto",
         "common.proto",
     ];
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

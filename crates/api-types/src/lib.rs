@@ -8,6 +8,7 @@ mod error;
 mod exec;
 mod file;
 mod log;
+mod metrics;
 mod network;
 mod port;
 mod sandbox;
@@ -26,6 +27,9 @@ pub use file::{
     ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
 };
 pub use log::{LogEntry, LogSource};
+pub use metrics::{
+    GuestUsage, HostMetrics, MetricsPoint, ResourceSizes, SandboxMetrics, SandboxUsage,
+};
 pub use network::NetworkRules;
 pub use port::{PortLink, PortLinkRequest};
 pub use sandbox::{CreateSandbox, Disk, Health, OnTimeout, Sandbox, SandboxStatus};

@@ -115,9 +115,14 @@ pub fn colored_cell(text: &str, color: Color) -> Cell {
     }
 }
 
-/// Prints rows below a header, without borders. Nothing is wrapped or cut: ids are there to be
-/// copied.
+/// Prints rows below a header, as [`render_table`] makes them.
 pub fn print_table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> {
+    print_line(&render_table(header, rows))
+}
+
+/// Returns rows below a header, without borders. Nothing is wrapped or cut: ids are there to be
+/// copied.
+pub fn render_table(header: &[&str], rows: Vec<Vec<Cell>>) -> String {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
@@ -134,7 +139,7 @@ pub fn print_table(header: &[&str], rows: Vec<Vec<Cell>>) -> anyhow::Result<()> 
     }
     let rendered = table.to_string();
     let lines: Vec<&str> = rendered.lines().map(str::trim_end).collect();
-    print_line(&lines.join("\n"))
+    lines.join("\n")
 }
 
 pub fn stdout_is_terminal() -> bool {

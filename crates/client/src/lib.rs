@@ -23,6 +23,7 @@ mod exec_stream;
 mod files;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod ports;
 mod sandboxes;
 
@@ -38,5 +39,6 @@ pub use error::{Error, Result};
 pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub use files::{ByteStream, FileTarget};
 pub use logs::LogStream;
+pub use metrics::MetricsQuery;
 pub use ports::PortConnection;
 pub use sandboxes::{ListQuery, Page};

@@ -4,7 +4,8 @@ use connectrpc::client::{ClientConfig, HttpClient};
 
 use crate::{
     CommandServiceClient, FileServiceClient, HostServiceClient, LogServiceClient,
-    NetworkServiceClient, SandboxServiceClient, SnapshotServiceClient, TemplateServiceClient,
+    NetworkServiceClient, SandboxServiceClient, SnapshotServiceClient, StatsServiceClient,
+    TemplateServiceClient,
 };
 
 /// Client of a host agent. All services are reached over the same transport, with the same header
@@ -45,4 +46,5 @@ service_clients! {
     templates: TemplateServiceClient,
     network: NetworkServiceClient,
     logs: LogServiceClient,
+    stats: StatsServiceClient,
 }

@@ -7,7 +7,8 @@ use connectrpc::Router;
 use crate::{
     CommandService, CommandServiceExt, FileService, FileServiceExt, HostService, HostServiceExt,
     LogService, LogServiceExt, NetworkService, NetworkServiceExt, SandboxService,
-    SandboxServiceExt, SnapshotService, SnapshotServiceExt, TemplateService, TemplateServiceExt,
+    SandboxServiceExt, SnapshotService, SnapshotServiceExt, StatsService, StatsServiceExt,
+    TemplateService, TemplateServiceExt,
 };
 
 /// Returns a router of all services of the contract.
@@ -21,7 +22,8 @@ where
         + SnapshotService
         + TemplateService
         + NetworkService
-        + LogService,
+        + LogService
+        + StatsService,
 {
     let router = Router::new();
     let router = HostServiceExt::register(Arc::clone(agent), router);
@@ -31,5 +33,6 @@ where
     let router = SnapshotServiceExt::register(Arc::clone(agent), router);
     let router = TemplateServiceExt::register(Arc::clone(agent), router);
     let router = NetworkServiceExt::register(Arc::clone(agent), router);
-    LogServiceExt::register(Arc::clone(agent), router)
+    let router = LogServiceExt::register(Arc::clone(agent), router);
+    StatsServiceExt::register(Arc::clone(agent), router)
 }

@@ -27,6 +27,7 @@ use crate::sandbox::start_permits::StartPermits;
 use crate::snapshot::preboot::PrebootCache;
 use crate::snapshot::template::Templates;
 use crate::start_error::StartError;
+use crate::stats::HostStats;
 
 /// Reports that a slow watcher may be behind before it is sent all of them afresh.
 const REPORTS_BEHIND: usize = 1024;
@@ -42,6 +43,7 @@ pub struct Host {
     pub fork_notes: Arc<ForkNotes>,
     pub resources: SandboxResources,
     pub state: Arc<SharedState>,
+    pub stats: HostStats,
 }
 
 /// State that the tasks of all sandboxes share.
@@ -171,6 +173,7 @@ impl Host {
             fork_notes: Arc::new(components.fork_notes),
             resources,
             state: Arc::new(state),
+            stats: HostStats::default(),
         }
     }
 }

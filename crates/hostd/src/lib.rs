@@ -24,6 +24,7 @@ pub mod sandbox;
 pub mod service;
 pub mod snapshot;
 mod start_error;
+pub mod stats;
 pub mod token;
 mod watched_files;
 
@@ -152,6 +153,8 @@ impl Agent {
         let near = tokio::spawn(over.clone().run_until_cancelled_owned(near));
         let host = Arc::clone(&self.manager.host);
         let checksums = tokio::spawn(watched_files::keep_checksums(host, over.clone()));
+        let manager = Arc::clone(&self.manager);
+        let sampler = tokio::spawn(stats::sampler::keep_sampling(manager, over.clone()));
         let mtu = networks.keep_mtu();
         let mtu = tokio::spawn(over.clone().run_until_cancelled_owned(mtu));
         tokio::select! {
@@ -160,7 +163,7 @@ impl Agent {
         }
         over.cancel();
         // A panic in one of them has been logged already.
-        let _ = tokio::join!(pool, near, mtu, checksums);
+        let _ = tokio::join!(pool, near, mtu, checksums, sampler);
         Ok(())
     }
 

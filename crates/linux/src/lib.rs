@@ -38,3 +38,4 @@ pub mod trial;
 pub mod tsc;
 pub mod uffd;
 pub mod untrusted_dir;
+pub mod usage;

@@ -13,6 +13,7 @@ mod fs;
 mod lifecycle;
 mod network;
 mod ports;
+mod stats;
 
 pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
 pub use fs::{
@@ -24,6 +25,8 @@ pub use lifecycle::{
     SnapshotsArgs, SnapshotsCommand,
 };
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
+
+pub use stats::{StatsArgs, StatsFormat};
 
 pub use network::{NetworkArgs, RulesArgs};
 
@@ -132,6 +135,8 @@ pub enum Command {
     Console,
     /// Show the console of a sandbox and what the host did with it
     Logs(LogsArgs),
+    /// Show what sandboxes use: processor, memory, disk and network
+    Stats(StatsArgs),
     /// List what sandboxes can be created from
     Templates,
     /// Print completions for a shell, for example `source <(wrenn completions bash)`

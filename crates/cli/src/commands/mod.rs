@@ -20,6 +20,7 @@ mod rm;
 mod run;
 mod shell;
 mod snapshot;
+mod stats;
 mod templates;
 mod up;
 mod version;
@@ -88,6 +89,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::PortForward(args) => ports::port_forward(&session()?, args).await,
         Command::Console => console::print_console_url(&connection, json),
         Command::Logs(args) => logs::print_logs(&session()?, &args).await,
+        Command::Stats(args) => stats::show_stats(&session()?, &args).await,
         Command::Templates => templates::list_templates(&session()?).await,
         Command::Completions { shell } => completions::print_completions(shell),
         Command::Version => version::print_versions(session().ok(), json).await,

@@ -8,6 +8,7 @@ mod commands;
 mod copies;
 mod fs;
 mod lifecycle;
+mod stats;
 mod streams;
 mod terminals;
 mod unix;

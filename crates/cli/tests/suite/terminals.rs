@@ -15,13 +15,13 @@ use crate::wrenn::{command, eventually};
 const A: &str = "sb-aaaaaaaaaaaaaaaaaaaa";
 
 /// A terminal with nobody in front of it.
-struct Screen {
+pub struct Screen {
     lines: BufReader<File>,
     side: File,
 }
 
 impl Screen {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&pty).unwrap();
         unlockpt(&pty).unwrap();
@@ -52,7 +52,7 @@ impl Screen {
         .unwrap();
     }
 
-    fn start(&self, command: &mut Command) -> Child {
+    pub fn start(&self, command: &mut Command) -> Child {
         let side = || self.side.try_clone().unwrap();
         command
             .stdin(side())
@@ -62,7 +62,7 @@ impl Screen {
             .unwrap()
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
@@ -89,7 +89,7 @@ impl Screen {
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod files;
 mod lifecycle;
+mod metrics;
 mod programs;
 
 use std::collections::BTreeMap;
@@ -98,6 +99,8 @@ impl Server {
             .route("/logs", get(logs));
         let routes = Router::new()
             .route("/v1/sandboxes", post(create).get(list))
+            .route("/v1/sandboxes/metrics", get(metrics::usage))
+            .route("/v1/hosts/metrics", get(metrics::hosts))
             .nest("/v1/sandboxes/{id}", sandbox)
             .route("/v1/templates", get(templates))
             .merge(lifecycle::snapshots())

@@ -40,6 +40,7 @@ const NO_NUL: &str = "^[^\\u0000]*$";
         (name = "files", description = "Move files in and out"),
         (name = "ports", description = "Reach what listens in them"),
         (name = "templates", description = "What sandboxes are created from, and snapshots"),
+        (name = "hosts", description = "The machines that they run on"),
         (name = "server", description = "Health and this document; no key needed"),
     ),
     components(schemas(AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry)),

@@ -17,6 +17,7 @@ mod form;
 mod health;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod network;
 mod ports;
 mod processes;
@@ -92,6 +93,8 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(files::change_owner))
         .routes(routes!(archive::read_archive, archive::write_archive))
         .routes(routes!(logs::logs))
+        .routes(routes!(metrics::get_usage))
+        .routes(routes!(metrics::get_sandbox_metrics))
         .routes(routes!(ports::create_port_link))
         .routes(routes!(ports::tunnel))
 }
@@ -105,6 +108,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
             snapshots::list_snapshots
         ))
         .routes(routes!(snapshots::get_snapshot, snapshots::delete_snapshot))
+        .routes(routes!(metrics::get_host_metrics))
         .routes(routes!(health::health))
         .routes(routes!(docs::openapi_json))
         .routes(routes!(docs::openapi_yaml))

@@ -5,7 +5,11 @@ use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
 
-use crate::hosts::{Checkpoint, CommandInfo, FileInfo, LogEntry, Template};
+use crate::app::metrics::HostUsage;
+use crate::hosts::{
+    Checkpoint, CommandInfo, FileInfo, LogEntry, ResourceSizes, SandboxUsage, Template, UsagePoint,
+    UsageSeries,
+};
 
 /// RFC 3339, always with three digits for milliseconds, so that times sort as text.
 const TIME: StaticFormatDescription =
@@ -125,6 +129,62 @@ pub fn log(entry: LogEntry) -> api_types::LogEntry {
         time: format_time(entry.time),
         source: entry.source,
         line: entry.line,
+    }
+}
+
+#[must_use]
+pub fn sandbox_metrics(id: String, series: UsageSeries) -> api_types::SandboxMetrics {
+    api_types::SandboxMetrics {
+        id,
+        sizes: resource_sizes(series.sizes),
+        step_sec: series.step_sec,
+        points: series.points.into_iter().map(metrics_point).collect(),
+    }
+}
+
+#[must_use]
+pub fn sandbox_usage(status: model::SandboxState, usage: SandboxUsage) -> api_types::SandboxUsage {
+    api_types::SandboxUsage {
+        id: usage.id,
+        status,
+        sizes: resource_sizes(usage.sizes),
+        latest: usage.latest.map(metrics_point),
+    }
+}
+
+#[must_use]
+pub fn host_metrics(host: HostUsage) -> api_types::HostMetrics {
+    let series = host.series;
+    api_types::HostMetrics {
+        id: host.id,
+        sizes: resource_sizes(series.sizes),
+        sandboxes: host.sandboxes,
+        step_sec: series.step_sec,
+        points: series.points.into_iter().map(metrics_point).collect(),
+    }
+}
+
+fn resource_sizes(sizes: ResourceSizes) -> api_types::ResourceSizes {
+    api_types::ResourceSizes {
+        cpu_count: sizes.cpu_count,
+        memory_total_bytes: sizes.memory_bytes,
+        disk_total_bytes: sizes.disk_bytes,
+    }
+}
+
+fn metrics_point(point: UsagePoint) -> api_types::MetricsPoint {
+    let guest = point.guest;
+    api_types::MetricsPoint {
+        time: format_time(point.time),
+        cpu_percent: point.cpu_percent,
+        memory_used_bytes: point.memory_bytes,
+        disk_used_bytes: point.disk_bytes,
+        network_rx_bytes_per_sec: point.rx_bytes_per_sec,
+        network_tx_bytes_per_sec: point.tx_bytes_per_sec,
+        guest: guest.map(|(memory, disk)| api_types::GuestUsage {
+            memory_used_bytes: memory,
+            disk_used_bytes: disk,
+        }),
     }
 }
 

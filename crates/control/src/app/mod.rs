@@ -15,6 +15,7 @@ pub mod files;
 pub mod health;
 mod idempotency_lock;
 pub mod logs;
+pub mod metrics;
 pub mod ports;
 mod report;
 pub mod resources;

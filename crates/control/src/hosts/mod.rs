@@ -17,6 +17,7 @@ mod network;
 mod reports;
 mod sandboxes;
 mod snapshots;
+mod stats;
 mod templates;
 mod tunnel;
 
@@ -50,6 +51,7 @@ pub use logs::{LogEntry, LogStream};
 pub use reports::SandboxReport;
 pub use sandboxes::{WatchEvent, WatchStream};
 pub use snapshots::Checkpoint;
+pub use stats::{ResourceSizes, SandboxUsage, UsagePoint, UsageQuery, UsageSeries};
 pub use templates::Template;
 pub use tunnel::TunnelError;
 

@@ -18,6 +18,7 @@ mod full_disk;
 mod guest_server;
 mod idempotency;
 mod lists;
+mod metrics;
 mod model;
 mod network;
 mod nginx;

@@ -9,7 +9,7 @@ use crate::guest_server::{PORT, with_server};
 use crate::support::{Plane, one, refused};
 
 /// The scope that each operation needs.
-const SCOPES: [(&str, &str); 47] = [
+const SCOPES: [(&str, &str); 50] = [
     ("create_sandbox", "sandboxes:write"),
     ("list_sandboxes", "sandboxes:read"),
     ("get_sandbox", "sandboxes:read"),
@@ -50,6 +50,9 @@ const SCOPES: [(&str, &str); 47] = [
     ("read_archive", "sandboxes:read"),
     ("write_archive", "sandboxes:write"),
     ("logs", "sandboxes:read"),
+    ("get_usage", "sandboxes:read"),
+    ("get_sandbox_metrics", "sandboxes:read"),
+    ("get_host_metrics", "usage:read"),
     ("create_port_link", "sandboxes:write"),
     ("tunnel", "sandboxes:write"),
     ("list_templates", "templates:read"),
@@ -59,7 +62,13 @@ const SCOPES: [(&str, &str); 47] = [
     ("delete_snapshot", "snapshots:write"),
 ];
 /// Operations that answer a stranger with a list of its own.
-const LISTS: [&str; 3] = ["list_sandboxes", "list_templates", "list_snapshots"];
+const LISTS: [&str; 5] = [
+    "list_sandboxes",
+    "list_templates",
+    "list_snapshots",
+    "get_usage",
+    "get_host_metrics",
+];
 const SNAPSHOT: &str = "saved";
 
 /// Operation of the API document that needs a key.

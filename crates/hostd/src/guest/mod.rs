@@ -19,7 +19,7 @@ use connectrpc::client::{CallOptions, ClientConfig};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use guest_rpc::filesystem::FilesystemClient;
-use guest_rpc::http::{ErrorBody, FreezeAnswer, FreezeRequest, InitRequest};
+use guest_rpc::http::{ErrorBody, FreezeAnswer, FreezeRequest, InitRequest, Metrics};
 use guest_rpc::process::ProcessClient;
 use http::{Method, Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -129,6 +129,16 @@ impl Guest {
         };
         let answer = timeout(limit, self.http.request(request)).await;
         answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
+    }
+
+    /// Asks the guest what it uses, as its kernel counts it.
+    ///
+    /// # Errors
+    /// When the guest agent does not answer.
+    pub async fn usage(&self) -> Result<Metrics, Error> {
+        let request = self.request(Method::GET, "/metrics").body(empty());
+        let body = read_small_body(self.send(request).await?).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))
     }
 
     /// Returns a client of the same agent with another token.

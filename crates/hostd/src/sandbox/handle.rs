@@ -24,6 +24,7 @@ use super::state::Phase;
 use crate::egress::SandboxEgress;
 use crate::guest::Guest;
 use crate::snapshot::checkpoint::PendingNames;
+use crate::stats::SandboxStats;
 
 /// Least time between two reads of one VM's console.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
@@ -44,6 +45,7 @@ pub struct Handle {
     pub record: watch::Receiver<Record>,
     pub vm: Arc<VmSlot>,
     pub stalled: Arc<Stalled>,
+    pub stats: Arc<SandboxStats>,
     /// Processes that run on a terminal, and take their input there.
     pub terminals: Arc<Mutex<HashSet<u32>>>,
     /// True while the guest's file system may be frozen, so that it has to be thawed.
@@ -92,6 +94,7 @@ impl Handle {
             record,
             vm: Arc::default(),
             stalled: Arc::default(),
+            stats: Arc::default(),
             terminals: Arc::default(),
             frozen: Arc::default(),
             egress: Arc::default(),

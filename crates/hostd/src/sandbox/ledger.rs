@@ -74,6 +74,12 @@ pub struct SandboxDirs {
 }
 
 impl SandboxDirs {
+    /// Returns the directory of all sandboxes.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Returns the directory of a sandbox.
     #[must_use]
     pub fn sandbox_dir(&self, id: &SandboxId) -> PathBuf {

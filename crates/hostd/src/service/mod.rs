@@ -17,6 +17,7 @@ mod paths;
 mod program;
 mod sandboxes;
 mod snapshots;
+mod stats;
 mod templates;
 mod tunnel;
 mod watch;

@@ -23,3 +23,4 @@ mod pause;
 mod programs;
 mod snapshots;
 mod state;
+mod stats;

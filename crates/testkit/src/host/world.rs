@@ -38,6 +38,8 @@ pub struct World {
     pub taken_in: u64,
     /// The last `traceparent` that came with each `x-request-id`.
     pub traces: BTreeMap<String, String>,
+    /// What sandboxes use, by id; that of the host has an empty one. Oldest first.
+    pub usage: BTreeMap<String, Vec<rpc::UsagePoint>>,
     generation: u64,
 }
 
@@ -100,6 +102,7 @@ impl World {
             given_out: 0,
             taken_in: 0,
             traces: BTreeMap::new(),
+            usage: BTreeMap::new(),
             // As of the real agent: never a generation from before a restart.
             generation: u64::try_from(now_ms()).unwrap_or_default() * 1000,
         }

@@ -7,6 +7,7 @@ mod logs;
 mod network;
 mod sandboxes;
 mod snapshots;
+mod stats;
 mod templates;
 
 use std::sync::Arc;

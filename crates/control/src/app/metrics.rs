@@ -1,0 +1,128 @@
+//! What sandboxes and hosts use. Hosts measure and remember it; nothing of it is stored here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use model::{Resource, SandboxId, SandboxState, TeamId};
+use store::Sandbox;
+
+use super::App;
+use crate::auth::Principal;
+use crate::error::Result;
+use crate::hosts::{Host, SandboxUsage, UsageQuery, UsageSeries};
+
+/// Most sandboxes whose present usage is asked for at once: as many as a page of a list has.
+pub const MAX_IDS: usize = 1000;
+
+/// Usage of a host over time.
+#[derive(Debug)]
+pub struct HostUsage {
+    pub id: String,
+    pub sandboxes: u32,
+    pub series: UsageSeries,
+}
+
+impl App {
+    /// Returns what a sandbox used over time. Does not wake it.
+    ///
+    /// # Errors
+    /// `NotFound`; `HostUnavailable`.
+    pub async fn list_usage(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        query: UsageQuery,
+    ) -> Result<UsageSeries> {
+        principal.require_read(Resource::Sandboxes)?;
+        let sandbox = self.find_sandbox(principal, id).await?;
+        let host = self.find_host(id, sandbox.host_id.as_deref())?;
+        host.list_usage(Some(id), query).await
+    }
+
+    /// Returns what sandboxes use now, in the order of `ids`; without them the team's running and
+    /// paused ones, newest first, up to [`MAX_IDS`].
+    ///
+    /// # Errors
+    /// `NotFound` if one of `ids` is no sandbox of the team; `HostUnavailable`.
+    pub async fn get_usage(
+        &self,
+        principal: &Principal,
+        ids: &[SandboxId],
+    ) -> Result<Vec<(SandboxState, SandboxUsage)>> {
+        principal.require_read(Resource::Sandboxes)?;
+        let sandboxes = self.measured_sandboxes(principal, ids).await?;
+        let mut by_host: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for sandbox in &sandboxes {
+            let host_id = sandbox.host_id.as_deref().unwrap_or_default();
+            by_host
+                .entry(host_id)
+                .or_default()
+                .push(sandbox.id.to_string());
+        }
+        let asked = by_host.into_iter().map(|(host_id, ids)| {
+            let host = self.hosts.find(host_id);
+            async move {
+                match host {
+                    Some(host) => host.get_usage(ids).await,
+                    None => Ok(Vec::new()),
+                }
+            }
+        });
+        let answers = try_join_all(asked).await?.into_iter().flatten();
+        let mut usage: BTreeMap<String, SandboxUsage> =
+            answers.map(|usage| (usage.id.clone(), usage)).collect();
+        let states = sandboxes.iter();
+        let usage =
+            states.filter_map(|sandbox| Some((sandbox.state, usage.remove(sandbox.id.as_str())?)));
+        Ok(usage.collect())
+    }
+
+    async fn measured_sandboxes(
+        &self,
+        principal: &Principal,
+        ids: &[SandboxId],
+    ) -> Result<Vec<Sandbox>> {
+        if ids.is_empty() {
+            let most = u32::try_from(MAX_IDS).unwrap_or(u32::MAX);
+            let mut page = self.list_sandboxes(principal, None, most).await?;
+            let is_alive = |state| matches!(state, SandboxState::Running | SandboxState::Paused);
+            page.sandboxes.retain(|sandbox| is_alive(sandbox.state));
+            return Ok(page.sandboxes);
+        }
+        let mut sandboxes = Vec::with_capacity(ids.len());
+        for id in ids {
+            sandboxes.push(self.find_sandbox(principal, id).await?);
+        }
+        Ok(sandboxes)
+    }
+
+    /// Returns what each host used over time. Hosts that do not answer are left out. Hosts belong
+    /// to the team `default`: other teams have none.
+    ///
+    /// # Errors
+    /// `Forbidden`.
+    pub async fn list_host_usage(
+        &self,
+        principal: &Principal,
+        query: UsageQuery,
+    ) -> Result<Vec<HostUsage>> {
+        principal.require_read(Resource::Usage)?;
+        if principal.team_id != TeamId::default() {
+            return Ok(Vec::new());
+        }
+        let asked = self.hosts.all().iter().map(|host| host_usage(host, query));
+        let answers = futures::future::join_all(asked).await;
+        Ok(answers.into_iter().filter_map(Result::ok).collect())
+    }
+}
+
+async fn host_usage(host: &Arc<Host>, query: UsageQuery) -> Result<HostUsage> {
+    let info = host.probe(host.connect()).await?;
+    let series = host.probe(host.list_usage(None, query)).await?;
+    Ok(HostUsage {
+        id: info.id,
+        sandboxes: info.sandboxes,
+        series,
+    })
+}
