@@ -23,7 +23,6 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::args::{Cli, Command};
@@ -34,7 +33,7 @@ fn main() -> ExitCode {
     if let Some(ended) = hostd::serve_if_asked() {
         return ended;
     }
-    let cli = match Cli::try_parse() {
+    let cli = match args::parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(usage(&error)),
     };

@@ -10,6 +10,7 @@ use client::types::OnTimeout;
 
 mod background;
 mod fs;
+mod help;
 mod lifecycle;
 mod network;
 mod ports;
@@ -20,6 +21,7 @@ pub use fs::{
     FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsLsArgs, FsMkdirArgs, FsMvArgs, FsRmArgs,
     FsStatArgs, FsTarget,
 };
+pub use help::parse;
 pub use lifecycle::{
     CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, RollbackArgs, SnapshotArgs,
     SnapshotsArgs, SnapshotsCommand,
@@ -196,7 +198,7 @@ pub struct ShapeArgs {
     #[arg(long, value_name = "MB", value_parser = parse_memory)]
     pub disk: Option<u32>,
 
-    /// What to do when nobody uses it any more [default: pause; `run`: kill]
+    /// What to do after its timeout without activity [default: pause; `run`: kill]
     #[arg(long, value_name = "ACTION", value_parser = on_timeout_parser())]
     pub on_timeout: Option<OnTimeout>,
 
