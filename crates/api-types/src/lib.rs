@@ -5,6 +5,7 @@
 
 mod command;
 mod error;
+mod event;
 mod exec;
 mod file;
 mod log;
@@ -19,6 +20,7 @@ pub use command::{
     CommandState, OutputStream, Process, ProcessList, StartCommand,
 };
 pub use error::{ErrorBody, ErrorDetail};
+pub use event::{Event, EventActor};
 pub use exec::{
     Encoding, ExecClientMessage, ExecRequest, ExecResult, ExecServerMessage, ProcessSignal,
     SignalRequest, TerminalSize,

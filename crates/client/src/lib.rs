@@ -19,6 +19,7 @@
 mod commands;
 mod connection;
 mod error;
+mod events;
 mod exec_stream;
 mod files;
 mod lifecycle;
@@ -36,6 +37,7 @@ pub use guest_rpc::{archive, bytes};
 pub use commands::{AttachEvent, AttachFrom, AttachOutput};
 pub use connection::Client;
 pub use error::{Error, Result};
+pub use events::{EventQuery, EventStream};
 pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};
 pub use files::{ByteStream, FileTarget};
 pub use logs::LogStream;

@@ -8,7 +8,7 @@ use crate::connection::Client;
 use crate::error::{Error, Result};
 
 /// Header with the place where the next page begins; absent on the last one.
-const NEXT_CURSOR: &str = "x-next-cursor";
+pub(crate) const NEXT_CURSOR: &str = "x-next-cursor";
 
 /// Sandboxes per page of [`Client::list_all`].
 const PAGE: u32 = 100;

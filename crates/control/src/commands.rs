@@ -8,7 +8,7 @@ use control::auth::{self, FirstKey};
 use control::{Config, ControlPlane, Settings, config};
 use model::Limits;
 use runtime::shutdown::cancel_on_signal;
-use store::Store;
+use store::{Actor, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ports,
         listener: listener_limits,
         rate_limits,
+        events,
         ..
     } = config;
     let settings = Settings {
@@ -68,6 +69,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ports,
         listener: listener_limits,
         rate_limits,
+        events,
     };
     let shutdown = CancellationToken::new();
     cancel_on_signal(shutdown.clone())?;
@@ -109,6 +111,7 @@ pub async fn migrate_database(config: &Config) -> anyhow::Result<()> {
 
 pub async fn manage_keys(config: &Config, command: Key) -> anyhow::Result<()> {
     let store = open_migrated(config).await?;
+    let store = store.acting_for(Actor::local(Actor::OPERATOR));
     match command {
         Key::Create { name } => {
             let (key, text) = auth::create_key(&store, &name).await.map_err(said)?;

@@ -9,6 +9,7 @@ use model::Limits;
 use runtime::config::{ConfigErrors, Variables};
 use runtime::environment::variable;
 
+use crate::events::EventSettings;
 use crate::hosts::{self, HostAddr, Token};
 use crate::ports::PortSettings;
 use crate::rate_limit::RateLimitSettings;
@@ -48,6 +49,8 @@ pub struct Config {
     pub listener: ListenerLimits,
     /// `CP_MAX_REQUESTS_PER_SEC`, `CP_MAX_CREATES_PER_MIN`.
     pub rate_limits: RateLimitSettings,
+    /// `CP_EVENTS_KEEP_DAYS`, `CP_EVENTS_MAX_ROWS`.
+    pub events: EventSettings,
 }
 
 impl Config {
@@ -93,6 +96,7 @@ impl Config {
             listener: listener_limits(&mut variables, &ports),
             ports,
             rate_limits: rate_limits(&mut variables),
+            events: events(&mut variables),
             dir,
         };
         variables.finish(config)
@@ -264,6 +268,23 @@ fn rate_limits(variables: &mut Variables<'_>) -> RateLimitSettings {
     }
 }
 
+fn events(variables: &mut Variables<'_>) -> EventSettings {
+    let days = 1..=EventSettings::MAX_KEEP_DAYS;
+    let rows = 1..=EventSettings::MAX_ROWS;
+    EventSettings {
+        keep_days: variables.parse_within(
+            "CP_EVENTS_KEEP_DAYS",
+            &days,
+            EventSettings::DEFAULT_KEEP_DAYS,
+        ),
+        max_rows: variables.parse_within(
+            "CP_EVENTS_MAX_ROWS",
+            &rows,
+            EventSettings::DEFAULT_MAX_ROWS,
+        ),
+    }
+}
+
 /// Parses an address and port; a port alone, as `:8000`, means every interface (the original
 /// Wrenn's spelling).
 #[must_use]
@@ -302,7 +323,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 13] = [
+        const NAMES: [&str; 15] = [
             "CP_LISTEN_ADDR",
             "DATABASE_URL",
             "CP_HOST_AGENT_ADDR",
@@ -316,6 +337,8 @@ mod tests {
             "CP_MAX_CONNECTIONS_PER_ADDRESS",
             "CP_MAX_REQUESTS_PER_SEC",
             "CP_MAX_CREATES_PER_MIN",
+            "CP_EVENTS_KEEP_DAYS",
+            "CP_EVENTS_MAX_ROWS",
         ];
         let wrong =
             Config::from_lookup(&|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));

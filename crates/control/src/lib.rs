@@ -16,6 +16,7 @@ pub mod app;
 pub mod auth;
 pub mod config;
 pub mod error;
+pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -40,11 +41,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use app::App;
+use events::LiveEvents;
 use hosts::Hosts;
 use ports::Ports;
 use rate_limit::RateLimits;
 
 pub use config::Config;
+pub use events::EventSettings;
 pub use hosts::{HostAddr, Token};
 pub use ports::PortSettings;
 pub use rate_limit::RateLimitSettings;
@@ -66,6 +69,7 @@ pub struct Settings {
     pub ports: PortSettings,
     pub listener: ListenerLimits,
     pub rate_limits: RateLimitSettings,
+    pub events: EventSettings,
 }
 
 impl Settings {
@@ -83,6 +87,7 @@ impl Settings {
             ports,
             listener,
             rate_limits: RateLimitSettings::default(),
+            events: EventSettings::default(),
         }
     }
 }
@@ -119,6 +124,7 @@ impl ControlPlane {
             ports,
             listener,
             rate_limits,
+            events,
         } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store
@@ -143,13 +149,15 @@ impl ControlPlane {
             max_upload_bytes,
             rate_limits: RateLimits::new(rate_limits),
             in_flight_creates: app::InFlightCreates::default(),
+            actors: app::Actors::default(),
+            events: LiveEvents::default(),
             idempotency_locks: app::IdempotencyLocks::default(),
             placement_lock: parking_lot::Mutex::default(),
             shutdown: CancellationToken::new(),
             reconcile: tokio::sync::Notify::new(),
         });
         let stop = app.shutdown.clone().drop_guard();
-        let tasks = tasks::start_tasks(&app);
+        let tasks = tasks::start_tasks(&app, events);
         let _ = tokio::time::timeout(FIRST_REPORTS, app.hosts.first_reports()).await;
         let service = server::build_service(&app, served);
         Ok(Self {

@@ -20,6 +20,8 @@ pub enum ErrorCode {
     InvalidState,
     /// 409: something with that name is there already, or another request was first.
     Conflict,
+    /// 410: what was asked for is not kept any more.
+    Expired,
     /// 413: a body or a value is over its limit.
     TooLarge,
     /// 415: the body is of a type that this route does not read.
@@ -42,7 +44,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for documents and tests.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -50,6 +52,7 @@ impl ErrorCode {
         Self::MethodNotAllowed,
         Self::InvalidState,
         Self::Conflict,
+        Self::Expired,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::IdempotencyMismatch,
@@ -72,6 +75,7 @@ impl ErrorCode {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::InvalidState => "invalid_state",
             Self::Conflict => "conflict",
+            Self::Expired => "expired",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::IdempotencyMismatch => "idempotency_mismatch",
@@ -94,6 +98,7 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::InvalidState | Self::Conflict => 409,
+            Self::Expired => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::IdempotencyMismatch => 422,

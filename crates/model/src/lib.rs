@@ -7,6 +7,7 @@
 //! protocol of host agents; REST and store spell it by its serde names.
 
 mod error;
+mod event;
 mod id;
 mod kind;
 pub mod network;
@@ -16,6 +17,7 @@ mod state;
 mod team;
 
 pub use error::{ErrorCode, InvalidValue};
+pub use event::EventKind;
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
 pub use kind::{FileKind, LogSource, TemplateKind};
 pub use network::NetworkSpec;

@@ -61,16 +61,20 @@ pub enum Resource {
     Network,
     Team,
     Usage,
+    Events,
+    Webhooks,
 }
 
 impl Resource {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Sandboxes,
         Self::Templates,
         Self::Snapshots,
         Self::Network,
         Self::Team,
         Self::Usage,
+        Self::Events,
+        Self::Webhooks,
     ];
 
     #[must_use]
@@ -82,6 +86,8 @@ impl Resource {
             Self::Network => "network",
             Self::Team => "team",
             Self::Usage => "usage",
+            Self::Events => "events",
+            Self::Webhooks => "webhooks",
         }
     }
 }

@@ -1,9 +1,11 @@
 //! API keys: who may call. Only their hashes are here, so a stolen database opens nothing.
 
-use model::{Scopes, TeamId};
+use model::{EventKind, Scopes, TeamId};
+use serde_json::json;
 
 use crate::db::{row, rows, single_count, without_nul};
-use crate::{Error, Store};
+use crate::transaction::rows_in;
+use crate::{Error, NewEvent, Store};
 
 /// A key to remember.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,9 +82,9 @@ impl Store {
         let sql = "INSERT INTO keys (id, name, hash, created_at, team_id, scopes) \
                    VALUES ($1, $2, $3, $4, $5, $6) \
                    ON CONFLICT DO NOTHING RETURNING id";
-        let db = self.write("inserting a key");
-        let inserted = rows!(
-            db,
+        let mut transaction = self.begin("inserting a key").await?;
+        let inserted = rows_in!(
+            &mut transaction,
             (String,),
             sql,
             &key.id,
@@ -93,11 +95,24 @@ impl Store {
             key.scopes.to_string()
         )?;
         if inserted.is_empty() {
+            transaction.rollback().await?;
             return Err(Error::Conflict {
                 what: "a key with this id or hash",
             });
         }
-        Ok(())
+        let event = key_event(
+            EventKind::KeyCreated,
+            Key {
+                id: key.id.clone(),
+                team_id: key.team_id.clone(),
+                scopes: key.scopes.clone(),
+                name: key.name.clone(),
+                created_at: key.now,
+            },
+            key.now,
+        );
+        transaction.record(&event).await?;
+        transaction.commit().await
     }
 
     /// Finds a key by the hash of its digits.
@@ -125,12 +140,24 @@ impl Store {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn key_remove(&self, id: &str) -> Result<bool, Error> {
+    pub async fn key_remove(&self, id: &str, now: i64) -> Result<bool, Error> {
         if without_nul("key id", id).is_err() {
             return Ok(false);
         }
-        let sql = "DELETE FROM keys WHERE id = $1 RETURNING id";
-        Ok(!rows!(self.write("removing a key"), (String,), sql, id)?.is_empty())
+        let mut transaction = self.begin("removing a key").await?;
+        let sql = "DELETE FROM keys WHERE id = $1 RETURNING id, team_id, scopes, name, created_at";
+        let removed = rows_in!(&mut transaction, KeyRow, sql, id)?;
+        let Some(row) = removed.into_iter().next() else {
+            transaction.rollback().await?;
+            return Ok(false);
+        };
+        // A row that cannot be read goes all the same.
+        if let Ok(key) = Key::try_from(row) {
+            let event = key_event(EventKind::KeyDeleted, key, now);
+            transaction.record(&event).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Counts the keys of all teams.
@@ -143,5 +170,17 @@ impl Store {
             (i64,),
             "SELECT count(*) FROM keys"
         )?)
+    }
+}
+
+fn key_event(kind: EventKind, key: Key, now: i64) -> NewEvent {
+    NewEvent {
+        kind,
+        team_id: Some(key.team_id),
+        subject: key.id,
+        sandbox_id: None,
+        generation: None,
+        data: json!({ "name": key.name, "scopes": key.scopes.to_string() }),
+        now,
     }
 }

@@ -1,10 +1,11 @@
-//! Remembers sandboxes and API keys, in SQLite or PostgreSQL. Decides nothing; nothing else in
+//! Remembers sandboxes, API keys and events, in SQLite or PostgreSQL. Decides nothing; nothing else in
 //! Wrenn names SQL.
 //!
 //! - Times are `i64` milliseconds since the Unix epoch. The caller brings them: the store has no
 //!   clock. Only leases are timed by the database, whose clock all control planes share.
 //! - A write that was acknowledged is on disk. SQLite runs with `synchronous=FULL`; PostgreSQL with
 //!   its own settings, which are safe by default.
+//! - Every change is recorded as an event in its own transaction: see `events`.
 //! - Every operation is one statement or one transaction. A process that is killed in the middle
 //!   leaves the old row or the new one. A caller that stops waiting does not know which.
 //! - Order between writers comes from generations, never from time: see
@@ -15,6 +16,7 @@
 mod cursor;
 mod db;
 mod error;
+mod events;
 mod keys;
 mod postgres;
 mod sandboxes;
@@ -22,6 +24,11 @@ mod schema;
 mod secrets;
 mod snapshots;
 mod sqlite;
+mod transaction;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use db::{Call, Pool};
 use postgres::Postgres;
@@ -29,6 +36,7 @@ use sqlite::Sqlite;
 
 pub use cursor::Cursor;
 pub use error::Error;
+pub use events::{Actor, Event, EventQuery, Events, EventsBound, EventsWaker, NewEvent};
 pub use keys::{Key, NewKey};
 pub use sandboxes::{Applied, Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox};
 pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
@@ -37,6 +45,10 @@ pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
 #[derive(Debug, Clone)]
 pub struct Store {
     backend: Backend,
+    /// Who makes the changes of this handle.
+    actor: Arc<Actor>,
+    /// Notified after each commit with an event.
+    events_recorded: watch::Sender<()>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +73,11 @@ impl Store {
                 return Err(Error::InvalidUrl { problem });
             }
         };
-        Ok(Self { backend })
+        Ok(Self {
+            backend,
+            actor: Arc::new(Actor::local(Actor::SYSTEM)),
+            events_recorded: watch::Sender::new(()),
+        })
     }
 
     /// Brings the schema to what this program needs; does nothing if it is there. Two processes can

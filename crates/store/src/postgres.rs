@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 use crate::db::{Call, Pool};
@@ -71,6 +71,17 @@ impl Postgres {
             place: &self.place,
             doing,
         }
+    }
+
+    /// Listens to a channel, on a connection of its own: those of the pool are for statements.
+    pub(crate) async fn listen(&self, channel: &str) -> Result<PgListener, sqlx::Error> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(CONNECT_LIMIT)
+            .connect_lazy_with(self.options.as_ref().clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.listen(channel).await?;
+        Ok(listener)
     }
 
     pub(crate) async fn close(&self) {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use client::types::OnTimeout;
 
 mod background;
+mod events;
 mod fs;
 mod help;
 mod lifecycle;
@@ -17,6 +18,7 @@ mod ports;
 mod stats;
 
 pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
+pub use events::EventsArgs;
 pub use fs::{
     FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsLsArgs, FsMkdirArgs, FsMvArgs, FsRmArgs,
     FsStatArgs, FsTarget,
@@ -139,6 +141,8 @@ pub enum Command {
     Logs(LogsArgs),
     /// Show what sandboxes use: processor, memory, disk and network
     Stats(StatsArgs),
+    /// Show what changed: sandboxes, commands, snapshots, keys
+    Events(EventsArgs),
     /// List what sandboxes can be created from
     Templates,
     /// Print completions for a shell, for example `source <(wrenn completions bash)`

@@ -8,6 +8,7 @@ mod cp;
 mod create;
 mod description;
 mod doctor;
+mod events;
 mod exec;
 mod fs;
 mod info;
@@ -90,6 +91,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Console => console::print_console_url(&connection, json),
         Command::Logs(args) => logs::print_logs(&session()?, &args).await,
         Command::Stats(args) => stats::show_stats(&session()?, &args).await,
+        Command::Events(args) => events::print_events(&session()?, &args).await,
         Command::Templates => templates::list_templates(&session()?).await,
         Command::Completions { shell } => completions::print_completions(shell),
         Command::Version => version::print_versions(session().ok(), json).await,

@@ -78,6 +78,7 @@ impl Server {
             ports,
             listener: listener_limits,
             rate_limits,
+            events,
             ..
         } = config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
@@ -99,6 +100,7 @@ impl Server {
             ports,
             listener: listener_limits,
             rate_limits,
+            events,
         };
         let control = ControlPlane::start(settings).await?;
         Ok(Self {

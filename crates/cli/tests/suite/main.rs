@@ -6,6 +6,7 @@ mod server;
 mod background;
 mod commands;
 mod copies;
+mod events;
 mod fs;
 mod lifecycle;
 mod stats;

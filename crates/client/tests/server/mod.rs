@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each suite uses its part")]
 
 mod commands;
+pub mod events;
 mod files;
 mod lifecycle;
 mod metrics;
@@ -19,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use client::types::{
-    Checkpoint, Command, CreateSandbox, ErrorBody, ErrorDetail, Health, LogEntry, LogSource,
+    Checkpoint, Command, CreateSandbox, ErrorBody, ErrorDetail, Event, Health, LogEntry, LogSource,
     ProcessSignal, Sandbox, SandboxStatus, Template, TemplateKind,
 };
 use tokio::sync::mpsc;
@@ -59,6 +60,11 @@ pub struct World {
     pub flooded: u64,
     /// Background commands; the same in every sandbox.
     pub commands: Vec<Command>,
+    pub events: Vec<Event>,
+    /// Events that only streams have.
+    pub later_events: Vec<Event>,
+    pub event_queries: Vec<BTreeMap<String, String>>,
+    pub event_streams: usize,
     /// Offsets at which clients attached.
     pub attaches: Vec<usize>,
 }
@@ -103,6 +109,8 @@ impl Server {
             .route("/v1/hosts/metrics", get(metrics::hosts))
             .nest("/v1/sandboxes/{id}", sandbox)
             .route("/v1/templates", get(templates))
+            .route("/v1/events", get(events::list))
+            .route("/v1/events/stream", get(events::stream))
             .merge(lifecycle::snapshots())
             .layer(axum::extract::DefaultBodyLimit::disable())
             .layer(from_fn_with_state((), authorised))

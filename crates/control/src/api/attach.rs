@@ -126,27 +126,31 @@ async fn session(
         Err(error) => Err(error),
     };
     let last = match last {
-        Ok(Some(exit)) => exit,
+        Ok(Some(command)) => {
+            app.record_command_end(&principal, &id, &command).await;
+            exit(&command)
+        }
         // The client is gone.
         Ok(None) => return,
-        Err(error) => {
-            tracing::debug!(sandbox = %id, error = error.chain(), "attach ended");
-            AttachServerMessage::Error {
-                code: error.code.as_str().to_owned(),
-                data: error.message,
-            }
-        }
+        Err(error) => Err(error),
     };
+    let last = last.unwrap_or_else(|error| {
+        tracing::debug!(sandbox = %id, error = error.chain(), "attach ended");
+        AttachServerMessage::Error {
+            code: error.code.as_str().to_owned(),
+            data: error.message,
+        }
+    });
     say_goodbye(&mut sink, &mut frames, &last).await;
 }
 
-/// Writes output to the client. Returns the last message; `None` when the client is gone.
+/// Writes output to the client. Returns the command that has ended; `None` when the client is gone.
 async fn write_output(
     stream: &mut AttachStream,
     from: u64,
     encoding: Encoding,
     sink: &mut Sink,
-) -> Result<Option<AttachServerMessage>> {
+) -> Result<Option<CommandInfo>> {
     let mut texts = [Utf8::default(), Utf8::default()];
     let mut end = from;
     let mut ping = tokio::time::interval(PING_INTERVAL);
@@ -192,7 +196,7 @@ async fn write_output(
                 if send_rests(sink, texts, end).await.is_none() {
                     return Ok(None);
                 }
-                return Ok(Some(exit(&command)?));
+                return Ok(Some(command));
             }
             None => {
                 return Err(Error::new(

@@ -39,6 +39,7 @@ const NO_NUL: &str = "^[^\\u0000]*$";
         (name = "commands", description = "Run commands in them"),
         (name = "files", description = "Move files in and out"),
         (name = "ports", description = "Reach what listens in them"),
+        (name = "events", description = "What changed, in order, as history and as it happens"),
         (name = "templates", description = "What sandboxes are created from, and snapshots"),
         (name = "hosts", description = "The machines that they run on"),
         (name = "server", description = "Health and this document; no key needed"),

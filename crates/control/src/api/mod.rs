@@ -9,6 +9,7 @@ mod console;
 mod docs;
 pub mod document;
 pub mod error;
+pub(crate) mod events;
 mod exec;
 mod exec_stream;
 mod extract;
@@ -102,6 +103,8 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
 fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(document::head())
         .nest("/v1/sandboxes", of_sandboxes())
+        .routes(routes!(events::list_events))
+        .routes(routes!(events::stream_events))
         .routes(routes!(templates::list_templates))
         .routes(routes!(
             snapshots::create_snapshot,

@@ -1,7 +1,8 @@
 //! Checkpoints: saved states that a sandbox can be rolled back to. They belong to it and go with it;
 //! only its host knows them.
 
-use model::{CheckpointName, ErrorCode, Resource, SandboxId};
+use model::{CheckpointName, ErrorCode, EventKind, Resource, SandboxId};
+use serde_json::json;
 use store::Sandbox;
 
 use super::App;
@@ -23,7 +24,10 @@ impl App {
     ) -> Result<Checkpoint> {
         principal.require_write(Resource::Sandboxes)?;
         let (_, host) = self.find_alive(principal, id).await?;
-        host.create_checkpoint(id, name).await
+        let checkpoint = host.create_checkpoint(id, name).await?;
+        self.record_checkpoint(principal, EventKind::SandboxCheckpointed, id, name)
+            .await;
+        Ok(checkpoint)
     }
 
     /// Returns the checkpoints of a sandbox, oldest first.
@@ -76,7 +80,23 @@ impl App {
     ) -> Result<Sandbox> {
         principal.require_write(Resource::Sandboxes)?;
         let (_, host) = self.find_alive(principal, id).await?;
+        let _actor = self.actors.note(id, principal);
         let report = host.rollback_sandbox(id, name).await?;
-        self.apply_response(id, report).await
+        let sandbox = self.apply_response(id, report).await?;
+        self.record_checkpoint(principal, EventKind::SandboxRolledBack, id, name)
+            .await;
+        Ok(sandbox)
+    }
+
+    async fn record_checkpoint(
+        &self,
+        principal: &Principal,
+        kind: EventKind,
+        id: &SandboxId,
+        name: &CheckpointName,
+    ) {
+        let data = json!({ "checkpoint": name.as_str() });
+        self.record_event(principal, kind, id.as_str(), Some(id), data)
+            .await;
     }
 }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use model::{ErrorCode, Resource, SandboxId};
+use serde_json::json;
+use stdx::time::now_ms;
 
 use super::App;
 use super::exec::{Process, check_command, check_size, not_started};
@@ -67,7 +69,10 @@ impl App {
         check_command(&background.command)?;
         let host = self.find_usable(principal, id).await?.host;
         match host.start_command(id, background).await? {
-            Started::Command(command) => Ok(command),
+            Started::Command(command) => {
+                self.record_command(principal, id, &command).await;
+                Ok(command)
+            }
             Started::Failed { exit_code, error } => Err(not_started(exit_code, error)),
         }
     }
@@ -83,7 +88,11 @@ impl App {
     ) -> Result<Vec<CommandInfo>> {
         principal.require_read(Resource::Sandboxes)?;
         let host = self.find_usable(principal, id).await?.host;
-        host.list_commands(id).await
+        let commands = host.list_commands(id).await?;
+        for command in commands.iter().filter(|command| command.ended_at.is_some()) {
+            self.record_command_end(principal, id, command).await;
+        }
+        Ok(commands)
     }
 
     /// Finds a background command by id, name or pid.
@@ -98,7 +107,11 @@ impl App {
     ) -> Result<CommandInfo> {
         principal.require_read(Resource::Sandboxes)?;
         let host = self.find_usable(principal, id).await?.host;
-        host.get_command(id, command).await
+        let command = host.get_command(id, command).await?;
+        if command.ended_at.is_some() {
+            self.record_command_end(principal, id, &command).await;
+        }
+        Ok(command)
     }
 
     /// Sends a signal to the process group of a background command.
@@ -185,6 +198,13 @@ impl App {
             read_part(stream, offset, streams).await
         };
         let read = tokio::time::timeout(wait + GUEST_TIMEOUT, reading).await;
+        if let Ok(Ok(OutputPart {
+            ended: Some(command),
+            ..
+        })) = &read
+        {
+            self.record_command_end(principal, id, command).await;
+        }
         read.unwrap_or_else(|_| {
             let text = "the sandbox did not send the output in time; read it again";
             Err(Error::new(ErrorCode::Timeout, text))
@@ -228,6 +248,47 @@ impl App {
         let stream = host.attach_command(id, command, options).await?;
         let process = Process::for_command(host, id.clone(), command.to_owned());
         Ok(AttachedCommand { stream, process })
+    }
+}
+
+impl App {
+    /// Records the start of a background command as an event. Arguments may be secrets, and stay out
+    /// of it.
+    async fn record_command(&self, principal: &Principal, id: &SandboxId, command: &CommandInfo) {
+        let data = json!({ "name": command.name, "cmd": command.cmd, "pid": command.pid });
+        let store = self.store.acting_for(principal.actor());
+        let team = &principal.team_id;
+        let recorded = store.command_started(team, id, &command.id, data, command.started_at);
+        log_unrecorded(id, recorded.await);
+    }
+
+    /// Records that a background command was seen to have ended. Hosts do not report ends, so that
+    /// this is when a client first sees it.
+    pub(crate) async fn record_command_end(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        command: &CommandInfo,
+    ) {
+        let data = json!({
+            "name": command.name,
+            "exit_code": command.exit_code,
+            "signal": command.signal,
+            "timed_out": command.timed_out,
+            "ended_at": command.ended_at.map(crate::api::format_time),
+        });
+        let team = &principal.team_id;
+        let recorded = self
+            .store
+            .command_ended(team, id, &command.id, data, now_ms());
+        log_unrecorded(id, recorded.await);
+    }
+}
+
+fn log_unrecorded(id: &SandboxId, recorded: std::result::Result<(), store::Error>) {
+    if let Err(error) = recorded {
+        let error = Error::from(error);
+        tracing::warn!(sandbox = %id, error = error.chain(), "an event is not recorded");
     }
 }
 

@@ -8,8 +8,10 @@
 //! hangs up in the middle does not cut it in half. After a crash in between, `tasks` finishes the
 //! work.
 
+mod actors;
 pub mod checkpoints;
 pub mod commands;
+pub mod events;
 pub mod exec;
 pub mod files;
 pub mod health;
@@ -38,9 +40,11 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
+use crate::events::LiveEvents;
 use crate::hosts::Hosts;
 use crate::ports::Ports;
 use crate::rate_limit::RateLimits;
+pub use actors::Actors;
 pub use idempotency_lock::IdempotencyLocks;
 
 /// State that all use cases share.
@@ -56,6 +60,9 @@ pub struct App {
     pub rate_limits: RateLimits,
     /// Sandboxes whose create is under way in this process; reconcilers leave them alone.
     pub in_flight_creates: InFlightCreates,
+    /// Who changes which sandbox at this moment.
+    pub actors: Actors,
+    pub events: LiveEvents,
     pub idempotency_locks: IdempotencyLocks,
     /// Held while a host is chosen and a place on it is reserved.
     pub placement_lock: Mutex<()>,

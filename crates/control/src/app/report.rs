@@ -20,7 +20,10 @@ impl App {
         self.ports.guest_tokens.note_report(&report);
         match report {
             SandboxReport::Present { report, .. } => {
-                let applied = self.store.sandbox_apply_report(&report, now_ms()).await?;
+                let applied = self
+                    .store_of(&report.id)
+                    .sandbox_apply_report(&report, now_ms())
+                    .await?;
                 if let Applied::Changed(sandbox) = applied {
                     tracing::info!(sandbox = %sandbox.id, state = %sandbox.state, reason = sandbox.reason, "changed");
                 }
@@ -64,7 +67,8 @@ impl App {
         let SandboxReport::Present { report, .. } = report else {
             return Ok(None);
         };
-        let row = match self.store.sandbox_apply_report(&report, now_ms()).await? {
+        let store = self.store_of(&report.id);
+        let row = match store.sandbox_apply_report(&report, now_ms()).await? {
             Applied::Changed(sandbox) => Some(sandbox),
             // The same report came over the watch before.
             Applied::Stale => self.store.sandbox_get_any_team(&report.id).await?,
@@ -81,7 +85,7 @@ impl App {
         let id = &sandbox.id;
         if sandbox.deleting {
             tracing::info!(sandbox = %id, "deleted");
-            self.store.sandbox_remove(id).await?;
+            self.store_of(id).sandbox_remove(id, now_ms()).await?;
         } else if sandbox.state == SandboxState::Pending {
             self.rollback_unfinished(id, "its creation was never finished")
                 .await?;
@@ -102,7 +106,9 @@ impl App {
     /// The store's.
     pub(crate) async fn mark_host_gone(&self, sandbox: Sandbox) -> Result<()> {
         if sandbox.deleting {
-            self.store.sandbox_remove(&sandbox.id).await?;
+            self.store_of(&sandbox.id)
+                .sandbox_remove(&sandbox.id, now_ms())
+                .await?;
             return Ok(());
         }
         let Some(host_id) = sandbox.host_id.clone() else {

@@ -80,7 +80,8 @@ impl App {
             now: now_ms(),
         };
         let _in_flight = self.in_flight_creates.insert(&new.id);
-        let inserted = self.store.sandbox_insert(&new).await?;
+        let _actor = self.actors.note(&new.id, principal);
+        let inserted = self.store_of(&new.id).sandbox_insert(&new).await?;
         self.continue_create(principal, inserted, Some(placement))
             .await
     }
@@ -113,6 +114,7 @@ impl App {
             Inserted::Existing(sandbox) => sandbox,
         };
         let _in_flight = self.in_flight_creates.insert(&sandbox.id);
+        let _actor = self.actors.note(&sandbox.id, principal);
         match self.start_on_host(principal, &sandbox, placement).await {
             Ok(sandbox) => Ok(sandbox),
             Err(error) => self.fail_create(&sandbox.id, error).await,

@@ -28,8 +28,10 @@ impl App {
     /// `NotFound`; the host's. The deletion is noted then, and will be carried out.
     pub async fn delete_sandbox(&self, principal: &Principal, id: &SandboxId) -> Result<()> {
         principal.require_write(Resource::Sandboxes)?;
+        let _actor = self.actors.note(id, principal);
         let team = &principal.team_id;
-        let marked = self.store.sandbox_mark_deleting(team, id, now_ms()).await;
+        let store = self.store_of(id);
+        let marked = store.sandbox_mark_deleting(team, id, now_ms()).await;
         let marked = match marked {
             Err(error) if error.is_full() => return self.delete_on_full_disk(principal, id).await,
             marked => marked?,
@@ -76,7 +78,8 @@ impl App {
         let removals = hosts.iter().map(|host| host.remove_sandbox(&sandbox.id));
         let removals = futures::future::join_all(removals).await;
         removals.into_iter().collect::<Result<Vec<()>>>()?;
-        if self.store.sandbox_remove(&sandbox.id).await? {
+        let store = self.store_of(&sandbox.id);
+        if store.sandbox_remove(&sandbox.id, now_ms()).await? {
             tracing::info!(sandbox = %sandbox.id, "deleted");
         }
         Ok(())

@@ -17,7 +17,8 @@
 
 use std::sync::Arc;
 
-use model::{ErrorCode, Resource, SandboxId, SandboxState};
+use model::{ErrorCode, EventKind, Resource, SandboxId, SandboxState};
+use serde_json::json;
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
@@ -104,9 +105,24 @@ impl App {
         }
         let _in_flight: Vec<_> = ids
             .iter()
-            .map(|id| self.in_flight_creates.insert(id))
+            .map(|id| {
+                (
+                    self.in_flight_creates.insert(id),
+                    self.actors.note(id, principal),
+                )
+            })
             .collect();
-        self.fork_on_host(&host, &source, ids).await
+        let children = self.fork_on_host(&host, &source, ids).await?;
+        let data = json!({ "children": ids.as_slice() });
+        self.record_event(
+            principal,
+            EventKind::SandboxForked,
+            source.id.as_str(),
+            Some(&source.id),
+            data,
+        )
+        .await;
+        Ok(children)
     }
 
     /// Inserts the row of a child, or finds that of the same request before.
@@ -125,7 +141,8 @@ impl App {
             idempotency: fork.child_idempotency(number),
             now: now_ms(),
         };
-        match self.store.sandbox_insert(&child).await? {
+        let store = self.store.acting_for(principal.actor());
+        match store.sandbox_insert(&child).await? {
             Inserted::Existing(row) if row.deleting => Err(deleted_in_between(&row.id)),
             Inserted::New(row) | Inserted::Existing(row) => Ok(row),
             Inserted::Mismatch => Err(mismatch()),

@@ -22,6 +22,7 @@ impl App {
     ) -> Result<Sandbox> {
         principal.require_write(Resource::Network)?;
         let (_, host) = self.find_alive(principal, id).await?;
+        let _actor = self.actors.note(id, principal);
         let report = host.update_network(id, rules).await?;
         self.apply_response(id, report).await
     }

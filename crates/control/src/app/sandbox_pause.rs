@@ -17,6 +17,7 @@ impl App {
     pub async fn pause_sandbox(&self, principal: &Principal, id: &SandboxId) -> Result<Sandbox> {
         principal.require_write(Resource::Sandboxes)?;
         let (_, host) = self.find_alive(principal, id).await?;
+        let _actor = self.actors.note(id, principal);
         let report = host.pause_sandbox(id).await?;
         self.apply_response(id, report).await
     }
@@ -28,6 +29,7 @@ impl App {
     pub async fn resume_sandbox(&self, principal: &Principal, id: &SandboxId) -> Result<Sandbox> {
         principal.require_write(Resource::Sandboxes)?;
         let (_, host) = self.find_alive(principal, id).await?;
+        let _actor = self.actors.note(id, principal);
         let report = host.resume_sandbox(id).await?;
         self.apply_response(id, report).await
     }

@@ -13,7 +13,8 @@
 
 use std::sync::Arc;
 
-use model::{ErrorCode, Resource, SandboxId, TeamId, TemplateName};
+use model::{ErrorCode, EventKind, Resource, SandboxId, TeamId, TemplateName};
+use serde_json::json;
 use stdx::time::now_ms;
 use store::SnapshotClaim;
 
@@ -67,8 +68,12 @@ impl App {
                 Err(error)
             }
         };
-        if created.is_ok() {
+        if let Ok(template) = &created {
             tracing::info!(sandbox = %new.sandbox, template = %new.name, "snapshot made");
+            let data = json!({ "size_bytes": template.size_bytes, "memory": new.memory });
+            let (kind, name) = (EventKind::TemplateCreated, new.name.as_str());
+            self.record_event(principal, kind, name, Some(&new.sandbox), data)
+                .await;
         }
         created
     }
@@ -222,6 +227,9 @@ impl App {
         };
         if deleted.is_ok() {
             tracing::info!(template = %name, "snapshot removed");
+            let kind = EventKind::TemplateDeleted;
+            self.record_event(principal, kind, name.as_str(), None, json!({}))
+                .await;
         }
         deleted
     }

@@ -4,13 +4,15 @@
 mod first_key;
 pub mod web_socket;
 
+use std::net::IpAddr;
+
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use model::{ApiKey, ErrorCode, Resource, Scope, Scopes, TeamId};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 use stdx::time::now_ms;
-use store::{Key, NewKey, Store};
+use store::{Actor, Key, NewKey, Store};
 
 pub use first_key::{FirstKey, FirstKeyError, ensure_first_key};
 
@@ -27,9 +29,22 @@ pub struct Principal {
     pub team_id: TeamId,
     pub key_id: String,
     pub scopes: Scopes,
+    /// Network address of the client.
+    pub address: Option<IpAddr>,
 }
 
 impl Principal {
+    /// Returns the actor of what the request of this task changes.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        let request = runtime::trace::current();
+        Actor {
+            id: self.key_id.clone(),
+            address: self.address.map(|address| address.to_string()),
+            request_id: request.map(|request| request.request_id().to_owned()),
+        }
+    }
+
     /// Checks that the key has a scope.
     ///
     /// # Errors
@@ -91,6 +106,7 @@ pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Principa
         team_id: key.team_id,
         key_id: key.id,
         scopes: key.scopes,
+        address: None,
     })
 }
 
@@ -188,7 +204,7 @@ pub async fn revoke_key(store: &Store, id: &str) -> Result<()> {
         let text = "this is the last key; make another one first with `wrenn-cp key create`";
         return Err(Error::new(ErrorCode::Conflict, text));
     }
-    if store.key_remove(id).await? {
+    if store.key_remove(id, now_ms()).await? {
         return Ok(());
     }
     Err(Error::new(

@@ -3,11 +3,12 @@
 
 mod log;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use listener::{ConnectionHandle, ListenerLimits};
@@ -86,7 +87,8 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
 
 /// Looks up the principal of a request, and counts the request.
 async fn admit(app: &App, request: &mut Request) -> Result<Option<QuotaState>> {
-    let principal = auth::authenticate(&app.store, request.headers()).await?;
+    let mut principal = auth::authenticate(&app.store, request.headers()).await?;
+    principal.address = client_address(app, request);
     request
         .extensions()
         .get::<ConnectionHandle>()
@@ -94,6 +96,20 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<QuotaState>> {
     let quota = app.rate_limits.count_request(&principal.key_id)?;
     request.extensions_mut().insert(principal);
     Ok(quota)
+}
+
+/// Returns the address of the client. That of one behind a proxy of the operator's is what the proxy
+/// says: the last entry, since clients can write those before it.
+fn client_address(app: &App, request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
+    if app.ports.settings.public_url.is_none() {
+        return peer;
+    }
+    let forwarded = request.headers().get_all("x-forwarded-for").iter().last();
+    let forwarded = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+    let client = forwarded.and_then(|client| client.trim().parse().ok());
+    client.or(peer)
 }
 
 /// Serves until `shutdown`, then ends open streams and gives answers a moment to leave.

@@ -4,6 +4,7 @@
 //! `reconcile` compare all rows with all that the host has. Both start from the state as it is, not
 //! from what was missed, so any of them can die or be late at any moment.
 
+mod events;
 mod plan;
 mod reconcile;
 mod watch;
@@ -13,10 +14,12 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
+use crate::events::EventSettings;
 
-/// Starts the tasks of all hosts. They end with `app.shutdown`.
-pub fn start_tasks(app: &Arc<App>) -> TaskTracker {
+/// Starts the tasks of all hosts, and those of events. They end with `app.shutdown`.
+pub fn start_tasks(app: &Arc<App>, events: EventSettings) -> TaskTracker {
     let tasks = TaskTracker::new();
+    tasks.spawn(events::run_feed(Arc::clone(app), events));
     for host in app.hosts.all() {
         tasks.spawn(watch::watch_host(Arc::clone(app), Arc::clone(host)));
     }

@@ -27,6 +27,7 @@ pub(super) async fn watch_host(app: Arc<App>, host: Arc<Host>) {
                     error = broke.chain(),
                     "no reports from the host agent"
                 );
+                record_host(&app, &host, Err(&broke)).await;
             }
             tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
             delay = LONGEST_DELAY.min(delay * 2);
@@ -62,6 +63,7 @@ async fn watch_once(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> E
             version = about.agent_version,
             "reports come from the host agent"
         );
+        record_host(app, host, Ok(())).await;
     }
     tokio::select! {
         ended = apply_all(app, &mut stream) => match ended {
@@ -69,6 +71,25 @@ async fn watch_once(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> E
             Err(error) => error,
         },
         error = reconcile_rounds(app, host, &host_id) => error,
+    }
+}
+
+/// Records that reports come from a host, or why not. Another control plane may have done so.
+async fn record_host(app: &App, host: &Host, state: std::result::Result<(), &Error>) {
+    let id = host.id();
+    let reason = state.err().map(|error| error.message.as_str());
+    let now = stdx::time::now_ms();
+    let is_up = state.is_ok();
+    let recorded = app
+        .store
+        .host_record(host.url(), id.as_deref(), is_up, reason, now);
+    if let Err(error) = recorded.await {
+        let error = Error::from(error);
+        tracing::warn!(
+            host = host.url(),
+            error = error.chain(),
+            "an event is not recorded"
+        );
     }
 }
 

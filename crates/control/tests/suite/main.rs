@@ -9,6 +9,7 @@ mod console;
 mod create;
 mod delete;
 mod document;
+mod events;
 mod exec;
 mod exec_stream;
 mod files;

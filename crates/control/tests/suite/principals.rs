@@ -9,7 +9,7 @@ use crate::guest_server::{PORT, with_server};
 use crate::support::{Plane, one, refused};
 
 /// The scope that each operation needs.
-const SCOPES: [(&str, &str); 50] = [
+const SCOPES: &[(&str, &str)] = &[
     ("create_sandbox", "sandboxes:write"),
     ("list_sandboxes", "sandboxes:read"),
     ("get_sandbox", "sandboxes:read"),
@@ -55,6 +55,8 @@ const SCOPES: [(&str, &str); 50] = [
     ("get_host_metrics", "usage:read"),
     ("create_port_link", "sandboxes:write"),
     ("tunnel", "sandboxes:write"),
+    ("list_events", "events:read"),
+    ("stream_events", "events:read"),
     ("list_templates", "templates:read"),
     ("create_snapshot", "snapshots:write"),
     ("list_snapshots", "snapshots:read"),
@@ -62,13 +64,16 @@ const SCOPES: [(&str, &str); 50] = [
     ("delete_snapshot", "snapshots:write"),
 ];
 /// Operations that answer a stranger with a list of its own.
-const LISTS: [&str; 5] = [
+const LISTS: &[&str] = &[
     "list_sandboxes",
+    "list_events",
     "list_templates",
     "list_snapshots",
     "get_usage",
     "get_host_metrics",
 ];
+/// Operations that do not end by themselves: `events.rs` looks at what a stranger gets of them.
+const STREAMS: [&str; 1] = ["stream_events"];
 const SNAPSHOT: &str = "saved";
 
 /// Operation of the API document that needs a key.
@@ -194,6 +199,9 @@ async fn every_operation_hides_other_teams() {
     for operation in Operation::all(&plane).await {
         let request = operation.request(&plane, &stranger, &id);
         let name = &operation.id;
+        if STREAMS.contains(&name.as_str()) {
+            continue;
+        }
         if LISTS.contains(&name.as_str()) {
             let answer = request.send().await.unwrap();
             assert_eq!(answer.status(), 200, "{name}");

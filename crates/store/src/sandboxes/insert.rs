@@ -1,11 +1,13 @@
 //! The first write of a sandbox's life, made once however often the request comes.
 
-use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
+use model::{EventKind, Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
+use super::events::sandbox_event;
 use super::row::{SandboxRow, columns};
 use super::{Sandbox, one};
 use crate::db::{rows, stored_generation, without_nul};
+use crate::transaction::rows_in;
 use crate::{Error, Store};
 
 /// A sandbox to promise: it becomes a row in state pending, at [`Generation::FIRST`].
@@ -98,8 +100,9 @@ impl Store {
             " ON CONFLICT DO NOTHING RETURNING ",
             columns!()
         );
-        one(rows!(
-            self.write("inserting a sandbox"),
+        let mut transaction = self.begin("inserting a sandbox").await?;
+        let inserted = one(rows_in!(
+            &mut transaction,
             SandboxRow,
             sql,
             new.id.as_str(),
@@ -113,7 +116,15 @@ impl Store {
                 .map(|idempotency| idempotency.fingerprint.as_slice()),
             new.now,
             new.team_id.as_str()
-        )?)
+        )?)?;
+        let Some(row) = inserted else {
+            transaction.rollback().await?;
+            return Ok(None);
+        };
+        let event = sandbox_event(EventKind::SandboxCreated, &row, new.now);
+        transaction.record(&event).await?;
+        transaction.commit().await?;
+        Ok(Some(row))
     }
 
     /// Returns the result that an insert with this idempotency key would have: never

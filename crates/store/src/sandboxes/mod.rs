@@ -11,18 +11,22 @@
 //! Calls for users are scoped by their team: a row of another one is as if it were not there.
 //! Reconcilers and reports of hosts work on the rows of all teams.
 //!
-//! Every operation is one statement, so dying at any moment leaves the row as it was or as it
-//! should be.
+//! Every operation is one statement or one transaction, with the event of the change in it, so dying
+//! at any moment leaves the row as it was or as it should be.
 
+mod events;
 mod insert;
 mod report;
 mod row;
 
-use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
+use model::{EventKind, Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
+use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-use crate::db::rows;
-use crate::{Cursor, Error, Store};
+use crate::db::{row as row_type, rows};
+use crate::transaction::rows_in;
+use crate::{Cursor, Error, NewEvent, Store};
+use events::sandbox_event;
 use row::{SandboxRow, columns};
 
 pub use insert::{Idempotency, Inserted, NewSandbox};
@@ -160,18 +164,27 @@ impl Store {
         now: i64,
     ) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
-            "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $2 END",
-            " WHERE id = $1 AND team_id = $3 RETURNING ",
+            "UPDATE sandboxes SET deleting = TRUE, last_updated = $2",
+            " WHERE id = $1 AND team_id = $3 AND NOT deleting RETURNING ",
             columns!()
         );
-        one(rows!(
-            self.write("marking a sandbox for deletion"),
+        let mut transaction = self.begin("marking a sandbox for deletion").await?;
+        let marked = one(rows_in!(
+            &mut transaction,
             SandboxRow,
             sql,
             id.as_str(),
             now,
             team.as_str()
-        )?)
+        )?)?;
+        let Some(row) = marked else {
+            transaction.rollback().await?;
+            return self.sandbox_get(team, id).await;
+        };
+        let event = sandbox_event(EventKind::SandboxDeleting, &row, now);
+        transaction.record(&event).await?;
+        transaction.commit().await?;
+        Ok(Some(row))
     }
 
     /// Marks sandboxes of a single request, whose ids no client has, as being deleted: all at once,
@@ -215,15 +228,49 @@ impl Store {
     ///
     /// # Errors
     /// The database fails.
-    pub async fn sandbox_remove(&self, id: &SandboxId) -> Result<bool, Error> {
-        let sql = "DELETE FROM sandboxes WHERE id = $1 RETURNING id";
-        Ok(!rows!(
-            self.write("removing a sandbox"),
-            (String,),
-            sql,
-            id.as_str()
-        )?
-        .is_empty())
+    pub async fn sandbox_remove(&self, id: &SandboxId, now: i64) -> Result<bool, Error> {
+        let mut transaction = self.begin("removing a sandbox").await?;
+        let sql = "DELETE FROM open_commands WHERE sandbox_id = $1 RETURNING sandbox_id";
+        rows_in!(&mut transaction, (String,), sql, id.as_str())?;
+        let sql = "DELETE FROM sandboxes WHERE id = $1 \
+                   RETURNING team_id, state, generation, reason, host_id";
+        let removed = rows_in!(&mut transaction, RemovedRow, sql, id.as_str())?;
+        let Some(row) = removed.into_iter().next() else {
+            transaction.rollback().await?;
+            return Ok(false);
+        };
+        transaction.record(&row.event(id, now)).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+}
+
+row_type! {
+    /// What is told of a row that goes, which may be one that cannot be read.
+    struct RemovedRow {
+        team_id: String,
+        state: String,
+        generation: i64,
+        reason: Option<String>,
+        host_id: Option<String>,
+    }
+}
+
+impl RemovedRow {
+    fn event(self, id: &SandboxId, now: i64) -> NewEvent {
+        NewEvent {
+            kind: EventKind::SandboxDeleted,
+            team_id: self.team_id.parse().ok(),
+            subject: id.to_string(),
+            sandbox_id: Some(id.clone()),
+            generation: u64::try_from(self.generation).ok().map(Generation),
+            data: json!({
+                "state": self.state,
+                "reason": self.reason,
+                "host_id": self.host_id,
+            }),
+            now,
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use model::{Generation, NetworkSpec, SandboxId, SandboxState};
 
+use super::events::report_events;
 use super::row::{SandboxRow, columns};
 use super::{Disk, Sandbox, one};
-use crate::db::{rows, stored_generation};
+use crate::db::stored_generation;
+use crate::transaction::rows_in;
 use crate::{Error, Store};
 
 /// Host's report of a sandbox at some moment. Times are milliseconds since the Unix epoch.
@@ -45,16 +47,41 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] for a generation over `i64::MAX`, and as [`Store::sandbox_get`].
     pub async fn sandbox_apply_report(&self, report: &Report, now: i64) -> Result<Applied, Error> {
+        stored_generation(report.generation)?;
+        loop {
+            // Most reports say what is known already, and need no writer.
+            let Some(before) = self.sandbox_get_any_team(&report.id).await? else {
+                return Ok(Applied::Unknown);
+            };
+            let is_newer = before.generation < report.generation;
+            if !is_newer || !before.state.can_become(report.state) {
+                return Ok(Applied::Stale);
+            }
+            if let Some(row) = self.replace_reported(&before, report, now).await? {
+                return Ok(Applied::Changed(row));
+            }
+            // Another report came in between.
+        }
+    }
+
+    /// Puts a report in the place of the one before. Returns `None` if the row has changed since
+    /// `before` was read: every such change has another generation.
+    async fn replace_reported(
+        &self,
+        before: &Sandbox,
+        report: &Report,
+        now: i64,
+    ) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
             " started_at = $8, last_active_at = $9, last_updated = $10,",
-            " disk_backend = $16, disk_mb = $17, disk_used_bytes = $18, network = COALESCE($19, network)",
-            " WHERE id = $1 AND generation < $3 AND state IN ($11, $12, $13, $14, $15) RETURNING ",
+            " disk_backend = $12, disk_mb = $13, disk_used_bytes = $14, network = COALESCE($15, network)",
+            " WHERE id = $1 AND generation = $11 RETURNING ",
             columns!()
         );
-        let [from0, from1, from2, from3, from4] = predecessors(report.state);
-        let changed = one(rows!(
-            self.write("applying a host's report"),
+        let mut transaction = self.begin("applying a host's report").await?;
+        let changed = one(rows_in!(
+            &mut transaction,
             SandboxRow,
             sql,
             report.id.as_str(),
@@ -67,32 +94,21 @@ impl Store {
             report.started_at,
             report.last_active_at,
             now,
-            from0,
-            from1,
-            from2,
-            from3,
-            from4,
+            stored_generation(before.generation)?,
             report.disk.as_ref().map(|disk| printable(&disk.backend)),
             report.disk.as_ref().map(|disk| i64::from(disk.size_mb)),
             report.disk.as_ref().map(|disk| disk.used_bytes),
             report.network.as_ref().map(network_text).transpose()?
         )?)?;
-        match changed {
-            Some(row) => Ok(Applied::Changed(row)),
-            None if self.sandbox_exists(&report.id).await? => Ok(Applied::Stale),
-            None => Ok(Applied::Unknown),
+        let Some(after) = changed else {
+            transaction.rollback().await?;
+            return Ok(None);
+        };
+        for event in report_events(before, &after, now) {
+            transaction.record(&event).await?;
         }
-    }
-
-    async fn sandbox_exists(&self, id: &SandboxId) -> Result<bool, Error> {
-        let sql = "SELECT id FROM sandboxes WHERE id = $1";
-        Ok(!rows!(
-            self.read("looking for a sandbox"),
-            (String,),
-            sql,
-            id.as_str()
-        )?
-        .is_empty())
+        transaction.commit().await?;
+        Ok(Some(after))
     }
 }
 
@@ -102,18 +118,6 @@ fn network_text(network: &NetworkSpec) -> Result<String, Error> {
         source: source.into(),
     };
     serde_json::to_string(network).map_err(unreadable)
-}
-
-/// Returns the states that can become `next`, as an array with a place for each state. Every state
-/// can become itself, so `next` stands in for those that cannot.
-fn predecessors(next: SandboxState) -> [&'static str; SandboxState::ALL.len()] {
-    SandboxState::ALL.map(|state| {
-        if state.can_become(next) {
-            state.as_str()
-        } else {
-            next.as_str()
-        }
-    })
 }
 
 /// Replaces NULs: PostgreSQL holds none in text, and a report must not be refused for one.

@@ -35,7 +35,7 @@ pub async fn pages_hold_every_row_once(db: Db) {
     // Rows that come or go between two pages move no others, and the row of the cursor may be gone
     // itself.
     let cursor = all[3].cursor();
-    store.sandbox_remove(&all[3].id).await.unwrap();
+    store.sandbox_remove(&all[3].id, 9).await.unwrap();
     insert(&store, 1000).await;
     assert_eq!(
         store

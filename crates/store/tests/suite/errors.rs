@@ -25,7 +25,7 @@ pub async fn a_row_edited_by_hand_is_named(db: Db) {
         );
     }
     // It can be deleted all the same.
-    assert!(store.sandbox_remove(&id).await.unwrap());
+    assert!(store.sandbox_remove(&id, 9).await.unwrap());
 }
 
 pub async fn texts_with_nul_are_the_same_everywhere(db: Db) {

@@ -109,7 +109,7 @@ pub async fn an_idempotency_key_is_free_again_after_the_deletion(db: Db) {
         store.sandbox_insert(&idempotent("k", 1)).await.unwrap(),
         Inserted::Existing(marked)
     );
-    assert!(store.sandbox_remove(&first.id).await.unwrap());
+    assert!(store.sandbox_remove(&first.id, 9).await.unwrap());
     assert!(matches!(
         store.sandbox_insert(&idempotent("k", 2)).await.unwrap(),
         Inserted::New(_)
@@ -159,7 +159,7 @@ pub async fn inserts_race_with_removals(db: Db) {
             for _ in 0..10 {
                 match store.sandbox_insert(&idempotent("k", 1)).await.unwrap() {
                     Inserted::New(row) | Inserted::Existing(row) => {
-                        store.sandbox_remove(&row.id).await.unwrap()
+                        store.sandbox_remove(&row.id, 9).await.unwrap()
                     }
                     Inserted::Mismatch => panic!("all fingerprints are the same"),
                 };

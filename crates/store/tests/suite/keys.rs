@@ -44,9 +44,9 @@ pub async fn keys_come_and_go(db: Db) {
         .collect();
     assert_eq!(ids, ["b", "a"]);
 
-    assert!(store.key_remove("a").await.unwrap());
+    assert!(store.key_remove("a", 9).await.unwrap());
     for gone in ["a", "", "' OR 1=1 --", "\0"] {
-        assert!(!store.key_remove(gone).await.unwrap(), "{gone:?}");
+        assert!(!store.key_remove(gone, 9).await.unwrap(), "{gone:?}");
     }
     assert_eq!(store.key_find(&[2; 32]).await.unwrap(), None);
     assert_eq!(store.key_list().await.unwrap(), [b]);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use model::{Generation, SandboxId, SandboxState, TeamId};
+use model::{SandboxId, SandboxState, TeamId};
 use store::{Applied, Inserted, NewSandbox, Sandbox};
 use testkit::eventually;
 
@@ -57,8 +57,8 @@ pub async fn a_deletion_has_two_steps(db: Db) {
     };
     assert!(stopped.deleting && stopped.state == SandboxState::Stopped);
 
-    assert!(store.sandbox_remove(&row.id).await.unwrap());
-    assert!(!store.sandbox_remove(&row.id).await.unwrap());
+    assert!(store.sandbox_remove(&row.id, 9).await.unwrap());
+    assert!(!store.sandbox_remove(&row.id, 9).await.unwrap());
     assert_eq!(
         store
             .sandbox_mark_deleting(&TeamId::default(), &row.id, 9)
@@ -199,7 +199,7 @@ pub async fn writers_in_crowds_are_all_served(db: Db) {
                     .sandbox_apply_report(&report(&row.id, 7, SandboxState::Running), 2)
                     .await
                     .unwrap();
-                assert!(store.sandbox_remove(&row.id).await.unwrap());
+                assert!(store.sandbox_remove(&row.id, 9).await.unwrap());
             }
         })
     });
@@ -220,7 +220,7 @@ pub async fn callers_that_leave_disturb_nobody(db: Db) {
     let settled = async || {
         let rows = store.sandbox_list_all().await.unwrap();
         for late in rows.iter().filter(|late| late.id != row.id) {
-            assert!(store.sandbox_remove(&late.id).await.unwrap());
+            assert!(store.sandbox_remove(&late.id, 9).await.unwrap());
         }
         (rows == std::slice::from_ref(&row)).then_some(())
     };

@@ -4,6 +4,7 @@
 mod cursors;
 mod db;
 mod errors;
+mod events;
 mod inserts;
 mod keys;
 mod lifecycle;
@@ -35,6 +36,11 @@ suite! {
     cursors::pages_hold_every_row_once,
     errors::a_row_edited_by_hand_is_named,
     errors::texts_with_nul_are_the_same_everywhere,
+    events::changes_of_sandbox_are_events,
+    events::refused_change_leaves_no_event,
+    events::reader_misses_no_late_commit,
+    events::trimmed_history_is_told,
+    events::hosts_and_commands_are_told_once,
     inserts::what_goes_in_comes_out,
     inserts::an_idempotency_key_makes_one_row,
     inserts::an_idempotency_key_is_free_again_after_the_deletion,

@@ -2,7 +2,7 @@
 //! agree.
 
 use futures::future::join_all;
-use model::{Generation, SandboxId, SandboxState, TeamId};
+use model::{SandboxId, SandboxState, TeamId};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use store::{Applied, Report, Sandbox, Store};
@@ -120,7 +120,7 @@ async fn happen(
                 after
             );
         }
-        Event::Remove => assert_eq!(store.sandbox_remove(id).await.unwrap(), changed),
+        Event::Remove => assert_eq!(store.sandbox_remove(id, 9).await.unwrap(), changed),
     }
     assert_eq!(
         store.sandbox_get_any_team(id).await.unwrap().as_ref(),

@@ -1,0 +1,155 @@
+//! The outbox: a row for every change, written in the transaction of the change.
+//!
+//! - **Nothing is lost or made up.** A change and its event commit together, or neither does. What
+//!   only hosts know (checkpoints, snapshots, commands) has no row here that changes: its event is a
+//!   transaction of its own, after the host has said that it is done.
+//! - **Cursors are in the order in which readers see them.** Whoever has read up to a cursor never
+//!   misses a lower one. SQLite has one writer, so the order of row ids is that of commits. The
+//!   sequences of PostgreSQL are not: a transaction that took its number first may commit last. So a
+//!   number is taken under an advisory lock that the transaction keeps until it has committed
+//!   (`next_event_cursor` in the migration). Events are recorded last, just before the commit, so the
+//!   lock is held for a commit and no longer; no transaction that has it waits for a row. Reading
+//!   below the oldest transaction that runs (`pg_snapshot_xmin`) would need no lock, but then any
+//!   transaction of any database on that server holds up all events, and numbers of transactions
+//!   begin anew when a dump is restored.
+//! - **History is bounded** by age and by number: the oldest rows are deleted in batches, and
+//!   `events_horizon` has the last cursor that went. A reader from before it is told
+//!   ([`Events::Expired`]), and never skips rows without knowing.
+//! - **Readers are woken** by [`EventsWaker`]: by commits of this process, and by those of others
+//!   through the channel `wrenn_events` of PostgreSQL. Waking is a hint: what counts is the cursor.
+//!
+//! An event says who changed what, from where and when: an [`Actor`] belongs to a handle of the
+//! store ([`Store::acting_for`]), so that no write can forget it.
+
+mod hosts;
+mod read;
+mod waker;
+
+use std::sync::Arc;
+
+use model::{EventKind, Generation, SandboxId, TeamId};
+use serde_json::Value;
+
+use crate::db::stored_generation;
+use crate::transaction::{Transaction, rows_in};
+use crate::{Error, Store};
+
+pub use read::{EventQuery, Events, EventsBound};
+pub use waker::EventsWaker;
+
+/// Who makes changes, and how that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// Id of an API key, [`Actor::OPERATOR`] or [`Actor::SYSTEM`].
+    pub id: String,
+    /// Network address of the client.
+    pub address: Option<String>,
+    pub request_id: Option<String>,
+}
+
+impl Actor {
+    /// The control plane itself, or a host.
+    pub const SYSTEM: &str = "system";
+    /// The user of `wrenn-cp` on the server.
+    pub const OPERATOR: &str = "operator";
+
+    /// Creates an actor without a request.
+    #[must_use]
+    pub fn local(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            address: None,
+            request_id: None,
+        }
+    }
+}
+
+/// An event to record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub kind: EventKind,
+    /// `None`: of the installation, for operators alone.
+    pub team_id: Option<TeamId>,
+    /// Id or name of what changed.
+    pub subject: String,
+    pub sandbox_id: Option<SandboxId>,
+    /// Generation of the sandbox after the change.
+    pub generation: Option<Generation>,
+    /// What else there is to tell: an object.
+    pub data: Value,
+    /// Milliseconds since the Unix epoch.
+    pub now: i64,
+}
+
+/// An event as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Position in the order of all events.
+    pub cursor: i64,
+    /// An [`EventKind`] of this version or another one.
+    pub kind: String,
+    pub team_id: Option<TeamId>,
+    pub subject: String,
+    pub sandbox_id: Option<String>,
+    pub generation: Option<i64>,
+    pub actor: Actor,
+    pub data: Value,
+    /// Milliseconds since the Unix epoch.
+    pub created_at: i64,
+}
+
+impl Store {
+    /// Returns a handle whose changes are made by `actor`.
+    #[must_use]
+    pub fn acting_for(&self, actor: Actor) -> Self {
+        Self {
+            actor: Arc::new(actor),
+            ..self.clone()
+        }
+    }
+
+    /// Records an event of a change that only a host has.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn event_record(&self, event: &NewEvent) -> Result<(), Error> {
+        let mut transaction = self.begin("recording an event").await?;
+        transaction.record(event).await?;
+        transaction.commit().await
+    }
+}
+
+impl Transaction<'_> {
+    /// Records an event of the transaction's change. Comes last in a transaction: what it locks keeps
+    /// all other writers of events waiting.
+    pub(crate) async fn record(&mut self, event: &NewEvent) -> Result<(), Error> {
+        let sql = "INSERT INTO events (kind, team_id, subject, sandbox_id, generation, actor, \
+                   address, request_id, data, created_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING cursor";
+        let actor = Arc::clone(&self.store.actor);
+        let team = event.team_id.as_ref().map_or("", TeamId::as_str);
+        rows_in!(
+            self,
+            (i64,),
+            sql,
+            event.kind.as_str(),
+            team,
+            printable(&event.subject),
+            event.sandbox_id.as_ref().map(SandboxId::as_str),
+            event.generation.map(stored_generation).transpose()?,
+            &actor.id,
+            actor.address.as_deref(),
+            actor.request_id.as_deref(),
+            // NULs are escaped in it, which PostgreSQL takes in text.
+            event.data.to_string(),
+            event.now
+        )?;
+        self.has_events = true;
+        Ok(())
+    }
+}
+
+/// Replaces NULs, which PostgreSQL holds in no text.
+fn printable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}

@@ -1,0 +1,58 @@
+//! Events of changes to rows of sandboxes.
+
+use model::{EventKind, SandboxState};
+use serde_json::json;
+
+use super::Sandbox;
+use crate::events::NewEvent;
+
+/// Returns the event of a change after which the sandbox is as in `row`.
+pub(super) fn sandbox_event(kind: EventKind, row: &Sandbox, now: i64) -> NewEvent {
+    NewEvent {
+        kind,
+        team_id: Some(row.team_id.clone()),
+        subject: row.id.to_string(),
+        sandbox_id: Some(row.id.clone()),
+        generation: Some(row.generation),
+        data: json!({
+            "state": row.state.as_str(),
+            "reason": row.reason,
+            "host_id": row.host_id,
+            "template": row.spec.template.as_str(),
+            "vcpus": row.spec.vcpus,
+            "memory_mb": row.spec.memory_mb,
+            "disk_mb": row.disk.as_ref().map(|disk| disk.size_mb),
+        }),
+        now,
+    }
+}
+
+/// Returns the events of a report, which made `after` of `before`.
+pub(super) fn report_events(before: &Sandbox, after: &Sandbox, now: i64) -> Vec<NewEvent> {
+    let mut kinds = Vec::new();
+    if after.state != before.state {
+        kinds.push(match after.state {
+            SandboxState::Running if before.state == SandboxState::Paused => {
+                EventKind::SandboxResumed
+            }
+            SandboxState::Running | SandboxState::Pending => EventKind::SandboxStarted,
+            SandboxState::Paused => EventKind::SandboxPaused,
+            SandboxState::Stopped => EventKind::SandboxStopped,
+            SandboxState::Error => EventKind::SandboxFailed,
+        });
+    }
+    if after.spec.network != before.spec.network {
+        kinds.push(EventKind::SandboxNetworkChanged);
+    }
+    let event = |kind| {
+        let mut event = sandbox_event(kind, after, now);
+        match kind {
+            EventKind::SandboxNetworkChanged => {
+                event.data["network"] = json!(after.spec.network);
+            }
+            _ => event.data["previous_state"] = json!(before.state.as_str()),
+        }
+        event
+    };
+    kinds.into_iter().map(event).collect()
+}
