@@ -57,12 +57,14 @@ impl Client {
         .await
     }
 
+    /// Deletes a checkpoint of a sandbox.
     pub async fn delete_checkpoint(&self, id: &str, name: &str) -> Result<()> {
         let url = self.route(&["v1", "sandboxes", id, "checkpoints", name]);
         self.send(self.request(Method::DELETE, url)).await.map(drop)
     }
 
-    /// Rolls a sandbox back to a checkpoint; later changes are lost. It runs then if it ran before.
+    /// Rolls a sandbox back to a checkpoint; later changes are lost. A running sandbox runs on from
+    /// there, a paused one stays paused.
     pub async fn rollback(&self, id: &str, checkpoint: &str) -> Result<Sandbox> {
         let url = self.route(&["v1", "sandboxes", id, "checkpoints", checkpoint, "rollback"]);
         self.send_json(self.request(Method::POST, url)).await
@@ -81,6 +83,7 @@ impl Client {
             .await
     }
 
+    /// Gets the template of that name that was made of a sandbox.
     pub async fn snapshot(&self, name: &str) -> Result<Template> {
         self.send_json(self.request(Method::GET, self.route(&["v1", "snapshots", name])))
             .await

@@ -123,7 +123,7 @@ impl Disk {
         let state = self.state.clone().lock_owned().await;
         if state.serial == serial {
             tracing::warn!(
-                "nobody thawed the root file system in {} ms: it is now",
+                "the root file system was not thawed within {} ms: it is now",
                 after.as_millis()
             );
             if let Err(e) = self.thaw_in_turn(state).await {

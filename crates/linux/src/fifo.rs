@@ -1,8 +1,8 @@
 //! Named pipes for writers that must not depend on a reader: 64 KiB in the kernel, never on disk.
 //!
 //! Opened for both directions, as Linux allows (fifo(7)), a pipe has always a reader, so its writer
-//! gets no SIGPIPE, and always a writer, so its reader sees no end. What is in it is kept for as
-//! long as anybody has it open.
+//! gets no SIGPIPE, and always a writer, so its reader sees no end. Its content is kept for as
+//! long as a process has it open.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +11,10 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
-/// Creates a pipe that only its owner can open. `path` must not exist.
+/// Creates a named pipe that only its owner can open.
 ///
 /// # Errors
-/// The file system's error.
+/// `AlreadyExists` if `path` exists; otherwise the file system's error.
 pub fn make(path: &Path) -> io::Result<()> {
     Ok(mknodat(
         CWD,
@@ -25,10 +25,10 @@ pub fn make(path: &Path) -> io::Result<()> {
     )?)
 }
 
-/// Opens a pipe for both directions. Reading and writing do not block.
+/// Opens a named pipe for both directions, non-blocking.
 ///
 /// # Errors
-/// When there is none.
+/// `NotFound` if there is none; otherwise the file system's error.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
     File::options()

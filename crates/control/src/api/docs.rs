@@ -73,13 +73,13 @@ pub(super) fn pages_router() -> Router<Arc<App>> {
         .default_models_expand_depth(0);
     let swagger: Router<Arc<App>> = SwaggerUi::new("/docs").config(config).into();
     swagger
-        .layer(axum::middleware::map_response(confine))
+        .layer(axum::middleware::map_response(set_security_headers))
         .route("/", routing::get(|| async { Redirect::temporary("/docs") }))
 }
 
-/// Sets a policy under which the page runs no code from elsewhere and talks to this server only:
-/// the page holds an API key while it is in use.
-async fn confine(mut response: Response) -> Response {
+/// Sets a content security policy, under which the page runs only code of this server and connects
+/// only to it: the page holds an API key while it is in use.
+async fn set_security_headers(mut response: Response) -> Response {
     let policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
     let headers = response.headers_mut();
     headers.insert(

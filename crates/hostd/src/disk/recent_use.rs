@@ -1,9 +1,9 @@
-//! Which sandbox has taken most of the host's disk lately. Where room runs short, that one is stalled
-//! before any other ([`super::room`]).
+//! Recent growth of the sandboxes' disks: where the host's disk runs short of space, the sandbox
+//! whose disk has grown most is stalled before any other ([`super::room`]).
 //!
-//! Growth counts half as much after each [`HALF_LIFE`], of stalled sandboxes too: one that was stalled
-//! is let go once others have taken more, or after some half-lives. Kept in memory only: after a
-//! restart of the agent every sandbox begins at nothing.
+//! Growth counts half as much after each [`HALF_LIFE`], also while a sandbox is stalled: so a stalled
+//! sandbox runs on once others have grown more, or after some half-lives. Kept in memory only: after
+//! a restart of the agent all growth is zero.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,20 +14,21 @@ use tokio::time::Instant;
 
 use super::MIB;
 
+/// Time after which growth counts half as much.
 const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
-/// Bytes that a sandbox must have taken to count as the one that takes the room. A package manager
-/// or a build writes that much; less is noise.
-pub const LEAST_RECENT: u64 = 256 * MIB;
+/// Least recent growth for which a sandbox is stalled before others, bytes. A package manager or a
+/// build writes that much; less is noise.
+pub const MIN_GROWTH: u64 = 256 * MIB;
 
-/// Bytes of the disk that each running sandbox has taken lately.
+/// Recent growth of the disk of each running sandbox.
 #[derive(Debug, Default)]
 pub struct RecentUse(Mutex<HashMap<SandboxId, Entry>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// Bytes that its disk used at the last look.
+    /// Bytes that the disk used when it was last measured.
     used: u64,
-    /// Bytes that it has grown by, as counted at `at`.
+    /// Recent growth at the time `at`, bytes.
     recent: f64,
     at: Instant,
 }
@@ -40,8 +41,8 @@ impl Entry {
 }
 
 impl RecentUse {
-    /// Notes how many bytes the disk of a sandbox uses, and returns true if no other has taken more
-    /// lately, and this one at least [`LEAST_RECENT`].
+    /// Notes how many bytes the disk of a sandbox uses. Returns true if its recent growth is at least
+    /// [`MIN_GROWTH`], and no other sandbox's is larger.
     pub fn record_use(&self, id: &SandboxId, used: u64, now: Instant) -> bool {
         let mut entries = self.0.lock();
         let before = entries.get(id).copied().unwrap_or(Entry {
@@ -55,7 +56,7 @@ impl RecentUse {
         let at = now;
         entries.insert(id.clone(), Entry { used, recent, at });
         #[allow(clippy::cast_precision_loss, reason = "a comparison of sizes")]
-        let is_much = recent >= LEAST_RECENT as f64;
+        let is_much = recent >= MIN_GROWTH as f64;
         is_much
             && entries
                 .iter()
@@ -81,17 +82,17 @@ mod tests {
         let [greedy, modest] = ids();
         let (uses, now) = (RecentUse::default(), Instant::now());
         for id in [&greedy, &modest] {
-            // What it had before it was first looked at is not its fault.
-            assert!(!uses.record_use(id, 8 * LEAST_RECENT, now));
+            // Bytes from before the first measurement are no growth.
+            assert!(!uses.record_use(id, 8 * MIN_GROWTH, now));
         }
-        assert!(!uses.record_use(&greedy, 9 * LEAST_RECENT - 1, now));
-        assert!(uses.record_use(&greedy, 10 * LEAST_RECENT, now));
-        assert!(!uses.record_use(&modest, 9 * LEAST_RECENT, now));
-        assert!(uses.record_use(&greedy, 10 * LEAST_RECENT, now));
-        assert!(uses.record_use(&modest, 11 * LEAST_RECENT, now));
-        assert!(!uses.record_use(&greedy, 10 * LEAST_RECENT, now));
+        assert!(!uses.record_use(&greedy, 9 * MIN_GROWTH - 1, now));
+        assert!(uses.record_use(&greedy, 10 * MIN_GROWTH, now));
+        assert!(!uses.record_use(&modest, 9 * MIN_GROWTH, now));
+        assert!(uses.record_use(&greedy, 10 * MIN_GROWTH, now));
+        assert!(uses.record_use(&modest, 11 * MIN_GROWTH, now));
+        assert!(!uses.record_use(&greedy, 10 * MIN_GROWTH, now));
         uses.forget_sandbox(&modest);
-        assert!(uses.record_use(&greedy, 10 * LEAST_RECENT, now));
+        assert!(uses.record_use(&greedy, 10 * MIN_GROWTH, now));
     }
 
     #[test]
@@ -99,8 +100,8 @@ mod tests {
         let [greedy, _] = ids();
         let (uses, now) = (RecentUse::default(), Instant::now());
         uses.record_use(&greedy, 0, now);
-        assert!(uses.record_use(&greedy, 2 * LEAST_RECENT, now));
-        assert!(uses.record_use(&greedy, 2 * LEAST_RECENT, now + HALF_LIFE / 2));
-        assert!(!uses.record_use(&greedy, 2 * LEAST_RECENT, now + 2 * HALF_LIFE));
+        assert!(uses.record_use(&greedy, 2 * MIN_GROWTH, now));
+        assert!(uses.record_use(&greedy, 2 * MIN_GROWTH, now + HALF_LIFE / 2));
+        assert!(!uses.record_use(&greedy, 2 * MIN_GROWTH, now + 2 * HALF_LIFE));
     }
 }

@@ -291,7 +291,7 @@ pub(super) fn check_directory(dir: &Path) -> Check {
     )
 }
 
-pub(super) fn disk_space(config: &Config) -> Check {
+pub(super) fn check_disk_space(config: &Config) -> Check {
     let dir = existing(&config.paths.sandboxes);
     let free = file::free_bytes(&dir).unwrap_or_default();
     #[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
@@ -340,7 +340,7 @@ pub(super) fn check_packages() -> Check {
     )
 }
 
-pub(super) fn guest_kernel(config: &Config) -> Check {
+pub(super) fn check_guest_kernel(config: &Config) -> Check {
     let path = &config.paths.kernel;
     let fix = "make kernel, or set AGENT_KERNEL_PATH to a bzImage or vmlinux";
     match fs::read(path).map(|image| crate::boot::vmlinux(&image)) {
@@ -352,7 +352,7 @@ pub(super) fn guest_kernel(config: &Config) -> Check {
     }
 }
 
-pub(super) fn guest_agent(config: &Config) -> Check {
+pub(super) fn check_guest_agent(config: &Config) -> Check {
     let path = &config.paths.envd;
     let fix = "make build-envd, or set AGENT_ENVD_PATH";
     match starts_as_elf(path) {

@@ -307,7 +307,7 @@ mod tests {
         }
         assert!(
             pins.expiring_names(now).is_empty(),
-            "nobody has asked for a day"
+            "no name was asked for within a day"
         );
     }
 

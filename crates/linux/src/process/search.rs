@@ -102,7 +102,7 @@ mod tests {
     use super::*;
     use crate::programs;
 
-    /// Some below those of VMMs; nobody else has it.
+    /// A user id below those of VMMs, which no other process has.
     fn user() -> u32 {
         2_040_000_000 + std::process::id()
     }

@@ -121,7 +121,7 @@ fn what_could_never_be_reached_is_refused() {
 
 /// Loopback, unspecified, IPv4 in many forms (mapped, compatible, NAT64 twice, 6to4, Teredo),
 /// documentation, private, metadata of Amazon and Google, site-local, link-local, multicast, and
-/// what nobody was given.
+/// unassigned.
 const NEVER6: [&str; 22] = [
     "::1",
     "::",
@@ -288,7 +288,7 @@ proptest! {
         }
     }
 
-    /// Whatever the rules: nobody reaches the floor, and what is allowed is allowed.
+    /// With any rules, no blocked range is reached, and what is allowed is allowed.
     #[test]
     fn the_floor_holds_and_allow_beats_deny(
         allow in prop::collection::vec(net(), 0..6),

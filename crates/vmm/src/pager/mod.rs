@@ -386,7 +386,7 @@ impl Pager {
                 Ok(how) => format!("ended with {how}"),
                 Err(error) => format!("cannot be watched: {error}"),
             },
-            None => "ended while nobody watched".to_owned(),
+            None => "ended while it was not watched".to_owned(),
         };
         // The end of its VMM ends it as well, and is then the reason to report.
         tokio::time::sleep(NOTICE).await;

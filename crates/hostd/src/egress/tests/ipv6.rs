@@ -217,7 +217,7 @@ async fn names_are_allowed_at_own_addresses() {
 async fn quic_and_foreign_resolvers_are_refused() {
     let world = world(&["good.test"], &[], true).await;
     world.ask6("good.test").await;
-    // Whomever the guest asks, over whatever, we answer.
+    // We answer, whatever server the guest asks over whatever protocol.
     for server in ["2001:4860:4860::8888", &GATEWAY_IP6.to_string()] {
         assert_eq!(
             world.ask_for(RecordType::AAAA, server, "evil.test").await,

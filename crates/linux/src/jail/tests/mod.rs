@@ -16,7 +16,7 @@ use crate::{netns, programs};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A user whom nobody else on this machine has.
+/// A user that no other process of this machine has.
 fn user() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     2_050_000_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed)

@@ -83,8 +83,8 @@ async fn answers_reach_commands_in_any_order() {
                 value["id"].as_u64().unwrap(),
             );
         }
-        // To somebody who was here before, twice, without a number, and in between an event that
-        // nobody knows.
+        // Answers to an earlier client, twice, and one without a number; in between an event of an
+        // unknown kind.
         peer.say(r#"{"return": {"status": "running"}, "id": 1}"#)
             .await;
         peer.say(r#"{"event": "NEW_IN_QEMU_99", "data": {"x": 1}, "timestamp": {"seconds": 1, "microseconds": 2}}"#)
@@ -152,7 +152,7 @@ async fn late_answer_after_timeout_is_dropped() {
 #[tokio::test]
 async fn violation_ends_all_commands() {
     let (qmp, mut shutdowns, mut peer) = connected().await;
-    // More than anybody reads.
+    // More than the queue holds.
     for _ in 0..10 * QUEUE {
         let data = r#"{"guest": true, "reason": "guest-shutdown"}"#;
         let timestamp = r#"{"seconds": 1, "microseconds": 2}"#;

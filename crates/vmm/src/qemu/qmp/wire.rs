@@ -175,8 +175,8 @@ mod tests {
 
     use super::*;
 
-    /// What comes of bytes that are sent until nobody reads them any more; never more messages than
-    /// are read here.
+    /// Sends the bytes until the reader stops. Returns the number of messages that it read, and its
+    /// error.
     async fn read_all(content: &[u8], repeat: usize) -> (usize, QmpError) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (mut lines, write) = split_socket(ours);
