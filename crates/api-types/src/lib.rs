@@ -4,6 +4,7 @@
 //! and the Rust SDK speaks them, so the three cannot drift apart.
 
 mod command;
+mod disk_usage;
 mod error;
 mod event;
 mod exec;
@@ -19,6 +20,7 @@ pub use command::{
     AttachServerMessage, BackgroundExec, Command, CommandList, CommandOutput, CommandSignal,
     CommandState, OutputStream, Process, ProcessList, StartCommand,
 };
+pub use disk_usage::{DiskUsage, SandboxDiskUsage, Sizes, Space};
 pub use error::{ErrorBody, ErrorDetail};
 pub use event::{Event, EventActor};
 pub use exec::{

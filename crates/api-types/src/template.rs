@@ -22,6 +22,12 @@ pub struct Template {
     pub disk_mb: Option<u32>,
     /// Allocated on the host.
     pub size_bytes: u64,
+    /// What is free on the host when it is deleted.
+    #[serde(default)]
+    pub exclusive_bytes: u64,
+    /// What stays, since sandboxes or other templates have it, too.
+    #[serde(default)]
+    pub shared_bytes: u64,
     /// The sandbox that it was made of; absent for `base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_sandbox_id: Option<String>,
@@ -85,6 +91,12 @@ pub struct Checkpoint {
     pub name: String,
     /// Allocated on the host.
     pub size_bytes: u64,
+    /// What is free on the host when it is deleted.
+    #[serde(default)]
+    pub exclusive_bytes: u64,
+    /// What stays, since the sandbox, other checkpoints or templates have it, too.
+    #[serde(default)]
+    pub shared_bytes: u64,
     /// RFC 3339.
     pub created_at: String,
 }

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, SavedCommand};
 use crate::failure::Subject;
 
 fn main() -> ExitCode {
@@ -58,11 +58,12 @@ fn subject(command: &Command) -> Subject {
         Command::Ps(_) => Subject::Sandbox,
         Command::Attach(_) | Command::Kill(_) | Command::Shell(_) => Subject::Background,
         Command::Cp(_) | Command::Fs(_) => Subject::Files,
-        Command::Checkpoint(_) | Command::Checkpoints(_) | Command::Rollback(_) => {
-            Subject::Checkpoint
-        }
-        Command::Snapshot(_) | Command::Snapshots(_) => Subject::Snapshot,
-        Command::Up(_)
+        Command::Saved(
+            SavedCommand::Checkpoint(_) | SavedCommand::Checkpoints(_) | SavedCommand::Rollback(_),
+        ) => Subject::Checkpoint,
+        Command::Saved(SavedCommand::Snapshot(_) | SavedCommand::Snapshots(_)) => Subject::Snapshot,
+        Command::Saved(SavedCommand::Df(_))
+        | Command::Up(_)
         | Command::Doctor(_)
         | Command::Ls(_)
         | Command::Templates

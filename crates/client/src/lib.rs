@@ -18,6 +18,7 @@
 
 mod commands;
 mod connection;
+mod disk_usage;
 mod error;
 mod events;
 mod exec_stream;

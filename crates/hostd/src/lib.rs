@@ -7,8 +7,10 @@
 pub mod boot;
 pub mod config;
 pub mod disk;
+pub mod disk_usage;
 pub mod doctor;
 mod egress;
+pub mod file_set;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod descriptors;
 pub mod dm;
 mod exec;
+pub mod extents;
 pub mod fifo;
 pub mod file;
 pub mod jail;

@@ -1,6 +1,35 @@
-//! Flags of fork, snapshots and checkpoints.
+//! Flags of fork, snapshots and checkpoints, and of what they take on disk.
 
 use clap::{Args, Subcommand};
+
+/// Commands about saved states of sandboxes.
+#[derive(Debug, Subcommand)]
+pub enum SavedCommand {
+    /// Create copies of a sandbox that run on from its present state
+    Fork(ForkArgs),
+    /// Create a template from a sandbox
+    Snapshot(SnapshotArgs),
+    /// List, show and remove templates that were created from sandboxes
+    Snapshots(SnapshotsArgs),
+    /// Save the state of a sandbox, to roll back to it
+    Checkpoint(CheckpointArgs),
+    /// List and remove checkpoints of a sandbox
+    Checkpoints(CheckpointsArgs),
+    /// Roll a sandbox back to a checkpoint; what came after it is lost
+    Rollback(RollbackArgs),
+    /// Show what sandboxes and saved states take on disk, and what deleting them would free
+    Df(DfArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+FREED is what deleting all of a row would give back: blocks that others have, too, stay. The rows share blocks, so their
+sum can be more than the total. No sandbox is resumed for this.")]
+pub struct DfArgs {
+    /// Also each sandbox
+    #[arg(short, long)]
+    pub verbose: bool,
+}
 
 #[derive(Debug, Args)]
 #[command(after_help = "All copies run, or there is none. Prints their ids.")]

@@ -25,8 +25,8 @@ pub use fs::{
 };
 pub use help::parse;
 pub use lifecycle::{
-    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, ForkArgs, RollbackArgs, SnapshotArgs,
-    SnapshotsArgs, SnapshotsCommand,
+    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, DfArgs, ForkArgs, RollbackArgs,
+    SavedCommand, SnapshotArgs, SnapshotsArgs, SnapshotsCommand,
 };
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
@@ -95,7 +95,7 @@ pub enum Command {
     #[command(visible_alias = "list")]
     Ls(LsArgs),
     /// Show one sandbox
-    Info(IdArgs),
+    Info(InfoArgs),
     /// Run a command in a sandbox
     Exec(ExecArgs),
     /// Open a shell in a sandbox that outlives its connection
@@ -118,18 +118,8 @@ pub enum Command {
     Resume(IdArgs),
     /// Show or change where a sandbox may connect to
     Network(NetworkArgs),
-    /// Create copies of a sandbox that run on from its present state
-    Fork(ForkArgs),
-    /// Create a template from a sandbox
-    Snapshot(SnapshotArgs),
-    /// List, show and remove templates that were created from sandboxes
-    Snapshots(SnapshotsArgs),
-    /// Save the state of a sandbox, to roll back to it
-    Checkpoint(CheckpointArgs),
-    /// List and remove checkpoints of a sandbox
-    Checkpoints(CheckpointsArgs),
-    /// Roll a sandbox back to a checkpoint; what came after it is lost
-    Rollback(RollbackArgs),
+    #[command(flatten)]
+    Saved(SavedCommand),
     /// Print a link to a port of a sandbox, for a browser
     Url(UrlArgs),
     /// Make ports of a sandbox reachable as ports here
@@ -332,6 +322,21 @@ pub struct LsArgs {
     /// Also those that are stopped or failed
     #[arg(short, long)]
     pub all: bool,
+
+    /// With what each takes on disk, checkpoints included, and what removing it would free
+    #[arg(short, long)]
+    pub size: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Id of the sandbox, or the beginning of it
+    #[arg(value_name = "SANDBOX")]
+    pub id: String,
+
+    /// With what it takes on disk
+    #[arg(short, long)]
+    pub size: bool,
 }
 
 #[derive(Debug, Args)]

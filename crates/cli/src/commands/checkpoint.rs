@@ -63,11 +63,12 @@ async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
         vec![
             cell(&checkpoint.name),
             cell(format_size(checkpoint.size_bytes)),
+            cell(format_size(checkpoint.exclusive_bytes)),
             cell(format_age(&checkpoint.created_at, now)),
         ]
     };
     output::print_table(
-        &["NAME", "SIZE", "CREATED"],
+        &["NAME", "SIZE", "FREED", "CREATED"],
         checkpoints.iter().map(row).collect(),
     )
 }

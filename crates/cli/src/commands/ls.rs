@@ -1,11 +1,15 @@
 //! `wrenn ls`.
 
-use client::types::{Sandbox, SandboxStatus};
+use std::collections::BTreeMap;
+
+use client::types::{Sandbox, SandboxDiskUsage, SandboxStatus};
+use comfy_table::Cell;
 use time::OffsetDateTime;
 
+use super::info::WithUsage;
 use super::{Session, description};
 use crate::args::LsArgs;
-use crate::output;
+use crate::output::{self, cell, format_size};
 
 pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
     let all = session.client.list_all().await?;
@@ -13,6 +17,14 @@ pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<
     let shown: Vec<Sandbox> = all
         .into_iter()
         .filter(|sandbox| args.all || is_alive(sandbox.status))
+        .collect();
+    let usage = usage_by_id(session, args).await?;
+    let shown: Vec<WithUsage> = shown
+        .into_iter()
+        .map(|sandbox| WithUsage {
+            usage: usage.get(&sandbox.id).cloned(),
+            sandbox,
+        })
         .collect();
     if session.json {
         return output::print_json(&shown);
@@ -26,10 +38,40 @@ pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<
         return Ok(());
     }
     let now = OffsetDateTime::now_utc();
-    let rows = shown
-        .iter()
-        .map(|sandbox| description::table_row(sandbox, now));
-    output::print_table(&description::COLUMNS, rows.collect())
+    let mut columns = description::COLUMNS.to_vec();
+    if args.size {
+        columns.extend(["SIZE", "FREED"]);
+    }
+    let rows = shown.iter().map(|found| {
+        let mut row = description::table_row(&found.sandbox, now);
+        if args.size {
+            row.extend(size_cells(found.usage.as_ref()));
+        }
+        row
+    });
+    output::print_table(&columns, rows.collect())
+}
+
+/// Returns what each sandbox takes on disk, if that was asked for.
+async fn usage_by_id(
+    session: &Session,
+    args: &LsArgs,
+) -> anyhow::Result<BTreeMap<String, SandboxDiskUsage>> {
+    if !args.size {
+        return Ok(BTreeMap::new());
+    }
+    let usage = session.client.disk_usage().await?.by_sandbox.into_iter();
+    Ok(usage.map(|usage| (usage.id.clone(), usage)).collect())
+}
+
+/// Returns the cells of a sandbox; one that was made since the measurement has no sizes.
+fn size_cells(usage: Option<&SandboxDiskUsage>) -> [Cell; 2] {
+    let total = usage.map(|usage| usage.total);
+    let sizes = [
+        total.map(|total| total.size_bytes),
+        total.map(|total| total.exclusive_bytes),
+    ];
+    sizes.map(|bytes| cell(bytes.map_or_else(|| "-".to_owned(), format_size)))
 }
 
 fn is_alive(status: SandboxStatus) -> bool {

@@ -7,6 +7,7 @@ mod console;
 mod cp;
 mod create;
 mod description;
+mod df;
 mod doctor;
 mod events;
 mod exec;
@@ -28,7 +29,7 @@ mod version;
 
 use client::Client;
 
-use crate::args::{Cli, Command, ConnectionArgs};
+use crate::args::{Cli, Command, ConnectionArgs, SavedCommand};
 use crate::copy::Direction;
 use crate::failure;
 use crate::settings::Settings;
@@ -78,14 +79,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Pause(args) => pause::pause_sandbox(&session()?, &args).await,
         Command::Resume(args) => pause::resume_sandbox(&session()?, &args).await,
         Command::Network(args) => network::manage_network(&session()?, args).await,
-        Command::Fork(args) => pause::fork_sandbox(&session()?, &args).await,
-        Command::Snapshot(args) => snapshot::create_snapshot(&session()?, args).await,
-        Command::Snapshots(args) => return snapshot::manage_snapshots(&session()?, args).await,
-        Command::Checkpoint(args) => checkpoint::create_checkpoint(&session()?, &args).await,
-        Command::Checkpoints(args) => {
-            return checkpoint::manage_checkpoints(&session()?, args).await;
-        }
-        Command::Rollback(args) => checkpoint::rollback_sandbox(&session()?, &args).await,
+        Command::Saved(command) => return dispatch_saved(&session()?, command).await,
         Command::Url(args) => ports::print_url(&session()?, &args).await,
         Command::PortForward(args) => ports::port_forward(&session()?, args).await,
         Command::Console => console::print_console_url(&connection, json),
@@ -95,6 +89,22 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Templates => templates::list_templates(&session()?).await,
         Command::Completions { shell } => completions::print_completions(shell),
         Command::Version => version::print_versions(session().ok(), json).await,
+    };
+    done.map(|()| 0)
+}
+
+/// Runs a command about saved states and gives the exit code.
+async fn dispatch_saved(session: &Session, command: SavedCommand) -> anyhow::Result<u8> {
+    let done = match command {
+        SavedCommand::Snapshots(args) => return snapshot::manage_snapshots(session, args).await,
+        SavedCommand::Checkpoints(args) => {
+            return checkpoint::manage_checkpoints(session, args).await;
+        }
+        SavedCommand::Fork(args) => pause::fork_sandbox(session, &args).await,
+        SavedCommand::Snapshot(args) => snapshot::create_snapshot(session, args).await,
+        SavedCommand::Checkpoint(args) => checkpoint::create_checkpoint(session, &args).await,
+        SavedCommand::Rollback(args) => checkpoint::rollback_sandbox(session, &args).await,
+        SavedCommand::Df(args) => df::print_usage(session, &args).await,
     };
     done.map(|()| 0)
 }

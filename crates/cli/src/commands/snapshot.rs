@@ -71,6 +71,7 @@ fn described(snapshot: &Template) -> String {
         ),
         ("Disk", snapshot.disk_mb.map(|disk| format!("{disk} MiB"))),
         ("Size", Some(format_size(snapshot.size_bytes))),
+        ("Freed", Some(format_size(snapshot.exclusive_bytes))),
         ("Made of", snapshot.source_sandbox_id.clone()),
         ("Created", Some(snapshot.created_at.clone())),
     ];

@@ -32,11 +32,14 @@ pub fn print_templates(templates: &[Template]) -> anyhow::Result<()> {
             cell(known(template.vcpus, "")),
             cell(known(template.memory_mb, " MiB")),
             cell(format_size(template.size_bytes)),
+            cell(format_size(template.exclusive_bytes)),
             cell(format_age(&template.created_at, now)),
         ]
     };
     output::print_table(
-        &["NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "CREATED"],
+        &[
+            "NAME", "TYPE", "VCPUS", "MEMORY", "SIZE", "FREED", "CREATED",
+        ],
         templates.iter().map(row).collect(),
     )
 }

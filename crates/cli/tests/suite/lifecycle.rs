@@ -158,6 +158,33 @@ async fn checkpoints_are_made_listed_gone_back_to_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sizes_are_shown_where_asked() {
+    let server = Server::start().await;
+    server.add(A);
+    let table = wrenn(&server, &["df", "-v"]).await.with(0).text();
+    for part in ["sandboxes", "total", "10.00 MiB", "3.00 MiB", A] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let plain = wrenn(&server, &["ls"]).await.with(0).text();
+    assert!(!plain.contains("FREED"), "{plain}");
+    let sized = wrenn(&server, &["ls", "--size"]).await.with(0).text();
+    assert!(
+        sized.contains("FREED") && sized.contains("3.00 MiB"),
+        "{sized}"
+    );
+    let one = wrenn(&server, &["info", "--size", A]).await.with(0).text();
+    assert!(
+        one.contains("10.00 MiB, of which 3.00 MiB go with it"),
+        "{one}"
+    );
+    let json = wrenn(&server, &["--json", "info", "--size", A])
+        .await
+        .with(0)
+        .json();
+    assert_eq!(json["usage"]["total"]["shared_bytes"], 7 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_time_out_does_can_be_chosen() {
     let server = Server::start().await;
     let id = wrenn(

@@ -106,6 +106,8 @@ async fn create_checkpoint(State(world): Shared, Json(body): Json<CreateCheckpoi
     let checkpoint = Checkpoint {
         name,
         size_bytes: 1 << 20,
+        exclusive_bytes: 3 << 10,
+        shared_bytes: (1 << 20) - (3 << 10),
         created_at: "2026-01-01T00:00:00Z".to_owned(),
     };
     world

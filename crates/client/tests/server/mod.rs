@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each suite uses its part")]
 
 mod commands;
+mod disk_usage;
 pub mod events;
 mod files;
 mod lifecycle;
@@ -102,6 +103,7 @@ impl Server {
             .route("/files/chown", post(files::change_owner))
             .route("/files/archive", get(files::pack).put(files::unpack))
             .route("/tunnel", get(tunnel))
+            .route("/disk-usage", get(disk_usage::of_sandbox))
             .route("/logs", get(logs));
         let routes = Router::new()
             .route("/v1/sandboxes", post(create).get(list))
@@ -111,6 +113,7 @@ impl Server {
             .route("/v1/templates", get(templates))
             .route("/v1/events", get(events::list))
             .route("/v1/events/stream", get(events::stream))
+            .route("/v1/disk-usage", get(disk_usage::of_all))
             .merge(lifecycle::snapshots())
             .layer(axum::extract::DefaultBodyLimit::disable())
             .layer(from_fn_with_state((), authorised))
@@ -257,6 +260,8 @@ fn template(name: &str, kind: TemplateKind) -> Template {
         memory_mb: None,
         disk_mb: None,
         size_bytes: 1 << 30,
+        exclusive_bytes: 1 << 20,
+        shared_bytes: (1 << 30) - (1 << 20),
         source_sandbox_id: None,
         created_at: "2026-01-01T00:00:00Z".to_owned(),
     }

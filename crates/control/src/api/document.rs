@@ -42,6 +42,7 @@ const NO_NUL: &str = "^[^\\u0000]*$";
         (name = "events", description = "What changed, in order, as history and as it happens"),
         (name = "templates", description = "What sandboxes are created from, and snapshots"),
         (name = "hosts", description = "The machines that they run on"),
+        (name = "disk usage", description = "What they take on the hosts' disks"),
         (name = "server", description = "Health and this document; no key needed"),
     ),
     components(schemas(AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry)),

@@ -6,6 +6,7 @@ mod attach;
 mod checkpoints;
 mod commands;
 mod console;
+mod disk_usage;
 mod docs;
 pub mod document;
 pub mod error;
@@ -68,6 +69,7 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(checkpoints::delete_checkpoint))
         .routes(routes!(checkpoints::rollback_sandbox))
+        .routes(routes!(disk_usage::get_sandbox_disk_usage))
         .routes(routes!(exec::exec))
         .routes(routes!(exec::signal_exec))
         .routes(routes!(exec_stream::exec_stream))
@@ -112,6 +114,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(snapshots::get_snapshot, snapshots::delete_snapshot))
         .routes(routes!(metrics::get_host_metrics))
+        .routes(routes!(disk_usage::get_disk_usage))
         .routes(routes!(health::health))
         .routes(routes!(docs::openapi_json))
         .routes(routes!(docs::openapi_yaml))

@@ -7,8 +7,8 @@ use time::macros::format_description;
 
 use crate::app::metrics::HostUsage;
 use crate::hosts::{
-    Checkpoint, CommandInfo, FileInfo, LogEntry, ResourceSizes, SandboxUsage, Template, UsagePoint,
-    UsageSeries,
+    Checkpoint, CommandInfo, DiskUsage, FileInfo, LogEntry, ResourceSizes, SandboxSpace,
+    SandboxUsage, Sizes, Space, Template, UsagePoint, UsageSeries,
 };
 
 /// RFC 3339, always with three digits for milliseconds, so that times sort as text.
@@ -56,6 +56,8 @@ pub fn template(template: Template) -> api_types::Template {
         disk_mb: size(template.disk_mb),
         name: template.name.to_string(),
         size_bytes: template.size_bytes,
+        exclusive_bytes: template.exclusive_bytes,
+        shared_bytes: template.size_bytes.saturating_sub(template.exclusive_bytes),
         source_sandbox_id: template.source_sandbox_id,
         created_at: format_time(template.created_at),
     }
@@ -66,7 +68,55 @@ pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
     api_types::Checkpoint {
         name: checkpoint.name,
         size_bytes: checkpoint.size_bytes,
+        exclusive_bytes: checkpoint.exclusive_bytes,
+        shared_bytes: checkpoint
+            .size_bytes
+            .saturating_sub(checkpoint.exclusive_bytes),
         created_at: format_time(checkpoint.created_at),
+    }
+}
+
+fn sizes(sizes: Sizes) -> api_types::Sizes {
+    api_types::Sizes {
+        size_bytes: sizes.size_bytes,
+        exclusive_bytes: sizes.exclusive_bytes,
+        shared_bytes: sizes.size_bytes.saturating_sub(sizes.exclusive_bytes),
+    }
+}
+
+fn space(space: Space) -> api_types::Space {
+    api_types::Space {
+        count: space.count,
+        sizes: sizes(space.sizes),
+    }
+}
+
+#[must_use]
+pub fn sandbox_disk_usage(space_of: SandboxSpace) -> api_types::SandboxDiskUsage {
+    api_types::SandboxDiskUsage {
+        id: space_of.id,
+        total: sizes(space_of.total),
+        own: sizes(space_of.own),
+        paused: sizes(space_of.paused),
+        checkpoints: space(space_of.checkpoints),
+    }
+}
+
+#[must_use]
+pub fn disk_usage(usage: DiskUsage) -> api_types::DiskUsage {
+    api_types::DiskUsage {
+        sandboxes: space(usage.sandboxes),
+        paused: space(usage.paused),
+        checkpoints: space(usage.checkpoints),
+        snapshots: space(usage.snapshots),
+        images: usage.images.map(space),
+        preboot_cache: usage.preboot.map(space),
+        total: sizes(usage.total),
+        by_sandbox: usage
+            .by_sandbox
+            .into_iter()
+            .map(sandbox_disk_usage)
+            .collect(),
     }
 }
 

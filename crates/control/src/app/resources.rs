@@ -60,6 +60,7 @@ mod tests {
             name: "ready".parse().unwrap(),
             kind,
             size_bytes: 1,
+            exclusive_bytes: 1,
             created_at: 1,
             vcpus: 2,
             memory_mb: 256,

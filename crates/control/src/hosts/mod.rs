@@ -9,6 +9,7 @@ mod background;
 mod calls;
 mod commands;
 mod connection;
+mod disk_usage;
 mod files;
 mod host;
 mod inventory;
@@ -41,6 +42,7 @@ pub(crate) use calls::{GUEST_TIMEOUT, RESUME_TIMEOUT};
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
 pub use connection::HostDown;
+pub use disk_usage::{DiskUsage, DiskUsageScope, SandboxSpace, Sizes, Space};
 pub use files::{
     CHUNK_BYTES, FileForm, FileInfo, FileStream, GuestPath, ListingPage, ListingQuery, NewOwner,
     UploadTarget,

@@ -15,6 +15,8 @@ pub struct Checkpoint {
     pub name: String,
     /// Bytes allocated on the host.
     pub size_bytes: u64,
+    /// Those of them that are free when it is removed.
+    pub exclusive_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,
 }
@@ -24,6 +26,7 @@ impl From<rpc::Checkpoint> for Checkpoint {
         Self {
             name: checkpoint.name,
             size_bytes: checkpoint.size_bytes,
+            exclusive_bytes: checkpoint.exclusive_bytes,
             created_at: checkpoint.created_at_ms,
         }
     }

@@ -14,6 +14,8 @@ pub struct Template {
     pub kind: TemplateKind,
     /// Bytes allocated on the host.
     pub size_bytes: u64,
+    /// Those of them that are free when it is removed.
+    pub exclusive_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,
     /// Sizes of a [`TemplateKind::Snapshot`]; 0 otherwise. MiB.
@@ -47,6 +49,7 @@ impl TryFrom<rpc::Template> for Template {
             name: template.name.parse()?,
             kind,
             size_bytes: template.size_bytes,
+            exclusive_bytes: template.exclusive_bytes,
             created_at: template.created_at_ms,
             vcpus: template.vcpus,
             memory_mb: template.memory_mb,

@@ -8,6 +8,7 @@ mod conformance;
 mod console;
 mod create;
 mod delete;
+mod disk_usage;
 mod document;
 mod events;
 mod exec;

@@ -22,6 +22,8 @@ const SCOPES: &[(&str, &str)] = &[
     ("list_checkpoints", "sandboxes:read"),
     ("delete_checkpoint", "sandboxes:write"),
     ("rollback_sandbox", "sandboxes:write"),
+    ("get_disk_usage", "sandboxes:read"),
+    ("get_sandbox_disk_usage", "sandboxes:read"),
     ("exec", "sandboxes:write"),
     ("signal_exec", "sandboxes:write"),
     ("exec_stream", "sandboxes:write"),
@@ -65,6 +67,7 @@ const SCOPES: &[(&str, &str)] = &[
 ];
 /// Operations that answer a stranger with a list of its own.
 const LISTS: &[&str] = &[
+    "get_disk_usage",
     "list_sandboxes",
     "list_events",
     "list_templates",

@@ -54,6 +54,14 @@ pub struct BootFiles {
     pub modules: Option<PathBuf>,
 }
 
+impl BootFiles {
+    /// Returns the paths of the files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let both = [&self.kernel, &self.initramfs];
+        both.into_iter().chain(&self.modules).map(PathBuf::as_path)
+    }
+}
+
 /// Makes the boot files, or finds them made. Blocking.
 ///
 /// # Errors

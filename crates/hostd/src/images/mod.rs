@@ -19,6 +19,7 @@ use model::TemplateName;
 use parking_lot::Mutex;
 use stdx::error::chain;
 
+use crate::file_set::{FileSet, Sizes};
 use checksums::{Checksums, Damaged};
 
 /// A bootable image.
@@ -30,6 +31,17 @@ pub struct Image {
     pub size_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
+}
+
+impl Image {
+    /// Measures the bytes that it takes on disk. Blocking.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let file = self.path.canonicalize();
+        file.and_then(|file| FileSet::of_file(&file))
+            .unwrap_or_default()
+            .sizes()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,11 @@ use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
 use host_rpc as rpc;
 use host_rpc::HostService;
 
-use super::Agent;
+use stdx::task::run_blocking;
+
+use super::error::from_sandbox_error;
+use super::{Agent, disk_usage};
+use crate::sandbox::SandboxError;
 
 #[expect(
     refining_impl_trait,
@@ -29,5 +33,19 @@ impl HostService for Agent {
             sandboxes: u32::try_from(self.manager.list_sandboxes().await.len()).unwrap_or(u32::MAX),
             ..rpc::GetHostResponse::default()
         })
+    }
+
+    async fn get_disk_usage(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::GetDiskUsageRequest>,
+    ) -> ServiceResult<rpc::GetDiskUsageResponse> {
+        let scope = disk_usage::scope_from(&request.to_owned_message());
+        let files = self.disk_usage.get(&self.manager.host).await;
+        let files = files.map_err(|error| from_sandbox_error(error.into()))?;
+        // As long as the sets of all files, so that others are not held up.
+        let report = run_blocking(move || Ok::<_, SandboxError>(files.report(&scope))).await;
+        let report = report.map_err(from_sandbox_error)?;
+        Response::ok(disk_usage::report_message(report))
     }
 }

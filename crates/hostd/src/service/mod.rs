@@ -8,6 +8,7 @@ mod alive;
 mod auth;
 mod background;
 mod commands;
+mod disk_usage;
 mod error;
 mod files;
 mod host;
@@ -29,6 +30,7 @@ use connectrpc::ConnectError;
 use host_rpc as rpc;
 use model::SandboxId;
 
+use crate::disk_usage::DiskUsageCache;
 use crate::host::Host;
 use crate::sandbox::report::sandbox_report;
 use crate::sandbox::{Handle, Manager, SandboxError};
@@ -42,7 +44,7 @@ pub(crate) fn fuzz_page(page: guest_rpc::file::ListPageResponse) {
 /// Returns a router of all services, which refuses requests without the token.
 pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
     let tunnels = tunnel::router(Arc::clone(&manager));
-    let services = rpc::services::register_services(&Arc::new(Agent { manager }));
+    let services = rpc::services::register_services(&Arc::new(Agent::new(manager)));
     let token: Arc<str> = token.into();
     tunnels
         .fallback_service(services.into_axum_service())
@@ -57,9 +59,17 @@ pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
 #[derive(Debug)]
 struct Agent {
     manager: Arc<Manager>,
+    disk_usage: DiskUsageCache,
 }
 
 impl Agent {
+    fn new(manager: Arc<Manager>) -> Self {
+        Self {
+            manager,
+            disk_usage: DiskUsageCache::default(),
+        }
+    }
+
     /// Makes a call to the guest of a sandbox, which is resumed for it if need be, and runs until
     /// it is over.
     async fn in_guest<T, F>(

@@ -7,10 +7,12 @@ use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, Service
 use host_rpc as rpc;
 use host_rpc::SnapshotService;
 use model::{CheckpointName, TemplateName};
+use stdx::task::run_blocking;
 
 use super::error::{from_sandbox_error, invalid_argument};
 use super::templates::template_message;
 use super::{Agent, report_of, run_detached, sandbox_id};
+use crate::sandbox::SandboxError;
 use crate::snapshot::checkpoint::Checkpoint;
 
 #[expect(
@@ -31,7 +33,7 @@ impl SnapshotService for Agent {
         let create = async move { manager.create_template(&id, &name, memory, overwrite).await };
         let created = run_detached(create).await?;
         Response::ok(rpc::CreateSnapshotResponse {
-            template: template_message(&created).into(),
+            template: measured(move || template_message(&created)).await?.into(),
             ..Default::default()
         })
     }
@@ -58,7 +60,7 @@ impl SnapshotService for Agent {
         let create = async move { manager.create_checkpoint(&id, &name).await };
         let created = run_detached(create).await?;
         Response::ok(rpc::CreateCheckpointResponse {
-            checkpoint: checkpoint_message(created).into(),
+            checkpoint: measured(move || checkpoint_message(&created)).await?.into(),
             ..Default::default()
         })
     }
@@ -73,8 +75,9 @@ impl SnapshotService for Agent {
             .list_checkpoints(&sandbox_id(request.sandbox_id)?)
             .await
             .map_err(from_sandbox_error)?;
+        let messages = move || found.iter().map(checkpoint_message).collect();
         Response::ok(rpc::ListCheckpointsResponse {
-            checkpoints: found.into_iter().map(checkpoint_message).collect(),
+            checkpoints: measured(messages).await?,
             ..Default::default()
         })
     }
@@ -118,11 +121,22 @@ fn checkpoint_name(text: &str) -> Result<CheckpointName, ConnectError> {
     text.parse().map_err(invalid_argument)
 }
 
-fn checkpoint_message(checkpoint: Checkpoint) -> rpc::Checkpoint {
+/// Runs work that measures files.
+async fn measured<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ConnectError> {
+    let done = run_blocking(move || Ok::<_, SandboxError>(work())).await;
+    done.map_err(from_sandbox_error)
+}
+
+/// Converts a checkpoint, and measures it. Blocking.
+fn checkpoint_message(checkpoint: &Checkpoint) -> rpc::Checkpoint {
+    let sizes = checkpoint.sizes();
     rpc::Checkpoint {
         name: checkpoint.name.to_string(),
         created_at_ms: checkpoint.created_at_ms,
-        size_bytes: checkpoint.size_bytes,
+        size_bytes: sizes.allocated,
+        exclusive_bytes: sizes.exclusive,
         ..rpc::Checkpoint::default()
     }
 }

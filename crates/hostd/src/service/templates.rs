@@ -43,6 +43,7 @@ fn list_templates(host: &Host) -> Result<Vec<rpc::Template>, SandboxError> {
         .map(|image| rpc::Template {
             name: image.name.to_string(),
             size_bytes: image.size_bytes,
+            exclusive_bytes: image.sizes().exclusive,
             created_at_ms: image.created_at_ms,
             kind: rpc::TemplateKind::TEMPLATE_KIND_BASE.into(),
             ..rpc::Template::default()
@@ -52,7 +53,7 @@ fn list_templates(host: &Host) -> Result<Vec<rpc::Template>, SandboxError> {
         .collect())
 }
 
-/// Converts a template that was created from a sandbox.
+/// Converts a template that was created from a sandbox, and measures it. Blocking.
 pub(super) fn template_message(template: &Template) -> rpc::Template {
     let (kind, snapshot) = match template.has_memory {
         true => (
@@ -61,9 +62,11 @@ pub(super) fn template_message(template: &Template) -> rpc::Template {
         ),
         false => (rpc::TemplateKind::TEMPLATE_KIND_IMAGE, None),
     };
+    let sizes = template.sizes();
     rpc::Template {
         name: template.name.to_string(),
-        size_bytes: template.size_bytes(),
+        size_bytes: sizes.allocated,
+        exclusive_bytes: sizes.exclusive,
         created_at_ms: template.published_at_ms,
         kind: kind.into(),
         vcpus: snapshot.map_or(0, |snapshot| snapshot.size.vcpus),

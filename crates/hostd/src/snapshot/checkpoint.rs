@@ -18,6 +18,7 @@ use model::CheckpointName;
 use parking_lot::Mutex;
 
 use super::format::{self, Snapshot};
+use crate::file_set::Sizes;
 
 /// A named snapshot of a sandbox.
 #[derive(Debug, Clone)]
@@ -25,7 +26,15 @@ pub struct Checkpoint {
     pub name: CheckpointName,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
-    pub size_bytes: u64,
+    pub dir: PathBuf,
+}
+
+impl Checkpoint {
+    /// Measures the bytes that it takes on disk. Blocking.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        format::sizes(&self.dir)
+    }
 }
 
 /// Names of a sandbox's checkpoints that are being written.
@@ -114,7 +123,7 @@ pub(crate) fn read_checkpoint(dir: &Path) -> Option<Checkpoint> {
     Some(Checkpoint {
         name,
         created_at_ms: snapshot.created_at_ms,
-        size_bytes: format::allocated_bytes(dir),
+        dir: dir.to_owned(),
     })
 }
 

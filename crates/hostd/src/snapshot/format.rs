@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use stdx::io::OptionalExt;
 
 use crate::disk::DiskRecord;
+use crate::file_set::{FileSet, Sizes};
 
 pub(crate) const MEMORY: &str = "memory";
 /// Kernel that the VM was booted with, in the directories of sandboxes and snapshots.
@@ -184,15 +185,14 @@ pub(crate) fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-/// Returns the bytes that a snapshot takes on disk, including what it shares with others; without
-/// the modules, which all sandboxes share.
-pub(crate) fn allocated_bytes(dir: &Path) -> u64 {
-    let files = files(dir).unwrap_or_default();
-    files
-        .iter()
-        .filter(|path| !path.ends_with(MODULES))
-        .filter_map(|path| file::allocated_bytes(path).ok())
-        .sum()
+/// Returns the bytes that a snapshot takes on disk. All sandboxes share the modules, which do not
+/// count as allocated.
+pub(crate) fn sizes(dir: &Path) -> Sizes {
+    let measure = |without: &[&str]| FileSet::of_dir(dir, without).unwrap_or_default().sizes();
+    Sizes {
+        allocated: measure(&[MODULES]).allocated,
+        exclusive: measure(&[]).exclusive,
+    }
 }
 
 fn sync_all(dir: &Path) -> io::Result<()> {

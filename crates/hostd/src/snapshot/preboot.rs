@@ -121,6 +121,11 @@ impl PrebootCache {
         })
     }
 
+    /// Returns the directory of all entries.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Returns the directory of an entry, which counts as used now.
     #[must_use]
     pub fn find_entry(&self, key: &BootKey) -> Option<PathBuf> {

@@ -7,6 +7,8 @@ use model::SandboxId;
 
 use crate::agent::{Agent, spec};
 
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 fn runs(report: &rpc::SandboxReport) {
     assert_eq!(
         report.state.as_known(),
@@ -244,5 +246,49 @@ async fn a_sandbox_goes_back_to_its_checkpoints() {
     let unknown = agent.roll_back(&id, "three").await.unwrap_err();
     assert_eq!(unknown.code, ErrorCode::NotFound);
     assert!(unknown.message.unwrap().contains("there are: one, two"));
+    agent.finish().await;
+}
+
+async fn usage(agent: &Agent) -> rpc::GetDiskUsageResponse {
+    let request = rpc::GetDiskUsageRequest {
+        whole_host: true,
+        ..Default::default()
+    };
+    let answer = agent.client().host().get_disk_usage(request).await;
+    answer.unwrap().into_owned()
+}
+
+/// Of the second one: what came before is in the first, in the VM and in the preboot cache, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_checkpoint_is_freed_to_exclusive_bytes() {
+    let agent = Agent::start(&[]).await;
+    let id = agent.create().await;
+    agent.checkpoint(&id, "one").await.unwrap();
+    let two = agent.checkpoint(&id, "two").await.unwrap();
+    assert!(two.exclusive_bytes < two.size_bytes / 2, "{two:?}");
+    agent.pause(&id).await.unwrap();
+    let before = usage(&agent).await;
+    let request = rpc::RemoveCheckpointRequest {
+        sandbox_id: id.to_string(),
+        name: "two".to_owned(),
+        ..Default::default()
+    };
+    let removed = agent.client().snapshots().remove_checkpoint(request).await;
+    removed.unwrap();
+    // A measurement is reused for two seconds.
+    let after = testkit::eventually("the checkpoint not being counted", PATIENCE, async || {
+        let usage = usage(&agent).await;
+        (usage.checkpoints.count == 1).then_some(usage)
+    })
+    .await;
+    let freed = before.total.size_bytes - after.total.size_bytes;
+    assert!(
+        freed.abs_diff(two.exclusive_bytes) < 1 << 20,
+        "{freed}: {two:?}"
+    );
+    let space = &after.by_sandbox[0];
+    assert!(space.paused.size_bytes > 0, "{space:?}");
+    let state = agent.report(&id).await.unwrap().state.as_known();
+    assert_eq!(state, Some(State::SANDBOX_STATE_PAUSED));
     agent.finish().await;
 }

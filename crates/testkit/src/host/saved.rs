@@ -10,8 +10,9 @@ use super::world::{Checkpoint, Content, Snapshot, World};
 
 /// MiB of every disk.
 const DISK_MB: u32 = 4096;
-/// Bytes of everything that is saved.
+/// Bytes of everything that is saved, and those of them that nothing else has.
 const SIZE: u64 = 1 << 20;
+const EXCLUSIVE: u64 = 1 << 12;
 
 /// Lists base images and snapshots.
 pub(super) fn templates(world: &World) -> Vec<rpc::Template> {
@@ -71,6 +72,7 @@ pub(super) fn create_snapshot(
     let template = rpc::Template {
         name: name.clone(),
         size_bytes: SIZE,
+        exclusive_bytes: EXCLUSIVE,
         created_at_ms: now_ms(),
         kind: kind.into(),
         vcpus: source.spec.vcpus,
@@ -131,6 +133,7 @@ pub(super) fn create_checkpoint(
         name,
         created_at_ms: now_ms(),
         size_bytes: SIZE,
+        exclusive_bytes: EXCLUSIVE,
         ..Default::default()
     };
     sandbox.checkpoints.push(Checkpoint {
@@ -172,4 +175,64 @@ pub(super) fn find_checkpoint(
     found
         .cloned()
         .ok_or_else(|| ConnectError::not_found(format!("it has no checkpoint {name}")))
+}
+
+/// Returns the space of things of [`SIZE`] each, of which [`EXCLUSIVE`] go with each.
+fn space(count: usize) -> rpc::Space {
+    rpc::Space {
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        sizes: Some(sizes(count)).into(),
+        ..Default::default()
+    }
+}
+
+fn sizes(count: usize) -> rpc::Sizes {
+    rpc::Sizes {
+        size_bytes: SIZE * count as u64,
+        exclusive_bytes: EXCLUSIVE * count as u64,
+        ..Default::default()
+    }
+}
+
+pub(super) fn usage(
+    world: &World,
+    request: &rpc::GetDiskUsageRequest,
+) -> rpc::GetDiskUsageResponse {
+    let is_asked = |id: &String| request.whole_host || request.sandbox_ids.contains(id);
+    let sandboxes = world.sandboxes.values();
+    let sandboxes: Vec<_> = sandboxes.filter(|sandbox| is_asked(&sandbox.id)).collect();
+    let is_paused =
+        |sandbox: &super::world::Sandbox| sandbox.state == rpc::SandboxState::SANDBOX_STATE_PAUSED;
+    let paused = sandboxes
+        .iter()
+        .filter(|sandbox| is_paused(sandbox))
+        .count();
+    let checkpoints = sandboxes
+        .iter()
+        .map(|sandbox| sandbox.checkpoints.len())
+        .sum();
+    let snapshots = world.snapshots.keys();
+    let snapshots = snapshots
+        .filter(|name| request.whole_host || request.snapshots.contains(name))
+        .count();
+    let of_host = |count: usize| request.whole_host.then(|| space(count)).into();
+    let by_sandbox = sandboxes.iter().map(|sandbox| rpc::SandboxSpace {
+        sandbox_id: sandbox.id.clone(),
+        total: Some(sizes(1 + sandbox.checkpoints.len())).into(),
+        own: Some(sizes(1)).into(),
+        paused: Some(sizes(usize::from(is_paused(sandbox)))).into(),
+        checkpoints: Some(space(sandbox.checkpoints.len())).into(),
+        ..Default::default()
+    });
+    rpc::GetDiskUsageResponse {
+        sandboxes: Some(space(sandboxes.len())).into(),
+        paused: Some(space(paused)).into(),
+        checkpoints: Some(space(checkpoints)).into(),
+        snapshots: Some(space(snapshots)).into(),
+        images: of_host(world.templates.len()),
+        preboot: of_host(0),
+        total: Some(sizes(sandboxes.len() + paused + checkpoints + snapshots)).into(),
+        by_sandbox: by_sandbox.collect(),
+        ..Default::default()
+    }
 }

@@ -28,6 +28,7 @@ use stdx::io::OptionalExt;
 
 use super::format::{self, Snapshot};
 use crate::disk::MIB;
+use crate::file_set::Sizes;
 use crate::images;
 use pins::Pins;
 pub(crate) use pins::{Pin, Retiring};
@@ -88,10 +89,10 @@ impl Template {
         self.dir.join(IMAGE)
     }
 
-    /// Returns the bytes that it takes on the host.
+    /// Measures the bytes that it takes on the host. Blocking.
     #[must_use]
-    pub fn size_bytes(&self) -> u64 {
-        format::allocated_bytes(&self.dir)
+    pub fn sizes(&self) -> Sizes {
+        format::sizes(&self.dir)
     }
 
     /// Returns the size of its disk in MiB.
@@ -167,7 +168,7 @@ impl Templates {
     /// Lists all, by name; of each name the youngest.
     #[must_use]
     pub fn list_templates(&self) -> Vec<Template> {
-        let mut all = self.all();
+        let mut all = self.list_with_outdated();
         all.dedup_by(|a, b| a.name == b.name);
         all
     }
@@ -185,7 +186,7 @@ impl Templates {
         name: &TemplateName,
         sandbox: &SandboxId,
     ) -> Option<(Template, Pin)> {
-        let all = self.all().into_iter();
+        let all = self.list_with_outdated().into_iter();
         all.filter(|template| template.name == *name)
             .find_map(|template| {
                 let pin = self.pins.pin_template(&template.id, sandbox)?;
@@ -208,8 +209,8 @@ impl Templates {
         self.pins.mark_retiring(id)
     }
 
-    /// Lists all by name; the youngest of each first.
-    fn all(&self) -> Vec<Template> {
+    /// Lists all by name, with those that have lost theirs; the youngest of each first.
+    pub(crate) fn list_with_outdated(&self) -> Vec<Template> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let mut all: Vec<Template> = entries.filter_map(|entry| read(&entry.path())).collect();
         all.sort_by(|a, b| {
@@ -221,7 +222,7 @@ impl Templates {
     /// Returns the number of templates that were made from a sandbox, including those that have
     /// lost their name.
     pub(crate) fn count_made_from(&self, source: &SandboxId) -> usize {
-        let all = self.all();
+        let all = self.list_with_outdated();
         all.iter()
             .filter(|template| template.source == *source)
             .count()
@@ -268,7 +269,7 @@ impl Templates {
     pub(crate) fn list_outdated(&self, used: &BTreeSet<TemplateId>) -> Vec<Template> {
         let listed = self.list_templates().into_iter();
         let current: BTreeSet<TemplateId> = listed.map(|template| template.id).collect();
-        let mut all = self.all();
+        let mut all = self.list_with_outdated();
         all.retain(|template| !current.contains(&template.id) && !used.contains(&template.id));
         all
     }

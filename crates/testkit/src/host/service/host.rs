@@ -4,7 +4,8 @@ use connectrpc::{RequestContext, ServiceRequest, ServiceResult};
 use host_rpc as rpc;
 use host_rpc::HostService;
 
-use super::{Agent, answer};
+use super::super::saved;
+use super::{Agent, answer, unary};
 
 #[allow(
     refining_impl_trait,
@@ -27,4 +28,8 @@ impl HostService for Agent {
             sandboxes: sandboxes
         })
     }
+
+    unary!(get_disk_usage(self, request: GetDiskUsageRequest) -> GetDiskUsageResponse, "GetDiskUsage", {
+        saved::usage(&self.shared.world(), &request)
+    });
 }
