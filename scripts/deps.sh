@@ -24,8 +24,10 @@ declare -A purposes=(
     # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
     # Chromium and nginx for the port proxy: what browsers do with its answers, and what another proxy passes on.
     # faketime for a host whose clock is set; nft for rules of other programs, and to read ours back.
+    # Prometheus and its promtool for the metrics and alerts.
     [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv
-        chromium:chromium nginx-light:nginx faketime:faketime nftables:nft'
+        chromium:chromium nginx-light:nginx faketime:faketime nftables:nft
+        prometheus:prometheus'
     [lint]='shellcheck:shellcheck'
 )
 
@@ -81,6 +83,21 @@ if [[ $(id -u) != 0 ]]; then
     command -v sudo >/dev/null || { say "run as root: apt-get install ${missing[*]}" >&2; exit 1; }
     as_root=(sudo)
 fi
+
+# Packages of servers start them when they are installed, and at each boot: tests want the programs alone.
+without_services() {
+    local policy=/usr/sbin/policy-rc.d made=
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 0755 "$policy"
+        made=1
+    fi
+    local code=0
+    "$@" || code=$?
+    [[ -z $made ]] || "${as_root[@]}" rm -f "$policy"
+    return "$code"
+}
+
 apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 "$@"; }
 
 say "installing ${missing[*]}"
@@ -89,9 +106,12 @@ if ! apt update; then
 fi
 # Once more for what was there and had to go: apt removes a package of another release that one of these conflicts with.
 for _ in 1 2; do
-    if ! apt install -y --no-install-recommends "${missing[@]}"; then
+    if ! without_services apt install -y --no-install-recommends "${missing[@]}"; then
         say 'apt could not install them; see its messages above, then run the same command again' >&2
         exit 1
+    fi
+    if command -v systemctl >/dev/null && [[ " ${missing[*]} " == *' prometheus '* ]]; then
+        "${as_root[@]}" systemctl disable --quiet prometheus.service 2>/dev/null || true
     fi
     find_missing
     [[ ${#missing[@]} -gt 0 ]] || exit 0

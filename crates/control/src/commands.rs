@@ -59,6 +59,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         listener: listener_limits,
         rate_limits,
         events,
+        metrics,
         ..
     } = config;
     let settings = Settings {
@@ -73,7 +74,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let shutdown = CancellationToken::new();
     cancel_on_signal(shutdown.clone())?;
+    control::metrics::install();
+    let metrics = metrics.bind().await;
+    let metrics = metrics.context("cannot listen on the address of CP_METRICS_ADDR")?;
     let control = ControlPlane::start(settings).await?;
+    if let Some(listener) = metrics {
+        control.serve_metrics(listener);
+    }
     tracing::info!(%listen, store = store.backend(), "the control plane serves; its API is shown at /docs");
     control
         .serve(listener, shutdown)

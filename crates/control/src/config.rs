@@ -8,6 +8,7 @@ use listener::ListenerLimits;
 use model::Limits;
 use runtime::config::{ConfigErrors, Variables};
 use runtime::environment::variable;
+use runtime::metrics::MetricsAddr;
 
 use crate::events::EventSettings;
 use crate::hosts::{self, HostAddr, Token};
@@ -18,6 +19,8 @@ use crate::rate_limit::RateLimitSettings;
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 /// The original Wrenn's limit: 100 MiB.
 pub const DEFAULT_MAX_UPLOAD_BYTES: u64 = 100 * MIB;
+/// Port of the metrics on loopback.
+const METRICS_PORT: u16 = 8001;
 /// Name in the directory; the host agent makes the file.
 const TOKEN_FILE: &str = "agent-token";
 const MIB: u64 = 1024 * 1024;
@@ -51,6 +54,8 @@ pub struct Config {
     pub rate_limits: RateLimitSettings,
     /// `CP_EVENTS_KEEP_DAYS`, `CP_EVENTS_MAX_ROWS`.
     pub events: EventSettings,
+    /// `CP_METRICS_ADDR`.
+    pub metrics: MetricsAddr,
 }
 
 impl Config {
@@ -97,6 +102,7 @@ impl Config {
             ports,
             rate_limits: rate_limits(&mut variables),
             events: events(&mut variables),
+            metrics: MetricsAddr::from_variable(&mut variables, "CP_METRICS_ADDR", METRICS_PORT),
             dir,
         };
         variables.finish(config)

@@ -20,7 +20,9 @@ pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod gauges;
 pub mod hosts;
+pub mod metrics;
 pub mod ports;
 mod proxy;
 pub mod quota;
@@ -56,6 +58,9 @@ pub use store::Store;
 
 /// Time at the start for the hosts to report what they have, before users ask for it.
 const FIRST_REPORTS: Duration = Duration::from_secs(3);
+
+/// Most connections to the metrics: scrapers, and a person with a browser.
+const METRICS_CONNECTIONS: usize = 16;
 
 /// Components and settings of a control plane.
 #[derive(Debug, Clone)]
@@ -167,6 +172,19 @@ impl ControlPlane {
             tasks,
             _stop: stop,
         })
+    }
+
+    /// Serves the metrics for as long as the process lives.
+    pub fn serve_metrics(&self, listener: TcpListener) {
+        let gauges = Arc::new(gauges::AppGauges::new(&self.app));
+        let router = runtime::metrics::router(gauges);
+        let limits = ListenerLimits {
+            connections: METRICS_CONNECTIONS,
+            ..ListenerLimits::default()
+        };
+        let never = std::future::pending();
+        tokio::spawn(listener::serve(listener, router, limits, never));
+        tokio::spawn(runtime::metrics::keep_up());
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards.

@@ -12,7 +12,8 @@ use control::Config;
 /// Settings come from the environment and from `.env` in the working directory: DATABASE_URL,
 /// WRENN_DIR, CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB,
 /// CP_MAX_DISK_MB, CP_MAX_TIMEOUT_SEC, CP_MAX_UPLOAD_MB, CP_MAX_REQUESTS_PER_SEC,
-/// CP_MAX_CREATES_PER_MIN, CP_DOMAIN, CP_PUBLIC_URL, CP_EVENTS_KEEP_DAYS, CP_EVENTS_MAX_ROWS.
+/// CP_MAX_CREATES_PER_MIN, CP_DOMAIN, CP_PUBLIC_URL, CP_EVENTS_KEEP_DAYS, CP_EVENTS_MAX_ROWS,
+/// CP_METRICS_ADDR.
 /// `docs/configuration.md` explains each.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-cp", version)]

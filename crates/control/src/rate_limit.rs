@@ -191,6 +191,7 @@ impl<C: Clock + Clone> KeyedLimit<C> {
     }
 
     fn refuse(&self, state: QuotaState) -> Error {
+        crate::metrics::count_rate_limited(self.policy.name);
         let next = match state.reset {
             Some(wait) => format!("try again in {} s", whole_seconds(wait)),
             None => format!("ask for {} at a time at most", state.quota),

@@ -95,7 +95,9 @@ pub fn router(agent: &Agent) -> axum::Router {
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         // Below the token: strangers write nothing into the log.
-        .layer(axum::middleware::from_fn(runtime::trace::trace_request))
+        .layer(axum::middleware::from_fn(
+            runtime::trace::trace_guest_request,
+        ))
         .layer(axum::middleware::from_fn_with_state(
             agent.settings.clone(),
             auth::check_access,

@@ -14,11 +14,13 @@ pub mod file_set;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
+mod gauges;
 pub mod generations;
 pub mod guest;
 pub mod host;
 pub mod images;
 pub mod jail;
+pub mod metrics;
 pub mod network;
 mod network_refill;
 pub mod operation;
@@ -53,6 +55,9 @@ pub use vmm::pager::serve_if_asked;
 const CREATES_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// Most connections to the metrics: scrapers, and a person with a browser.
+const METRICS_CONNECTIONS: usize = 16;
+
 /// A host agent that has taken over its host's sandboxes and can serve.
 #[derive(Debug)]
 pub struct Agent {
@@ -63,6 +68,8 @@ pub struct Agent {
     /// Number of networks that are preallocated.
     network_pool: usize,
     listener_limits: ListenerLimits,
+    /// Token that is cancelled when it is about to end.
+    draining: CancellationToken,
     _lock: Lock,
 }
 
@@ -114,8 +121,26 @@ impl Agent {
             jails,
             network_pool: config.network.pool_size,
             listener_limits: config.api.listener,
+            draining: CancellationToken::new(),
             _lock: lock,
         })
+    }
+
+    /// Serves the metrics for as long as the process lives.
+    pub fn serve_metrics(&self, listener: TcpListener) {
+        let gauges = Arc::new(gauges::HostGauges::new(
+            &self.manager,
+            &self.networks,
+            self.draining.clone(),
+        ));
+        let router = runtime::metrics::router(gauges);
+        let limits = ListenerLimits {
+            connections: METRICS_CONNECTIONS,
+            ..ListenerLimits::default()
+        };
+        let never = std::future::pending();
+        tokio::spawn(listener::serve(listener, router, limits, never));
+        tokio::spawn(runtime::metrics::keep_up());
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards; the next agent in the same
@@ -173,6 +198,7 @@ impl Agent {
     /// answers.
     async fn wait_for_end(&self, shutdown: &CancellationToken) {
         shutdown.cancelled().await;
+        self.draining.cancel();
         if tokio::time::timeout(CREATES_TIMEOUT, self.manager.wait_for_creates())
             .await
             .is_err()

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// AGENT_VMM, AGENT_ACCEL, FIRECRACKER_BIN, AGENT_CPU_TEMPLATE, AGENT_SYSCALL_FILTER, AGENT_DISK,
 /// AGENT_DISK_MBPS, AGENT_DISK_IOPS, AGENT_DNS, AGENT_WARM, AGENT_SNAPSHOTS_PATH,
 /// AGENT_NETWORK_POOL, AGENT_IPV6, AGENT_EGRESS_MBPS, AGENT_INGRESS_MBPS, AGENT_UID_BASE,
-/// AGENT_MAX_SANDBOXES, AGENT_MAX_CHECKPOINTS, AGENT_MAX_SNAPSHOTS, AGENT_TOKEN.
+/// AGENT_MAX_SANDBOXES, AGENT_MAX_CHECKPOINTS, AGENT_MAX_SNAPSHOTS, AGENT_TOKEN,
+/// AGENT_METRICS_ADDR.
 /// `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
@@ -57,7 +58,13 @@ async fn run() -> anyhow::Result<()> {
         Some(token) => token.clone(),
         None => token::load_or_make(&config.dir)?,
     };
+    hostd::metrics::install();
+    let metrics = config.api.metrics.bind().await;
+    let metrics = metrics.context("cannot listen on the address of AGENT_METRICS_ADDR")?;
     let agent = Agent::prepare(&config, &token).await?;
+    if let Some(listener) = metrics {
+        agent.serve_metrics(listener);
+    }
     let listener = TcpListener::bind(config.api.listen)
         .await
         .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.api.listen))?;

@@ -61,7 +61,7 @@ impl OperationKind {
         T: Send + 'static,
         E: Error + Send + Sync + 'static,
     {
-        match tokio::task::spawn_blocking(work).await {
+        match stdx::task::spawn_blocking(work).await {
             Ok(result) => result.map_err(|error| self.error(error)),
             Err(panic) => Err(self.error(io::Error::other(panic))),
         }

@@ -7,6 +7,8 @@
 
 pub mod config;
 pub mod environment;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
 pub mod trace;

@@ -11,10 +11,12 @@
 //! live on in snapshots, ignore the two header fields.
 //!
 //! A client that sets the trace's flag `sampled` gets a line at `info` for its request in the log of
-//! each program. Guests write it to their console, which is too slow to do so for every request.
+//! each program. Guests write it to their console, which is too slow to do so for every request:
+//! there lines have a rate ([`trace_guest_request`]).
 
 use std::fmt;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -198,6 +200,22 @@ pub fn in_current_context<T>(work: impl Future<Output = T>) -> impl Future<Outpu
 /// Handles a request in its context and its span, and logs it if it was refused or is sampled:
 /// middleware of axum.
 pub async fn trace_request(request: Request, next: Next) -> Response {
+    trace_with(request, next, || Some(0)).await
+}
+
+/// Does the same as [`trace_request`], with a rate of lines: a guest writes them to its console,
+/// and whoever may call it can ask for a line with each request.
+pub async fn trace_guest_request(request: Request, next: Next) -> Response {
+    trace_with(request, next, || GUEST_LINES.take(Instant::now())).await
+}
+
+/// Handles a request. `take_line` returns the number of lines left out since the last one, or
+/// `None` if this one is to be left out, too.
+async fn trace_with(
+    request: Request,
+    next: Next,
+    take_line: impl Fn() -> Option<u64> + Send,
+) -> Response {
     let context = RequestContext::from_headers(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -207,16 +225,66 @@ pub async fn trace_request(request: Request, next: Next) -> Response {
         let response = next.run(request).await;
         let status = response.status();
         let ms = begin.elapsed().as_millis();
-        if status.is_client_error() || status.is_server_error() {
-            tracing::info!(%method, path, status = status.as_u16(), ms, "request refused");
-        } else if is_sampled {
-            tracing::info!(%method, path, status = status.as_u16(), ms, "request");
-        } else {
-            tracing::debug!(%method, path, status = status.as_u16(), ms, "request");
+        let is_refused = status.is_client_error() || status.is_server_error();
+        let status = status.as_u16();
+        let line = (is_refused || is_sampled).then(take_line).flatten();
+        if let Some(left_out) = line.filter(|&left_out| left_out > 0) {
+            tracing::info!(
+                left_out,
+                "lines of requests were left out: there were too many"
+            );
+        }
+        match line {
+            Some(_) if is_refused => tracing::info!(%method, path, status, ms, "request refused"),
+            Some(_) => tracing::info!(%method, path, status, ms, "request"),
+            None => tracing::debug!(%method, path, status, ms, "request"),
         }
         response
     };
     in_context(Some(context), work).await
+}
+
+/// Lines that a guest may log at once, and the time after which there is one more.
+const GUEST_BURST: u64 = 32;
+const GUEST_LINE_EVERY: Duration = Duration::from_secs(1);
+
+static GUEST_LINES: LineBudget = LineBudget(Mutex::new(Budget {
+    left: GUEST_BURST,
+    filled_at: None,
+    left_out: 0,
+}));
+
+/// Lines of the log that may be written.
+#[derive(Debug)]
+struct LineBudget(Mutex<Budget>);
+
+#[derive(Debug)]
+struct Budget {
+    left: u64,
+    filled_at: Option<Instant>,
+    left_out: u64,
+}
+
+impl LineBudget {
+    /// Takes a line. Returns the number of lines left out since the last one; `None` if none is
+    /// left.
+    fn take(&self, now: Instant) -> Option<u64> {
+        let mut budget = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let filled_at = *budget.filled_at.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(filled_at);
+        let more = elapsed.as_secs() / GUEST_LINE_EVERY.as_secs();
+        if more > 0 {
+            budget.filled_at =
+                Some(filled_at + GUEST_LINE_EVERY * u32::try_from(more).unwrap_or(0));
+            budget.left = budget.left.saturating_add(more).min(GUEST_BURST);
+        }
+        if budget.left == 0 {
+            budget.left_out += 1;
+            return None;
+        }
+        budget.left -= 1;
+        Some(std::mem::take(&mut budget.left_out))
+    }
 }
 
 #[cfg(test)]
@@ -272,6 +340,23 @@ mod tests {
         let later = PARENT.replacen("00-", "01-", 1) + "-more";
         let taken = context(&[(TRACEPARENT, &later)]);
         assert_eq!(taken.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn guest_lines_have_a_rate() {
+        let lines = LineBudget(Mutex::new(Budget {
+            left: GUEST_BURST,
+            filled_at: None,
+            left_out: 0,
+        }));
+        let start = Instant::now();
+        let written = (0..1000).filter(|_| lines.take(start).is_some()).count();
+        assert_eq!(written, 32);
+        let later = start + Duration::from_millis(2500);
+        assert_eq!(lines.take(later), Some(968), "what was left out is told");
+        assert_eq!(lines.take(later), Some(0));
+        assert_eq!(lines.take(later), None);
+        assert_eq!(lines.take(start + Duration::from_millis(3000)), Some(1));
     }
 
     #[tokio::test]

@@ -1,6 +1,16 @@
 //! Extends [`tokio::task`].
 
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle};
+use tracing::Span;
+
+/// Spawns `work` on a thread that may block, in the span of the caller: so that lines of the log
+/// that it writes can be told apart.
+pub fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
+}
 
 /// Runs `work` on a thread that may block, and returns its result.
 ///
@@ -21,6 +31,20 @@ mod tests {
     use std::io;
 
     use super::*;
+
+    #[tokio::test]
+    async fn blocking_work_has_callers_span() {
+        use tracing::Instrument;
+        // For all threads: spans without a subscriber are nothing.
+        let _ = tracing_subscriber::fmt().with_writer(io::sink).try_init();
+        let name = || io::Result::Ok(Span::current().metadata().map(|span| span.name()));
+        let span = tracing::info_span!("caller");
+        assert_eq!(
+            run_blocking(name).instrument(span).await.unwrap(),
+            Some("caller")
+        );
+        assert_eq!(run_blocking(name).await.unwrap(), None);
+    }
 
     #[tokio::test]
     async fn panic_becomes_the_error() {

@@ -41,7 +41,7 @@ impl Program {
 pub struct Programs {
     dir: TempDir,
     database_url: Option<String>,
-    agent_env: Vec<(String, String)>,
+    env: Vec<(String, String)>,
     plane_address: String,
     agent_address: String,
     plane: Option<Child>,
@@ -51,16 +51,16 @@ pub struct Programs {
 impl Programs {
     /// Starts both over a migrated database, by default SQLite, and waits until they answer.
     #[must_use]
-    pub fn start(name: &str, database_url: Option<&str>, agent_env: &[(&str, &str)]) -> Self {
+    pub fn start(name: &str, database_url: Option<&str>, env: &[(&str, &str)]) -> Self {
         let parent = test_data().join("run");
         fs::create_dir_all(&parent).expect("a directory for the programs");
         let dir = TempDir::with_prefix_in(format!("{name}-"), parent)
             .expect("a directory for the programs");
-        let agent_env = agent_env.iter();
+        let env = env.iter();
         let mut programs = Self {
             dir,
             database_url: database_url.map(str::to_owned),
-            agent_env: agent_env
+            env: env
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
             plane_address: free_address(),
@@ -186,8 +186,7 @@ impl Programs {
             .env("AGENT_LISTEN_ADDR", &self.agent_address)
             .env("AGENT_KERNEL_PATH", test_data().join("kernels/vmlinux"))
             .env("AGENT_IMAGES_PATH", test_data().join("images"))
-            .env("AGENT_ENVD_PATH", binary("envd"))
-            .envs(self.agent_env.iter().cloned());
+            .env("AGENT_ENVD_PATH", binary("envd"));
         command
     }
 
@@ -206,6 +205,10 @@ impl Programs {
             .env("NO_COLOR", "1")
             .env_remove("RUST_LOG")
             .env_remove("DATABASE_URL")
+            // Several of these run at once.
+            .env("CP_METRICS_ADDR", "off")
+            .env("AGENT_METRICS_ADDR", "off")
+            .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);

@@ -71,7 +71,10 @@ struct HostHalf {
 
 impl Server {
     async fn start(dir: &Path, listener: &TcpListener) -> anyhow::Result<Self> {
+        control::metrics::install();
+        hostd::metrics::install();
         let config::Config {
+            metrics,
             database_url,
             limits,
             max_upload_bytes,
@@ -103,6 +106,9 @@ impl Server {
             events,
         };
         let control = ControlPlane::start(settings).await?;
+        if let Some(listener) = metrics.bind().await.context("CP_METRICS_ADDR")? {
+            control.serve_metrics(listener);
+        }
         Ok(Self {
             url,
             credentials,
@@ -172,11 +178,17 @@ impl Server {
 impl HostHalf {
     async fn start(dir: &Path) -> anyhow::Result<Self> {
         let token = hostd::token::random_token();
-        let prepared = Agent::prepare(&hostd::Config::for_dir(dir)?, &token).await;
+        let config = hostd::Config::for_dir(dir)?;
+        let metrics = config.api.metrics.bind().await;
+        let metrics = metrics.context("AGENT_METRICS_ADDR")?;
+        let prepared = Agent::prepare(&config, &token).await;
         let agent = Arc::new(prepared.map_err(|error| {
             let problem = anyhow::Error::new(error);
             anyhow!("{problem:#}\n`wrenn doctor` tells what this host lacks and what to type")
         })?);
+        if let Some(listener) = metrics {
+            agent.serve_metrics(listener);
+        }
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .context("cannot listen on loopback")?;

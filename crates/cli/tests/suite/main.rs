@@ -9,6 +9,7 @@ mod copies;
 mod events;
 mod fs;
 mod lifecycle;
+mod metrics;
 mod stats;
 mod streams;
 mod terminals;

@@ -17,9 +17,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::api::error::Logged;
 use crate::api::{self, Served};
 use crate::app::App;
 use crate::error::Result;
+use crate::metrics::InFlight;
 use crate::proxy::{self, Proxy};
 use crate::quota::QuotaState;
 use crate::{auth, hosts};
@@ -71,18 +73,29 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
         // No such route: below /v1 that is not told without a key.
         None => !request.uri().path().starts_with("/v1/"),
     };
+    let in_flight = InFlight::begin(request.method(), matched);
     let mut quota = None;
     if !is_public {
         match admit(&app, &mut request).await {
             Ok(counted) => quota = counted,
-            Err(error) => return error.into_response(),
+            Err(error) => {
+                let response = error.into_response();
+                record_response(in_flight, &response);
+                return response;
+            }
         }
     }
     let mut response = next.run(request).await;
     if let Some(quota) = &quota {
         api::rate_limit::append_state(response.headers_mut(), quota);
     }
+    record_response(in_flight, &response);
     response
+}
+
+fn record_response(in_flight: InFlight, response: &Response) {
+    let error = response.extensions().get::<Logged>();
+    in_flight.record(response.status(), error.map(|Logged(error)| error.code));
 }
 
 /// Looks up the principal of a request, and counts the request.

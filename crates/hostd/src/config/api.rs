@@ -6,10 +6,14 @@ use std::path::Path;
 
 use listener::ListenerLimits;
 use runtime::config::Variables;
+use runtime::metrics::MetricsAddr;
 
 const LISTEN_ADDR: &str = "AGENT_LISTEN_ADDR";
 pub(crate) const MAX_CONNECTIONS: &str = "AGENT_MAX_CONNECTIONS";
 const TOKEN: &str = "AGENT_TOKEN";
+const METRICS_ADDR: &str = "AGENT_METRICS_ADDR";
+/// Port of the metrics on loopback: the one after the port for the control plane.
+const METRICS_PORT: u16 = host_rpc::DEFAULT_PORT + 1;
 /// Directory of the credentials that systemd has loaded (systemd.exec(5), `LoadCredential=`).
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 const TOKEN_CREDENTIAL: &str = "agent-token";
@@ -31,6 +35,8 @@ pub struct ApiConfig {
     /// `AGENT_TOKEN`, or systemd's credential `agent-token`; without both the token is in the file
     /// `agent-token` of `WRENN_DIR`.
     pub token: Option<String>,
+    /// `AGENT_METRICS_ADDR`.
+    pub metrics: MetricsAddr,
 }
 
 impl ApiConfig {
@@ -46,6 +52,7 @@ impl ApiConfig {
                 ..ListenerLimits::default()
             },
             token: read_token(variables),
+            metrics: MetricsAddr::from_variable(variables, METRICS_ADDR, METRICS_PORT),
         }
     }
 }

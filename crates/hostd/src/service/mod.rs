@@ -48,6 +48,7 @@ pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
     let token: Arc<str> = token.into();
     tunnels
         .fallback_service(services.into_axum_service())
+        .layer(from_fn(crate::metrics::measure_call))
         .layer(from_fn(runtime::trace::trace_request))
         .layer(from_fn(move |request, next| {
             auth::require_token(Arc::clone(&token), request, next)

@@ -13,7 +13,6 @@ use host_rpc::tunnel::{self, Connections, Counted};
 use http::StatusCode;
 use http::header::{CONNECTION, UPGRADE};
 use hyper_util::rt::TokioIo;
-use runtime::trace::in_current_context;
 use serde_json::json;
 
 use super::alive;
@@ -61,7 +60,8 @@ async fn open(
     }
     let ready = tunnels.connect(&id, port).await?;
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(in_current_context(async move {
+    // Outside of the request's trace: the control plane uses the connection for other requests, too.
+    tokio::spawn(async move {
         let Ready {
             handle,
             connection,
@@ -75,7 +75,7 @@ async fn open(
             }
             _ = alive::wait_until_ended(&handle) => {}
         }
-    }));
+    });
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, tunnel::PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }

@@ -128,7 +128,8 @@ impl History {
     /// which is not over yet.
     #[must_use]
     pub fn series(&self, query: Query, now_ms: i64) -> Series {
-        let oldest = now_ms.saturating_sub(SECOND_MS * SECONDS as i64);
+        // The caller's "ten minutes ago" is some time ago when it gets here.
+        let oldest = now_ms.saturating_sub(SECOND_MS * SECONDS as i64 + MINUTE_MS);
         let step = i64::from(query.step_sec.max(1));
         let is_wanted = |point: &Point| {
             let end = query.to_ms;
@@ -365,7 +366,7 @@ mod tests {
         assert_eq!(history.heap_bytes(), MAX_BYTES);
         assert!(MAX_BYTES < 60 << 10, "{MAX_BYTES}");
         let end = NOON + 2 * 86_400_000;
-        let seconds = history.series(query(end - 600_000, 1), end);
+        let seconds = history.series(query(end - 600_000, 1), end + 100);
         assert_eq!((seconds.step_sec, seconds.points.len()), (1, 600));
         assert_eq!(seconds.points[599].usage.cpu_hundredths, 2 * 86_400 - 1);
         let minutes = history.series(query(end - 86_400_000, 1), end);

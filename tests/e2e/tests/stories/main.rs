@@ -11,5 +11,6 @@ mod first_steps;
 mod guest_ends;
 mod isolation;
 mod kills;
+mod metrics;
 mod ports;
 mod trace;

@@ -19,6 +19,7 @@ mod space_guard;
 mod suspending;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use runtime::trace::{RequestContext, in_context};
 use stdx::error::chain;
@@ -37,6 +38,7 @@ use super::resources::SandboxResources;
 use super::state::{Event, IfUnwritten, Phase};
 use super::step_error::StepError;
 use crate::host::SharedState;
+use crate::metrics::record_phase;
 use crate::operation::{OperationError, OperationKind};
 
 /// Task of one sandbox, with state that only it needs; the rest is in the context.
@@ -82,7 +84,10 @@ impl Actor {
             self.take_over().await;
         }
         while self.context.phase() != Phase::Gone {
+            let phase = self.context.phase();
+            let begin = Instant::now();
             let event = in_context(self.trace.clone(), Box::pin(self.run_phase())).await;
+            record_phase(&phase, &event, begin.elapsed());
             if matches!(event, Event::Remove) {
                 self.trace = self.context.handle.removal_trace.get().cloned();
             }

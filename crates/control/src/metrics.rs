@@ -1,0 +1,176 @@
+//! Metrics of the control plane. [`METRICS`] is the one list; `docs/metrics.md` repeats it.
+
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use metrics::{Gauge, counter, gauge, histogram};
+use model::ErrorCode;
+use runtime::metrics::{Metric, MetricKind};
+
+const REQUEST_DURATION: &str = "wrenn_cp_http_request_duration_seconds";
+const REQUESTS_IN_FLIGHT: &str = "wrenn_cp_http_requests_in_flight";
+const ERRORS: &str = "wrenn_cp_errors_total";
+const RATE_LIMITED: &str = "wrenn_cp_rate_limited_total";
+const CREATES_IN_FLIGHT: &str = "wrenn_cp_creates_in_flight";
+const HOSTS: &str = "wrenn_cp_hosts";
+const STORE_UP: &str = "wrenn_cp_store_up";
+const STORE_PING: &str = "wrenn_cp_store_ping_seconds";
+
+/// All metrics of the control plane.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: REQUEST_DURATION,
+        kind: MetricKind::Histogram,
+        help: "Time until the answer of an API request began, by method, route and class of its status.",
+    },
+    Metric {
+        name: REQUESTS_IN_FLIGHT,
+        kind: MetricKind::Gauge,
+        help: "API requests whose answer has not begun.",
+    },
+    Metric {
+        name: ERRORS,
+        kind: MetricKind::Counter,
+        help: "Answers that were errors, by the code of docs/errors.md.",
+    },
+    Metric {
+        name: RATE_LIMITED,
+        kind: MetricKind::Counter,
+        help: "Requests that a rate limit refused, by limit.",
+    },
+    Metric {
+        name: CREATES_IN_FLIGHT,
+        kind: MetricKind::Gauge,
+        help: "Sandboxes that this control plane is creating.",
+    },
+    Metric {
+        name: HOSTS,
+        kind: MetricKind::Gauge,
+        help: "Hosts by state: up if reports come from it.",
+    },
+    Metric {
+        name: STORE_UP,
+        kind: MetricKind::Gauge,
+        help: "1 if the store answered this scrape, else 0.",
+    },
+    Metric {
+        name: STORE_PING,
+        kind: MetricKind::Histogram,
+        help: "Time that the store took to answer a small query at a scrape.",
+    },
+];
+
+/// Declares the metrics, and shows those that only count faults as 0 from the start.
+pub fn install() {
+    runtime::metrics::install(METRICS);
+    for limit in ["requests", "creates"] {
+        counter!(RATE_LIMITED, "limit" => limit).absolute(0);
+    }
+    for code in model::ErrorCode::ALL {
+        counter!(ERRORS, "code" => code.as_str()).absolute(0);
+    }
+    gauge!(REQUESTS_IN_FLIGHT).set(0.0);
+}
+
+/// State of the control plane at a scrape.
+pub(crate) struct Reading {
+    pub(crate) hosts_up: usize,
+    pub(crate) hosts_down: usize,
+    pub(crate) creates_in_flight: usize,
+    pub(crate) is_store_up: bool,
+    /// Time that the store took to answer.
+    pub(crate) store_ping: Duration,
+}
+
+/// Sets the gauges.
+pub(crate) fn record_reading(reading: &Reading) {
+    gauge!(HOSTS, "state" => "up").set(reading.hosts_up as f64);
+    gauge!(HOSTS, "state" => "down").set(reading.hosts_down as f64);
+    gauge!(CREATES_IN_FLIGHT).set(reading.creates_in_flight as f64);
+    gauge!(STORE_UP).set(f64::from(u8::from(reading.is_store_up)));
+    histogram!(STORE_PING).record(reading.store_ping);
+}
+
+/// Counts a request that a rate limit refused.
+pub(crate) fn count_rate_limited(limit: &'static str) {
+    counter!(RATE_LIMITED, "limit" => limit).increment(1);
+}
+
+/// Request that is being answered.
+pub(crate) struct InFlight {
+    method: &'static str,
+    route: String,
+    begin: Instant,
+    in_flight: Gauge,
+}
+
+impl InFlight {
+    /// Begins to measure. `route` is the template of the path; `None` where there is no route.
+    pub(crate) fn begin(method: &Method, route: Option<&str>) -> Self {
+        let in_flight = gauge!(REQUESTS_IN_FLIGHT);
+        in_flight.increment(1.0);
+        Self {
+            method: method_name(method),
+            route: route.unwrap_or("none").to_owned(),
+            begin: Instant::now(),
+            in_flight,
+        }
+    }
+
+    /// Records the answer, and the code of its error if it is one.
+    pub(crate) fn record(self, status: StatusCode, code: Option<ErrorCode>) {
+        let labels = [
+            ("method", self.method.to_owned()),
+            ("route", self.route.clone()),
+            ("status", status_class(status).to_owned()),
+        ];
+        histogram!(REQUEST_DURATION, &labels).record(self.begin.elapsed());
+        if let Some(code) = code {
+            counter!(ERRORS, "code" => code.as_str()).increment(1);
+        }
+    }
+}
+
+/// Also for requests that are dropped, as when the client hangs up.
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.in_flight.decrement(1.0);
+    }
+}
+
+/// Returns the name of a method; clients can make up others.
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn status_class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_of_closed_sets() {
+        assert_eq!(method_name(&"BREW".parse().unwrap()), "other");
+        assert_eq!(method_name(&Method::PUT), "PUT");
+        assert_eq!(status_class(StatusCode::SWITCHING_PROTOCOLS), "1xx");
+        assert_eq!(status_class(StatusCode::from_u16(999).unwrap()), "5xx");
+    }
+}
