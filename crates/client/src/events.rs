@@ -37,6 +37,7 @@ pub struct EventStream {
     buffer: BytesMut,
     kind: String,
     data: String,
+    cursor: Option<String>,
 }
 
 impl std::fmt::Debug for EventStream {
@@ -85,8 +86,8 @@ impl Client {
         })
     }
 
-    /// Follows events from `query.cursor` on. A stream that breaks goes on with the cursor of the
-    /// last event.
+    /// Follows events from `query.cursor` on. After a stream that broke, another one goes on from
+    /// [`EventStream::cursor`].
     pub async fn follow_events(&self, query: &EventQuery) -> Result<EventStream> {
         let mut url = self.route(&["v1", "events", "stream"]);
         query.add_to(&mut url);
@@ -100,11 +101,18 @@ impl Client {
             buffer: BytesMut::new(),
             kind: String::new(),
             data: String::new(),
+            cursor: None,
         })
     }
 }
 
 impl EventStream {
+    /// Returns the cursor up to which all has come; `None` before the server has said anything.
+    #[must_use]
+    pub fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+
     /// Waits for the next event; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Event>> {
         loop {
@@ -152,6 +160,7 @@ impl EventStream {
         match field {
             "event" => value.clone_into(&mut self.kind),
             "data" => self.data.push_str(value),
+            "id" => self.cursor = Some(value.to_owned()),
             _ => {}
         }
         Ok(None)

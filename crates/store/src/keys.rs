@@ -126,6 +126,15 @@ impl Store {
         found.into_iter().next().map(Key::try_from).transpose()
     }
 
+    /// Returns true if there is a key with this id.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn key_exists(&self, id: &str) -> Result<bool, Error> {
+        let sql = "SELECT id FROM keys WHERE id = $1";
+        Ok(!rows!(self.read("looking for a key"), (String,), sql, id)?.is_empty())
+    }
+
     /// Lists the keys of all teams, oldest first: for the operator.
     ///
     /// # Errors

@@ -12,8 +12,10 @@ const CONNECTIONS: u32 = 16;
 /// Timeout of a first connection, and of one from the pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Timeout below [`crate::db::CALL_LIMIT`], so that the server ends a statement before its caller
-/// gives up on it.
-const STATEMENT_LIMIT: &str = "SET statement_timeout = '25s'";
+/// gives up on it. A transaction whose control plane is gone or stands still ends as soon: it may
+/// hold the lock that all writers of events need.
+const STATEMENT_LIMITS: &str =
+    "SET statement_timeout = '25s'; SET idle_in_transaction_session_timeout = '25s'";
 /// Limit on the wait while another process migrates.
 const MIGRATION_LOCK_LIMIT: &str = "SET lock_timeout = '120s'";
 
@@ -41,7 +43,7 @@ impl Postgres {
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECT_LIMIT)
             .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(STATEMENT_LIMIT).await.map(|_| ()) })
+                Box::pin(async move { connection.execute(STATEMENT_LIMITS).await.map(|_| ()) })
             })
             .connect_lazy_with(options.clone());
         Ok(Self {

@@ -58,7 +58,6 @@ async fn follow(
         let broke = follow_once(session, &mut query, printer, &mut tries).await;
         match broke {
             Err(error) if tries >= TRIES || !is_broken(&error) => return Err(error),
-            Ok(()) if tries >= TRIES => return Ok(()),
             Ok(()) | Err(_) => {}
         }
         tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(tries)).await;
@@ -82,12 +81,18 @@ async fn follow_once(
     tries: &mut u32,
 ) -> anyhow::Result<()> {
     let mut stream = session.client.follow_events(query).await?;
-    while let Some(event) = stream.next().await? {
-        *tries = 0;
-        query.cursor = Some(event.cursor.clone());
-        printer.print(&event)?;
+    *tries = 0;
+    loop {
+        let next = stream.next().await;
+        // Also that of events that were passed over.
+        if let Some(cursor) = stream.cursor() {
+            query.cursor = Some(cursor.to_owned());
+        }
+        match next? {
+            Some(event) => printer.print(&event)?,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// Returns a time as the server reads it.

@@ -127,7 +127,9 @@ async fn session(
     };
     let last = match last {
         Ok(Some(command)) => {
-            app.record_command_end(&principal, &id, &command).await;
+            let (app, id, ended) = (app.clone(), id.clone(), command.clone());
+            // The client does not wait for it.
+            tokio::spawn(async move { app.record_command_end(&principal, &id, &ended).await });
             exit(&command)
         }
         // The client is gone.

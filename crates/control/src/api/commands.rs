@@ -16,8 +16,8 @@ use utoipa::IntoParams;
 
 use super::extract::{CommandRef, Id, Json, NoQuery, Query, expect_type};
 use super::view;
-use crate::app::App;
 use crate::app::commands::{MAX_STDIN_BYTES, OutputPart, Streams};
+use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::{self, BackgroundCommand, CommandInput};
@@ -64,7 +64,8 @@ pub async fn start_command(
         name: body.name,
         keep_alive: body.keep_alive,
     };
-    let started = app.start_background(&principal, &id, background).await?;
+    let started = async move { app.start_background(&principal, &id, background).await };
+    let started = spawn_detached(started).await?;
     Ok((StatusCode::CREATED, Answer(view::command(started))))
 }
 

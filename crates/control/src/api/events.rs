@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api_types::{Event, EventActor};
 use axum::extract::State;
-use axum::response::sse::{Event as ServerEvent, KeepAlive, Sse};
+use axum::response::sse::{Event as ServerEvent, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use futures::stream;
@@ -26,16 +26,18 @@ use crate::app::App;
 use crate::app::events::EventFilter;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::events::event_id;
+use crate::events::{EventStream, event_id};
 
 /// Header field with the cursor of the next page.
 const NEXT_CURSOR: &str = "x-next-cursor";
 /// Header field with the last event that a client of a stream has.
 const LAST_EVENT_ID: &str = "last-event-id";
 const DEFAULT_LIMIT: u32 = 100;
-/// Interval of comments on a stream that has nothing to tell: below the minute after which proxies
+/// Interval of blocks on a stream that has nothing to tell: below the minute after which proxies
 /// close connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The same for the first one, which gives clients a cursor to come again with.
+const KEEP_ALIVE_AT_START: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -138,21 +140,37 @@ pub async fn stream_events(
     let after = cursor.map(parse_cursor).transpose()?;
     let events = app.follow_events(&principal, filter, after).await?;
     let stop = app.shutdown.clone();
-    let sent = stream::unfold(Some((events, stop)), |state| async move {
-        let (mut events, stop) = state?;
-        tokio::select! {
-            event = events.next() => match event.and_then(server_event) {
-                Ok(event) => Some((Ok::<_, Infallible>(event), Some((events, stop)))),
-                Err(error) => Some((Ok(server_error(&error)), None)),
-            },
-            () = stop.cancelled() => None,
-        }
-    });
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    let mut response = Sse::new(sent).keep_alive(keep_alive).into_response();
+    let sent = stream::unfold(
+        Some((events, stop, KEEP_ALIVE_AT_START)),
+        |state| async move {
+            let (mut events, stop, wait) = state?;
+            let next = tokio::select! {
+                next = tokio::time::timeout(wait, events.next()) => next,
+                () = stop.cancelled() => return None,
+            };
+            let sent = match next {
+                Ok(event) => event.and_then(server_event),
+                Err(_) => Ok(keep_alive(&events)),
+            };
+            Some(match sent {
+                Ok(sent) => (Ok::<_, Infallible>(sent), Some((events, stop, KEEP_ALIVE))),
+                Err(error) => (Ok(server_error(&error)), None),
+            })
+        },
+    );
+    let mut response = Sse::new(sent).into_response();
     let no_store = HeaderValue::from_static("no-store");
     response.headers_mut().insert(CACHE_CONTROL, no_store);
     Ok(response)
+}
+
+/// Returns a block that clients dispatch no event for, but from whose id they go on when they come
+/// again: nothing that they want lies before it.
+fn keep_alive(events: &EventStream) -> ServerEvent {
+    match events.position() {
+        Some(position) => ServerEvent::default().id(position.to_string()),
+        None => ServerEvent::default().comment(""),
+    }
 }
 
 fn server_event(event: store::Event) -> Result<ServerEvent> {
@@ -184,7 +202,11 @@ fn parse_filter(
 ) -> std::result::Result<EventFilter, InvalidValue> {
     let mut filter = EventFilter::default();
     for kind in kinds.iter().flat_map(|kinds| kinds.split(',')) {
-        filter.kinds.extend(EventKind::matching(kind)?);
+        for kind in EventKind::matching(kind)? {
+            if !filter.kinds.contains(&kind) {
+                filter.kinds.push(kind);
+            }
+        }
     }
     let sandbox: Option<SandboxId> = sandbox.map(|id| id.parse()).transpose()?;
     filter.sandbox = sandbox;

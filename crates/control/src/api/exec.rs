@@ -13,8 +13,8 @@ use model::SandboxId;
 
 use super::extract::{Id, Json, NoQuery, Query};
 use super::text::cut_character;
-use crate::app::App;
 use crate::app::exec::Outcome;
+use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::{BackgroundCommand, Command};
@@ -76,7 +76,8 @@ pub async fn exec(
         name: tag,
         keep_alive: false,
     };
-    let started = app.start_background(&principal, &id, background).await?;
+    let started = async move { app.start_background(&principal, &id, background).await };
+    let started = spawn_detached(started).await?;
     let answer = BackgroundExec {
         sandbox_id: id.to_string(),
         cmd,

@@ -89,7 +89,10 @@ impl App {
         principal.require_read(Resource::Sandboxes)?;
         let host = self.find_usable(principal, id).await?.host;
         let commands = host.list_commands(id).await?;
-        for command in commands.iter().filter(|command| command.ended_at.is_some()) {
+        let open = self.store.open_commands(id).await.unwrap_or_default();
+        let is_news =
+            |command: &&CommandInfo| command.ended_at.is_some() && open.contains(&command.id);
+        for command in commands.iter().filter(is_news) {
             self.record_command_end(principal, id, command).await;
         }
         Ok(commands)
@@ -255,10 +258,17 @@ impl App {
     /// Records the start of a background command as an event. Arguments may be secrets, and stay out
     /// of it.
     async fn record_command(&self, principal: &Principal, id: &SandboxId, command: &CommandInfo) {
-        let data = json!({ "name": command.name, "cmd": command.cmd, "pid": command.pid });
+        // The guest's word, so that it is no time of ours.
+        let started_at = crate::api::format_time(command.started_at);
+        let data = json!({
+            "name": command.name,
+            "cmd": command.cmd,
+            "pid": command.pid,
+            "started_at": started_at,
+        });
         let store = self.store.acting_for(principal.actor());
         let team = &principal.team_id;
-        let recorded = store.command_started(team, id, &command.id, data, command.started_at);
+        let recorded = store.command_started(team, id, &command.id, data, now_ms());
         log_unrecorded(id, recorded.await);
     }
 

@@ -80,7 +80,13 @@ impl App {
             None if from_oldest => None,
             None => Some(self.store.event_last().await?),
         };
-        let mut stream = EventStream::new(self.store.clone(), query, after, live);
+        let mut stream = EventStream::new(
+            self.store.clone(),
+            query,
+            principal.key_id.clone(),
+            after,
+            live,
+        );
         stream.fill().await?;
         Ok(stream)
     }

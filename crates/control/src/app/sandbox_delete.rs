@@ -28,15 +28,15 @@ impl App {
     /// `NotFound`; the host's. The deletion is noted then, and will be carried out.
     pub async fn delete_sandbox(&self, principal: &Principal, id: &SandboxId) -> Result<()> {
         principal.require_write(Resource::Sandboxes)?;
-        let _actor = self.actors.note(id, principal);
         let team = &principal.team_id;
-        let store = self.store_of(id);
+        let store = self.store.acting_for(principal.actor());
         let marked = store.sandbox_mark_deleting(team, id, now_ms()).await;
         let marked = match marked {
             Err(error) if error.is_full() => return self.delete_on_full_disk(principal, id).await,
             marked => marked?,
         };
         let sandbox = marked.ok_or_else(|| Error::no_sandbox(id))?;
+        let _actor = self.actors.note(id, principal);
         self.finish_deletion(&sandbox).await.map_err(|error| {
             self.reconcile.notify_waiters();
             let code = match error.code {
@@ -54,6 +54,7 @@ impl App {
     async fn delete_on_full_disk(&self, principal: &Principal, id: &SandboxId) -> Result<()> {
         let row = self.store.sandbox_get(&principal.team_id, id).await?;
         let sandbox = row.ok_or_else(|| Error::no_sandbox(id))?;
+        let _actor = self.actors.note(id, principal);
         let removed = self.finish_deletion(&sandbox).await;
         removed.map_err(|error| match error.code {
             ErrorCode::InsufficientStorage => {

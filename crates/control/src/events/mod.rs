@@ -11,6 +11,9 @@
 //! too slow for the queue loses nothing: its stream reads the table again from its own cursor, as it
 //! does at its beginning. What a stream gets twice it knows by the cursor.
 //!
+//! A stream ends with its key: the feed passes the event of the deletion, and a stream that reads the
+//! table looks for the key.
+//!
 //! Nothing here is stored: a client that lost its connection comes again with its cursor, to
 //! whichever control plane.
 
@@ -29,13 +32,21 @@ pub use stream::EventStream;
 /// An event on its way to all streams.
 pub(crate) type SharedEvent = Arc<Event>;
 
-/// Events that a slow stream may be behind before it reads the table: some hundred KiB, shared by all
-/// streams.
+/// Events that a slow stream may be behind before it reads the table: some hundred KiB, and 8 MiB
+/// where all of them are as large as they can be, shared by all streams.
 const QUEUE: usize = 1024;
+
+/// Message of the feed to all streams.
+#[derive(Debug, Clone)]
+pub(crate) enum FeedMessage {
+    Event(SharedEvent),
+    /// The feed does not know what it has passed over: the table has it.
+    Gap,
+}
 
 /// Queue from the feed to all streams.
 #[derive(Debug)]
-pub struct LiveEvents(pub(crate) broadcast::Sender<SharedEvent>);
+pub struct LiveEvents(pub(crate) broadcast::Sender<FeedMessage>);
 
 impl Default for LiveEvents {
     fn default() -> Self {
@@ -44,7 +55,7 @@ impl Default for LiveEvents {
 }
 
 impl LiveEvents {
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<SharedEvent> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<FeedMessage> {
         self.0.subscribe()
     }
 }

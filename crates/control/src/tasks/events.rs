@@ -8,7 +8,7 @@ use store::{EventQuery, Events, EventsBound, EventsWaker};
 
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::events::EventSettings;
+use crate::events::{EventSettings, FeedMessage};
 
 /// Rows read at once.
 const PAGE: u32 = 500;
@@ -58,7 +58,7 @@ async fn wait(waker: &mut EventsWaker) {
 async fn send_new(app: &App, position: Option<i64>) -> Result<i64> {
     // At the start: streams read what was before from the table.
     let Some(mut position) = position else {
-        return Ok(app.store.event_last().await?);
+        return skip_to_last(app).await;
     };
     loop {
         let query = EventQuery::default();
@@ -68,16 +68,23 @@ async fn send_new(app: &App, position: Option<i64>) -> Result<i64> {
                 for event in events {
                     position = event.cursor;
                     // An error: nobody listens.
-                    let _ = app.events.0.send(Arc::new(event));
+                    let _ = app.events.0.send(FeedMessage::Event(Arc::new(event)));
                 }
                 if is_last {
                     return Ok(position);
                 }
             }
             // Too slow for the bound; streams that miss the events are told by the table.
-            Events::Expired => return Ok(app.store.event_last().await?),
+            Events::Expired => return skip_to_last(app).await,
         }
     }
+}
+
+/// Returns the last cursor. Streams that have read the table before read it again.
+async fn skip_to_last(app: &App) -> Result<i64> {
+    let last = app.store.event_last().await?;
+    let _ = app.events.0.send(FeedMessage::Gap);
+    Ok(last)
 }
 
 /// Deletes old events from time to time. Several control planes may do it at once.

@@ -212,7 +212,29 @@ async fn stranger_sees_no_event() {
     };
     assert_eq!(stranger.events(&of_ours).await.unwrap().items, []);
     auth::revoke_key(&plane.store, &key.id).await.unwrap();
-    assert_eq!(next(&mut live).await.kind, "key.deleted");
+    let ended = tokio::time::timeout(PATIENCE, live.next()).await.unwrap();
+    let error = ended.expect_err("the stream of a revoked key");
+    assert!(error.to_string().contains("revoked"), "{error}");
+}
+
+/// A stream that was opened without a cursor, and broke before its first event.
+#[tokio::test]
+async fn quiet_stream_tells_its_cursor() {
+    let (host, ground, plane) = one().await;
+    let paused = of("sandbox.paused");
+    let mut quiet = plane.client().follow_events(&paused).await.unwrap();
+    let id = plane.create().await.id;
+    while quiet.cursor().is_none() {
+        let next = tokio::time::timeout(Duration::from_millis(50), quiet.next()).await;
+        assert!(next.is_err(), "{next:?}");
+    }
+    let cursor = quiet.cursor().map(str::to_owned);
+    plane.stop().await;
+    let plane = ground.start(&[&host]).await;
+    plane.client().pause(&id).await.unwrap();
+    let again = EventQuery { cursor, ..paused };
+    let mut again = plane.client().follow_events(&again).await.unwrap();
+    assert_eq!(next(&mut again).await.subject, id);
 }
 
 #[tokio::test]

@@ -81,6 +81,21 @@ impl Store {
         transaction.commit().await
     }
 
+    /// Lists the background commands of a sandbox whose start was recorded, and whose end was not.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn open_commands(&self, sandbox: &SandboxId) -> Result<Vec<String>, Error> {
+        let sql = "SELECT command_id FROM open_commands WHERE sandbox_id = $1";
+        let found = rows!(
+            self.read("looking for commands"),
+            (String,),
+            sql,
+            sandbox.as_str()
+        )?;
+        Ok(found.into_iter().map(|row| row.0).collect())
+    }
+
     /// Records that a background command has ended. Does nothing if that is known, or its start is
     /// not.
     ///

@@ -37,6 +37,11 @@ use crate::{Error, Store};
 pub use read::{EventQuery, Events, EventsBound};
 pub use waker::EventsWaker;
 
+/// Maximum length of an event's data, in bytes of JSON.
+const MAX_DATA: usize = 8 * 1024;
+/// Maximum length of a field of data that is over [`MAX_DATA`].
+const MAX_FIELD: usize = 256;
+
 /// Who makes changes, and how that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
@@ -141,12 +146,28 @@ impl Transaction<'_> {
             actor.address.as_deref(),
             actor.request_id.as_deref(),
             // NULs are escaped in it, which PostgreSQL takes in text.
-            event.data.to_string(),
+            bounded_text(&event.data),
             event.now
         )?;
         self.has_events = true;
         Ok(())
     }
+}
+
+/// Returns the text of an event's data: without its large fields if it is over [`MAX_DATA`], since
+/// readers hold many events at a time.
+fn bounded_text(data: &Value) -> String {
+    let text = data.to_string();
+    if text.len() <= MAX_DATA {
+        return text;
+    }
+    let fields = data.as_object().into_iter().flatten();
+    let mut kept: serde_json::Map<String, Value> = fields
+        .filter(|(_, value)| value.to_string().len() <= MAX_FIELD)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    kept.insert("truncated".to_owned(), Value::Bool(true));
+    Value::Object(kept).to_string()
 }
 
 /// Replaces NULs, which PostgreSQL holds in no text.

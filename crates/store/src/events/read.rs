@@ -126,7 +126,14 @@ impl Store {
             true => String::new(),
             false => format!(" AND kind IN ({})", kinds.join(", ")),
         };
-        let team = query.team.as_ref().map(|_| " AND team_id IN ($2, $3)");
+        let team = query.team.as_ref().map(|_| {
+            if query.with_installation {
+                " AND team_id IN ($2, $3)"
+            } else {
+                // In the order of its index.
+                " AND team_id = $2"
+            }
+        });
         let sandbox = query.sandbox.as_ref().map(|_| " AND sandbox_id = $4");
         // Parameters that a query has no use for keep their numbers: PostgreSQL wants their types.
         let sql = format!(
@@ -192,8 +199,11 @@ impl Store {
         let rows = i64::try_from(bound.rows).unwrap_or(i64::MAX);
         let surplus = self.event_last().await?.saturating_sub(rows);
         let mut transaction = self.begin("deleting old events").await?;
-        let sql = "DELETE FROM events WHERE cursor IN (SELECT cursor FROM events ORDER BY cursor LIMIT $1) \
-                   AND (cursor <= $2 OR created_at < $3) RETURNING cursor";
+        // Up to the first that stays, so that none is missing among those behind the horizon.
+        let sql = "WITH batch AS (SELECT cursor, created_at FROM events ORDER BY cursor LIMIT $1) \
+                   DELETE FROM events WHERE cursor IN (SELECT cursor FROM batch) \
+                   AND cursor < coalesce((SELECT min(cursor) FROM batch \
+                   WHERE cursor > $2 AND created_at >= $3), 9223372036854775807) RETURNING cursor";
         let deleted = rows_in!(
             &mut transaction,
             (i64,),

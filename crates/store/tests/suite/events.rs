@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::{EventKind, SandboxState, TeamId};
 use serde_json::json;
-use store::{Actor, Event, EventQuery, Events, EventsBound, NewKey, Store};
+use store::{Actor, Event, EventQuery, Events, EventsBound, NewEvent, NewKey, Store};
 
 use crate::db::{Db, insert, report};
 
@@ -165,6 +165,42 @@ pub async fn trimmed_history_is_told(db: Db) {
         .try_into()
         .unwrap();
     assert!(next.cursor > all[9].cursor);
+}
+
+/// By a clock that was set back and forth.
+pub async fn trimmed_history_has_no_holes(db: Db) {
+    let store = db.store().await;
+    for (number, now) in [(1, 10), (2, 1), (3, 10), (4, 1)] {
+        let key = NewKey { now, ..key(number) };
+        store.key_insert(&key).await.unwrap();
+    }
+    let query = EventQuery::default();
+    let all = page(&store, &query, None).await;
+    let bound = |before| EventsBound { before, rows: 100 };
+    assert!(!store.event_trim(bound(5)).await.unwrap());
+    assert_eq!(page(&store, &query, Some(all[0].cursor)).await, all[1..]);
+    store.event_trim(bound(11)).await.unwrap();
+    assert_eq!(page(&store, &query, None).await, []);
+}
+
+/// Rules of a network can be large, and readers hold many events.
+pub async fn large_data_of_event_is_truncated(db: Db) {
+    let store = db.store().await;
+    let event = NewEvent {
+        kind: EventKind::SandboxNetworkChanged,
+        team_id: None,
+        subject: "sandbox".to_owned(),
+        sandbox_id: None,
+        generation: None,
+        data: json!({ "network": "x".repeat(100_000), "state": "running" }),
+        now: 1,
+    };
+    store.event_record(&event).await.unwrap();
+    let [told] = page(&store, &EventQuery::default(), None)
+        .await
+        .try_into()
+        .unwrap();
+    assert_eq!(told.data, json!({ "state": "running", "truncated": true }));
 }
 
 pub async fn hosts_and_commands_are_told_once(db: Db) {

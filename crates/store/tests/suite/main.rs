@@ -39,6 +39,8 @@ suite! {
     events::changes_of_sandbox_are_events,
     events::refused_change_leaves_no_event,
     events::reader_misses_no_late_commit,
+    events::trimmed_history_has_no_holes,
+    events::large_data_of_event_is_truncated,
     events::trimmed_history_is_told,
     events::hosts_and_commands_are_told_once,
     inserts::what_goes_in_comes_out,
