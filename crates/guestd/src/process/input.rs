@@ -1,6 +1,7 @@
 //! Input of a process: its standard input, or its terminal.
 //!
-//! Writes wait while the process does not read; they never go in between each other.
+//! Writes wait while the process does not read; they never go in between each other. At most
+//! [`MAX_WRITERS`] wait, with 1 MiB each by the host's bound on requests.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,15 +13,25 @@ use guest_rpc::process::ProcessInput;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::tcgetpgrp;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::descriptor::Descriptor;
 use super::terminal::Size;
 use crate::syscall;
 
+/// Writes to one process that wait at a time: more than any program of one user has, and little
+/// enough memory for the smallest guest.
+const MAX_WRITERS: usize = 16;
+
 /// The input of one process.
 #[derive(Debug)]
-pub enum Input {
+pub struct Input {
+    target: Target,
+    writers: Semaphore,
+}
+
+#[derive(Debug)]
+enum Target {
     /// `None`: never had one, or closed.
     Pipe(Mutex<Option<Descriptor>>),
     Terminal {
@@ -44,6 +55,10 @@ pub enum InputError {
     NotRead(#[source] io::Error),
     #[error("standard input of a terminal cannot be closed: send the byte 4 (Ctrl-D) instead")]
     CannotClose,
+    #[error(
+        "{MAX_WRITERS} writes wait for the process to read, which is as many as may: wait for one to end"
+    )]
+    TooMany,
     #[error("the process has ended")]
     Ended,
     #[error("the terminal refused the size")]
@@ -72,14 +87,21 @@ fn signal_foreground(terminal: BorrowedFd<'_>) -> io::Result<()> {
 impl Input {
     /// Creates input through a pipe; `None`: the program has no input.
     pub fn pipe(descriptor: Option<Descriptor>) -> Self {
-        Self::Pipe(Mutex::new(descriptor))
+        Self::new(Target::Pipe(Mutex::new(descriptor)))
     }
 
     /// Creates input through our side of a terminal.
     pub fn terminal(descriptor: Arc<Descriptor>) -> Self {
-        Self::Terminal {
+        Self::new(Target::Terminal {
             descriptor,
             turn: Mutex::default(),
+        })
+    }
+
+    fn new(target: Target) -> Self {
+        Self {
+            target,
+            writers: Semaphore::new(MAX_WRITERS),
         }
     }
 
@@ -88,8 +110,13 @@ impl Input {
     /// # Errors
     /// [`InputError`].
     pub async fn write(&self, input: &ProcessInput) -> Result<(), InputError> {
-        match (self, input.input.as_ref().ok_or(InputError::Missing)?) {
-            (Self::Pipe(pipe), Bytes::Stdin(bytes)) => {
+        let _writer = self
+            .writers
+            .try_acquire()
+            .map_err(|_| InputError::TooMany)?;
+        let bytes = input.input.as_ref().ok_or(InputError::Missing)?;
+        match (&self.target, bytes) {
+            (Target::Pipe(pipe), Bytes::Stdin(bytes)) => {
                 let pipe = pipe.lock().await;
                 pipe.as_ref()
                     .ok_or(InputError::Closed)?
@@ -97,15 +124,15 @@ impl Input {
                     .await
                     .map_err(InputError::NotRead)
             }
-            (Self::Terminal { descriptor, turn }, Bytes::Pty(bytes)) => {
+            (Target::Terminal { descriptor, turn }, Bytes::Pty(bytes)) => {
                 let _turn = turn.lock().await;
                 descriptor
                     .write_all(bytes)
                     .await
                     .map_err(InputError::NotRead)
             }
-            (Self::Terminal { .. }, Bytes::Stdin(_)) => Err(InputError::HasTerminal),
-            (Self::Pipe(_), Bytes::Pty(_)) => Err(InputError::NoTerminal),
+            (Target::Terminal { .. }, Bytes::Stdin(_)) => Err(InputError::HasTerminal),
+            (Target::Pipe(_), Bytes::Pty(_)) => Err(InputError::NoTerminal),
         }
     }
 
@@ -114,12 +141,12 @@ impl Input {
     /// # Errors
     /// [`InputError::CannotClose`].
     pub async fn close(&self) -> Result<(), InputError> {
-        match self {
-            Self::Pipe(pipe) => {
+        match &self.target {
+            Target::Pipe(pipe) => {
                 pipe.lock().await.take();
                 Ok(())
             }
-            Self::Terminal { .. } => Err(InputError::CannotClose),
+            Target::Terminal { .. } => Err(InputError::CannotClose),
         }
     }
 
@@ -129,9 +156,9 @@ impl Input {
     /// # Errors
     /// [`InputError`].
     pub fn resize(&self, size: Size) -> Result<(), InputError> {
-        match self {
-            Self::Pipe(_) => Err(InputError::NoTerminal),
-            Self::Terminal { descriptor, .. } => {
+        match &self.target {
+            Target::Pipe(_) => Err(InputError::NoTerminal),
+            Target::Terminal { descriptor, .. } => {
                 let fd = descriptor.fd();
                 // The kernel signals changes only.
                 if syscall::window_size(fd).is_ok_and(|now| now == (size.cols, size.rows)) {

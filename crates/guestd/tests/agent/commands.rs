@@ -335,6 +335,30 @@ async fn input_reaches_pipes_and_terminals() {
 }
 
 #[tokio::test]
+async fn waiting_writers_are_bounded() {
+    let agent = Agent::open().await;
+    let commands = commands(&agent);
+    let request = rpc::StartRequest {
+        stdin: true,
+        ..named("deaf", "sleep 100")
+    };
+    start(&commands, request).await;
+    let input = rpc::SendInputRequest {
+        command: "deaf".into(),
+        data: vec![0; 100_000],
+        ..Default::default()
+    };
+    let mut writes: futures::stream::FuturesUnordered<_> = (0..17)
+        .map(|_| commands.send_input(input.clone()))
+        .collect();
+    // Sixteen wait for a process that reads nothing; the one beyond is refused.
+    let first = futures::StreamExt::next(&mut writes).await.expect("one");
+    let error = first.expect_err("refused");
+    assert_eq!(error.code, ErrorCode::FailedPrecondition, "{error}");
+    assert!(futures::FutureExt::now_or_never(futures::StreamExt::next(&mut writes)).is_none());
+}
+
+#[tokio::test]
 async fn commands_and_readers_are_bounded() {
     let agent = Agent::open().await;
     let commands = commands(&agent);

@@ -2,12 +2,13 @@
 //!
 //! The file has no name ([`tempfile::tempfile_in`]): nothing of it is left in the image, whichever
 //! way the guest ends. Reading and writing block, a frozen disk for as long as it is frozen, so
-//! both are done on threads that may block. What is watched (offsets, the end) takes no such lock.
+//! both are done on threads that may block, and neither is done under the lock of the ring.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -21,6 +22,9 @@ pub const ON_DISK: u64 = 32 << 20;
 /// The same where the disk is full or read-only. All commands together then take 16 MiB of memory,
 /// and at most as much again for which stream each byte belongs to.
 pub const IN_MEMORY: u64 = 256 << 10;
+
+/// Part of the ring that a reader who was overtaken leaves out.
+const AHEAD: u64 = 32;
 
 /// Directories in which the file can be made; the first that takes it.
 const DIRECTORIES: [&str; 2] = ["/var/tmp", "/"];
@@ -43,6 +47,8 @@ pub struct Ended {
 
 #[derive(Debug)]
 pub struct Log {
+    /// Turn of the one who appends, held while the disk works. Readers never wait for it.
+    appending: Mutex<()>,
     ring: Mutex<Stored>,
     progress: watch::Sender<Progress>,
 }
@@ -55,7 +61,7 @@ struct Stored {
 
 #[derive(Debug)]
 enum Storage {
-    File(File),
+    File(Arc<File>),
     Memory(Vec<u8>),
 }
 
@@ -70,10 +76,11 @@ impl Log {
 
     fn new(file: Option<File>, capacity: u64) -> Self {
         let (bytes, capacity) = match file {
-            Some(file) => (Storage::File(file), capacity),
+            Some(file) => (Storage::File(Arc::new(file)), capacity),
             None => (Storage::memory(), IN_MEMORY),
         };
         Self {
+            appending: Mutex::default(),
             ring: Mutex::new(Stored {
                 ring: Ring::new(capacity),
                 bytes,
@@ -83,14 +90,52 @@ impl Log {
     }
 
     /// Appends output. Blocks while the disk does.
+    ///
+    /// Bytes that the new ones overwrite are given up first, so that a reader that was reading them
+    /// notices, and the new ones are known once they are written.
     pub fn append(&self, source: Source, bytes: &[u8]) {
+        let _turn = self.appending.lock();
+        let length = bytes.len() as u64;
+        let (begin, capacity, file) = {
+            let mut stored = self.ring.lock();
+            stored.ring.make_room(length);
+            let (begin, capacity) = (stored.ring.end(), stored.ring.capacity());
+            (begin, capacity, stored.bytes.file())
+        };
+        if let Some(file) = file
+            && let Err(error) = write_file(&file, capacity, begin, bytes)
+        {
+            tracing::warn!(
+                "output of a command goes to memory ({IN_MEMORY} bytes): the disk takes none: {error}"
+            );
+            self.move_to_memory(&file, capacity, begin);
+        }
         let mut stored = self.ring.lock();
-        stored.append(source, bytes);
+        stored.ring.append(source, length);
+        stored.write_memory(begin, bytes);
         let (start, end) = (stored.ring.start(), stored.ring.end());
+        drop(stored);
         self.progress.send_modify(|progress| {
             progress.start = start;
             progress.end = end;
         });
+    }
+
+    /// Moves what fits to memory, of the bytes before `end`.
+    fn move_to_memory(&self, file: &File, capacity: u64, end: u64) {
+        let start = self.ring.lock().ring.start();
+        let first = start.max(end.saturating_sub(IN_MEMORY)).min(end);
+        let kept = read_file(file, capacity, first, end);
+        let mut stored = self.ring.lock();
+        stored.ring.shrink(IN_MEMORY);
+        stored.bytes = Storage::memory();
+        match kept {
+            Ok(kept) => stored.write_memory(first, &kept),
+            Err(error) => {
+                tracing::warn!("output of a command that was on disk cannot be read: {error}");
+                stored.ring.drop_before(end);
+            }
+        }
     }
 
     /// Records the end of the command, after all of its output.
@@ -99,19 +144,42 @@ impl Log {
             .send_modify(|progress| progress.ended = Some(ended));
     }
 
-    /// Reads what there is from an offset on; `None` at the end. Blocks while the disk does.
+    /// Reads what there is from an offset on; `None` at the end. Blocks while the disk does, and
+    /// holds no lock then.
     ///
     /// # Errors
     /// The disk's.
     pub fn read(&self, offset: u64, limit: usize) -> io::Result<Option<(Piece, Vec<u8>)>> {
-        let stored = self.ring.lock();
-        let Some(piece) = stored.ring.piece(offset, limit) else {
-            return Ok(None);
-        };
-        let mut bytes = vec![0; piece.length];
-        let position = stored.ring.position(piece.offset);
-        stored.bytes.read(position, &mut bytes)?;
-        Ok(Some((piece, bytes)))
+        let mut from = offset;
+        loop {
+            let stored = self.ring.lock();
+            let Some(mut piece) = stored.ring.piece(from, limit) else {
+                return Ok(None);
+            };
+            piece.dropped = piece.offset - offset;
+            let capacity = stored.ring.capacity();
+            let Some(file) = stored.bytes.file() else {
+                let bytes = stored.read_memory(piece.offset, piece.length);
+                return Ok(Some((piece, bytes)));
+            };
+            drop(stored);
+            let end = piece.offset + piece.length as u64;
+            let read = read_file(&file, capacity, piece.offset, end);
+            let stored = self.ring.lock();
+            let start = stored.ring.start();
+            if start < end && stored.bytes.is(&file) {
+                let mut bytes = read?;
+                // What was overwritten while it was read lies in front.
+                let lost = usize::try_from(start.saturating_sub(piece.offset)).unwrap_or_default();
+                bytes.drain(..lost);
+                piece.offset += lost as u64;
+                piece.length -= lost;
+                piece.dropped += lost as u64;
+                return Ok(Some((piece, bytes)));
+            }
+            // Overtaken. Some way ahead of the one who overwrites, or it would be so again.
+            from = (start + capacity / AHEAD).min(stored.ring.end().saturating_sub(1));
+        }
     }
 
     /// Returns the offsets that are kept, and the end.
@@ -126,66 +194,68 @@ impl Log {
 }
 
 impl Stored {
-    fn append(&mut self, source: Source, bytes: &[u8]) {
-        let begin = self.ring.end();
-        self.ring.append(source, bytes.len() as u64);
-        // Bytes that the ring dropped at once are not written.
-        let skipped = self.ring.start().saturating_sub(begin);
-        let skipped = usize::try_from(skipped).unwrap_or(bytes.len());
-        let kept = bytes.get(skipped..).unwrap_or_default();
-        let at = begin + skipped as u64;
-        if let Err(error) = self.write(at, kept) {
-            tracing::warn!(
-                "output of a command goes to memory ({IN_MEMORY} bytes): the disk takes none: {error}"
-            );
-            self.move_to_memory(at);
-            let skipped = self.ring.start().saturating_sub(at);
-            let skipped = usize::try_from(skipped).unwrap_or(kept.len());
-            let kept = kept.get(skipped..).unwrap_or_default();
-            if let Err(error) = self.write(at + skipped as u64, kept) {
-                tracing::error!("output of a command is lost: {error}");
+    /// Writes bytes that begin at `begin`, as many of them as are kept. Nothing where they are in a
+    /// file.
+    fn write_memory(&mut self, begin: u64, bytes: &[u8]) {
+        let Storage::Memory(memory) = &mut self.bytes else {
+            return;
+        };
+        let capacity = self.ring.capacity();
+        for (offset, length, part) in parts(capacity, begin, bytes) {
+            let place = range(offset % capacity, length).and_then(|range| memory.get_mut(range));
+            if let Some(place) = place {
+                place.copy_from_slice(part);
             }
         }
     }
 
-    fn write(&mut self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let room = usize::try_from(self.ring.contiguous(offset)).unwrap_or(usize::MAX);
-            let (part, rest) = bytes.split_at(room.min(bytes.len()));
-            self.bytes.write(self.ring.position(offset), part)?;
-            offset += part.len() as u64;
-            bytes = rest;
-        }
-        Ok(())
+    /// Reads bytes that lie side by side in memory.
+    fn read_memory(&self, offset: u64, length: usize) -> Vec<u8> {
+        let Storage::Memory(memory) = &self.bytes else {
+            return Vec::new();
+        };
+        let place = range(self.ring.position(offset), length).and_then(|range| memory.get(range));
+        place.map(<[u8]>::to_vec).unwrap_or_default()
     }
+}
 
-    /// Moves what fits to memory, of the bytes before `end`.
-    fn move_to_memory(&mut self, end: u64) {
-        let first = self
-            .ring
-            .start()
-            .max(self.ring.end().saturating_sub(IN_MEMORY));
-        let kept = self.copy(first, end);
-        self.ring.shrink(IN_MEMORY);
-        self.bytes = Storage::memory();
-        let moved = kept.and_then(|kept| self.write(first, &kept));
-        if let Err(error) = moved {
-            tracing::warn!("output of a command that was on disk cannot be read: {error}");
-            self.ring.drop_before(end);
-        }
-    }
+/// Divides the last bytes of `bytes` that fit in a ring into parts that lie side by side in it:
+/// offset, length and bytes of each.
+fn parts(capacity: u64, begin: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, usize, &[u8])> {
+    let skipped = (bytes.len() as u64).saturating_sub(capacity);
+    let mut rest = bytes
+        .get(usize::try_from(skipped).unwrap_or(bytes.len())..)
+        .unwrap_or_default();
+    let mut offset = begin + skipped;
+    std::iter::from_fn(move || {
+        let room = usize::try_from(capacity - offset % capacity).unwrap_or(usize::MAX);
+        let (part, behind) = rest.split_at(room.min(rest.len()));
+        let found = (offset, part.len(), part);
+        offset += part.len() as u64;
+        rest = behind;
+        (!part.is_empty()).then_some(found)
+    })
+}
 
-    fn copy(&self, mut offset: u64, end: u64) -> io::Result<Vec<u8>> {
-        let mut copy = Vec::new();
-        while offset < end {
-            let length = (end - offset).min(self.ring.contiguous(offset));
-            let mut part = vec![0; usize::try_from(length).unwrap_or_default()];
-            self.bytes.read(self.ring.position(offset), &mut part)?;
-            copy.extend_from_slice(&part);
-            offset += length;
-        }
-        Ok(copy)
+/// Writes bytes that begin at `begin`, as many of them as a ring of `capacity` keeps.
+fn write_file(file: &File, capacity: u64, begin: u64, bytes: &[u8]) -> io::Result<()> {
+    for (offset, _, part) in parts(capacity, begin, bytes) {
+        file.write_all_at(part, offset % capacity)?;
     }
+    Ok(())
+}
+
+/// Reads the bytes from `offset` to `end` of a ring of `capacity`.
+fn read_file(file: &File, capacity: u64, mut offset: u64, end: u64) -> io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    while offset < end {
+        let length = (end - offset).min(capacity - offset % capacity);
+        let mut part = vec![0; usize::try_from(length).unwrap_or_default()];
+        file.read_exact_at(&mut part, offset % capacity)?;
+        read.append(&mut part);
+        offset += length;
+    }
+    Ok(read)
 }
 
 impl Storage {
@@ -193,36 +263,21 @@ impl Storage {
         Self::Memory(vec![0; usize::try_from(IN_MEMORY).unwrap_or_default()])
     }
 
-    fn write(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+    fn file(&self) -> Option<Arc<File>> {
         match self {
-            Self::File(file) => file.write_all_at(bytes, position),
-            Self::Memory(memory) => {
-                let place = range(position, bytes.len()).and_then(|range| memory.get_mut(range));
-                place.ok_or_else(outside)?.copy_from_slice(bytes);
-                Ok(())
-            }
+            Self::File(file) => Some(Arc::clone(file)),
+            Self::Memory(_) => None,
         }
     }
 
-    fn read(&self, position: u64, bytes: &mut [u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => file.read_exact_at(bytes, position),
-            Self::Memory(memory) => {
-                let place = range(position, bytes.len()).and_then(|range| memory.get(range));
-                bytes.copy_from_slice(place.ok_or_else(outside)?);
-                Ok(())
-            }
-        }
+    fn is(&self, file: &Arc<File>) -> bool {
+        matches!(self, Self::File(own) if Arc::ptr_eq(own, file))
     }
 }
 
 fn range(position: u64, length: usize) -> Option<std::ops::Range<usize>> {
     let position = usize::try_from(position).ok()?;
     Some(position..position.checked_add(length)?)
-}
-
-fn outside() -> io::Error {
-    io::Error::other("a position outside of the ring")
 }
 
 #[cfg(test)]
@@ -266,7 +321,7 @@ mod tests {
         let (before, after) = bytes.split_at(300_000);
         log.append(Source::Stdout, before);
         let read_only = OpenOptions::new().read(true).open(whole.path()).unwrap();
-        log.ring.lock().bytes = Storage::File(read_only);
+        log.ring.lock().bytes = Storage::File(Arc::new(read_only));
         for piece in after.chunks(32 << 10) {
             log.append(Source::Stderr, piece);
         }
@@ -284,5 +339,47 @@ mod tests {
         let (piece, bytes) = log.read(3, 100).unwrap().unwrap();
         assert_eq!((piece.source, &bytes[..]), (Source::Stderr, &b"err"[..]));
         assert_eq!(log.read(6, 100).unwrap(), None);
+    }
+
+    /// Byte at an offset of a line that never repeats within a ring.
+    fn pattern(offset: u64) -> u8 {
+        (offset.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
+    }
+
+    #[test]
+    fn reader_beside_writer_gets_whole_bytes() {
+        const ALL: u64 = 16 << 20;
+        let log = Log::new(Some(tempfile::tempfile().unwrap()), 256 << 10);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for begin in (0..ALL).step_by(24 << 10) {
+                    let end = ALL.min(begin + (24 << 10));
+                    let piece: Vec<u8> = (begin..end).map(pattern).collect();
+                    log.append(Source::Stdout, &piece);
+                }
+            });
+            let mut offset = 0;
+            while offset < ALL {
+                let Some((piece, bytes)) = log.read(offset, 64 << 10).unwrap() else {
+                    continue;
+                };
+                assert_eq!(piece.offset, offset + piece.dropped);
+                assert_eq!(piece.length, bytes.len());
+                for (at, byte) in (piece.offset..).zip(&bytes) {
+                    assert_eq!(*byte, pattern(at), "at {at}");
+                }
+                offset = piece.offset + bytes.len() as u64;
+            }
+        });
+    }
+
+    #[test]
+    fn reader_waits_for_no_disk() {
+        let log = Log::new(Some(tempfile::tempfile().unwrap()), 10_000);
+        log.append(Source::Stdout, b"written");
+        // A disk that is frozen keeps the one who appends.
+        let _frozen = log.appending.lock();
+        let (_, bytes) = log.read(0, 100).unwrap().unwrap();
+        assert_eq!(bytes, b"written");
     }
 }

@@ -68,6 +68,17 @@ impl Ring {
         self.end
     }
 
+    /// Returns the number of bytes that are kept at most.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Drops the bytes in whose place the next `length` go.
+    pub fn make_room(&mut self, length: u64) {
+        let end = self.end.saturating_add(length);
+        self.drop_before(end.saturating_sub(self.capacity));
+    }
+
     /// Returns the position of an offset in the storage.
     pub fn position(&self, offset: u64) -> u64 {
         offset % self.capacity
