@@ -2,6 +2,7 @@
 //! `fuzz/`, and for the tests below, which run everything in their corpora.
 
 use buffa::Message;
+use guest_rpc::command::{AttachResponse, ListResponse as ListCommandsResponse};
 use guest_rpc::file::ListPageResponse;
 use guest_rpc::filesystem::ListDirResponse;
 use guest_rpc::process::StartResponse;
@@ -28,6 +29,10 @@ pub fn guest_answer(bytes: &[u8]) {
     if let Ok(message) = StartResponse::decode_from_slice(bytes) {
         crate::guest::fuzz_event(message);
     }
+    if let Ok(message) = AttachResponse::decode_from_slice(bytes) {
+        crate::service::fuzz_attach(message);
+    }
+    let _ = ListCommandsResponse::decode_from_slice(bytes);
     let _ = ListDirResponse::decode_from_slice(bytes);
     if let Ok(page) = ListPageResponse::decode_from_slice(bytes) {
         crate::service::fuzz_page(page);

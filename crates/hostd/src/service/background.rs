@@ -196,7 +196,7 @@ async fn carry(
 }
 
 /// Converts an event of the guest; `None` for one that this version does not know.
-fn event(message: guest::AttachResponse) -> Result<Option<Event>, ConnectError> {
+pub(super) fn event(message: guest::AttachResponse) -> Result<Option<Event>, ConnectError> {
     let Some(event) = message.event else {
         return Ok(None);
     };

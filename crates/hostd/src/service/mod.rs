@@ -41,6 +41,11 @@ pub(crate) fn fuzz_page(page: guest_rpc::file::ListPageResponse) {
     drop(paths::checked_page(page));
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_attach(message: guest_rpc::command::AttachResponse) {
+    drop(background::event(message));
+}
+
 /// Returns a router of all services, which refuses requests without the token.
 pub fn router(manager: Arc<Manager>, token: &str) -> axum::Router {
     let tunnels = tunnel::router(Arc::clone(&manager));

@@ -28,6 +28,12 @@ pub async fn make(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Conne
         Call::SendInput | Call::CloseStdin | Call::Update | Call::SendSignal => {
             program(agent, id, call).await
         }
+        Call::StartCommand
+        | Call::ListCommands
+        | Call::GetCommand
+        | Call::SendCommandInput
+        | Call::SignalCommand
+        | Call::AttachCommand => background(agent, id, call).await,
         Call::ReadFile | Call::WriteFile => content(agent, id, call).await,
         Call::Stat | Call::ListDir | Call::ListPage | Call::MakeDir | Call::Remove => {
             path(agent, id, call).await
@@ -78,6 +84,70 @@ async fn program(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Connec
         .send_input(request)
         .await
         .map(drop)
+}
+
+async fn background(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
+    let (sandbox_id, command) = (id.to_string(), "cmd-00000001".to_owned());
+    let client = agent.client();
+    let client = client.commands();
+    match call {
+        Call::StartCommand => {
+            let request = rpc::StartCommandRequest {
+                sandbox_id,
+                cmd: "make".to_owned(),
+                ..Default::default()
+            };
+            client.start_command(request).await.map(drop)
+        }
+        Call::ListCommands => {
+            let request = rpc::ListCommandsRequest {
+                sandbox_id,
+                ..Default::default()
+            };
+            client.list_commands(request).await.map(drop)
+        }
+        Call::SendCommandInput => {
+            let request = rpc::SendCommandInputRequest {
+                sandbox_id,
+                command,
+                data: b"input".to_vec(),
+                ..Default::default()
+            };
+            client.send_command_input(request).await.map(drop)
+        }
+        Call::SignalCommand => {
+            let request = rpc::SignalCommandRequest {
+                sandbox_id,
+                command,
+                signal: 15,
+                ..Default::default()
+            };
+            client.signal_command(request).await.map(drop)
+        }
+        Call::AttachCommand => {
+            let request = rpc::AttachCommandRequest {
+                sandbox_id,
+                command,
+                follow: true,
+                ..Default::default()
+            };
+            let mut output = client.attach_command(request).await?;
+            while output
+                .message::<rpc::AttachCommandResponse>()
+                .await?
+                .is_some()
+            {}
+            Ok(())
+        }
+        _ => {
+            let request = rpc::GetCommandRequest {
+                sandbox_id,
+                command,
+                ..Default::default()
+            };
+            client.get_command(request).await.map(drop)
+        }
+    }
 }
 
 async fn content(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {

@@ -1,6 +1,8 @@
 //! Good answers, as the real agent gives them.
 
 use buffa::Message;
+use guest_rpc::command;
+use guest_rpc::command::__buffa::oneof::attach_response::Event as AttachEvent;
 use guest_rpc::file::ListPageResponse;
 use guest_rpc::filesystem::{
     EntryInfo, FileType, ListDirResponse, MakeDirResponse, RemoveResponse, StatResponse,
@@ -65,8 +67,15 @@ pub fn for_call(call: Call) -> Answer {
         Call::WriteFile => ("200 OK", json, b"[]".to_vec()),
         Call::Tunnel => ("101 Switching Protocols", json, HELLO.to_vec()),
         Call::Start => ("200 OK", "application/connect+proto", program()),
-        Call::SendInput | Call::CloseStdin | Call::Update | Call::SendSignal => {
-            ("200 OK", "application/proto", Vec::new())
+        Call::SendInput
+        | Call::CloseStdin
+        | Call::Update
+        | Call::SendSignal
+        | Call::SendCommandInput
+        | Call::SignalCommand => ("200 OK", "application/proto", Vec::new()),
+        Call::AttachCommand => ("200 OK", "application/connect+proto", attached()),
+        Call::StartCommand | Call::ListCommands | Call::GetCommand => {
+            ("200 OK", "application/proto", commands(call))
         }
         Call::Stat
         | Call::ListDir
@@ -82,6 +91,64 @@ pub fn for_call(call: Call) -> Answer {
         content_type,
         body,
     }
+}
+
+fn commands(call: Call) -> Vec<u8> {
+    match call {
+        Call::StartCommand => command::StartResponse {
+            command: command().into(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Call::ListCommands => command::ListResponse {
+            commands: vec![command(), command()],
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        _ => command::GetResponse {
+            command: command().into(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+    }
+}
+
+pub fn command() -> command::Command {
+    command::Command {
+        id: "cmd-00000001".to_owned(),
+        pid: 1,
+        cmd: "make".to_owned(),
+        output_end: HELLO.len() as u64,
+        ..Default::default()
+    }
+}
+
+/// Returns the output of a background command that has ended.
+fn attached() -> Vec<u8> {
+    [
+        attach_event(AttachEvent::Attached(Box::new(command()))),
+        attach_event(command_output(0, HELLO)),
+        attach_event(AttachEvent::Ended(Box::new(command()))),
+        envelope(END_STREAM, b"{}"),
+    ]
+    .concat()
+}
+
+pub fn command_output(offset: u64, bytes: &[u8]) -> AttachEvent {
+    AttachEvent::from(command::attach_response::Output {
+        offset,
+        data: bytes.to_vec(),
+        ..Default::default()
+    })
+}
+
+/// Returns an event of a background command as a message of a stream.
+pub fn attach_event(event: AttachEvent) -> Vec<u8> {
+    let response = command::AttachResponse {
+        event: Some(event),
+        ..Default::default()
+    };
+    envelope(0, &response.encode_to_vec())
 }
 
 fn files(call: Call) -> Vec<u8> {

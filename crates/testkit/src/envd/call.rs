@@ -1,7 +1,7 @@
 //! The calls that a host makes.
 
-/// Call of a guest agent. [`Call::ALL`] has every one that `hostd::guest` makes, but those about
-/// background commands.
+/// Call of a guest agent. [`Call::ALL`] has every one that `hostd::guest` makes, but the question
+/// whether commands keep the sandbox in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     Health,
@@ -24,10 +24,16 @@ pub enum Call {
     SetMode,
     SetOwner,
     ListPage,
+    StartCommand,
+    ListCommands,
+    GetCommand,
+    SendCommandInput,
+    SignalCommand,
+    AttachCommand,
 }
 
 impl Call {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 26] = [
         Self::Health,
         Self::Init,
         Self::Freeze,
@@ -48,6 +54,12 @@ impl Call {
         Self::SetMode,
         Self::SetOwner,
         Self::ListPage,
+        Self::StartCommand,
+        Self::ListCommands,
+        Self::GetCommand,
+        Self::SendCommandInput,
+        Self::SignalCommand,
+        Self::AttachCommand,
     ];
 
     /// Returns the call that the head of an HTTP request makes.
@@ -78,6 +90,12 @@ impl Call {
             (_, "file.FileService/SetMode") => Self::SetMode,
             (_, "file.FileService/SetOwner") => Self::SetOwner,
             (_, "file.FileService/ListPage") => Self::ListPage,
+            (_, "command.CommandService/Start") => Self::StartCommand,
+            (_, "command.CommandService/List") => Self::ListCommands,
+            (_, "command.CommandService/Get") => Self::GetCommand,
+            (_, "command.CommandService/SendInput") => Self::SendCommandInput,
+            (_, "command.CommandService/SendSignal") => Self::SignalCommand,
+            (_, "command.CommandService/Attach") => Self::AttachCommand,
             _ => return None,
         })
     }

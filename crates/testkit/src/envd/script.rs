@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use buffa::Message;
 use bytes::Bytes;
+use guest_rpc::command;
+use guest_rpc::command::__buffa::oneof::attach_response::Event as AttachEvent;
 use guest_rpc::file::ListPageResponse;
 use guest_rpc::filesystem::{EntryInfo, ListDirResponse, StatResponse};
 use guest_rpc::process::__buffa::oneof::process_event::Event;
@@ -154,6 +156,11 @@ fn messages(call: Call, good: &Answer) -> Vec<u8> {
             })
             .collect();
     }
+    if call == Call::AttachCommand {
+        return (0..100)
+            .flat_map(|offset| answer::attach_event(answer::command_output(offset, HELLO)))
+            .collect();
+    }
     // Two encoded messages are one, whose repeated fields have the elements of both.
     if good.body.is_empty() {
         vec![b' '; PIECE]
@@ -165,9 +172,9 @@ fn messages(call: Call, good: &Answer) -> Vec<u8> {
 fn many(call: Call) -> Vec<u8> {
     match call {
         // The field `entries`, which is empty.
-        Call::ListDir | Call::ListPage => [0x0a, 0].repeat(ELEMENTS),
+        Call::ListDir | Call::ListPage | Call::ListCommands => [0x0a, 0].repeat(ELEMENTS),
         // A field that is not in the message.
-        Call::Start => envelope(0, &[0x78, 0].repeat(ELEMENTS)),
+        Call::Start | Call::AttachCommand => envelope(0, &[0x78, 0].repeat(ELEMENTS)),
         Call::Stat | Call::MakeDir | Call::Remove | Call::Move | Call::SetMode | Call::SetOwner => {
             [0x78, 0].repeat(ELEMENTS)
         }
@@ -177,7 +184,7 @@ fn many(call: Call) -> Vec<u8> {
 
 fn malformed(call: Call) -> Vec<u8> {
     let bytes = vec![0xff; 1000];
-    if call == Call::Start {
+    if matches!(call, Call::Start | Call::AttachCommand) {
         envelope(0, &bytes)
     } else {
         bytes
@@ -208,6 +215,22 @@ fn lies(call: Call) -> Vec<u8> {
             ];
             events.into_iter().flat_map(answer::event).collect()
         }
+        Call::AttachCommand => [
+            answer::attach_event(answer::command_output(u64::MAX, HELLO)),
+            answer::attach_event(AttachEvent::Ended(Box::new(lying_command()))),
+            answer::attach_event(answer::command_output(0, &[0; 1 << 20])),
+        ]
+        .concat(),
+        Call::StartCommand | Call::GetCommand => command::GetResponse {
+            command: lying_command().into(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        Call::ListCommands => command::ListResponse {
+            commands: vec![lying_command(); 300],
+            ..Default::default()
+        }
+        .encode_to_vec(),
         Call::ListDir => ListDirResponse {
             entries: vec![entry; 100],
             ..Default::default()
@@ -224,6 +247,19 @@ fn lies(call: Call) -> Vec<u8> {
             ..Default::default()
         }
         .encode_to_vec(),
+    }
+}
+
+fn lying_command() -> command::Command {
+    command::Command {
+        id: "\u{1b}[2J".repeat(1000),
+        args: vec![String::new(); 1000],
+        started_ms: i64::MIN,
+        ended_ms: Some(i64::MAX),
+        exit_code: Some(i32::MIN),
+        signal: Some(u32::MAX),
+        output_start: u64::MAX,
+        ..Default::default()
     }
 }
 
