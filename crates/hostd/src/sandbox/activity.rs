@@ -18,6 +18,8 @@ struct Usage {
     last: Instant,
     /// The same in milliseconds since the Unix epoch.
     last_ms: i64,
+    /// Time for which commands kept it in use, without a client.
+    kept_alive: Duration,
 }
 
 /// Activity that lasts until this is dropped.
@@ -47,6 +49,7 @@ impl Activity {
             in_flight: 0,
             last: Instant::now(),
             last_ms: stdx::time::now_ms(),
+            kept_alive: Duration::ZERO,
         })))
     }
 
@@ -62,15 +65,31 @@ impl Activity {
         self.touch(0);
     }
 
-    /// Notes a use that ended `ago`, unless a later one is known.
-    pub fn note_use(&self, ago: Duration) {
+    /// Notes that commands kept it in use until a time `ago`, unless a later use is known, but for
+    /// no longer than `allowance`.
+    pub fn note_kept_alive(&self, ago: Duration, allowance: Duration) {
         let mut used = self.lock();
-        let since = Instant::now().checked_sub(ago);
+        let now = Instant::now();
+        let since = now.checked_sub(ago);
         if let Some(since) = since.filter(|since| *since > used.last) {
-            used.last = since;
+            let kept = since.duration_since(used.last).min(allowance);
+            used.last += kept;
+            used.kept_alive = used.kept_alive.saturating_add(kept);
+            let ago = now.duration_since(used.last);
             let ago_ms = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
             used.last_ms = stdx::time::now_ms().saturating_sub(ago_ms);
         }
+    }
+
+    /// Returns the time for which commands kept it in use.
+    #[must_use]
+    pub fn kept_alive(&self) -> Duration {
+        self.lock().kept_alive
+    }
+
+    /// Counts the time for which commands keep it in use anew: another one is started.
+    pub fn reset_kept_alive(&self) {
+        self.lock().kept_alive = Duration::ZERO;
     }
 
     /// Returns the time until the sandbox has been idle for `limit` if nothing uses it from now on;
@@ -138,6 +157,7 @@ mod tests {
             in_flight: 0,
             last: start,
             last_ms: 0,
+            kept_alive: Duration::ZERO,
         };
         assert_eq!(used.time_left(limit, after(50)), Duration::from_secs(10));
         used.touch(1, after(50));
@@ -154,10 +174,17 @@ mod tests {
         let activity = Activity::new();
         let limit = Duration::from_secs(60);
         tokio::time::advance(Duration::from_secs(50)).await;
-        activity.note_use(Duration::from_secs(55));
+        activity.note_kept_alive(Duration::from_secs(55), Duration::MAX);
         assert_eq!(activity.time_left(limit), Duration::from_secs(10));
-        activity.note_use(Duration::from_secs(5));
+        activity.note_kept_alive(Duration::from_secs(5), Duration::MAX);
         assert_eq!(activity.time_left(limit), Duration::from_secs(55));
+        assert_eq!(activity.kept_alive(), Duration::from_secs(45));
+        // No more than is allowed.
+        activity.note_kept_alive(Duration::ZERO, Duration::from_secs(2));
+        assert_eq!(activity.time_left(limit), Duration::from_secs(57));
+        assert_eq!(activity.kept_alive(), Duration::from_secs(47));
+        activity.reset_kept_alive();
+        assert_eq!(activity.kept_alive(), Duration::ZERO);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! all others.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use model::NetworkSpec;
 use runtime::trace::{self, RequestContext};
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     },
     /// Replaces the rules for where it may connect to.
     SetNetwork(NetworkSpec),
+    /// Lets a command with this timeout keep the sandbox in use; zero: without an end.
+    AllowKeepAlive(Duration),
 }
 
 /// A command, and the sender of its outcome to its caller.

@@ -132,6 +132,14 @@ impl Handle {
             .unwrap_or_else(|| Err(removed()))
     }
 
+    /// Lets a command with this timeout keep the sandbox in use; zero: without an end.
+    ///
+    /// # Errors
+    /// When the record cannot be written, or the sandbox is to be removed.
+    pub(crate) async fn allow_keep_alive(&self, timeout: Duration) -> Result<(), SandboxError> {
+        self.send_command(Command::AllowKeepAlive(timeout)).await
+    }
+
     /// Asks for the removal of the sandbox, which interrupts everything else.
     pub(super) fn request_removal(&self) {
         if let Some(context) = runtime::trace::current() {

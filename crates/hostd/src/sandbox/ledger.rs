@@ -21,6 +21,7 @@ use linux::{file, untrusted_dir};
 use model::{Generation, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
+use super::keep_alive::KeepAliveLimit;
 use super::state::Phase;
 use crate::disk::DiskRecord;
 use crate::network::Slot;
@@ -54,6 +55,9 @@ pub struct Record {
     pub snapshot: Option<TemplateId>,
     /// Access token of calls to the guest agent.
     pub token: String,
+    /// Time for which background commands may keep it in use.
+    #[serde(default)]
+    pub keep_alive: KeepAliveLimit,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
     pub started_at_ms: Option<i64>,
@@ -289,6 +293,7 @@ pub(super) mod tests {
             }),
             snapshot: None,
             token: "secret".to_owned(),
+            keep_alive: KeepAliveLimit::Millis(5),
             created_at_ms: 1,
             started_at_ms: None,
         }

@@ -17,6 +17,7 @@ pub mod error;
 pub mod fork_notes;
 pub mod handle;
 mod init_guest;
+pub mod keep_alive;
 pub mod ledger;
 pub mod log;
 pub mod manager;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::alive;
-use super::error::pass_on;
+use super::error::{from_sandbox_error, pass_on};
 use super::program::{START_TIMEOUT, not_started, parse_signal, start_timed_out};
 use crate::guest::{AttachStream, explain_old_guest};
 use crate::sandbox::Handle;
@@ -39,6 +39,12 @@ pub(super) async fn start_command(
     handle: &Handle,
     request: rpc::StartCommandRequest,
 ) -> Result<rpc::StartCommandResponse, ConnectError> {
+    if request.keep_alive {
+        // Before the command runs: it must not be idle under one that the owner wants to keep it.
+        let timeout = Duration::from_millis(request.timeout_ms);
+        let allowed = handle.allow_keep_alive(timeout).await;
+        allowed.map_err(from_sandbox_error)?;
+    }
     let config = ProcessConfig {
         cmd: request.cmd,
         args: request.args,

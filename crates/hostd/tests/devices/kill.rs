@@ -55,6 +55,7 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
         }),
         snapshot: None,
         token: String::new(),
+        keep_alive: Default::default(),
         created_at_ms: 0,
         started_at_ms: None,
     }

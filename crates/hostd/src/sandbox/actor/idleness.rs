@@ -2,14 +2,17 @@
 //!
 //! The agent holds nothing about commands, and may be another than the one that started them: the
 //! guest is asked, and only when the sandbox would be idle otherwise. It may take its time for the
-//! answer, so this runs beside everything else that watches it.
+//! answer, so this runs beside everything else that watches it. Its word counts for as long as the
+//! owner has allowed ([`crate::sandbox::keep_alive`]).
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use crate::guest::KeptAlive;
+use crate::operation::OperationError;
 use crate::sandbox::Handle;
+use crate::sandbox::context::Context;
 
 /// Time between two questions to a guest that does not answer.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,11 +30,16 @@ pub(super) async fn until_idle(handle: &Handle, limit: Duration) {
             sleep(left).await;
             continue;
         }
+        let allowed = handle.record.borrow().keep_alive;
+        let remaining = allowed.remaining(handle.activity.kept_alive());
+        if remaining.is_zero() {
+            return;
+        }
         let asked_at = Instant::now();
         // On the heap: it is rarely asked, and every sandbox has this future.
         match Box::pin(handle.guest().kept_alive()).await {
-            KeptAlive::Now => handle.activity.restart_idle_time(),
-            KeptAlive::Until(ago) => handle.activity.note_use(ago),
+            KeptAlive::Now => handle.activity.note_kept_alive(Duration::ZERO, remaining),
+            KeptAlive::Until(ago) => handle.activity.note_kept_alive(ago, remaining),
             KeptAlive::Never => {}
             KeptAlive::Unknown if silence.is_over(asked_at) => {}
             KeptAlive::Unknown => {
@@ -43,6 +51,23 @@ pub(super) async fn until_idle(handle: &Handle, limit: Duration) {
             return;
         }
     }
+}
+
+/// Lets commands keep the sandbox in use for as long as one with this timeout may run, zero: without
+/// an end.
+pub(super) async fn allow_keep_alive(
+    context: &Context,
+    timeout: Duration,
+) -> Result<(), OperationError> {
+    let mut record = context.record();
+    let allowed = record.keep_alive.raised(timeout);
+    if record.keep_alive != allowed {
+        record.keep_alive = allowed;
+        context.write_record(record.clone()).await?;
+        context.record.send_replace(record);
+    }
+    context.handle.activity.reset_kept_alive();
+    Ok(())
 }
 
 /// Time since the first of the questions that have no answer.

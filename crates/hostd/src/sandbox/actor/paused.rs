@@ -8,7 +8,7 @@ use stdx::error::chain;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Actor, network};
+use super::{Actor, idleness, network};
 use crate::network::Slot;
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::capture::{self, SnapshotOptions};
@@ -103,6 +103,10 @@ impl Actor {
                 let event = self.stage_rollback(request).await?;
                 self.backoff.reset();
                 return Some(Next::Event(event));
+            }
+            Command::AllowKeepAlive(timeout) => {
+                let allowed = idleness::allow_keep_alive(&self.context, *timeout).await;
+                request.complete(allowed.map_err(Into::into));
             }
             Command::SetNetwork(rules) => {
                 let changed = network::set_rules(&self.context, rules).await;

@@ -106,6 +106,11 @@ impl Actor {
                 None
             }
             Command::Rollback { .. } => self.stage_rollback(request).await,
+            Command::AllowKeepAlive(timeout) => {
+                let allowed = idleness::allow_keep_alive(&self.context, *timeout).await;
+                request.complete(allowed.map_err(Into::into));
+                None
+            }
             Command::SetNetwork(rules) => {
                 let changed = network::set_rules(&self.context, rules).await;
                 request.complete(changed.map_err(Into::into));

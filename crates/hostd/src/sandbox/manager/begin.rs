@@ -13,6 +13,7 @@ use crate::images::identity::ImageIdentity;
 use crate::operation::OperationKind;
 use crate::sandbox::boot_source::BootSource;
 use crate::sandbox::error::SandboxError;
+use crate::sandbox::keep_alive::KeepAliveLimit;
 use crate::sandbox::ledger::Record;
 use crate::sandbox::log::Log;
 use crate::sandbox::resources::SlotResources;
@@ -29,6 +30,8 @@ pub(super) enum Origin {
         dir: PathBuf,
         disk: DiskRecord,
         template: Option<TemplateId>,
+        /// That of the sandbox whose commands are in it.
+        keep_alive: KeepAliveLimit,
     },
 }
 
@@ -57,6 +60,7 @@ struct Found {
     disk: DiskRecord,
     template: Option<TemplateId>,
     pin: Option<Pin>,
+    keep_alive: KeepAliveLimit,
 }
 
 /// Claims a slot and writes the first record. If the agent dies in between, the claim names a
@@ -75,6 +79,7 @@ pub(super) fn begin_sandbox(
             dir,
             disk,
             template,
+            keep_alive,
         } => Found {
             source: BootSource::Snapshot { dir, image: None },
             disk,
@@ -82,6 +87,7 @@ pub(super) fn begin_sandbox(
                 .as_ref()
                 .and_then(|template| catalog.templates.pin_template(template, &id)),
             template,
+            keep_alive,
         },
     };
     let claimed = slots.networks.claim(id.as_str());
@@ -96,6 +102,7 @@ pub(super) fn begin_sandbox(
         disk: Some(found.disk),
         snapshot: found.template,
         token: stdx::random::hex::<32>(),
+        keep_alive: found.keep_alive,
         created_at_ms: stdx::time::now_ms(),
         started_at_ms: None,
     };
@@ -147,7 +154,13 @@ fn from_template(
         let size_bytes = disk::size_bytes(&image, spec.disk_mb).map_err(SandboxError::Disk)?;
         (BootSource::Image(image), size_bytes)
     };
+    // Which commands run in a memory is not known here.
+    let keep_alive = match template.has_memory {
+        true => KeepAliveLimit::Unlimited,
+        false => KeepAliveLimit::Nothing,
+    };
     Ok(Found {
+        keep_alive,
         source,
         disk: DiskRecord {
             backend: catalog.backend,
@@ -165,6 +178,7 @@ fn from_base_image(catalog: &Catalog, spec: &SandboxSpec) -> Result<Found, Sandb
     check_content(catalog, &image.path)?;
     let size_bytes = disk::size_bytes(&image.path, spec.disk_mb).map_err(SandboxError::Disk)?;
     Ok(Found {
+        keep_alive: KeepAliveLimit::Nothing,
         disk: DiskRecord {
             backend: catalog.backend,
             size_bytes,
