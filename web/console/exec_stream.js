@@ -5,8 +5,8 @@ import { sandboxPath } from './actions.js';
 import * as key from './key.js';
 
 /** Subprotocols: browsers set no headers here, so the key is one of them; the server chooses the other. */
-const PROTOCOL = 'wrenn.v1';
-const KEY_PREFIX = 'wrenn.bearer.';
+export const PROTOCOL = 'wrenn.v1';
+export const KEY_PREFIX = 'wrenn.bearer.';
 
 /** Streams that have not ended. @type {Set<ExecStream>} */
 export const openStreams = new Set();

@@ -32,7 +32,8 @@ export function storeKey(key) {
 }
 
 export function forgetKey() {
-  sessionStorage.removeItem(STORED);
+  // What this tab remembers of sandboxes goes with the key that opened them.
+  sessionStorage.clear();
 }
 
 /** @returns {string} what tells one key from another, and not more */

@@ -40,7 +40,7 @@ window.addEventListener('hashchange', () => {
   signIn();
 });
 window.addEventListener('beforeunload', (event) => {
-  // Commands and terminals end with the page.
+  // Commands end with the page; terminals do not.
   if (openStreams.size > 0) event.preventDefault();
 });
 signIn();

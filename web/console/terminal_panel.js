@@ -1,7 +1,10 @@
-// A shell on a terminal in a sandbox, drawn by xterm.js.
+// A shell on a terminal in a sandbox, drawn by xterm.js. It is a background command of the sandbox:
+// this tab remembers which, and goes on with it after a lost connection and after a reload.
 
+import { sandboxPath } from './actions.js';
+import * as api from './api.js';
+import { AttachedTerminal } from './attached_terminal.js';
 import { button, el, setEnabled } from './dom.js';
-import { ExecStream } from './exec_stream.js';
 import { runOrNotify } from './notices.js';
 import * as state from './state.js';
 import { printable } from './text.js';
@@ -13,6 +16,8 @@ const SHELL = ['-c', 'command -v bash >/dev/null && exec bash -l; exec sh -l'];
 const MOST_WAITING = 8 * 1024 * 1024;
 /** Bytes of input in one frame. */
 const FRAME = 32 * 1024;
+/** Begins the key under which this tab keeps the command of a sandbox's terminal. */
+const REMEMBERED = 'wrenn-terminal-';
 
 const DARK = {
   background: '#0f151c',
@@ -27,8 +32,10 @@ export class TerminalPanel {
     this.id = id;
     /** @type {any} */
     this.terminal = null;
-    /** @type {ExecStream | null} */
+    /** @type {AttachedTerminal | null} */
     this.stream = null;
+    /** Id of the command that this tab has here. @type {string | null} */
+    this.command = sessionStorage.getItem(REMEMBERED + id);
     this.waiting = 0;
     this.isOpening = false;
     this.isClosed = false;
@@ -36,7 +43,7 @@ export class TerminalPanel {
     this.message = el(
       'p',
       { role: 'status' },
-      'A login shell in the sandbox. While it is open the sandbox stays awake.',
+      'A login shell in the sandbox. While this page shows it the sandbox stays awake.',
     );
     this.connect = button('Open terminal', 'primary', () => this.open());
     this.cover = el('div', { className: 'cover' }, this.message, this.connect);
@@ -45,7 +52,9 @@ export class TerminalPanel {
     this.paste = button('Paste', 'small', () => this.pasteClipboard());
     this.reader = button('Screen reader', 'small', () => this.toggleReader());
     this.reader.setAttribute('aria-pressed', 'false');
-    this.end = button('End', 'small danger', () => this.stream?.close());
+    this.end = button('End', 'small danger', () => this.kill());
+    this.connection = el('p', { className: 'connection', role: 'status' });
+    this.connection.hidden = true;
     const hint = el(
       'p',
       { className: 'muted small-text grow' },
@@ -54,7 +63,7 @@ export class TerminalPanel {
     this.element = el(
       'div',
       { className: 'panel' },
-      el('div', { className: 'terminal-box' }, this.screen, this.cover),
+      el('div', { className: 'terminal-box' }, this.screen, this.cover, this.connection),
       el('div', { className: 'row' }, hint, this.reader, this.copyButton, this.paste, this.end),
     );
     this.showOpen(false);
@@ -71,36 +80,105 @@ export class TerminalPanel {
     if (this.stream || this.isOpening || this.isClosed) return;
     this.isOpening = true;
     const isLoaded = await this.load();
-    this.isOpening = false;
     // The sandbox may have gone while the terminal was loaded.
-    if (!isLoaded || this.isClosed) return;
+    if (!isLoaded || this.isClosed) {
+      this.isOpening = false;
+      return;
+    }
     this.resize();
     const { cols, rows } = this.terminal;
+    const size = { cols, rows };
     this.terminal.reset();
-    const start = {
-      cmd: 'sh',
-      args: SHELL,
-      stdin: true,
-      encoding: 'base64',
-      terminal: { cols, rows },
-      envs: { TERM: 'xterm-256color', COLORTERM: 'truecolor' },
-    };
-    this.stream = new ExecStream(this.id, start, (_, data) => this.draw(data));
+    try {
+      this.command ??= await this.start(size);
+    } catch (error) {
+      const reason = printable(error instanceof Error ? error.message : error);
+      this.message.textContent = `No shell was started: ${reason}.`;
+      return;
+    } finally {
+      this.isOpening = false;
+    }
+    if (this.isClosed) return;
+    sessionStorage.setItem(REMEMBERED + this.id, this.command);
+    this.stream = new AttachedTerminal(
+      this.id,
+      this.command,
+      size,
+      (data) => this.draw(data),
+      (isConnected) => this.showConnection(isConnected),
+    );
     this.showOpen(true);
     if (this.screen.checkVisibility()) this.terminal.focus();
     const { exitCode, error } = await this.stream.ended;
-    const isEndedHere = this.stream.isClosedHere;
     this.stream = null;
     if (this.isClosed) return;
+    this.showConnection(true);
     const told = error
-      ? `The terminal ended: ${error}.`
+      ? `The terminal is left: ${error}.`
       : `The shell ended with exit code ${exitCode}.`;
     this.message.textContent = printable(told);
-    this.connect.textContent = error && !isEndedHere ? 'Reconnect' : 'Open another one';
+    await this.forgetEnded(error);
     const hadFocus = this.element.contains(document.activeElement);
     this.showOpen(false);
     if (hadFocus) this.connect.focus();
     void state.refresh();
+  }
+
+  /**
+   * @param {{cols: number, rows: number}} size
+   * @returns {Promise<string>} id of the command
+   */
+  async start(size) {
+    const { id } = await api.post(sandboxPath(this.id, '/commands'), {
+      cmd: 'sh',
+      args: SHELL,
+      stdin: true,
+      terminal: size,
+      envs: { TERM: 'xterm-256color', COLORTERM: 'truecolor' },
+    });
+    return id;
+  }
+
+  /**
+   * Forgets a shell that has ended; one that runs can be gone on with.
+   * @param {string} error
+   */
+  async forgetEnded(error) {
+    const isGone = (/** @type {unknown} */ reason) =>
+      reason instanceof api.ApiError && reason.status === 404;
+    if (error) {
+      const command = await api
+        .get(sandboxPath(this.id, `/commands/${this.command}`), true)
+        .catch((reason) => (isGone(reason) ? { state: 'exited' } : null));
+      if (command?.state !== 'exited') {
+        this.connect.textContent = 'Reconnect';
+        return;
+      }
+    }
+    this.command = null;
+    sessionStorage.removeItem(REMEMBERED + this.id);
+    this.connect.textContent = 'Open another one';
+  }
+
+  /** Ends the shell with all that it started. */
+  kill() {
+    void runOrNotify('The shell was not ended', () =>
+      api.post(sandboxPath(this.id, `/commands/${this.command}/signal`), { signal: 'SIGKILL' }),
+    );
+  }
+
+  /** @param {boolean} isConnected */
+  showConnection(isConnected) {
+    this.connection.hidden = isConnected;
+    this.connection.textContent = isConnected
+      ? ''
+      : 'The connection is lost. The shell runs on, and this page reconnects by itself.';
+  }
+
+  /** The panel has come into sight. */
+  show() {
+    this.resize();
+    if (this.command && !this.stream) void this.open();
   }
 
   /** Fetches xterm.js once, and makes the terminal; tells where the server has none. */
@@ -150,7 +228,7 @@ export class TerminalPanel {
       this.type(Uint8Array.from(text, (character) => character.charCodeAt(0))),
     );
     terminal.onResize((/** @type {any} */ { cols, rows }) =>
-      this.stream?.send({ type: 'resize', size: { cols, rows } }),
+      this.stream?.resize({ cols, rows }),
     );
     terminal.onSelectionChange(() =>
       setEnabled(this.copyButton, terminal.hasSelection()),

@@ -15,9 +15,24 @@ import { printable } from './text.js';
 const open = new Map();
 /** @type {string | null} */
 let shown = null;
+/** Under which this tab keeps the sandbox and the panel that are open, for a reload. */
+const REMEMBERED = 'wrenn-workspace';
+/** What was open before the page was loaded. @type {{id: string, panel: string} | null} */
+let before = JSON.parse(sessionStorage.getItem(REMEMBERED) ?? 'null');
 
 export function start() {
+  state.events.addEventListener('refreshed', reopen);
   state.events.addEventListener('change', render);
+}
+
+/** Opens what was open before a reload, once it is known what is there. */
+function reopen() {
+  if (!before) return;
+  const { id, panel } = before;
+  before = null;
+  if (state.selected || !state.sandboxes.some((sandbox) => sandbox.id === id)) return;
+  state.select(id);
+  open.get(id)?.choose(panel);
 }
 
 function render() {
@@ -41,7 +56,16 @@ function render() {
   }
   const chosen = id ? open.get(id) : null;
   if (chosen && shown !== id) chosen.shown();
+  if (shown !== id) remember(chosen);
   shown = id;
+}
+
+/** @param {Workspace | null | undefined} workspace */
+function remember(workspace) {
+  if (before) return;
+  const { id, current } = workspace ?? {};
+  if (id) sessionStorage.setItem(REMEMBERED, JSON.stringify({ id, panel: current }));
+  else sessionStorage.removeItem(REMEMBERED);
 }
 
 class Workspace {
@@ -115,6 +139,7 @@ class Workspace {
       this.panels[tab.dataset.name].element.hidden = !isChosen;
     }
     this.panels[name].show?.();
+    if (this.element?.isConnected) remember(this);
   }
 
   /**

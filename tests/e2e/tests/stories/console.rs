@@ -293,7 +293,7 @@ async fn terminal_runs_shell(console: &mut Console) {
     console.evaluate(&format!("{tab}.focus()")).await;
     console.press("ArrowRight", 0).await;
     // A double click opens one shell.
-    console.evaluate("window.sockets = 0; window.Plain = WebSocket; window.WebSocket = class extends Plain { constructor(...all) { super(...all); sockets += 1; } }").await;
+    console.evaluate("window.sockets = 0; window.Plain = WebSocket; window.WebSocket = class extends Plain { constructor(...all) { super(...all); sockets += 1; window.last = this; } }").await;
     let open = "[...document.querySelectorAll('[role=tabpanel]:not([hidden]) button')].find(b => b.textContent === 'Open terminal')";
     console.until(open).await;
     console
@@ -354,9 +354,36 @@ async fn terminal_runs_shell(console: &mut Console) {
         columns(&after, "new-") < columns(&before, "42-"),
         "{before}\n{after}"
     );
+    terminal_outlives_page(console).await;
     console.write("exit 5").await;
     console.press("Enter", 0).await;
     console.until("/exit code 5/.test(document.querySelector('section:not([hidden]) .cover')?.textContent)").await;
+}
+
+/// The same shell goes on over a lost connection, and over a reload of the page.
+async fn terminal_outlives_page(console: &mut Console) {
+    let drawn = |text: &str| format!("{TERMINAL}?.textContent.includes('{text}')");
+    console.write("clear; kept=same; echo is-$kept").await;
+    console.press("Enter", 0).await;
+    // Input that is on its way when a connection ends is lost.
+    console.until(&drawn("is-same")).await;
+    console.evaluate("window.last.close()").await;
+    console
+        .until("window.sockets > 1 && window.last.readyState === 1")
+        .await;
+    console.write("echo $kept-connection").await;
+    console.press("Enter", 0).await;
+    console.until(&drawn("same-connection")).await;
+    console.evaluate("window.isOld = true").await;
+    let tab = Some(&console.tab);
+    console.browser.call(tab, "Page.reload", json!({})).await;
+    console.until("!window.isOld && document.body").await;
+    console.until(&drawn("same-connection")).await;
+    let input = "document.querySelector('section:not([hidden]) .xterm-helper-textarea')";
+    console.evaluate(&format!("{input}.focus()")).await;
+    console.write("echo $kept-page").await;
+    console.press("Enter", 0).await;
+    console.until(&drawn("same-page")).await;
 }
 
 async fn snapshot_makes_another(console: &mut Console) {
