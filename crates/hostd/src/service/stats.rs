@@ -1,14 +1,17 @@
 //! What sandboxes and the host use.
 
+use std::sync::Arc;
+
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use host_rpc as rpc;
 use host_rpc::StatsService;
+use stdx::task::run_blocking;
 use stdx::time::now_ms;
 
 use super::error::from_sandbox_error;
 use super::{Agent, sandbox_id};
 use crate::host::Host;
-use crate::sandbox::Handle;
+use crate::sandbox::{Handle, SandboxError};
 use crate::stats::{Point, Query, Series};
 
 /// Most sandboxes of one question.
@@ -54,8 +57,10 @@ impl StatsService for Agent {
             step_sec: request.step_sec,
         };
         let (sizes, series) = if request.sandbox_id.is_empty() {
-            let host = &self.manager.host;
-            (host_sizes(host), host.stats.series(query, now_ms()))
+            let host = Arc::clone(&self.manager.host);
+            let sizes = run_blocking(move || Ok::<_, SandboxError>(host_sizes(&host))).await;
+            let sizes = sizes.map_err(from_sandbox_error)?;
+            (sizes, self.manager.host.stats.series(query, now_ms()))
         } else {
             let id = sandbox_id(&request.sandbox_id)?;
             let found = self.manager.find_sandbox(&id).await;
@@ -95,6 +100,7 @@ fn sandbox_sizes(handle: &Handle) -> rpc::ResourceSizes {
     }
 }
 
+/// Blocking.
 fn host_sizes(host: &Host) -> rpc::ResourceSizes {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let space = linux::file::file_system_space(host.state.ledger.dirs().root());

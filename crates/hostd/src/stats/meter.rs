@@ -16,6 +16,8 @@ const IDLE_CPU: u32 = 200;
 const IDLE_READ: Duration = Duration::from_secs(10);
 /// Least time between two questions to one guest.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Time without an answer after which what a guest said is no longer its usage: three questions.
+const GUEST_STALE: Duration = Duration::from_secs(15);
 /// Age up to which the newest point counts as the present.
 const PRESENT_MS: i64 = 5000;
 
@@ -42,6 +44,8 @@ struct SandboxState {
     /// Newest point of the VMM that runs.
     latest: Option<Point>,
     asked_at: Option<Instant>,
+    /// Time at which the guest was to be asked first since its last answer.
+    due_since: Option<Instant>,
 }
 
 /// Counters at one reading.
@@ -52,62 +56,59 @@ struct Counters {
     cpu: Duration,
     link: LinkBytes,
     /// Time of the last reading of everything but the processor time.
-    all_read_at: Instant,
+    rest_read_at: Instant,
+    /// True if the sandbox was idle then: its rates are those of idleness, and last.
+    rest_was_idle: bool,
+}
+
+/// Everything but the processor time, as it was read.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    link: Option<LinkBytes>,
+    memory_bytes: Option<u64>,
+    disk_bytes: u64,
 }
 
 impl SandboxStats {
-    /// Reads the counters of a running sandbox. Returns true if its guest is to be asked what it
-    /// uses. Blocking, for some microseconds.
+    /// Reads the counters of a running sandbox, under no lock: request handlers wait for that.
+    /// Returns true if its guest is to be asked what it uses. Blocking, for some microseconds. Only
+    /// one thread may call this and [`Self::rest`].
     pub(super) fn measure(&self, sources: &Sources, now: Instant, now_ms: i64) -> bool {
         let Some(cpu) = read_cpu(sources) else {
             return false;
         };
-        let mut state = self.0.lock();
-        let before = state.counters.filter(|before| before.pid == sources.pid);
-        let Some(before) = before else {
-            state.start(sources, cpu, now);
+        let before = self.0.lock().counters;
+        let Some(before) = before.filter(|before| before.pid == sources.pid) else {
+            let rest = read_rest(sources);
+            self.0.lock().start(sources.pid, cpu, rest, now);
             return false;
         };
         let elapsed = now.duration_since(before.read_at);
-        state.usage.cpu_hundredths = hundredths(cpu.saturating_sub(before.cpu), elapsed);
-        let mut counters = Counters {
-            cpu,
-            read_at: now,
-            ..before
-        };
-        let is_idle = state.usage.cpu_hundredths < IDLE_CPU;
-        if !is_idle || now.duration_since(before.all_read_at) >= IDLE_READ {
-            let link = usage::link_bytes(sources.pid, TAP).unwrap_or(before.link);
-            let elapsed = now.duration_since(before.all_read_at);
-            // From the TAP's end: what it sends is what the guest receives.
-            let received = link.sent.saturating_sub(before.link.sent);
-            let sent = link.received.saturating_sub(before.link.received);
-            state.usage.rx_bytes_per_sec = per_second(received, elapsed);
-            state.usage.tx_bytes_per_sec = per_second(sent, elapsed);
-            state.read_sizes(sources);
-            counters.link = link;
-            counters.all_read_at = now;
-        }
-        state.counters = Some(counters);
-        let usage = state.usage;
-        state.history.record(now_ms, usage);
-        state.latest = Some(Point {
-            time_ms: now_ms / 1000 * 1000,
-            usage,
-        });
-        let is_due = state
-            .asked_at
-            .is_none_or(|asked| now.duration_since(asked) >= ASK_EVERY);
-        let ask = !is_idle && is_due;
-        if ask {
-            state.asked_at = Some(now);
-        }
-        ask
+        let is_idle = hundredths(cpu.saturating_sub(before.cpu), elapsed) < IDLE_CPU;
+        let is_old = now.duration_since(before.rest_read_at) >= IDLE_READ;
+        let rest = (!is_idle || is_old).then(|| read_rest(sources));
+        let mut state = self.0.lock();
+        state.apply(before, cpu, rest, now);
+        let is_due = !is_idle && state.is_due(now);
+        state.record(now_ms);
+        is_due
+    }
+
+    /// Returns the time at which its guest was asked last.
+    pub(super) fn asked_at(&self) -> Option<Instant> {
+        self.0.lock().asked_at
+    }
+
+    /// Notes that its guest is asked.
+    pub(super) fn note_asked(&self, now: Instant) {
+        self.0.lock().asked_at = Some(now);
     }
 
     /// Keeps what the guest says of itself.
     pub(super) fn set_guest(&self, guest: GuestUsage) {
-        self.0.lock().usage.guest = Some(guest);
+        let mut state = self.0.lock();
+        state.usage.guest = Some(guest);
+        state.due_since = None;
     }
 
     /// Notes that the sandbox does not run, and drops what is too old.
@@ -117,6 +118,7 @@ impl SandboxStats {
         state.latest = None;
         state.usage = Usage::default();
         state.asked_at = None;
+        state.due_since = None;
         state.history.trim(now_ms);
     }
 
@@ -136,24 +138,85 @@ impl SandboxStats {
 
 impl SandboxState {
     /// Begins to measure another VMM: the counters of one before mean nothing for it.
-    fn start(&mut self, sources: &Sources, cpu: Duration, now: Instant) {
+    fn start(&mut self, pid: u32, cpu: Duration, rest: Rest, now: Instant) {
         self.latest = None;
         self.counters = Some(Counters {
-            pid: sources.pid,
+            pid,
             read_at: now,
             cpu,
-            link: usage::link_bytes(sources.pid, TAP).unwrap_or_default(),
-            all_read_at: now,
+            link: rest.link.unwrap_or_default(),
+            rest_read_at: now,
+            rest_was_idle: false,
         });
-        self.read_sizes(sources);
+        self.set_sizes(rest);
     }
 
-    fn read_sizes(&mut self, sources: &Sources) {
-        let group = sources.group.as_deref();
-        let of_group = group.and_then(|group| usage::group_memory(group).ok());
-        let memory = of_group.or_else(|| usage::process_memory(sources.pid).ok());
-        self.usage.memory_bytes = memory.unwrap_or(self.usage.memory_bytes);
-        self.usage.disk_bytes = crate::disk::used_bytes(&sources.dir);
+    /// Computes usage out of what was read; `rest` is `None` where the sandbox is idle and the rest
+    /// was read a short time ago.
+    fn apply(&mut self, before: Counters, cpu: Duration, rest: Option<Rest>, now: Instant) {
+        let elapsed = now.duration_since(before.read_at);
+        self.usage.cpu_hundredths = hundredths(cpu.saturating_sub(before.cpu), elapsed);
+        let mut counters = Counters {
+            cpu,
+            read_at: now,
+            ..before
+        };
+        if let Some(rest) = rest {
+            let link = rest.link.unwrap_or(before.link);
+            let elapsed = now.duration_since(before.rest_read_at);
+            // From the TAP's end: what it sends is what the guest receives.
+            let received = link.sent.saturating_sub(before.link.sent);
+            let sent = link.received.saturating_sub(before.link.received);
+            self.usage.rx_bytes_per_sec = per_second(received, elapsed);
+            self.usage.tx_bytes_per_sec = per_second(sent, elapsed);
+            self.set_sizes(rest);
+            counters.link = link;
+            counters.rest_read_at = now;
+            counters.rest_was_idle = self.usage.cpu_hundredths < IDLE_CPU;
+        } else if !before.rest_was_idle {
+            // The rate of a second of work is not that of the idle ones after it.
+            self.usage.rx_bytes_per_sec = 0;
+            self.usage.tx_bytes_per_sec = 0;
+        }
+        self.counters = Some(counters);
+    }
+
+    fn record(&mut self, now_ms: i64) {
+        self.history.record(now_ms, self.usage);
+        self.latest = Some(Point {
+            time_ms: now_ms / 1000 * 1000,
+            usage: self.usage,
+        });
+    }
+
+    /// Returns true if the guest is to be asked again; drops what it said if it has not answered
+    /// for too long.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self
+            .asked_at
+            .is_none_or(|asked| now.duration_since(asked) >= ASK_EVERY);
+        if is_due {
+            let since = *self.due_since.get_or_insert(now);
+            if now.duration_since(since) > GUEST_STALE {
+                self.usage.guest = None;
+            }
+        }
+        is_due
+    }
+
+    fn set_sizes(&mut self, rest: Rest) {
+        self.usage.memory_bytes = rest.memory_bytes.unwrap_or(self.usage.memory_bytes);
+        self.usage.disk_bytes = rest.disk_bytes;
+    }
+}
+
+fn read_rest(sources: &Sources) -> Rest {
+    let group = sources.group.as_deref();
+    let of_group = group.and_then(|group| usage::group_memory(group).ok());
+    Rest {
+        link: usage::link_bytes(sources.pid, TAP).ok(),
+        memory_bytes: of_group.or_else(|| usage::process_memory(sources.pid).ok()),
+        disk_bytes: crate::disk::used_bytes(&sources.dir),
     }
 }
 
@@ -256,6 +319,73 @@ mod tests {
         };
         let series = stats.series(query, 1_003_000);
         assert_eq!(series.points.len(), 1, "what was before is kept");
+    }
+
+    #[test]
+    fn reading_holds_no_lock() {
+        let group = tempfile::tempdir().unwrap();
+        std::fs::write(group.path().join("cpu.stat"), "usage_usec 0\n").unwrap();
+        let slow = group.path().join("memory.current");
+        nix::unistd::mkfifo(&slow, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let sources = Sources {
+            group: Some(group.path().to_owned()),
+            ..own()
+        };
+        let stats = SandboxStats::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| stats.measure(&sources, Instant::now(), 0));
+            // Waits until the other side has opened it, and reads.
+            let answer = std::fs::OpenOptions::new().write(true).open(&slow).unwrap();
+            assert!(!stats.0.is_locked());
+            drop(answer);
+        });
+        assert!(stats.0.lock().counters.is_some());
+    }
+
+    #[test]
+    fn burst_is_not_repeated_while_idle() {
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        let carried = |sent| Rest {
+            link: Some(LinkBytes { received: 0, sent }),
+            memory_bytes: None,
+            disk_bytes: 0,
+        };
+        let mut state = SandboxState::default();
+        state.start(1, Duration::ZERO, carried(0), start);
+        let mut rate = |at, cpu_ms, rest| {
+            let before = state.counters.unwrap();
+            state.apply(before, Duration::from_millis(cpu_ms), rest, second(at));
+            state.usage.rx_bytes_per_sec
+        };
+        assert_eq!(rate(1, 500, Some(carried(100_000_000))), 100_000_000);
+        assert_eq!(rate(2, 500, None), 0, "it is not known yet");
+        assert_eq!(rate(11, 500, Some(carried(100_020_000))), 2000);
+        assert_eq!(
+            rate(12, 500, None),
+            2000,
+            "traffic of an idle sandbox goes on"
+        );
+        assert_eq!(rate(13, 900, Some(carried(100_020_000))), 0);
+    }
+
+    #[test]
+    fn silent_guest_stays_due_and_stale() {
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        let stats = SandboxStats::default();
+        stats.set_guest(GuestUsage::default());
+        let is_due = |at| stats.0.lock().is_due(second(at));
+        assert!(is_due(0) && is_due(1), "it has not been asked yet");
+        stats.note_asked(second(1));
+        assert!(!is_due(5) && is_due(6) && is_due(15));
+        assert!(stats.0.lock().usage.guest.is_some());
+        assert!(is_due(16));
+        assert_eq!(stats.0.lock().usage.guest, None);
+        stats.set_guest(GuestUsage::default());
+        stats.note_asked(second(17));
+        assert!(is_due(40), "it was idle, and has not been asked since");
+        assert!(stats.0.lock().usage.guest.is_some());
     }
 
     #[test]

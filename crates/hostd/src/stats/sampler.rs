@@ -36,6 +36,7 @@ pub(crate) async fn keep_sampling(manager: Arc<Manager>, shutdown: CancellationT
         // A panic in it has been logged already.
         for handle in measured.await.unwrap_or_default() {
             if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+                handle.stats.note_asked(Instant::now());
                 tokio::spawn(async move {
                     ask_guest(&handle).await;
                     drop(permit);
@@ -45,7 +46,8 @@ pub(crate) async fn keep_sampling(manager: Arc<Manager>, shutdown: CancellationT
     }
 }
 
-/// Measures all sandboxes and the host. Returns the sandboxes whose guests are to be asked.
+/// Measures all sandboxes and the host. Returns the sandboxes whose guests are to be asked, in that
+/// order.
 /// Blocking.
 fn measure_all(host: &Host, handles: &[Handle]) -> Vec<Handle> {
     let now = Instant::now();
@@ -73,6 +75,8 @@ fn measure_all(host: &Host, handles: &[Handle]) -> Vec<Handle> {
     if let Ok(space) = linux::file::file_system_space(host.state.ledger.dirs().root()) {
         host.stats.measure(space, traffic, now_ms);
     }
+    // Those that wait longest first: guests that do not answer must not keep others from it.
+    asked.sort_by_cached_key(|handle| handle.stats.asked_at());
     asked
 }
 
