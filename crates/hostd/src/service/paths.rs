@@ -178,7 +178,7 @@ pub(super) fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
         path: bounded(entry.path, MAX_PATH_TEXT),
         kind: kind.into(),
         size: u64::try_from(entry.size).unwrap_or_default(),
-        mode: entry.mode & 0o7777,
+        mode: (entry.mode & 0o777) | special_bits(&entry.permissions),
         owner: bounded(entry.owner, MAX_NAME),
         group: bounded(entry.group, MAX_NAME),
         modified_at_ms,
@@ -187,6 +187,25 @@ pub(super) fn info(entry: guest_fs::EntryInfo) -> rpc::FileInfo {
             .map(|target| bounded(target, MAX_PATH_TEXT)),
         ..rpc::FileInfo::default()
     }
+}
+
+/// Returns the set-id and sticky bits of a mode as `ls -l` prints it. Agents leave them out of the
+/// number, for which the protocol has only the permissions.
+fn special_bits(permissions: &str) -> u32 {
+    let marks = [
+        (3, *b"sS", 0o4000),
+        (6, *b"sS", 0o2000),
+        (9, *b"tT", 0o1000),
+    ];
+    let is_set = |(at, marks, _): &(usize, [u8; 2], u32)| {
+        let mark = permissions.as_bytes().get(*at);
+        mark.is_some_and(|mark| marks.contains(mark))
+    };
+    marks
+        .iter()
+        .filter(|mark| is_set(mark))
+        .map(|(_, _, bit)| bit)
+        .sum()
 }
 
 fn bounded(mut text: String, most: usize) -> String {
@@ -206,6 +225,26 @@ mod tests {
             assert!(check_path(path).is_err(), "{} bytes", path.len());
         }
         assert!(check_path(&guest_rpc::bytes::to_text(&[0xff; MAX_PATH + 1])).is_err());
+    }
+
+    #[test]
+    fn mode_has_set_id_and_sticky() {
+        for (permissions, mode) in [
+            ("-rwsr-xr-x", 0o4755),
+            ("-rwxr-Sr-x", 0o2755),
+            ("drwxrwxrwt", 0o1755),
+            ("-rwSr-sr-T", 0o7755),
+            ("-rwxr-xr-x", 0o755),
+            ("Lrwxrwxrwx", 0o755),
+            ("", 0o755),
+        ] {
+            let entry = guest_fs::EntryInfo {
+                mode: 0o755,
+                permissions: permissions.to_owned(),
+                ..Default::default()
+            };
+            assert_eq!(info(entry).mode, mode, "{permissions}");
+        }
     }
 
     #[test]
