@@ -225,7 +225,7 @@ impl Reader<'_> {
                 }
                 Err(error) => error.into(),
             };
-            if !error.downcast_ref::<Error>().is_some_and(is_broken) {
+            if !error.downcast_ref::<Error>().is_some_and(is_transient) {
                 return Err(error);
             }
             let is_stable = self.attached_at.is_some_and(|at| at.elapsed() >= STABLE);
@@ -287,11 +287,44 @@ impl Reader<'_> {
     }
 }
 
-/// Returns true if another attempt may go better: the connection broke, or the server is away.
-fn is_broken(error: &Error) -> bool {
+/// Returns true if another attempt may go better: the connection broke, or the server is away, also
+/// behind a proxy (502, 504), or takes no more requests now (429).
+pub fn is_transient(error: &Error) -> bool {
     match error {
         Error::Broken(_) | Error::Truncated | Error::Unreachable { .. } => true,
-        Error::Api { code, .. } => code == "host_unavailable",
+        Error::Api { status, code, .. } => {
+            code == "host_unavailable" || matches!(status, 429 | 502 | 504)
+        }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_proxies_are_transient() {
+        let api = |status, code: &str| Error::Api {
+            status,
+            code: code.to_owned(),
+            message: String::new(),
+        };
+        for (status, code, expected) in [
+            (502, "internal_error", true),
+            (504, "timeout", true),
+            (429, "rate_limited", true),
+            (0, "host_unavailable", true),
+            (500, "internal_error", false),
+            (404, "not_found", false),
+            (0, "agent_error", false),
+        ] {
+            assert_eq!(
+                is_transient(&api(status, code)),
+                expected,
+                "{status} {code}"
+            );
+        }
+        assert!(is_transient(&Error::Truncated));
     }
 }

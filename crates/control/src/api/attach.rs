@@ -31,6 +31,8 @@ use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::{AttachEvent, AttachStream, CommandInfo};
 
+const STREAM_ENDED: &str = "the host agent ended the stream before the command ended; attach again";
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -155,10 +157,11 @@ async fn write_output(
 ) -> Result<Option<CommandInfo>> {
     let mut texts = [Utf8::default(), Utf8::default()];
     let mut end = from;
+    let mut is_attached = false;
     let mut ping = tokio::time::interval(PING_INTERVAL);
     loop {
         let event = tokio::select! {
-            event = stream.next() => event?,
+            event = stream.next() => event.map_err(|error| stream_error(error, is_attached))?,
             _ = ping.tick() => {
                 if sink.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
                     return Ok(None);
@@ -168,6 +171,7 @@ async fn write_output(
         };
         let message = match event {
             Some(AttachEvent::Attached(command)) => {
+                is_attached = true;
                 let command = Box::new(view::command(command));
                 AttachServerMessage::Attached { command }
             }
@@ -201,15 +205,23 @@ async fn write_output(
                 return Ok(Some(command));
             }
             None => {
-                return Err(Error::new(
-                    ErrorCode::AgentError,
-                    "the host agent ended the stream before the command ended; attach again",
-                ));
+                return Err(Error::new(ErrorCode::HostUnavailable, STREAM_ENDED));
             }
         };
         if send(sink, &message).await.is_none() {
             return Ok(None);
         }
+    }
+}
+
+/// Returns `HostUnavailable` for a stream that breaks after the host has begun to answer: the RPC
+/// client reports a lost connection as an internal error of the host.
+fn stream_error(error: Error, is_attached: bool) -> Error {
+    match error.code {
+        ErrorCode::AgentError if is_attached => {
+            Error::new(ErrorCode::HostUnavailable, STREAM_ENDED).because(error)
+        }
+        _ => error,
     }
 }
 

@@ -307,6 +307,18 @@ async fn attach_refuses_start_and_lost_commands() {
 }
 
 #[tokio::test]
+async fn restarted_host_ends_attach_as_unavailable() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    start_cat(&plane, &id).await;
+    let mut socket = attach(&plane, &id, "commands/c/attach").await;
+    assert_eq!(frame(&mut socket).await["type"], "attached");
+    host.restart();
+    let error = frame(&mut socket).await;
+    assert_eq!(error["code"], "host_unavailable", "{error}");
+}
+
+#[tokio::test]
 async fn commands_outlive_control_plane() {
     let (host, ground, plane) = one().await;
     let id = plane.create().await.id;
