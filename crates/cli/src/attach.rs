@@ -41,11 +41,6 @@ const STABLE: Duration = Duration::from_secs(5);
 const INPUT_QUEUE: usize = 4;
 const KEY_QUEUE: usize = 4096;
 
-/// Leaves the modes in which a full-screen program may have the user's terminal: alternate screen,
-/// hidden cursor, application keys, mouse, bracketed paste, colours.
-const LEAVE_MODES: &[u8] = b"\x1b[?1047l\x1b[?25h\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1003l\
-    \x1b[?1006l\x1b[?2004l\x1b[0m";
-
 /// How to attach.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -111,19 +106,19 @@ pub async fn run(
         redraw,
         to: Output::to_our_streams()?,
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         ended = reader.read_to_end(&mut input) => ended.map(Outcome::Exited),
-        () = follow_actions(&mut actions) => {
-            drop(raw);
-            output::print_raw(LEAVE_MODES)?;
-            Ok(Outcome::Detached)
-        }
+        () = follow_actions(&mut actions) => Ok(Outcome::Detached),
         signal = pass_signals(client, id, &command.id, interrupt) => Err(Quiet::Signal(signal).into()),
         Some(error) = input_failed.recv() => {
             Err(anyhow::Error::new(error).context("reading standard input; the command runs on"))
         }
         never = terminal::give_back_while_stopped(raw.as_ref()) => match never {},
+    };
+    if let (Ok(Outcome::Exited(_)), Some(raw)) = (&outcome, raw) {
+        raw.end();
     }
+    outcome
 }
 
 /// Reads keys for the command, and escapes for us, until the terminal ends.

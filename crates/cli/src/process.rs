@@ -148,14 +148,18 @@ pub async fn run(
         pid,
     };
     let copying = copy_output(output, started, to);
-    tokio::select! {
+    let ended = tokio::select! {
         ended = attached.follow(copying, interrupt) => ended,
         // The command has not read all of its input: no result of it can be right.
         Some(error) = input_failed.recv() => {
             Err(anyhow::Error::new(error).context("reading standard input; the command was killed"))
         }
         never = terminal::give_back_while_stopped(raw.as_ref()) => match never {},
+    };
+    if let (Ok(_), Some(raw)) = (&ended, raw) {
+        raw.end();
     }
+    ended
 }
 
 /// A command that runs, or is about to.

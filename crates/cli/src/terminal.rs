@@ -34,12 +34,19 @@ pub fn window_size() -> TerminalSize {
     })
 }
 
+/// Leaves the modes in which a full-screen program may have the user's terminal: alternate screen,
+/// hidden cursor, application keys, mouse, bracketed paste, colours.
+const LEAVE_MODES: &[u8] = b"\x1b[?1047l\x1b[?25h\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1003l\
+    \x1b[?1006l\x1b[?2004l\x1b[0m";
+
 /// Raw mode: every key goes to the sandbox. The terminal is as before when this is dropped, also by
-/// a panic; signals that end us are caught by the command, which then drops this.
+/// a panic; signals that end us are caught by the command, which then drops this. A program that
+/// still runs then may have it in modes of its own, which are left too.
 #[derive(Debug)]
 pub struct RawMode {
     before: Termios,
     raw: Termios,
+    has_ended: bool,
 }
 
 impl RawMode {
@@ -57,7 +64,16 @@ impl RawMode {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(stdin(), OptionalActions::Drain, &raw)?;
-        Ok(Self { before, raw })
+        Ok(Self {
+            before,
+            raw,
+            has_ended: false,
+        })
+    }
+
+    /// Ends it after the end of the program, which leaves its modes itself.
+    pub fn end(mut self) {
+        self.has_ended = true;
     }
 
     /// Stops this process on SIGTSTP, with the terminal as it was before for the shell that uses it
@@ -68,11 +84,18 @@ impl RawMode {
             return std::future::pending().await;
         };
         while stops.recv().await.is_some() {
-            let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+            self.restore();
             let _ = kill_process(getpid(), Signal::STOP);
             let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.raw);
         }
         std::future::pending().await
+    }
+
+    fn restore(&self) {
+        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+        if !self.has_ended && isatty(stdout()) {
+            let _ = crate::output::print_raw(LEAVE_MODES);
+        }
     }
 }
 
@@ -86,6 +109,6 @@ pub async fn give_back_while_stopped(raw: Option<&RawMode>) -> Infallible {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+        self.restore();
     }
 }

@@ -69,12 +69,20 @@ impl Screen {
     }
 
     /// Reads lines up to one that has a text in it.
-    fn until(&mut self, text: &str) {
+    pub fn until(&mut self, text: &str) -> String {
         let mut seen = Vec::new();
         while !seen.last().is_some_and(|line: &String| line.contains(text)) {
             assert!(seen.len() < 100, "no {text} in {seen:?}");
             seen.push(self.line());
         }
+        seen.concat()
+    }
+
+    /// Reads what programs have written so far. They must not write any more.
+    pub fn written(&mut self) -> String {
+        self.side.write_all(b"[end]\n").unwrap();
+        let written = self.until("[end]");
+        written.trim_end_matches("[end]").to_owned()
     }
 
     fn type_keys(&mut self, keys: &str) {
@@ -87,6 +95,12 @@ impl Screen {
             .local_modes
             .contains(LocalModes::ICANON)
     }
+}
+
+pub fn wait_until_stopped(child: &Child) {
+    let pid = Some(Pid::from_child(child));
+    let stopped = waitpid(pid, WaitOptions::UNTRACED).unwrap().unwrap().1;
+    assert!(stopped.stopped());
 }
 
 pub fn signal(child: &Child, signal: Signal) {
@@ -130,13 +144,13 @@ async fn terminal_is_given_back_while_stopped() {
         let mut child = screen.start(&mut exec);
         assert_eq!(screen.line(), "90x30");
         signal(&child, Signal::TSTP);
-        let pid = Some(Pid::from_child(&child));
-        let stopped = waitpid(pid, WaitOptions::UNTRACED).unwrap().unwrap().1;
-        assert!(stopped.stopped());
+        wait_until_stopped(&child);
         assert!(
             !screen.is_raw(),
             "the shell has its terminal while we are stopped"
         );
+        let written = screen.written();
+        assert!(written.starts_with("\x1b[?1047l"), "{written:?}");
         signal(&child, Signal::CONT);
         eventually("raw again", || screen.is_raw());
         signal(&child, Signal::TERM);
@@ -188,6 +202,8 @@ async fn shell_survives_detach() {
         screen.until("two");
         signal(&child, Signal::HUP);
         assert_eq!(child.wait().unwrap().code(), Some(129));
+        let written = screen.written();
+        assert!(written.contains("\x1b[?1047l\x1b[?25h"), "{written:?}");
     });
     checked.await.unwrap();
     let world = server.world();
