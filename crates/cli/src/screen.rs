@@ -3,6 +3,9 @@
 
 use std::io::Write;
 
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::signal::unix::{self, SignalKind};
+
 use crate::output::stdout_error;
 use crate::stdio::Stdio;
 use crate::terminal::window_size;
@@ -16,19 +19,41 @@ const CLEAR_LINE: &str = "\x1b[K\r\n";
 const CLEAR_REST: &str = "\x1b[J";
 
 /// The terminal while a text is shown on it. It is as before when this is dropped; signals that end
-/// us are caught by the command, which then drops this.
+/// us are caught by the command, which then drops this. From here on SIGTSTP stops this process in
+/// [`Self::stop_when_asked`] alone.
 #[derive(Debug)]
 pub struct Screen {
     stdout: Stdio,
     text: String,
+    stops: unix::Signal,
 }
 
 impl Screen {
     pub fn open() -> anyhow::Result<Self> {
         let mut stdout = Stdio::stdout()?;
+        let stops = unix::signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
         stdout.write_all(OPEN.as_bytes()).map_err(stdout_error)?;
         let text = String::new();
-        Ok(Self { stdout, text })
+        Ok(Self {
+            stdout,
+            text,
+            stops,
+        })
+    }
+
+    /// Waits for SIGTSTP (Ctrl-Z) and stops this process, with the terminal as it was before for
+    /// the shell that uses it then. Shows the text again after SIGCONT.
+    pub async fn stop_when_asked(&mut self) -> anyhow::Result<()> {
+        if self.stops.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        let close = self.stdout.write_all(CLOSE.as_bytes());
+        close.map_err(stdout_error)?;
+        kill_process(getpid(), Signal::STOP)?;
+        let open = self.stdout.write_all(OPEN.as_bytes());
+        open.map_err(stdout_error)?;
+        let text = std::mem::take(&mut self.text);
+        self.draw(&text)
     }
 
     /// Replaces the text. What the window has no room for is left out.

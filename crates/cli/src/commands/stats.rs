@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Session;
 use crate::args::{StatsArgs, StatsFormat};
+use crate::attach;
 use crate::ids;
 use crate::interrupt::Interrupt;
 use crate::output::{self, cell, colored_cell, format_size};
@@ -76,6 +77,8 @@ pub async fn show_stats(session: &Session, args: &StatsArgs) -> anyhow::Result<(
         .transpose()?;
     let mut ticks = tokio::time::interval(REFRESH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Empty until the first reading: what fails then fails for good.
+    let mut table = String::new();
     loop {
         let next = async {
             ticks.tick().await;
@@ -83,17 +86,47 @@ pub async fn show_stats(session: &Session, args: &StatsArgs) -> anyhow::Result<(
         };
         let reading = tokio::select! {
             signal = interrupt.recv() => return Err(Quiet::Signal(signal).into()),
-            reading = next => reading?,
+            stopped = stop_when_asked(screen.as_mut()) => {
+                stopped?;
+                continue;
+            }
+            reading = next => reading,
         };
+        let reading = match reading {
+            Err(error) if !table.is_empty() && is_transient(&error) => {
+                let text = format!("{error:#}; trying again");
+                let line = output::printable(&text);
+                match &mut screen {
+                    Some(screen) => screen.draw(&format!("{line}\n{table}"))?,
+                    None => output::print_note(&line),
+                }
+                continue;
+            }
+            reading => reading?,
+        };
+        table = reading.table();
         match &mut screen {
-            Some(screen) => screen.draw(&reading.table())?,
+            Some(screen) => screen.draw(&table)?,
             None if json => {
                 let document = serde_json::to_string(&reading)?;
                 output::print_line(&output::printable_json(&document))?;
             }
-            None => output::print_line(&reading.table())?,
+            None => output::print_line(&table)?,
         }
     }
+}
+
+/// As [`Screen::stop_when_asked`]; without a screen there is nothing to give back.
+async fn stop_when_asked(screen: Option<&mut Screen>) -> anyhow::Result<()> {
+    match screen {
+        Some(screen) => screen.stop_when_asked().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn is_transient(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<client::Error>();
+    error.is_some_and(attach::is_transient)
 }
 
 async fn find_subject(session: &Session, args: &StatsArgs) -> anyhow::Result<Subject> {

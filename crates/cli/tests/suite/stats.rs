@@ -5,7 +5,7 @@ use std::io::Read;
 use rustix::process::Signal;
 
 use crate::server::Server;
-use crate::terminals::{Screen, signal};
+use crate::terminals::{Screen, signal, wait_until_stopped};
 use crate::wrenn::{command, eventually, wrenn};
 
 const A: &str = "sb-aaaaaaaaaaaaaaaaaaaa";
@@ -67,6 +67,50 @@ async fn stats_stream_json_lines() {
         assert_eq!(first[0]["id"], A);
         signal(&child, Signal::TERM);
         assert_eq!(child.wait().unwrap().code(), Some(143));
+    });
+    checked.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_table_survives_failed_read() {
+    let server = Server::start().await;
+    server.add(A);
+    server.world().usage_reads_before_failure = Some(1);
+    let mut stats = command(&server, &["stats"]);
+    let checked = tokio::task::spawn_blocking(move || {
+        let mut screen = Screen::new();
+        let mut child = screen.start(&mut stats);
+        let shown = screen.until("trying again");
+        assert!(
+            shown.contains(A) && shown.contains("the host agent failed"),
+            "{shown:?}"
+        );
+        screen.until(A);
+        screen.until("SANDBOX");
+        signal(&child, Signal::INT);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+    });
+    checked.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_table_gives_terminal_back() {
+    let server = Server::start().await;
+    server.add(A);
+    let mut stats = command(&server, &["stats"]);
+    let checked = tokio::task::spawn_blocking(move || {
+        let mut screen = Screen::new();
+        let mut child = screen.start(&mut stats);
+        screen.until(A);
+        signal(&child, Signal::TSTP);
+        wait_until_stopped(&child);
+        let shown = screen.written();
+        assert!(shown.ends_with("\x1b[?25h\x1b[?1049l"), "{shown:?}");
+        signal(&child, Signal::CONT);
+        let again = screen.until(A);
+        assert!(again.contains("\x1b[?1049h\x1b[?25l"), "{again:?}");
+        signal(&child, Signal::INT);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
     });
     checked.await.unwrap();
 }

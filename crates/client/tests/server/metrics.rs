@@ -33,7 +33,15 @@ pub async fn usage(
     State(world): Shared,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
-    let world = world.lock().expect("the world");
+    let mut world = world.lock().expect("the world");
+    match &mut world.usage_reads_before_failure {
+        Some(0) => {
+            world.usage_reads_before_failure = None;
+            return refusal(502, "agent_error", "the host agent failed");
+        }
+        Some(more) => *more -= 1,
+        None => {}
+    }
     let ids: Vec<String> = match query.get("ids") {
         Some(ids) => ids.split(',').map(str::to_owned).collect(),
         None => world.sandboxes.keys().cloned().collect(),

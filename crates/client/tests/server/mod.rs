@@ -66,6 +66,8 @@ pub struct World {
     pub later_events: Vec<Event>,
     pub event_queries: Vec<BTreeMap<String, String>>,
     pub event_streams: usize,
+    /// Questions for the usage of sandboxes that are answered before one that is not.
+    pub usage_reads_before_failure: Option<usize>,
     /// Offsets at which clients attached.
     pub attaches: Vec<usize>,
 }

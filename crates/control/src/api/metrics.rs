@@ -118,13 +118,13 @@ pub struct UsageIds {
 
 /// Get what sandboxes use now
 ///
-/// The newest measurement of each, at most some seconds old.
+/// The newest measurement of each, at most some seconds old. Sandboxes whose host does not answer
+/// are left out.
 #[utoipa::path(
     get, path = "/metrics", tag = "sandboxes", params(UsageIds),
     responses(
         (status = 200, description = "One entry for each", body = Vec<SandboxUsage>),
         (status = 404, description = "One of them is no sandbox"),
-        (status = 502, description = "The host agent failed"),
     )
 )]
 pub async fn get_usage(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use model::{Resource, SandboxId, SandboxState, TeamId};
 use store::Sandbox;
 
@@ -41,10 +41,10 @@ impl App {
     }
 
     /// Returns what sandboxes use now, in the order of `ids`; without them the team's running and
-    /// paused ones, newest first, up to [`MAX_IDS`].
+    /// paused ones, newest first, up to [`MAX_IDS`]. Those of hosts that do not answer are left out.
     ///
     /// # Errors
-    /// `NotFound` if one of `ids` is no sandbox of the team; `HostUnavailable`.
+    /// `NotFound` if one of `ids` is no sandbox of the team.
     pub async fn get_usage(
         &self,
         principal: &Principal,
@@ -63,13 +63,13 @@ impl App {
         let asked = by_host.into_iter().map(|(host_id, ids)| {
             let host = self.hosts.find(host_id);
             async move {
-                match host {
-                    Some(host) => host.get_usage(ids).await,
-                    None => Ok(Vec::new()),
-                }
+                host.as_ref()?
+                    .probe(host.as_ref()?.get_usage(ids))
+                    .await
+                    .ok()
             }
         });
-        let answers = try_join_all(asked).await?.into_iter().flatten();
+        let answers = join_all(asked).await.into_iter().flatten().flatten();
         let mut usage: BTreeMap<String, SandboxUsage> =
             answers.map(|usage| (usage.id.clone(), usage)).collect();
         let states = sandboxes.iter();
@@ -112,7 +112,7 @@ impl App {
             return Ok(Vec::new());
         }
         let asked = self.hosts.all().iter().map(|host| host_usage(host, query));
-        let answers = futures::future::join_all(asked).await;
+        let answers = join_all(asked).await;
         Ok(answers.into_iter().filter_map(Result::ok).collect())
     }
 }

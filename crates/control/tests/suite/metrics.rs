@@ -95,6 +95,8 @@ async fn bad_metrics_queries_are_refused() {
         assert!(message.contains(unknown), "{message}");
     }
     host.stop();
+    let usage = plane.client().usage(&[]).await.unwrap();
+    assert!(usage.is_empty(), "its host does not answer: {usage:?}");
     let path = format!("/v1/sandboxes/{id}/metrics");
     refused(plane.request(Method::GET, &path), 503, "host_unavailable").await;
 }
