@@ -25,6 +25,7 @@ use crate::process::{
     Input, Output, exit_status, forward_input_with_pings, note_unsent, read_stdin, watch_size,
 };
 use crate::quiet::Quiet;
+use crate::replay::ReplayFilter;
 use crate::stdio::Stdio;
 use crate::terminal;
 
@@ -47,6 +48,9 @@ pub struct Options {
     pub from: AttachFrom,
     pub interactive: bool,
     pub escape: EscapeChar,
+    /// True if another terminal may have been attached before: what it has answered is not asked
+    /// again.
+    pub replay: bool,
 }
 
 /// How it ended.
@@ -89,11 +93,7 @@ pub async fn run(
     }
     if raw.is_some() {
         let escapes = Escapes::new(options.escape.0);
-        helpers.spawn(async move {
-            if let Err(error) = read_keys(sender, keys, escapes).await {
-                let _ = failed.send(error).await;
-            }
-        });
+        helpers.spawn(forward_keys(sender, keys, escapes, failed));
     } else if options.interactive {
         helpers.spawn(read_stdin(sender, failed));
     }
@@ -103,6 +103,7 @@ pub async fn run(
         command: &command.id,
         from: options.from,
         attached_at: None,
+        replay: (options.replay && redraw.is_some()).then(ReplayFilter::default),
         redraw,
         to: Output::to_our_streams()?,
     };
@@ -119,6 +120,18 @@ pub async fn run(
         raw.end();
     }
     outcome
+}
+
+/// Does the same as [`read_keys`]; sends its error.
+async fn forward_keys(
+    sender: mpsc::Sender<Input>,
+    actions: mpsc::Sender<Action>,
+    escapes: Escapes,
+    failed: mpsc::Sender<std::io::Error>,
+) {
+    if let Err(error) = read_keys(sender, actions, escapes).await {
+        let _ = failed.send(error).await;
+    }
 }
 
 /// Reads keys for the command, and escapes for us, until the terminal ends.
@@ -194,6 +207,8 @@ struct Reader<'a> {
     attached_at: Option<Instant>,
     /// Takes the size of our terminal, which has the command draw it again; `None` without one.
     redraw: Option<mpsc::Sender<Input>>,
+    /// Filter for output from before a terminal of ours was attached.
+    replay: Option<ReplayFilter>,
     to: Output,
 }
 
@@ -255,8 +270,17 @@ impl Reader<'_> {
     async fn read(&mut self, mut events: AttachOutput) -> anyhow::Result<i32> {
         while let Some(event) = events.next().await? {
             match event {
-                AttachEvent::Attached(_) => self.attached_at = Some(Instant::now()),
+                AttachEvent::Attached(command) => {
+                    self.attached_at = Some(Instant::now());
+                    if let Some(replay) = &mut self.replay {
+                        replay.note_end(command.output.end);
+                    }
+                }
                 AttachEvent::Stdout { data, next_offset } => {
+                    let data = match &mut self.replay {
+                        Some(replay) => replay.filter_before_end(data, next_offset),
+                        None => data,
+                    };
                     self.to.write_stdout(data).await?;
                     self.from = AttachFrom::Offset(next_offset);
                 }

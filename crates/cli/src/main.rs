@@ -15,6 +15,7 @@ mod interrupt;
 mod output;
 mod process;
 mod quiet;
+mod replay;
 mod screen;
 mod settings;
 mod stdio;

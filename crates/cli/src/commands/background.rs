@@ -104,6 +104,7 @@ pub async fn attach_background(session: &Session, args: AttachArgs) -> anyhow::R
         from,
         interactive: args.interactive,
         escape: args.escape,
+        replay: true,
     };
     match attach::run(&session.client, &id, &command, options, &mut interrupt).await? {
         Outcome::Exited(code) => Ok(code),

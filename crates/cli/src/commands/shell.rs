@@ -41,6 +41,7 @@ pub async fn open_shell(session: &Session, args: ShellArgs) -> anyhow::Result<u8
     let id = ids::resolve_id(&session.client, &args.id).await?;
     let mut interrupt = Interrupt::listen()?;
     let escape = args.escape;
+    let replay = args.attach.is_some();
     let (command, from) = match &args.attach {
         Some(name) => {
             let command = session.client.command(&id, name).await?;
@@ -61,6 +62,7 @@ pub async fn open_shell(session: &Session, args: ShellArgs) -> anyhow::Result<u8
         from,
         interactive: true,
         escape,
+        replay,
     };
     match attach::run(&session.client, &id, &command, options, &mut interrupt).await? {
         Outcome::Exited(code) => Ok(code),
