@@ -76,7 +76,8 @@ pub async fn exec(
         name: tag,
         keep_alive: false,
     };
-    let started = async move { app.start_background(&principal, &id, background).await };
+    let sandbox = id.clone();
+    let started = async move { app.start_background(&principal, &sandbox, background).await };
     let started = spawn_detached(started).await?;
     let answer = BackgroundExec {
         sandbox_id: id.to_string(),
