@@ -100,24 +100,20 @@ fn config_value(name: SysconfVar, default: u64) -> u64 {
     value.filter(|&value| value > 0).unwrap_or(default)
 }
 
-/// Returns what a link has carried, in the network namespace in which a process runs: unlike a
-/// socket in that namespace this takes no descriptor for each of them.
+/// Returns what a link of the host's network namespace has carried.
 ///
 /// # Errors
-/// `NotFound` when there is no such process or link.
-pub fn link_bytes(pid: u32, link: &str) -> io::Result<LinkBytes> {
-    let text = fs::read_to_string(format!("/proc/{pid}/net/dev"))?;
-    parse_link(&text, link).ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-fn parse_link(text: &str, link: &str) -> Option<LinkBytes> {
-    let fields = text
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'))?;
-    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    Some(LinkBytes {
-        received: fields.first()?.parse().ok()?,
-        sent: fields.get(8)?.parse().ok()?,
+/// `NotFound` when there is no such link.
+pub fn link_bytes(link: &str) -> io::Result<LinkBytes> {
+    let dir = Path::new("/sys/class/net").join(link).join("statistics");
+    let read = |name: &str| {
+        let text = fs::read_to_string(dir.join(name))?;
+        let bytes = text.trim().parse();
+        bytes.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    Ok(LinkBytes {
+        received: read("rx_bytes")?,
+        sent: read("tx_bytes")?,
     })
 }
 
@@ -174,13 +170,6 @@ mod tests {
         assert_eq!(parse_process_ticks(stat), Some(75));
         let group = "usage_usec 1234\nuser_usec 1000\nsystem_usec 234\n";
         assert_eq!(parse_group_cpu(group), Some(1234));
-        let dev = "Inter-|   Receive\n face |bytes\n    lo:  1 0 0 0 0 0 0 0 2 0\n  tap0:77 1 0 0 0 0 0 0 88 3\n";
-        let bytes = LinkBytes {
-            received: 77,
-            sent: 88,
-        };
-        assert_eq!(parse_link(dev, "tap0"), Some(bytes));
-        assert_eq!(parse_link(dev, "tap"), None);
         let ticks = HostTicks {
             busy: 20,
             total: 100,
@@ -201,8 +190,8 @@ mod tests {
         while process_cpu_time(pid).unwrap() <= before {
             sum = (0..100_000).fold(sum, u64::wrapping_add);
         }
-        assert!(link_bytes(pid, "lo").is_ok(), "{sum}");
-        let missing = link_bytes(pid, "no-such").unwrap_err();
+        assert!(link_bytes("lo").is_ok(), "{sum}");
+        let missing = link_bytes("no-such").unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         assert!(host_ticks().unwrap().total > 0);
         let memory = host_memory().unwrap();

@@ -11,6 +11,7 @@ use stdx::time::now_ms;
 use super::error::from_sandbox_error;
 use super::{Agent, sandbox_id};
 use crate::host::Host;
+use crate::sandbox::state::Phase;
 use crate::sandbox::{Handle, SandboxError};
 use crate::stats::{Point, Query, Series};
 
@@ -81,10 +82,13 @@ fn list_response(sizes: rpc::ResourceSizes, series: Series) -> rpc::ListUsageRes
 }
 
 fn sandbox_usage(handle: &Handle, now_ms: i64) -> rpc::SandboxUsage {
+    // It may have been paused since it was measured.
+    let is_running = handle.record.borrow().phase == Phase::Running;
+    let latest = handle.stats.latest(now_ms).filter(|_| is_running);
     rpc::SandboxUsage {
         sandbox_id: handle.id.to_string(),
         sizes: sandbox_sizes(handle).into(),
-        latest: handle.stats.latest(now_ms).map(point_message).into(),
+        latest: latest.map(point_message).into(),
         ..Default::default()
     }
 }

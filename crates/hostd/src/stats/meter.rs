@@ -8,7 +8,6 @@ use linux::usage::{self, HostTicks, LinkBytes};
 use parking_lot::Mutex;
 
 use super::history::{GuestUsage, History, Point, Query, Series, Usage};
-use crate::network::TAP;
 
 /// Processor time per second below which a sandbox is idle: then neither its memory nor its disk
 /// nor its traffic changes much, and they are read only every [`IDLE_READ`].
@@ -27,6 +26,8 @@ pub(super) struct Sources {
     /// Process of the VMM.
     pub(super) pid: u32,
     pub(super) group: Option<PathBuf>,
+    /// Host's end of its veth pair. Not the TAP: the VMM has left the namespace with that.
+    pub(super) link: Option<String>,
     /// Directory with the files of its disk.
     pub(super) dir: PathBuf,
 }
@@ -164,7 +165,7 @@ impl SandboxState {
         if let Some(rest) = rest {
             let link = rest.link.unwrap_or(before.link);
             let elapsed = now.duration_since(before.rest_read_at);
-            // From the TAP's end: what it sends is what the guest receives.
+            // From the host's end: what that sends is what the sandbox receives.
             let received = link.sent.saturating_sub(before.link.sent);
             let sent = link.received.saturating_sub(before.link.received);
             self.usage.rx_bytes_per_sec = per_second(received, elapsed);
@@ -214,7 +215,10 @@ fn read_rest(sources: &Sources) -> Rest {
     let group = sources.group.as_deref();
     let of_group = group.and_then(|group| usage::group_memory(group).ok());
     Rest {
-        link: usage::link_bytes(sources.pid, TAP).ok(),
+        link: sources
+            .link
+            .as_deref()
+            .and_then(|link| usage::link_bytes(link).ok()),
         memory_bytes: of_group.or_else(|| usage::process_memory(sources.pid).ok()),
         disk_bytes: crate::disk::used_bytes(&sources.dir),
     }
@@ -279,11 +283,12 @@ impl HostStats {
 mod tests {
     use super::*;
 
-    /// Counters of this test's own process, which has no TAP.
+    /// Counters of this test's own process, which has no link.
     fn own() -> Sources {
         Sources {
             pid: std::process::id(),
             group: None,
+            link: None,
             dir: PathBuf::from("/nowhere"),
         }
     }

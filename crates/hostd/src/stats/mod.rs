@@ -11,7 +11,7 @@
 //! | processor | the VMM's control group, or where the host has none its process | – |
 //! | memory | the same: what the sandbox takes of the host, page cache included | – |
 //! | disk | allocated blocks of the sandbox's files | – |
-//! | network | counters of the TAP | – |
+//! | network | counters of its veth pair | – |
 //! | used memory and disk of the guest | the guest agent | the guest, within the size of both |
 //!
 //! An idle sandbox costs one read of one file a second: without processor time nothing else of it

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::history::{GuestUsage, Usage};
 use super::meter::Sources;
 use crate::host::Host;
+use crate::network::Slot;
 use crate::sandbox::state::Phase;
 use crate::sandbox::{Handle, Manager};
 
@@ -93,6 +94,7 @@ fn find_sources(host: &Host, handle: &Handle) -> Option<Sources> {
     Some(Sources {
         pid: handle.vm.get()?.pid(),
         group: slot.and_then(|slot| jails.jail(slot).cgroup),
+        link: slot.map(Slot::veth),
         dir: host.state.ledger.sandbox_dir(&handle.id),
     })
 }
