@@ -29,6 +29,7 @@ pub use exec::{
 };
 pub use file::{
     ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
+    SearchFilesRequest, SearchMessage, WatchServerMessage,
 };
 pub use log::{LogEntry, LogSource};
 pub use metrics::{

@@ -196,6 +196,11 @@ impl Progress {
         self.0.inc(bytes as u64);
     }
 
+    /// Sets the bytes counted so far.
+    pub fn set(&self, bytes: u64) {
+        self.0.set_position(bytes);
+    }
+
     /// Returns the bytes counted so far.
     pub fn total(&self) -> u64 {
         self.0.position()

@@ -38,7 +38,7 @@ impl Client {
         self.route(&["v1", "sandboxes", id, "files", verb])
     }
 
-    async fn files_call<T: Serialize + Sync>(
+    pub(crate) async fn files_call<T: Serialize + Sync>(
         &self,
         id: &str,
         verb: &str,

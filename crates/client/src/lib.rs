@@ -22,12 +22,15 @@ mod disk_usage;
 mod error;
 mod events;
 mod exec_stream;
+mod file_watch;
 mod files;
 mod lifecycle;
+mod lines;
 mod logs;
 mod metrics;
 mod ports;
 mod sandboxes;
+mod uploads;
 
 /// Requests and answers, as they stand on the wire.
 pub use api_types as types;
@@ -40,8 +43,11 @@ pub use connection::Client;
 pub use error::{Error, Result};
 pub use events::{EventQuery, EventStream};
 pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};
+pub use file_watch::{FileSearch, FileWatch};
 pub use files::{ByteStream, FileTarget};
+pub use lines::JsonLines;
 pub use logs::LogStream;
 pub use metrics::MetricsQuery;
 pub use ports::PortConnection;
 pub use sandboxes::{ListQuery, Page};
+pub use uploads::{UploadId, UploadTarget};

@@ -188,3 +188,30 @@ pub struct WrittenFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
 }
+
+/// `POST /files/uploads`: begins an upload that may be continued after a break. Guests of earlier
+/// versions answer 404.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadStart {
+    pub path: String,
+    /// Bytes of the whole file.
+    pub length: u64,
+    /// Permission bits; those of the old file, or 0644, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// SHA-256 of the whole file, 64 lower-case hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// State of an upload: the answer to `POST /files/uploads`, `GET /files/uploads/{id}`, and to
+/// `PATCH /files/uploads/{id}?offset=N`, whose body is appended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadState {
+    pub id: String,
+    /// Bytes that have arrived.
+    pub offset: u64,
+    pub length: u64,
+    /// The file is in its place.
+    pub is_complete: bool,
+}

@@ -3,7 +3,7 @@
 
 use buffa::Message;
 use guest_rpc::command::{AttachResponse, ListResponse as ListCommandsResponse};
-use guest_rpc::file::ListPageResponse;
+use guest_rpc::file::{ListPageResponse, SearchResponse, WatchResponse};
 use guest_rpc::filesystem::ListDirResponse;
 use guest_rpc::process::StartResponse;
 
@@ -36,6 +36,12 @@ pub fn guest_answer(bytes: &[u8]) {
     let _ = ListDirResponse::decode_from_slice(bytes);
     if let Ok(page) = ListPageResponse::decode_from_slice(bytes) {
         crate::service::fuzz_page(page);
+    }
+    if let Ok(change) = WatchResponse::decode_from_slice(bytes) {
+        crate::service::fuzz_change(change);
+    }
+    if let Ok(found) = SearchResponse::decode_from_slice(bytes) {
+        crate::service::fuzz_match(found);
     }
 }
 

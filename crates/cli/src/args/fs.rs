@@ -4,6 +4,8 @@ use std::ffi::OsString;
 
 use clap::{Args, Subcommand};
 
+use crate::values::parse_seconds;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Relative paths start at the user's home. `wrenn cp` copies files in and out.
@@ -32,6 +34,12 @@ pub enum FsCommand {
     Chmod(FsChmodArgs),
     /// Change owner and group
     Chown(FsChownArgs),
+    /// Find files by name
+    Find(FsFindArgs),
+    /// Find lines of files
+    Grep(FsGrepArgs),
+    /// Print changes below a directory as they come
+    Watch(FsWatchArgs),
 }
 
 /// Sandbox and user that a command on files is about.
@@ -156,4 +164,89 @@ pub struct FsChownArgs {
     /// Files and directories
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<OsString>,
+}
+
+/// Bounds of a search.
+#[derive(Debug, Clone, Args)]
+pub struct FsSearchArgs {
+    /// Ignore case
+    #[arg(short, long)]
+    pub ignore_case: bool,
+
+    /// Levels to go down [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub depth: Option<u32>,
+
+    /// Most matches
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+
+    /// Longest time: seconds, or with a unit as in 2m, up to 5m
+    #[arg(long, value_name = "TIME", default_value = "30", value_parser = parse_seconds)]
+    pub timeout: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Symbolic links are not followed, and /proc and its like are passed over. A search that ends at a limit says so.
+
+  wrenn fs find sb-4f2 /srv --name '*.py'       wrenn fs find sb-4f2 --name 'src/**/test_*'")]
+pub struct FsFindArgs {
+    /// Glob of the names; with a slash, of the paths below PATH
+    #[arg(long, value_name = "GLOB", default_value = "*")]
+    pub name: OsString,
+
+    #[command(flatten)]
+    pub search: FsSearchArgs,
+
+    #[command(flatten)]
+    pub target: FsTarget,
+
+    /// Directory to begin in
+    #[arg(default_value = ".")]
+    pub path: OsString,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exits with 0 where a line was found, and with 1 where none was. Binary files, which have a NUL byte, are passed over.")]
+pub struct FsGrepArgs {
+    /// PATTERN is text, not a regular expression
+    #[arg(short = 'F', long)]
+    pub fixed_strings: bool,
+
+    /// Only files whose name matches; with a slash, whose path below PATH does
+    #[arg(long, value_name = "GLOB")]
+    pub name: Option<OsString>,
+
+    #[command(flatten)]
+    pub search: FsSearchArgs,
+
+    #[command(flatten)]
+    pub target: FsTarget,
+
+    /// Regular expression, as of ripgrep
+    pub pattern: String,
+
+    /// File, or directory to begin in
+    #[arg(default_value = ".")]
+    pub path: OsString,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints create, write, remove, rename, chmod, or lost where changes are missing: list the directory again then. Runs until
+Ctrl-C, or until the directory or the sandbox is gone or paused; a broken connection is made again. While it runs, the
+sandbox is in use.")]
+pub struct FsWatchArgs {
+    /// Also all directories below, and those that are made later
+    #[arg(short, long)]
+    pub recursive: bool,
+
+    #[command(flatten)]
+    pub target: FsTarget,
+
+    /// Directory
+    #[arg(default_value = ".")]
+    pub path: OsString,
 }

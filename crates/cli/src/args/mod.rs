@@ -20,8 +20,8 @@ mod stats;
 pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
 pub use events::EventsArgs;
 pub use fs::{
-    FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsLsArgs, FsMkdirArgs, FsMvArgs, FsRmArgs,
-    FsStatArgs, FsTarget,
+    FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsFindArgs, FsGrepArgs, FsLsArgs, FsMkdirArgs,
+    FsMvArgs, FsRmArgs, FsSearchArgs, FsStatArgs, FsTarget, FsWatchArgs,
 };
 pub use help::parse;
 pub use lifecycle::{

@@ -6,7 +6,7 @@ use client::types::{
     ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
 };
 
-use super::Session;
+use super::{Session, fs_search, fs_watch};
 use crate::args::{
     FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsLsArgs, FsMkdirArgs, FsMvArgs, FsRmArgs,
     FsStatArgs, FsTarget,
@@ -17,8 +17,9 @@ use crate::ids;
 use crate::output::{self, printable, printable_json};
 use crate::values::escape_bytes;
 
-pub async fn manage_files(session: &Session, args: FsArgs) -> anyhow::Result<()> {
-    match args.command {
+/// Runs the command and gives the exit code.
+pub async fn manage_files(session: &Session, args: FsArgs) -> anyhow::Result<u8> {
+    let done = match args.command {
         FsCommand::Ls(args) => list_directory(session, args).await,
         FsCommand::Stat(args) => show_path(session, args).await,
         FsCommand::Mkdir(args) => make_directories(session, args).await,
@@ -26,10 +27,14 @@ pub async fn manage_files(session: &Session, args: FsArgs) -> anyhow::Result<()>
         FsCommand::Mv(args) => move_paths(session, args).await,
         FsCommand::Chmod(args) => change_modes(session, args).await,
         FsCommand::Chown(args) => change_owners(session, args).await,
-    }
+        FsCommand::Find(args) => fs_search::find_files(session, args).await,
+        FsCommand::Grep(args) => return fs_search::find_lines(session, args).await,
+        FsCommand::Watch(args) => fs_watch::watch_directory(session, args).await,
+    };
+    done.map(|()| 0)
 }
 
-fn path_of(path: OsString, target: &FsTarget) -> PathRequest {
+pub(super) fn path_of(path: OsString, target: &FsTarget) -> PathRequest {
     PathRequest {
         path: escape_bytes(path),
         user: target.user.clone(),

@@ -12,6 +12,8 @@ mod doctor;
 mod events;
 mod exec;
 mod fs;
+mod fs_search;
+mod fs_watch;
 mod info;
 mod logs;
 mod ls;
@@ -74,7 +76,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Ls(args) => ls::list_sandboxes(&session()?, &args).await,
         Command::Info(args) => info::show_sandbox(&session()?, &args).await,
         Command::Cp(args) => cp::copy_files(&session()?, args).await,
-        Command::Fs(args) => fs::manage_files(&session()?, args).await,
+        Command::Fs(args) => return fs::manage_files(&session()?, args).await,
         Command::Rm(args) => return rm::remove_sandboxes(&session()?, args).await,
         Command::Pause(args) => pause::pause_sandbox(&session()?, &args).await,
         Command::Resume(args) => pause::resume_sandbox(&session()?, &args).await,

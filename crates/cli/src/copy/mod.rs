@@ -4,6 +4,7 @@
 mod download;
 mod pack;
 mod place;
+mod resume;
 mod unpack;
 mod upload;
 

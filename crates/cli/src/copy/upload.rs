@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::place::{Local, Remote, means_contents, name_of};
+use super::resume::{MIN_RESUMABLE, send_file};
 use super::{CHUNK, MIN_SPARSE, describe_path, pack};
 use crate::failure::usage_error;
 use crate::output::Progress;
@@ -131,6 +132,11 @@ async fn file(
     if let Some(sent) = sparse_file(client, id, &opened, &target, length, quiet).await? {
         return Ok(sent);
     }
+    if let Some(length) = length.filter(|length| *length >= MIN_RESUMABLE)
+        && let Some(sent) = send_file(client, id, source, &target, length, quiet).await?
+    {
+        return Ok(sent);
+    }
     if length.is_some() {
         // Looking for holes has moved it.
         opened.rewind().await?;
@@ -213,10 +219,10 @@ async fn directory(
 /// Slot in which a stream leaves the error with which it ended: the upload's own error only says
 /// that it broke off.
 #[derive(Clone, Default)]
-struct Failure(Arc<Mutex<Option<io::Error>>>);
+pub struct Failure(Arc<Mutex<Option<io::Error>>>);
 
 impl Failure {
-    fn watch<S>(&self, data: S) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
+    pub fn watch<S>(&self, data: S) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
     where
         S: Stream<Item = io::Result<Bytes>> + Send,
     {
@@ -230,12 +236,12 @@ impl Failure {
         })
     }
 
-    fn take(&self) -> Option<io::Error> {
+    pub fn take(&self) -> Option<io::Error> {
         self.0.lock().take()
     }
 }
 
-fn counted<S>(
+pub fn counted<S>(
     data: S,
     progress: &Arc<Progress>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>

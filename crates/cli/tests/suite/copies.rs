@@ -304,3 +304,27 @@ async fn copy_of_stuck_sandbox_is_interrupted() {
         assert_eq!(code.await.unwrap(), Some(130), "{args:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_upload_goes_on_after_break() {
+    let (server, dir) = server().await;
+    let file = dir.path().join("large");
+    let data: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 251) as u8).collect();
+    fs::write(&file, &data).unwrap();
+    let source = file.to_str().unwrap();
+    let copied = wrenn(&server, &["--json", "cp", source, "aaaa:/large"])
+        .await
+        .with(0);
+    assert_eq!(copied.json()["bytes"], 20_000_000);
+    {
+        let world = server.world();
+        assert!(world.files["/large"] == data);
+        assert_eq!(world.uploads[0].parts, 2);
+    }
+    // A sandbox of an earlier version gets the file as before.
+    wrenn(&server, &["cp", source, "aaaa:/old"]).await.with(0);
+    assert!(server.world().files["/old"] == data);
+    let full = wrenn(&server, &["cp", source, "aaaa:/full"]).await.with(1);
+    assert!(full.stderr.contains("full"), "{full:?}");
+    assert!(server.world().uploads[1].is_deleted);
+}

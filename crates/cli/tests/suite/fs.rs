@@ -147,3 +147,48 @@ async fn rm_spares_directories_without_flag() {
     let kind: FileKind = serde_json::from_value(stat.json()["kind"].clone()).unwrap();
     assert_eq!(kind, FileKind::Directory);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_exits_as_grep_does() {
+    let server = server().await;
+    let found = wrenn(&server, &["fs", "find", A, "/srv", "--name", "*"])
+        .await
+        .with(0);
+    assert_eq!(
+        found.text(),
+        "/srv/a\n/srv/b\n/srv/c\\u{1b}\n/srv/d\n/srv/e"
+    );
+    let found = wrenn(&server, &["fs", "grep", A, "/srv/b", "/srv"])
+        .await
+        .with(0);
+    assert_eq!(found.text(), "/srv/b:1:/srv/b");
+    wrenn(&server, &["fs", "grep", A, "nowhere", "/srv"])
+        .await
+        .with(1);
+    let cut = wrenn(&server, &["fs", "find", "--limit", "2", A, "/srv"])
+        .await
+        .with(0);
+    assert!(cut.stderr.contains("There may be more"), "{cut:?}");
+    let broken = wrenn(&server, &["fs", "find", A, "/broken"]).await.with(1);
+    assert!(broken.stderr.contains("broke off"), "{broken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_survives_broken_connection() {
+    let server = server().await;
+    let watch = wrenn(&server, &["fs", "watch", "-r", A, "/srv"])
+        .await
+        .with(0);
+    let expected = [
+        "create  /srv/new\\u{1b}",
+        "lost    the connection broke",
+        "rename  /srv/a -> /srv/b",
+    ];
+    assert_eq!(watch.text().lines().collect::<Vec<_>>(), expected);
+    assert!(watch.stderr.contains("removed"), "{watch:?}");
+    let json = wrenn(&server, &["--json", "fs", "watch", A, "/srv"])
+        .await
+        .with(0);
+    assert!(json.text().contains(r#""type":"rename""#), "{json:?}");
+    wrenn(&server, &["fs", "watch", A, "/no"]).await.with(1);
+}

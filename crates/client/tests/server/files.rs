@@ -1,12 +1,16 @@
 //! Files of the fake server.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{Multipart, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use client::types::{
     ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
+    SearchFilesRequest, SearchMessage, WatchServerMessage,
 };
 use futures::{StreamExt, stream};
 
@@ -258,4 +262,77 @@ pub async fn unpack(
         world.archives.insert(request.path, tar.to_vec());
     }
     StatusCode::NO_CONTENT.into_response()
+}
+
+/// Lines that have the content, as text; an answer about `/broken` has no end.
+pub async fn search(State(world): Shared, Json(request): Json<SearchFilesRequest>) -> Response {
+    let world = world.lock().expect("the world");
+    let content = request.content.unwrap_or_default();
+    let mut found = Vec::new();
+    for (path, data) in &world.files {
+        let text = String::from_utf8_lossy(data).into_owned();
+        if path.starts_with(&request.path) && text.contains(&content) {
+            let line = (!content.is_empty()).then_some(1);
+            found.push(SearchMessage::Match {
+                path: path.clone(),
+                kind: FileKind::File,
+                line,
+                text: line.map(|_| text),
+                is_cut: false,
+            });
+        }
+    }
+    let limit = request.limit.unwrap_or(1000) as usize;
+    let is_cut = found.len() > limit;
+    found.truncate(limit);
+    if request.path != "/broken" {
+        found.push(SearchMessage::End {
+            incomplete: is_cut.then(|| "the limit".to_owned()),
+            searched: 0,
+            binary: 0,
+            unreadable: 0,
+        });
+    }
+    let lines = found
+        .iter()
+        .map(|found| serde_json::to_string(found).expect("JSON") + "\n");
+    Body::from(lines.collect::<String>()).into_response()
+}
+
+/// The first watch breaks after a change; each other one sees a rename, and ends.
+pub async fn watch(
+    State(world): Shared,
+    Query(query): Query<BTreeMap<String, String>>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if query["path"] == "/no" {
+        return missing("/no");
+    }
+    let is_first = {
+        let mut world = world.lock().expect("the world");
+        world.watches += 1;
+        world.watches == 1
+    };
+    upgrade.on_upgrade(move |mut socket| async move {
+        let mut messages = vec![WatchServerMessage::Started];
+        if is_first {
+            messages.push(WatchServerMessage::Create {
+                path: "/srv/new\u{1b}".to_owned(),
+                is_directory: false,
+            });
+        } else {
+            messages.push(WatchServerMessage::Rename {
+                from: "/srv/a".to_owned(),
+                path: "/srv/b".to_owned(),
+                is_directory: false,
+            });
+            messages.push(WatchServerMessage::Ended {
+                data: "the watched directory was removed".to_owned(),
+            });
+        }
+        for message in messages {
+            let text = serde_json::to_string(&message).expect("JSON");
+            let _ = socket.send(Message::text(text)).await;
+        }
+    })
 }

@@ -9,6 +9,7 @@ mod files;
 mod lifecycle;
 mod metrics;
 mod programs;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -41,6 +42,10 @@ pub struct World {
     /// Files by path, and tar archives by the path of their directory; the same in every sandbox.
     pub files: BTreeMap<String, Vec<u8>>,
     pub archives: BTreeMap<String, Vec<u8>>,
+    /// Resumable uploads: path, length and what has arrived.
+    pub uploads: Vec<uploads::Upload>,
+    /// Watches that were begun.
+    pub watches: usize,
     /// Changes of mode and owner, in their order.
     pub changes: Vec<String>,
     /// Files that went over the wire as an archive of their own.
@@ -103,6 +108,15 @@ impl Server {
             .route("/files/move", post(files::rename))
             .route("/files/chmod", post(files::change_mode))
             .route("/files/chown", post(files::change_owner))
+            .route("/files/search", post(files::search))
+            .route("/files/uploads", post(uploads::begin))
+            .route(
+                "/files/uploads/{upload}",
+                get(uploads::show)
+                    .patch(uploads::append)
+                    .delete(uploads::remove),
+            )
+            .route("/files/watch", get(files::watch))
             .route("/files/archive", get(files::pack).put(files::unpack))
             .route("/tunnel", get(tunnel))
             .route("/disk-usage", get(disk_usage::of_sandbox))

@@ -3,12 +3,13 @@
 
 use api_types::{
     AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry,
+    WatchServerMessage,
 };
 use model::{ErrorCode, ExecLimits, Limits, SandboxId, TemplateName};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use super::extract::MAX_COMMAND_REF;
+use super::extract::{MAX_COMMAND_REF, UPLOAD_ID_LENGTH};
 use super::rate_limit;
 use super::sandboxes::MAX_IDEMPOTENCY_KEY;
 use crate::app::exec::{MAX_CWD, MAX_USER};
@@ -45,7 +46,9 @@ const NO_NUL: &str = "^[^\\u0000]*$";
         (name = "disk usage", description = "What they take on the hosts' disks"),
         (name = "server", description = "Health and this document; no key needed"),
     ),
-    components(schemas(AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry)),
+    components(schemas(
+        AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry, WatchServerMessage
+    )),
 )]
 struct Head;
 
@@ -159,10 +162,12 @@ fn complete_path(path: &str, operation: &mut Value) {
         "Name of the snapshot"
     };
     let command = format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", MAX_COMMAND_REF - 1);
+    let upload = format!("^[0-9a-f]{{{UPLOAD_ID_LENGTH}}}$");
     let all = [
         ("id", "Id of the sandbox", id),
         ("name", of_name, name),
         ("command", "Id, name or pid of the command", command),
+        ("upload", "Id of the upload", upload),
     ];
     let parts = all
         .into_iter()

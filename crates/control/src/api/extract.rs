@@ -184,6 +184,9 @@ impl<S: Send + Sync, T: FromStr<Err = InvalidValue>> FromRequestParts<S> for Nam
     }
 }
 
+/// Length of the id of a resumable upload.
+pub const UPLOAD_ID_LENGTH: usize = 32;
+
 /// Longest reference to a command.
 pub const MAX_COMMAND_REF: usize = 128;
 
@@ -213,6 +216,26 @@ impl<S: Send + Sync> FromRequestParts<S> for CommandRef {
                 "there is no command {command:?}: ids and names are letters, digits, '.', '_' and '-', and begin with a \
                  letter or digit"
             ),
+        ))
+    }
+}
+
+/// The `{upload}` of a path: id of a resumable upload.
+#[derive(Debug)]
+pub struct UploadId(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for UploadId {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let upload = segment(parts, state, "upload").await?;
+        if upload.len() == UPLOAD_ID_LENGTH && upload.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(Self(upload));
+        }
+        let upload: String = upload.chars().take(64).collect();
+        Err(Error::new(
+            ErrorCode::NotFound,
+            format!("there is no upload {upload:?}: ids are {UPLOAD_ID_LENGTH} hexadecimal digits"),
         ))
     }
 }

@@ -146,7 +146,7 @@ async fn put(place: &mut Option<String>, field: Field<'static>) -> Result<()> {
     }
 }
 
-fn parse_mode(text: &str) -> Result<u32> {
+pub(super) fn parse_mode(text: &str) -> Result<u32> {
     let digits =
         (1..=5).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     let mode = u32::from_str_radix(text, 8)

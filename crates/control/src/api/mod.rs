@@ -14,6 +14,8 @@ pub(crate) mod events;
 mod exec;
 mod exec_stream;
 mod extract;
+mod file_search;
+mod file_watch;
 mod files;
 mod form;
 mod health;
@@ -30,6 +32,7 @@ mod templates;
 mod text;
 mod tunnel;
 mod upload;
+mod uploads;
 mod view;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -94,6 +97,14 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(files::move_file))
         .routes(routes!(files::change_mode))
         .routes(routes!(files::change_owner))
+        .routes(routes!(file_watch::watch_files))
+        .routes(routes!(file_search::search_files))
+        .routes(routes!(uploads::begin_upload))
+        .routes(routes!(
+            uploads::get_upload,
+            uploads::write_upload,
+            uploads::delete_upload
+        ))
         .routes(routes!(archive::read_archive, archive::write_archive))
         .routes(routes!(logs::logs))
         .routes(routes!(metrics::get_usage))

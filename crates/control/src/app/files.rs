@@ -37,13 +37,13 @@ pub const MAX_MODE: u32 = 0o7777;
 ///
 /// # Errors
 /// Names the field and the bound.
-fn check_path(GuestPath { path, user }: &GuestPath) -> Result<()> {
+pub(super) fn check_path(GuestPath { path, user }: &GuestPath) -> Result<()> {
     check_path_text("path", path)?;
     check_user(user.as_deref())
 }
 
 /// Checks the text of a path. Its bytes are at most as many as are counted here.
-fn check_path_text(field: &str, path: &str) -> Result<()> {
+pub(super) fn check_path_text(field: &str, path: &str) -> Result<()> {
     let escapes = path.matches(ESCAPE).count();
     let length = path.len().saturating_sub(escapes * (ESCAPED_BYTES - 1));
     if path.is_empty() || length > MAX_PATH || path.contains('\0') {

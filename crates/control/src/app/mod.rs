@@ -14,6 +14,7 @@ pub mod commands;
 pub mod disk_usage;
 pub mod events;
 pub mod exec;
+pub mod file_streams;
 pub mod files;
 pub mod health;
 mod idempotency_lock;
@@ -31,6 +32,7 @@ pub mod sandbox_read;
 mod snapshot_lock;
 pub mod snapshots;
 pub mod templates;
+mod uploads;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -324,17 +324,21 @@ impl Host {
     }
 }
 
+/// Returns the kind of a file; `Other` for one that this version does not know.
+pub(super) fn file_kind(kind: Option<rpc::FileKind>) -> FileKind {
+    match kind {
+        Some(rpc::FileKind::FILE_KIND_FILE) => FileKind::File,
+        Some(rpc::FileKind::FILE_KIND_DIRECTORY) => FileKind::Directory,
+        Some(rpc::FileKind::FILE_KIND_SYMLINK) => FileKind::Symlink,
+        Some(rpc::FileKind::FILE_KIND_UNSPECIFIED) | None => FileKind::Other,
+    }
+}
+
 impl From<rpc::FileInfo> for FileInfo {
     fn from(info: rpc::FileInfo) -> Self {
-        let kind = match info.kind.as_known() {
-            Some(rpc::FileKind::FILE_KIND_FILE) => FileKind::File,
-            Some(rpc::FileKind::FILE_KIND_DIRECTORY) => FileKind::Directory,
-            Some(rpc::FileKind::FILE_KIND_SYMLINK) => FileKind::Symlink,
-            Some(rpc::FileKind::FILE_KIND_UNSPECIFIED) | None => FileKind::Other,
-        };
         Self {
             path: info.path,
-            kind,
+            kind: file_kind(info.kind.as_known()),
             size: info.size,
             mode: info.mode,
             owner: info.owner,
@@ -348,7 +352,7 @@ impl From<rpc::FileInfo> for FileInfo {
 /// Slot in which the content of an upload leaves its error: a request stream has no way to pass one
 /// on.
 #[derive(Clone, Default)]
-struct ContentFailure(Arc<Mutex<Option<Error>>>);
+pub(super) struct ContentFailure(Arc<Mutex<Option<Error>>>);
 
 impl ContentFailure {
     fn set(&self, error: Error) {
@@ -356,7 +360,7 @@ impl ContentFailure {
         failure.get_or_insert(error);
     }
 
-    fn take(&self) -> Option<Error> {
+    pub(super) fn take(&self) -> Option<Error> {
         self.0.lock().take()
     }
 }
@@ -386,6 +390,27 @@ where
         ..Default::default()
     };
     let done = || write_file_request::Part::from(rpc::write_file_request::WriteFileDone::default());
+    content_messages(
+        message(write_file_request::Part::from(first)),
+        move |data| message(write_file_request::Part::Data(data)),
+        move || message(done()),
+        content,
+        failure,
+    )
+}
+
+/// Returns `first`, the content as messages of at most [`CHUNK_BYTES`], and at the good end `done`.
+pub(super) fn content_messages<S, M>(
+    first: M,
+    data: impl Fn(Vec<u8>) -> M + Copy + Send + 'static,
+    done: impl Fn() -> M + Copy + Send + 'static,
+    content: S,
+    failure: ContentFailure,
+) -> impl Stream<Item = M> + Send + 'static
+where
+    S: Stream<Item = Result<Bytes>> + Send + 'static,
+    M: Send + 'static,
+{
     let rest = stream::unfold(
         (Some(Box::pin(content)), Bytes::new()),
         move |(content, mut chunk)| {
@@ -399,16 +424,13 @@ where
                             failure.set(error);
                             return None;
                         }
-                        None => return Some((message(done()), (None, chunk))),
+                        None => return Some((done(), (None, chunk))),
                     }
                 }
                 let piece = chunk.split_to(chunk.len().min(CHUNK_BYTES));
-                Some((
-                    message(write_file_request::Part::Data(piece.into())),
-                    (Some(content), chunk),
-                ))
+                Some((data(piece.into()), (Some(content), chunk)))
             }
         },
     );
-    stream::once(async move { message(write_file_request::Part::from(first)) }).chain(rest)
+    stream::once(async move { first }).chain(rest)
 }

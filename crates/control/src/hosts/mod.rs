@@ -10,6 +10,7 @@ mod calls;
 mod commands;
 mod connection;
 mod disk_usage;
+mod file_streams;
 mod files;
 mod host;
 mod inventory;
@@ -21,6 +22,7 @@ mod snapshots;
 mod stats;
 mod templates;
 mod tunnel;
+mod uploads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +45,10 @@ pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
 pub use connection::HostDown;
 pub use disk_usage::{DiskUsage, DiskUsageScope, SandboxSpace, Sizes, Space};
+pub use file_streams::{
+    ChangeStream, FileChange, FileEvent, FileMatch, MatchStream, SearchEvent, SearchQuery,
+    SearchSummary,
+};
 pub use files::{
     CHUNK_BYTES, FileForm, FileInfo, FileStream, GuestPath, ListingPage, ListingQuery, NewOwner,
     UploadTarget,
@@ -56,6 +62,7 @@ pub use snapshots::Checkpoint;
 pub use stats::{ResourceSizes, SandboxUsage, UsagePoint, UsageQuery, UsageSeries};
 pub use templates::Template;
 pub use tunnel::TunnelError;
+pub use uploads::{NewUpload, UploadInfo};
 
 use crate::error::Error;
 

@@ -49,6 +49,12 @@ const SCOPES: &[(&str, &str)] = &[
     ("move_file", "sandboxes:write"),
     ("change_mode", "sandboxes:write"),
     ("change_owner", "sandboxes:write"),
+    ("watch_files", "sandboxes:read"),
+    ("search_files", "sandboxes:read"),
+    ("begin_upload", "sandboxes:write"),
+    ("get_upload", "sandboxes:read"),
+    ("write_upload", "sandboxes:write"),
+    ("delete_upload", "sandboxes:write"),
     ("read_archive", "sandboxes:read"),
     ("write_archive", "sandboxes:write"),
     ("logs", "sandboxes:read"),
@@ -116,20 +122,34 @@ impl Operation {
     fn request(&self, plane: &Plane, key: &str, sandbox: &str) -> RequestBuilder {
         let path = self.path.replace("{id}", sandbox);
         let path = path.replace("{name}", SNAPSHOT).replace("{command}", "web");
+        let path = path.replace("{upload}", &"0".repeat(32));
         let query = match self.id.as_str() {
-            "read_archive" | "write_archive" => "?path=/tmp",
+            "read_archive" | "write_archive" | "watch_files" => "?path=/tmp",
             "tunnel" => "?port=3000",
             _ => "",
         };
         let request = plane.bare(self.method.clone(), &format!("{path}{query}"));
         let request = request.header("x-api-key", key);
         let body = match self.id.as_str() {
-            "exec_stream" | "tunnel" | "attach_command" | "stream_process" => {
+            "exec_stream" | "tunnel" | "attach_command" | "stream_process" | "watch_files" => {
                 return request
                     .header("connection", "Upgrade")
                     .header("upgrade", "websocket")
                     .header("sec-websocket-version", "13")
                     .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+            }
+            "begin_upload" => {
+                return request
+                    .header("tus-resumable", "1.0.0")
+                    .header("upload-length", "5")
+                    .header("upload-metadata", "path L3RtcC9h");
+            }
+            "get_upload" | "delete_upload" => return request.header("tus-resumable", "1.0.0"),
+            "write_upload" => {
+                return request
+                    .header("tus-resumable", "1.0.0")
+                    .header("upload-offset", "0")
+                    .header("content-type", "application/offset+octet-stream");
             }
             "write_archive" => return request.header("content-type", "application/x-tar"),
             "write_file" | "stream_write_file" => return request_with_form(request),
@@ -144,6 +164,7 @@ impl Operation {
             "signal_exec" => r#"{"pid": 1, "signal": "SIGTERM"}"#.to_owned(),
             "move_file" => r#"{"source": "/tmp/a", "destination": "/tmp/b"}"#.to_owned(),
             "change_mode" => r#"{"path": "/tmp", "mode": "0755"}"#.to_owned(),
+            "search_files" => r#"{"path": "/tmp", "name": "*"}"#.to_owned(),
             "change_owner" => r#"{"path": "/tmp", "owner": "root"}"#.to_owned(),
             "create_port_link" => r#"{"port": 3000}"#.to_owned(),
             "set_network" | "fork_sandbox" | "create_checkpoint" => "{}".to_owned(),
@@ -215,6 +236,11 @@ async fn every_operation_hides_other_teams() {
             );
             continue;
         }
+        if operation.method == Method::HEAD {
+            // Has no body.
+            assert_eq!(request.send().await.unwrap().status(), 404, "{name}");
+            continue;
+        }
         let message = refused(request, 404, "not_found").await;
         let is_unknown = [
             format!("there is no sandbox {id}"),
@@ -242,8 +268,12 @@ async fn every_operation_needs_its_scope() {
         let scope = operation.scope();
         let without = key(&plane, TeamId::DEFAULT, scopes_without(scope)).await;
         let request = operation.request(&plane, &without, &id);
-        let message = refused(request, 403, "forbidden").await;
-        assert!(message.contains(&scope.to_string()), "{message}");
+        if operation.method == Method::HEAD {
+            assert_eq!(request.send().await.unwrap().status(), 403);
+        } else {
+            let message = refused(request, 403, "forbidden").await;
+            assert!(message.contains(&scope.to_string()), "{message}");
+        }
         let with = key(&plane, TeamId::DEFAULT, Scopes::Only([scope].into())).await;
         let request = operation.request(&plane, &with, &id);
         let status = request.send().await.unwrap().status();

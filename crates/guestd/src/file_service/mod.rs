@@ -7,14 +7,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
+use connectrpc::{
+    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
 use guest_rpc::file as rpc;
 use guest_rpc::file::FileService;
 
 use crate::Agent;
-use crate::as_user::run;
+use crate::as_user::{blocking_as_user, run};
 use crate::auth::Caller;
 use crate::filesystem::error::{FileError, Kind};
+use crate::filesystem::watch::{Watch, Wish};
 use crate::filesystem::{operations, path};
 use crate::settings::Settings;
 use crate::user::User;
@@ -22,7 +25,9 @@ use crate::user::User;
 mod mode;
 mod owner;
 mod page;
+mod search;
 mod walk;
+mod watch;
 
 use mode::ModeChange;
 use owner::OwnerChange;
@@ -141,5 +146,37 @@ impl FileService for Service {
             next: page.next,
             ..Default::default()
         })
+    }
+
+    async fn watch(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, rpc::WatchRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::WatchResponse>> {
+        let user = self.user(&context)?;
+        let wish = Wish {
+            path: path::resolve_path(&self.settings, &user, request.path)?,
+            recursive: request.recursive,
+            include_entry: false,
+            allow_network_mounts: request.allow_network_mounts,
+            pair_renames: true,
+            queue_limit: watch::QUEUE,
+        };
+        let watch = blocking_as_user(move || Watch::start(wish, &user)).await?;
+        Response::stream_ok(watch::stream_changes(watch, &context)?)
+    }
+
+    async fn search(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, rpc::SearchRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::SearchResponse>> {
+        let user = self.user(&context)?;
+        let request = request.to_owned_message();
+        let path = path::resolve_path(&self.settings, &user, &request.path)?;
+        let query = search::Query::parse(&request)?;
+        let top = path.clone();
+        run(&user, move || operations::stat_entry(&top)).await?;
+        Response::stream_ok(search::search(path, query, user))
     }
 }

@@ -31,6 +31,7 @@ mod form;
 mod metadata;
 mod pack;
 mod range;
+mod resumable;
 mod single;
 mod target;
 mod unpack;
@@ -50,6 +51,7 @@ pub fn router(agent: &Agent) -> axum::Router {
     axum::Router::new()
         .route("/files", get(read).post(write))
         .with_state(agent.settings.clone())
+        .merge(resumable::router(agent))
 }
 
 /// Query of a request; `username` and the signature are read before, by [`crate::auth`].

@@ -9,6 +9,7 @@
 //!    same inode            other names (hard links), is mounted over, or belongs to another user
 //!  … where nothing can     written in place, from the first byte
 //!    be made beside it
+//!  resumable upload        always a staged file, also of a path that names nothing; refused where none can be made
 //! ```
 //!
 //! So an upload that breaks off, for whatever reason, leaves what was there before; only in the
@@ -65,6 +66,11 @@ enum Place {
         old: File,
         keep_inode: bool,
     },
+    /// A staged file of a path that names nothing.
+    StagedNew {
+        temporary: PathBuf,
+        real: PathBuf,
+    },
     Direct,
     /// The upload is complete, or what it made is gone already.
     Done,
@@ -85,6 +91,22 @@ impl Target {
     /// # Errors
     /// Denied; invalid where something else than a plain file is there; no space.
     pub fn open(wish: Wish) -> Result<Self, FileError> {
+        Self::open_by(wish, open)
+    }
+
+    /// Does the same as [`Target::open`], but never writes to the path itself before
+    /// [`Target::keep`].
+    ///
+    /// # Errors
+    /// As [`Target::open`]; denied where nothing can be made beside the path.
+    pub fn open_staged(wish: Wish) -> Result<Self, FileError> {
+        Self::open_by(wish, open_staged)
+    }
+
+    fn open_by(
+        wish: Wish,
+        open: impl FnOnce(&Wish) -> io::Result<(File, Place)>,
+    ) -> Result<Self, FileError> {
         if let Some(parent) = wish.path.parent() {
             ensure_dir(parent)?;
         }
@@ -115,7 +137,7 @@ impl Target {
                 path.display()
             )));
         }
-        let is_new = matches!(self.place, Place::New(_));
+        let is_new = matches!(self.place, Place::New(_) | Place::StagedNew { .. });
         let uid = self.wish.user.uid;
         let gid = self.wish.user.gid;
         if is_new || (there.uid(), there.gid()) != (uid, gid) {
@@ -127,7 +149,7 @@ impl Target {
             }
         }
         let mode = self.wish.mode.or_else(|| match &self.place {
-            Place::New(_) => Some(FILE_MODE),
+            Place::New(_) | Place::StagedNew { .. } => Some(FILE_MODE),
             Place::Staged { old, .. } => old.metadata().ok().map(|old| old.mode() & 0o7777),
             Place::Direct | Place::Done => None,
         });
@@ -158,6 +180,25 @@ impl Target {
         written.map_err(|e| self.refused("write", &e))
     }
 
+    /// Checks that the disk has room for a file of `length` bytes. Others may take it meanwhile.
+    ///
+    /// # Errors
+    /// No space.
+    pub fn check_room(&self, length: u64) -> Result<(), FileError> {
+        let disk = rustix::fs::fstatvfs(self.writer.file());
+        let room = disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        if room >= length {
+            return Ok(());
+        }
+        let path = self.wish.path.display();
+        Err(FileError::new(
+            Kind::NoSpace,
+            format!(
+                "not enough disk space: '{path}' is to have {length} bytes, and {room} are free"
+            ),
+        ))
+    }
+
     /// Leaves a hole up to `position`, which lies behind everything written so far.
     pub fn skip_to(&mut self, position: u64) {
         self.writer.skip_to(position);
@@ -181,7 +222,7 @@ impl Target {
     /// Returns what remains of an upload that breaks off now, as text for the client.
     pub fn outcome(&self) -> &'static str {
         match self.place {
-            Place::New(_) => "the new file was removed",
+            Place::New(_) | Place::StagedNew { .. } => "the new file was removed",
             Place::Staged { .. } => "the file stays as it was",
             Place::Direct | Place::Done => "the file stays as far as it was overwritten",
         }
@@ -207,6 +248,10 @@ impl Target {
     }
 
     fn put_in_place(&self) -> io::Result<()> {
+        if let Place::StagedNew { temporary, real } = &self.place {
+            self.writer.file().sync_all()?;
+            return Ok(rustix::fs::rename(temporary, real)?);
+        }
         let Place::Staged {
             temporary,
             real,
@@ -266,6 +311,9 @@ impl Drop for Target {
             Place::New(path)
             | Place::Staged {
                 temporary: path, ..
+            }
+            | Place::StagedNew {
+                temporary: path, ..
             } => path,
             Place::Direct | Place::Done => return,
         };
@@ -303,6 +351,25 @@ fn open(wish: &Wish) -> io::Result<(File, Place)> {
             )?);
             let real = real_path(&file)?;
             Ok((file, Place::New(real)))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes a file beside the target, whether that is there or not.
+fn open_staged(wish: &Wish) -> io::Result<(File, Place)> {
+    let path = &wish.path;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => match stage(fd.into(), wish)? {
+            (_, Place::Direct) => Err(Errno::ACCESS.into()),
+            staged => Ok(staged),
+        },
+        Err(Errno::TXTBSY) => stage_beside_running(wish),
+        Err(Errno::NOENT) => {
+            let (file, temporary) = create_beside(path)?;
+            let real = path.clone();
+            Ok((file, Place::StagedNew { temporary, real }))
         }
         Err(e) => Err(e.into()),
     }

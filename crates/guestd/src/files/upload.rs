@@ -88,7 +88,7 @@ fn broke_off(error: HttpError, target: Target) -> HttpError {
 }
 
 /// Collects pieces to one write, and says whether the body ended.
-async fn gather<E>(
+pub async fn gather<E>(
     body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
 ) -> Result<(Vec<Bytes>, bool), E> {
     let mut pieces = Vec::new();

@@ -23,6 +23,7 @@ use crate::auth::Caller;
 use crate::settings::Settings;
 use crate::user::User;
 
+pub mod change;
 pub mod entry;
 pub mod error;
 pub mod operations;
@@ -30,7 +31,7 @@ pub mod path;
 mod removal;
 mod stream;
 mod tree;
-mod watch;
+pub mod watch;
 mod watchers;
 
 use watch::{Watch, Wish};
@@ -149,6 +150,8 @@ impl Filesystem for Service {
             recursive: request.recursive,
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
+            pair_renames: false,
+            queue_limit: watch::QUEUE_LIMIT,
         };
         let watch = blocking_as_user(move || Watch::start(wish, &user)).await?;
         Response::stream_ok(stream::stream_events(watch, &context)?)
@@ -165,6 +168,8 @@ impl Filesystem for Service {
             recursive: request.recursive,
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
+            pair_renames: false,
+            queue_limit: watch::QUEUE_LIMIT,
         };
         let watcher_id = self.watchers.create(wish, user).await?;
         Response::ok(CreateWatcherResponse {

@@ -1,14 +1,19 @@
-//! A watched directory: inotify events turned into `FilesystemEvent`s with names relative to it.
+//! A watched directory: inotify events turned into [`Change`]s with paths relative to it, for both
+//! services that watch.
 //!
 //! State: an inotify descriptor, a map from watch descriptors to relative directories (only the
 //! watched directory itself, or with `recursive` every real directory below it), and a bounded
-//! queue of events not yet taken. The owner (a stream or a poll) calls [`Watch::drain`] when the
+//! queue of changes not yet taken. The owner (a stream or a poll) calls [`Watch::drain`] when the
 //! descriptor is readable. Nothing is on disk; the kernel forgets the watches when the descriptor
 //! is closed, so also when the process dies.
 //!
 //! A directory that appears is watched as soon as its event is read; what was put into it before
 //! that is found by listing it, and told as created. Everything runs as the user, so a directory
 //! that he may not read is passed over.
+//!
+//! The kernel reports a rename as two events, which share a cookie and are mostly neighbours. With
+//! `pair_renames` the first one is held back until the second one comes; where none does, the file
+//! left the watched directory, which is a removal.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
@@ -18,9 +23,11 @@ use std::path::{Path, PathBuf};
 
 use guest_rpc::filesystem::{EventType, FilesystemEvent};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags as Mask, InitFlags, Inotify, InotifyEvent};
 use tokio::io::unix::AsyncFd;
 
+use super::change::{Change, EVENTS, event_type, refused};
 use super::entry;
 use super::error::{FileError, Kind};
 use super::operations::not_found_error;
@@ -30,20 +37,16 @@ use crate::as_user::as_user;
 use crate::syscall;
 use crate::user::{Database, User};
 
-/// Maximum number of events kept for a client that does not fetch them; beyond, they stay in the
+/// Maximum number of changes kept for a client that does not fetch them; beyond, they stay in the
 /// kernel's queue, and where that overflows the client is told.
-const QUEUE_LIMIT: usize = 65_536;
+pub const QUEUE_LIMIT: usize = 65_536;
 
-/// Events that a directory is watched for: those that the reference agent's library subscribes to.
-const EVENTS: Mask = Mask::IN_CREATE
-    .union(Mask::IN_DELETE)
-    .union(Mask::IN_MODIFY)
-    .union(Mask::IN_ATTRIB)
-    .union(Mask::IN_MOVED_FROM)
-    .union(Mask::IN_MOVED_TO)
-    .union(Mask::IN_DELETE_SELF)
-    .union(Mask::IN_MOVE_SELF)
-    .union(Mask::IN_ONLYDIR);
+/// Time to wait for the second event of a rename, milliseconds: the kernel queues both in one system
+/// call, so it is on its way.
+const RENAME_WAIT_MS: u8 = 10;
+
+/// Most renames of which the second event is awaited at a time.
+const RENAMES_LIMIT: usize = 16;
 
 /// Request of a client.
 #[derive(Debug, Clone)]
@@ -52,6 +55,18 @@ pub struct Wish {
     pub recursive: bool,
     pub include_entry: bool,
     pub allow_network_mounts: bool,
+    /// Reports a rename as one change with both paths, and not as two.
+    pub pair_renames: bool,
+    /// Most changes that are kept.
+    pub queue_limit: usize,
+}
+
+/// First event of a rename, whose second one may come.
+#[derive(Debug)]
+struct Departure {
+    cookie: u32,
+    path: PathBuf,
+    is_dir: bool,
 }
 
 /// Watch of a directory; see the module.
@@ -68,8 +83,12 @@ pub struct Watch {
     leaving: Option<(u32, PathBuf)>,
     /// Cookie of a staged file that left its name: where it arrives, a file was written.
     staged: Option<u32>,
-    queue: VecDeque<FilesystemEvent>,
+    /// With `pair_renames`: files that left their place, oldest first.
+    departures: VecDeque<Departure>,
+    queue: VecDeque<Change>,
     lost: Option<&'static str>,
+    /// Reason why the watched directory itself cannot be watched any more.
+    ended: Option<&'static str>,
 }
 
 impl Watch {
@@ -110,8 +129,10 @@ impl Watch {
             announced: HashSet::new(),
             leaving: None,
             staged: None,
+            departures: VecDeque::new(),
             queue: VecDeque::new(),
             lost: None,
+            ended: None,
         };
         watch
             .add(Path::new(""))
@@ -156,7 +177,10 @@ impl Watch {
     /// Data loss, once, where events were lost before these.
     pub fn take(&mut self) -> Result<VecDeque<FilesystemEvent>, FileError> {
         match self.lost.take() {
-            None => Ok(std::mem::take(&mut self.queue)),
+            None => {
+                let changes = std::mem::take(&mut self.queue);
+                Ok(changes.into_iter().map(Change::into_event).collect())
+            }
             Some(reason) => {
                 self.queue.clear();
                 let path = self.wish.path.display();
@@ -167,17 +191,35 @@ impl Watch {
         }
     }
 
+    /// Returns the changes so far, and removes them; before them the reason for which others were
+    /// lost.
+    pub fn take_changes(&mut self) -> (Option<&'static str>, VecDeque<Change>) {
+        (self.lost.take(), std::mem::take(&mut self.queue))
+    }
+
+    /// Returns the reason for which nothing will come any more, once that is so.
+    pub fn ended(&self) -> Option<&'static str> {
+        self.ended
+    }
+
+    /// Returns the watched directory.
+    pub fn path(&self) -> &Path {
+        &self.wish.path
+    }
+
     fn drain_here(&mut self) -> bool {
         let names = if self.wish.include_entry {
             Database::read(Path::new("/etc"))
         } else {
             Database::default()
         };
-        while self.queue.len() < QUEUE_LIMIT {
+        while self.queue.len() < self.wish.queue_limit {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(Errno::EINTR) => continue,
+                Err(_) if self.awaits_rename() && self.wait_for_event() => continue,
                 Err(_) => {
+                    self.settle_departures(0, &names);
                     // Nothing is queued any more, so nothing that was announced can come again.
                     self.announced.clear();
                     self.abandon_leaving();
@@ -187,8 +229,76 @@ impl Watch {
             for event in events {
                 self.handle(&event, &names);
             }
+            self.settle_departures(RENAMES_LIMIT, &names);
         }
         true
+    }
+
+    fn awaits_rename(&self) -> bool {
+        !self.departures.is_empty() || (self.wish.pair_renames && self.leaving.is_some())
+    }
+
+    /// Waits a moment for the kernel's queue to have something; false if it has not.
+    fn wait_for_event(&self) -> bool {
+        let mut descriptors = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        poll(&mut descriptors, PollTimeout::from(RENAME_WAIT_MS)) == Ok(1)
+    }
+
+    /// Reports files that left as removed, but for the last `kept` of them.
+    fn settle_departures(&mut self, kept: usize, names: &Database) {
+        while self.departures.len() > kept {
+            let Some(gone) = self.departures.pop_front() else {
+                return;
+            };
+            let kind = EventType::EVENT_TYPE_REMOVE;
+            self.push(&gone.path, kind, gone.is_dir, names);
+        }
+    }
+
+    /// Reports a rename as one change. Returns false if the event is none, or only its second one
+    /// is seen.
+    fn pair_rename(&mut self, event: &InotifyEvent, path: &Path) -> bool {
+        if !self.wish.pair_renames || event.name.is_none() {
+            return false;
+        }
+        let is_dir = event.mask.contains(Mask::IN_ISDIR);
+        if event.mask.contains(Mask::IN_MOVED_FROM) {
+            self.departures.push_back(Departure {
+                cookie: event.cookie,
+                path: path.to_path_buf(),
+                is_dir,
+            });
+            return true;
+        }
+        if !event.mask.contains(Mask::IN_MOVED_TO) {
+            return false;
+        }
+        let found = self
+            .departures
+            .iter()
+            .position(|d| d.cookie == event.cookie);
+        let Some(departure) = found.and_then(|found| self.departures.remove(found)) else {
+            return false;
+        };
+        self.queue.push_back(Change {
+            kind: EventType::EVENT_TYPE_RENAME,
+            path: path.to_path_buf(),
+            from: Some(departure.path),
+            is_dir,
+            entry: None,
+        });
+        true
+    }
+
+    /// Notes that the watched directory itself is gone.
+    fn note_end(&mut self, event: &InotifyEvent) {
+        if event.mask.contains(Mask::IN_DELETE_SELF) {
+            self.ended = Some("the watched directory was removed");
+        } else if event.mask.contains(Mask::IN_MOVE_SELF) {
+            self.ended = Some("the watched directory was moved");
+        } else if event.mask.contains(Mask::IN_IGNORED) && self.ended.is_none() {
+            self.ended = Some("the file system of the watched directory was unmounted");
+        }
     }
 
     fn handle(&mut self, event: &InotifyEvent, names: &Database) {
@@ -198,6 +308,9 @@ impl Watch {
         let Some(dir) = self.tree.path(event.wd).map(Path::to_path_buf) else {
             return;
         };
+        if dir.as_os_str().is_empty() && event.name.is_none() {
+            self.note_end(event);
+        }
         if event.mask.contains(Mask::IN_IGNORED) {
             return self.tree.forget(event.wd);
         }
@@ -219,6 +332,9 @@ impl Watch {
         let Some(mut kind) = event_type(event.mask) else {
             return;
         };
+        if self.wish.pair_renames && event.mask.contains(Mask::IN_MOVE_SELF) {
+            return;
+        }
         if event.mask.contains(Mask::IN_MOVED_TO) && self.staged.take() == Some(event.cookie) {
             // An upload replaced it; for those who watch, that is how files are written.
             kind = EventType::EVENT_TYPE_WRITE;
@@ -229,7 +345,10 @@ impl Watch {
         if event.mask.contains(Mask::IN_DELETE) {
             self.announced.remove(&path);
         }
-        self.push(&path, kind, names);
+        if !self.pair_rename(event, &path) {
+            let is_dir = event.mask.contains(Mask::IN_ISDIR) || event.name.is_none();
+            self.push(&path, kind, is_dir, names);
+        }
         if self.wish.recursive
             && event.mask.contains(Mask::IN_ISDIR)
             && event.name.is_some()
@@ -280,11 +399,13 @@ impl Watch {
         }
     }
 
-    fn push(&mut self, path: &Path, kind: EventType, names: &Database) {
-        let mut event = FilesystemEvent {
-            name: path.to_string_lossy().into_owned(),
-            r#type: kind.into(),
-            ..Default::default()
+    fn push(&mut self, path: &Path, kind: EventType, is_dir: bool, names: &Database) {
+        let mut change = Change {
+            kind,
+            path: path.to_path_buf(),
+            from: None,
+            is_dir,
+            entry: None,
         };
         let described = matches!(
             kind,
@@ -299,9 +420,9 @@ impl Watch {
             } else {
                 self.wish.path.join(path)
             };
-            event.entry = entry::read_entry(&path, names).ok().into();
+            change.entry = entry::read_entry(&path, names).ok();
         }
-        self.queue.push_back(event);
+        self.queue.push_back(change);
     }
 
     /// Watches a directory and all below it; with `announce`, reports its entries as created.
@@ -324,12 +445,13 @@ impl Watch {
             };
             for child in children.flatten() {
                 let path = dir.join(child.file_name());
-                if announce && self.queue.len() >= QUEUE_LIMIT {
+                let is_dir = child.file_type().is_ok_and(|kind| kind.is_dir());
+                if announce && self.queue.len() >= self.wish.queue_limit {
                     self.lost = Some("too much appeared at once");
                 } else if announce && self.announced.insert(path.clone()) {
-                    self.push(&path, EventType::EVENT_TYPE_CREATE, &names);
+                    self.push(&path, EventType::EVENT_TYPE_CREATE, is_dir, &names);
                 }
-                if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if is_dir {
                     open.push(path);
                 }
             }
@@ -368,46 +490,5 @@ impl Watch {
             self.lost =
                 Some("the kernel allows no more watches: raise fs.inotify.max_user_watches");
         }
-    }
-}
-
-fn event_type(mask: Mask) -> Option<EventType> {
-    let kinds = [
-        (
-            Mask::IN_CREATE | Mask::IN_MOVED_TO,
-            EventType::EVENT_TYPE_CREATE,
-        ),
-        (Mask::IN_MODIFY, EventType::EVENT_TYPE_WRITE),
-        (
-            Mask::IN_DELETE | Mask::IN_DELETE_SELF,
-            EventType::EVENT_TYPE_REMOVE,
-        ),
-        (
-            Mask::IN_MOVED_FROM | Mask::IN_MOVE_SELF,
-            EventType::EVENT_TYPE_RENAME,
-        ),
-        (Mask::IN_ATTRIB, EventType::EVENT_TYPE_CHMOD),
-    ];
-    kinds
-        .into_iter()
-        .find(|(masks, _)| mask.intersects(*masks))
-        .map(|(_, kind)| kind)
-}
-
-fn refused(path: &Path, error: Errno) -> FileError {
-    let exhausted = |what: &str| {
-        FileError::new(
-            Kind::Exhausted,
-            format!("cannot watch '{}': {what}", path.display()),
-        )
-    };
-    match error {
-        Errno::EMFILE => {
-            exhausted("too many watchers (fs.inotify.max_user_instances): remove some")
-        }
-        Errno::ENOSPC => {
-            exhausted("too many directories (fs.inotify.max_user_watches): watch a smaller tree")
-        }
-        other => FileError::io("watch", path, &other.into()),
     }
 }

@@ -4,13 +4,16 @@
 mod archive;
 mod commands;
 mod ending;
+mod file_search;
 mod file_service;
+mod file_watch;
 mod files;
 mod filesystem;
 mod init;
 mod input;
 mod limits;
 mod output;
+mod resumable;
 mod support;
 mod trace;
 mod tunnel;

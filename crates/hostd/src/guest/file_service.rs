@@ -1,14 +1,28 @@
 //! Files in the guest, beyond what E2B's service has.
 
+use connectrpc::client::ServerStream;
 use connectrpc::{ConnectError, ErrorCode};
 use guest_rpc::file as rpc;
+use guest_rpc::file::__buffa::view::{SearchResponseView, WatchResponseView};
 use guest_rpc::file::FileServiceClient;
 use guest_rpc::filesystem::EntryInfo;
 
 use super::{Guest, RpcTransport, as_user, prompt_as_user, unreachable_agent};
 
+/// Changes below a directory, as the guest sends them.
+pub type WatchStream = ServerStream<
+    <RpcTransport as connectrpc::client::ClientTransport>::ResponseBody,
+    WatchResponseView<'static>,
+>;
+
+/// Matches of a search, as the guest sends them.
+pub type SearchStream = ServerStream<
+    <RpcTransport as connectrpc::client::ClientTransport>::ResponseBody,
+    SearchResponseView<'static>,
+>;
+
 /// Replaces the answer of a guest agent of an earlier version, which knows no such service.
-fn explain_old_guest(error: ConnectError) -> ConnectError {
+pub fn explain_old_files(error: ConnectError) -> ConnectError {
     if error.code != ErrorCode::Unimplemented {
         return error;
     }
@@ -35,7 +49,7 @@ impl Guest {
     ) -> Result<EntryInfo, ConnectError> {
         let options = prompt_as_user(user);
         let moved = self.files()?.move_with_options(request, options).await;
-        let moved = moved.map_err(explain_old_guest)?;
+        let moved = moved.map_err(explain_old_files)?;
         Ok(moved.into_owned().entry.into_option().unwrap_or_default())
     }
 
@@ -50,7 +64,7 @@ impl Guest {
     ) -> Result<EntryInfo, ConnectError> {
         let options = as_user(user);
         let set = self.files()?.set_mode_with_options(request, options).await;
-        let set = set.map_err(explain_old_guest)?;
+        let set = set.map_err(explain_old_files)?;
         Ok(set.into_owned().entry.into_option().unwrap_or_default())
     }
 
@@ -65,8 +79,36 @@ impl Guest {
     ) -> Result<EntryInfo, ConnectError> {
         let options = as_user(user);
         let set = self.files()?.set_owner_with_options(request, options).await;
-        let set = set.map_err(explain_old_guest)?;
+        let set = set.map_err(explain_old_files)?;
         Ok(set.into_owned().entry.into_option().unwrap_or_default())
+    }
+
+    /// Watches a directory. Refusals can also come with the first message.
+    ///
+    /// # Errors
+    /// The guest's own error.
+    pub async fn watch_dir(
+        &self,
+        request: rpc::WatchRequest,
+        user: Option<&str>,
+    ) -> Result<WatchStream, ConnectError> {
+        let options = as_user(user);
+        let watch = self.files()?.watch_with_options(request, options).await;
+        watch.map_err(explain_old_files)
+    }
+
+    /// Searches below a directory. Refusals can also come with the first message.
+    ///
+    /// # Errors
+    /// The guest's own error.
+    pub async fn search(
+        &self,
+        request: rpc::SearchRequest,
+        user: Option<&str>,
+    ) -> Result<SearchStream, ConnectError> {
+        let options = as_user(user);
+        let found = self.files()?.search_with_options(request, options).await;
+        found.map_err(explain_old_files)
     }
 
     /// Lists a page of a directory; `None` where the guest agent is of an earlier version.
@@ -89,5 +131,5 @@ impl Guest {
 
 /// Returns the error for a call that a guest agent of an earlier version cannot answer.
 pub fn old_guest_error() -> ConnectError {
-    explain_old_guest(ConnectError::unimplemented(""))
+    explain_old_files(ConnectError::unimplemented(""))
 }

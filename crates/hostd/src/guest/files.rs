@@ -65,7 +65,7 @@ impl FileQuery {
 }
 
 /// Percent-encodes everything that is not unreserved (RFC 3986 2.3).
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
             char::from(byte).to_string()

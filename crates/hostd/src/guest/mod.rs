@@ -7,6 +7,7 @@ mod exec;
 mod file_service;
 mod files;
 mod tunnel;
+mod uploads;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -36,9 +37,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use command::{AttachStream, KeptAlive, explain_old_guest};
 pub use exec::{Exec, ExecEvent, Running};
-pub use file_service::old_guest_error;
+pub use file_service::{SearchStream, WatchStream, explain_old_files, old_guest_error};
 pub use files::{FileBody, FileForm, FileQuery};
 pub use tunnel::Connection;
+pub use uploads::is_upload_id;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type RpcTransport = connectrpc::client::HttpClient;

@@ -16,7 +16,7 @@ use host_rpc::FileService;
 
 use super::error::{from_guest, pass_on};
 use super::paths::{self, check_path, info};
-use super::{Agent, alive};
+use super::{Agent, alive, file_search, file_watch, uploads};
 use crate::guest::{FileBody, FileForm, FileQuery, as_user, prompt_as_user};
 use crate::sandbox::Handle;
 
@@ -159,6 +159,73 @@ impl FileService for Agent {
             info,
             ..rpc::SetOwnerResponse::default()
         })
+    }
+
+    async fn watch_dir(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::WatchDirRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::WatchDirResponse>> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let watch = |handle| file_watch::watch_dir(handle, request);
+        Response::stream_ok(self.in_guest(&id, watch).await?)
+    }
+
+    async fn search(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SearchRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::SearchResponse>> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let search = |handle| file_search::search(handle, request);
+        Response::stream_ok(self.in_guest(&id, search).await?)
+    }
+
+    async fn begin_upload(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::BeginUploadRequest>,
+    ) -> ServiceResult<rpc::UploadInfo> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.clone();
+        let begin = |handle: Handle| async move { uploads::begin(&handle, request).await };
+        Response::ok(self.in_guest(&id, begin).await?)
+    }
+
+    async fn get_upload(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::GetUploadRequest>,
+    ) -> ServiceResult<rpc::UploadInfo> {
+        let request = request.to_owned_message();
+        let upload = request.upload_id;
+        let get = |handle: Handle| async move { uploads::get(&handle, &upload).await };
+        Response::ok(self.in_guest(&request.sandbox_id, get).await?)
+    }
+
+    async fn write_upload(
+        &self,
+        _: RequestContext,
+        requests: InboundStream<rpc::WriteUploadRequest>,
+    ) -> ServiceResult<rpc::UploadInfo> {
+        let (target, requests) = uploads::receive_target(requests).await?;
+        let id = target.sandbox_id.clone();
+        let write = |handle: Handle| async move { uploads::write(&handle, target, requests).await };
+        Response::ok(self.in_guest(&id, write).await?)
+    }
+
+    async fn remove_upload(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::RemoveUploadRequest>,
+    ) -> ServiceResult<rpc::RemoveUploadResponse> {
+        let request = request.to_owned_message();
+        let upload = request.upload_id;
+        let remove = |handle: Handle| async move { uploads::remove(&handle, &upload).await };
+        self.in_guest(&request.sandbox_id, remove).await?;
+        Response::ok(rpc::RemoveUploadResponse::default())
     }
 }
 

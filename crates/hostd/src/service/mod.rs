@@ -10,6 +10,8 @@ mod background;
 mod commands;
 mod disk_usage;
 mod error;
+mod file_search;
+mod file_watch;
 mod files;
 mod host;
 mod logs;
@@ -21,6 +23,7 @@ mod snapshots;
 mod stats;
 mod templates;
 mod tunnel;
+mod uploads;
 mod watch;
 
 use std::sync::Arc;
@@ -44,6 +47,16 @@ pub(crate) fn fuzz_page(page: guest_rpc::file::ListPageResponse) {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_attach(message: guest_rpc::command::AttachResponse) {
     drop(background::event(message));
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_change(change: guest_rpc::file::WatchResponse) {
+    drop(file_watch::checked(change));
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_match(found: guest_rpc::file::SearchResponse) {
+    drop(found.event.map(file_search::checked));
 }
 
 /// Returns a router of all services, which refuses requests without the token.

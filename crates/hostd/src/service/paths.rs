@@ -12,7 +12,7 @@ use crate::sandbox::Handle;
 /// Longest path that Linux takes (`PATH_MAX`), bytes.
 const MAX_PATH: usize = 4096;
 /// Longest text of a path: a byte that is not UTF-8 stands as seven (`guest_rpc::bytes`).
-const MAX_PATH_TEXT: usize = 7 * MAX_PATH;
+pub(super) const MAX_PATH_TEXT: usize = 7 * MAX_PATH;
 /// Most entries of one answer of a guest agent of an earlier version, which knows no pages.
 const MAX_ENTRIES: usize = 100_000;
 /// Most entries of one page.
@@ -208,7 +208,7 @@ fn special_bits(permissions: &str) -> u32 {
         .sum()
 }
 
-fn bounded(mut text: String, most: usize) -> String {
+pub(super) fn bounded(mut text: String, most: usize) -> String {
     text.truncate(text.floor_char_boundary(most));
     text
 }

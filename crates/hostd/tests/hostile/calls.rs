@@ -4,6 +4,7 @@ use connectrpc::ConnectError;
 use futures::StreamExt;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::write_file_request::Part;
+use host_rpc::__buffa::oneof::write_upload_request::Part as UploadPart;
 use model::SandboxId;
 use testkit::envd::Call;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,6 +40,11 @@ pub async fn make(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Conne
             path(agent, id, call).await
         }
         Call::Move | Call::SetMode | Call::SetOwner => change(agent, id, call).await,
+        Call::Watch => watch(agent, id).await,
+        Call::Search => search(agent, id).await,
+        Call::BeginUpload | Call::GetUpload | Call::WriteUpload | Call::RemoveUpload => {
+            upload(agent, id, call).await
+        }
     }
 }
 
@@ -254,6 +260,86 @@ async fn change(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), Connect
                 ..Default::default()
             };
             client.files().set_owner(request).await.map(drop)
+        }
+    }
+}
+
+/// Watches a directory to the end of the watch.
+async fn watch(agent: &Agent, id: &SandboxId) -> Result<(), ConnectError> {
+    let request = rpc::WatchDirRequest {
+        sandbox_id: id.to_string(),
+        path: "/directory".to_owned(),
+        ..Default::default()
+    };
+    let client = agent.client();
+    let mut changes = client.files().watch_dir(request).await?;
+    while changes.message::<rpc::WatchDirResponse>().await?.is_some() {}
+    Ok(())
+}
+
+/// Searches to the end.
+async fn search(agent: &Agent, id: &SandboxId) -> Result<(), ConnectError> {
+    let request = rpc::SearchRequest {
+        sandbox_id: id.to_string(),
+        path: "/directory".to_owned(),
+        name: Some("*".to_owned()),
+        max_matches: 1000,
+        ..Default::default()
+    };
+    let client = agent.client();
+    let mut found = client.files().search(request).await?;
+    while found.message::<rpc::SearchResponse>().await?.is_some() {}
+    Ok(())
+}
+
+async fn upload(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
+    let (sandbox_id, upload_id) = (id.to_string(), "1f".to_owned());
+    let client = agent.client();
+    match call {
+        Call::BeginUpload => {
+            let request = rpc::BeginUploadRequest {
+                sandbox_id,
+                path: "/file".to_owned(),
+                length: 10,
+                ..Default::default()
+            };
+            client.files().begin_upload(request).await.map(drop)
+        }
+        Call::GetUpload => {
+            let request = rpc::GetUploadRequest {
+                sandbox_id,
+                upload_id,
+                ..Default::default()
+            };
+            client.files().get_upload(request).await.map(drop)
+        }
+        Call::RemoveUpload => {
+            let request = rpc::RemoveUploadRequest {
+                sandbox_id,
+                upload_id,
+                ..Default::default()
+            };
+            client.files().remove_upload(request).await.map(drop)
+        }
+        _ => {
+            let target = rpc::write_upload_request::UploadTarget {
+                sandbox_id,
+                upload_id,
+                offset: 5,
+                ..Default::default()
+            };
+            let data = UploadPart::Data(vec![0; rpc::FILE_CHUNK_BYTES]);
+            let done = rpc::write_upload_request::UploadPartDone::default();
+            let parts = [UploadPart::from(target)].into_iter();
+            let parts = parts
+                .chain(std::iter::repeat_n(data, UPLOAD_CHUNKS))
+                .chain([UploadPart::from(done)]);
+            let requests = parts.map(|part| rpc::WriteUploadRequest {
+                part: Some(part),
+                ..Default::default()
+            });
+            let requests = futures::stream::iter(requests).boxed();
+            client.files().write_upload(requests).await.map(drop)
         }
     }
 }

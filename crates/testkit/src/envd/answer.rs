@@ -3,7 +3,12 @@
 use buffa::Message;
 use guest_rpc::command;
 use guest_rpc::command::__buffa::oneof::attach_response::Event as AttachEvent;
-use guest_rpc::file::ListPageResponse;
+use guest_rpc::file::__buffa::oneof::search_response::Event as SearchEvent;
+use guest_rpc::file::__buffa::oneof::watch_response::Event as WatchEvent;
+use guest_rpc::file::{
+    Change, ChangeKind, ListPageResponse, Match, SearchResponse, WatchResponse, search_response,
+    watch_response,
+};
 use guest_rpc::filesystem::{
     EntryInfo, FileType, ListDirResponse, MakeDirResponse, RemoveResponse, StatResponse,
 };
@@ -65,8 +70,15 @@ pub fn for_call(call: Call) -> Answer {
         Call::Freeze => ("200 OK", json, br#"{"frozen":true}"#.to_vec()),
         Call::ReadFile => ("200 OK", "application/octet-stream", HELLO.to_vec()),
         Call::WriteFile => ("200 OK", json, b"[]".to_vec()),
+        Call::BeginUpload | Call::GetUpload | Call::WriteUpload => {
+            let state = br#"{"id":"1f","offset":5,"length":10,"is_complete":false}"#;
+            ("200 OK", json, state.to_vec())
+        }
+        Call::RemoveUpload => ("204 No Content", json, Vec::new()),
         Call::Tunnel => ("101 Switching Protocols", json, HELLO.to_vec()),
         Call::Start => ("200 OK", "application/connect+proto", program()),
+        Call::Watch => ("200 OK", "application/connect+proto", watch()),
+        Call::Search => ("200 OK", "application/connect+proto", search()),
         Call::SendInput
         | Call::CloseStdin
         | Call::Update
@@ -205,6 +217,75 @@ fn program() -> Vec<u8> {
         envelope(END_STREAM, b"{}"),
     ]
     .concat()
+}
+
+/// Returns the events of a watch that sees a change, and ends.
+fn watch() -> Vec<u8> {
+    let started = watch_response::Started::default();
+    let ended = watch_response::Ended::default();
+    [
+        watch_event(started),
+        watch_event(changes(1)),
+        watch_event(ended),
+        envelope(END_STREAM, b"{}"),
+    ]
+    .concat()
+}
+
+/// Returns the events of a search that finds something.
+fn search() -> Vec<u8> {
+    [
+        search_event(search_response::SearchStarted::default()),
+        search_event(matches(1)),
+        search_event(search_response::Done::default()),
+        envelope(END_STREAM, b"{}"),
+    ]
+    .concat()
+}
+
+/// Returns so many matches.
+pub fn matches(count: usize) -> search_response::Matches {
+    let found = Match {
+        path: "/home/user/file".to_owned(),
+        line_number: Some(1),
+        line: HELLO.to_vec(),
+        ..Match::default()
+    };
+    search_response::Matches {
+        matches: vec![found; count],
+        ..Default::default()
+    }
+}
+
+/// Returns an event of a search as a message of its stream.
+pub fn search_event(event: impl Into<SearchEvent>) -> Vec<u8> {
+    let message = SearchResponse {
+        event: Some(event.into()),
+        ..SearchResponse::default()
+    };
+    envelope(0, &message.encode_to_vec())
+}
+
+/// Returns so many changes.
+pub fn changes(count: usize) -> watch_response::Changes {
+    let change = Change {
+        kind: ChangeKind::CHANGE_KIND_CREATE.into(),
+        path: "/home/user/file".to_owned(),
+        ..Change::default()
+    };
+    watch_response::Changes {
+        changes: vec![change; count],
+        ..Default::default()
+    }
+}
+
+/// Returns an event of a watch as a message of its stream.
+pub fn watch_event(event: impl Into<WatchEvent>) -> Vec<u8> {
+    let message = WatchResponse {
+        event: Some(event.into()),
+        ..WatchResponse::default()
+    };
+    envelope(0, &message.encode_to_vec())
 }
 
 pub fn start(pid: u32) -> Event {

@@ -30,10 +30,16 @@ pub enum Call {
     SendCommandInput,
     SignalCommand,
     AttachCommand,
+    Watch,
+    Search,
+    BeginUpload,
+    GetUpload,
+    WriteUpload,
+    RemoveUpload,
 }
 
 impl Call {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 32] = [
         Self::Health,
         Self::Init,
         Self::Freeze,
@@ -60,6 +66,12 @@ impl Call {
         Self::SendCommandInput,
         Self::SignalCommand,
         Self::AttachCommand,
+        Self::Watch,
+        Self::Search,
+        Self::BeginUpload,
+        Self::GetUpload,
+        Self::WriteUpload,
+        Self::RemoveUpload,
     ];
 
     /// Returns the call that the head of an HTTP request makes.
@@ -76,6 +88,10 @@ impl Call {
             (_, "thaw") => Self::Thaw,
             ("GET", "files") => Self::ReadFile,
             ("POST", "files") => Self::WriteFile,
+            ("POST", "files/uploads") => Self::BeginUpload,
+            ("GET", path) if path.starts_with("files/uploads/") => Self::GetUpload,
+            ("PATCH", path) if path.starts_with("files/uploads/") => Self::WriteUpload,
+            ("DELETE", path) if path.starts_with("files/uploads/") => Self::RemoveUpload,
             (_, path) if path.starts_with("tunnel/") => Self::Tunnel,
             (_, "process.Process/Start") => Self::Start,
             (_, "process.Process/SendInput") => Self::SendInput,
@@ -96,6 +112,8 @@ impl Call {
             (_, "command.CommandService/SendInput") => Self::SendCommandInput,
             (_, "command.CommandService/SendSignal") => Self::SignalCommand,
             (_, "command.CommandService/Attach") => Self::AttachCommand,
+            (_, "file.FileService/Watch") => Self::Watch,
+            (_, "file.FileService/Search") => Self::Search,
             _ => return None,
         })
     }

@@ -6,7 +6,7 @@ use buffa::Message;
 use bytes::Bytes;
 use guest_rpc::command;
 use guest_rpc::command::__buffa::oneof::attach_response::Event as AttachEvent;
-use guest_rpc::file::ListPageResponse;
+use guest_rpc::file::{ListPageResponse, search_response, watch_response};
 use guest_rpc::filesystem::{EntryInfo, ListDirResponse, StatResponse};
 use guest_rpc::process::__buffa::oneof::process_event::Event;
 use guest_rpc::process::process_event::EndEvent;
@@ -145,6 +145,14 @@ fn chunk(bytes: &[u8]) -> Bytes {
 
 /// Returns good messages of which any number may follow.
 fn messages(call: Call, good: &Answer) -> Vec<u8> {
+    if call == Call::Search {
+        let started = answer::search_event(search_response::SearchStarted::default());
+        return [started, answer::search_event(answer::matches(100))].concat();
+    }
+    if call == Call::Watch {
+        let started = answer::watch_event(watch_response::Started::default());
+        return [started, answer::watch_event(answer::changes(100))].concat();
+    }
     if call == Call::Start {
         return (0..100)
             .flat_map(|pid| {
@@ -174,7 +182,9 @@ fn many(call: Call) -> Vec<u8> {
         // The field `entries`, which is empty.
         Call::ListDir | Call::ListPage | Call::ListCommands => [0x0a, 0].repeat(ELEMENTS),
         // A field that is not in the message.
-        Call::Start | Call::AttachCommand => envelope(0, &[0x78, 0].repeat(ELEMENTS)),
+        Call::Start | Call::Watch | Call::Search | Call::AttachCommand => {
+            envelope(0, &[0x78, 0].repeat(ELEMENTS))
+        }
         Call::Stat | Call::MakeDir | Call::Remove | Call::Move | Call::SetMode | Call::SetOwner => {
             [0x78, 0].repeat(ELEMENTS)
         }
@@ -184,7 +194,10 @@ fn many(call: Call) -> Vec<u8> {
 
 fn malformed(call: Call) -> Vec<u8> {
     let bytes = vec![0xff; 1000];
-    if matches!(call, Call::Start | Call::AttachCommand) {
+    if matches!(
+        call,
+        Call::Start | Call::Watch | Call::Search | Call::AttachCommand
+    ) {
         envelope(0, &bytes)
     } else {
         bytes
@@ -201,6 +214,9 @@ fn lies(call: Call) -> Vec<u8> {
     };
     match call {
         Call::Freeze => br#"{"frozen":"yes","why":["because"]}"#.to_vec(),
+        Call::BeginUpload | Call::GetUpload | Call::WriteUpload => {
+            br#"{"id":"../../x","offset":11,"length":10,"is_complete":true}"#.to_vec()
+        }
         Call::Start => {
             let end = EndEvent {
                 exit_code: i32::MIN,
@@ -236,6 +252,23 @@ fn lies(call: Call) -> Vec<u8> {
             ..Default::default()
         }
         .encode_to_vec(),
+        Call::Search => [
+            answer::search_event(search_response::SearchStarted::default()),
+            answer::search_event(answer::matches(50_000)),
+        ]
+        .concat(),
+        Call::Watch => {
+            let lost = watch_response::Lost {
+                reason: "x".repeat(1_000_000),
+                ..Default::default()
+            };
+            [
+                answer::watch_event(watch_response::Started::default()),
+                answer::watch_event(lost),
+                answer::watch_event(answer::changes(100_000)),
+            ]
+            .concat()
+        }
         Call::ListPage => ListPageResponse {
             entries: vec![entry; 2000],
             next: vec![b'/'; 100_000],

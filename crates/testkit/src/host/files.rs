@@ -13,7 +13,7 @@ use super::world::Sandbox;
 
 const HOME: &str = "/home/user";
 
-fn absolute(path: &str) -> Result<String, ConnectError> {
+pub(super) fn absolute(path: &str) -> Result<String, ConnectError> {
     if path.starts_with("/full") {
         return Err(ConnectError::resource_exhausted(
             "no space left on the disk of the sandbox",

@@ -14,8 +14,11 @@ mod lifecycle;
 mod programs;
 mod saved;
 mod script;
+mod searching;
 mod service;
 mod tunnel;
+mod uploads;
+mod watching;
 mod world;
 
 use std::io;

@@ -24,6 +24,10 @@ pub struct World {
     pub ports: BTreeMap<u16, SocketAddr>,
     /// Connections to ports that are open now.
     pub open_tunnels: usize,
+    /// Watches of directories that are open now.
+    pub open_watches: usize,
+    /// The same in every sandbox.
+    pub uploads: Vec<super::uploads::Upload>,
     /// Programs that run.
     pub(super) processes: BTreeMap<u32, Process>,
     pub(super) background: Vec<std::sync::Arc<super::background::Background>>,
@@ -94,6 +98,8 @@ impl World {
             is_full: false,
             ports: BTreeMap::new(),
             open_tunnels: 0,
+            open_watches: 0,
+            uploads: Vec::new(),
             processes: BTreeMap::new(),
             background: Vec::new(),
             next_pid: 100,

@@ -8,7 +8,8 @@ use connectrpc::{
 use host_rpc as rpc;
 use host_rpc::FileService;
 
-use super::super::{files, lifecycle};
+use super::super::world::Sandbox;
+use super::super::{files, lifecycle, searching, uploads, watching};
 use super::{Agent, answer, unary};
 
 #[allow(
@@ -81,4 +82,52 @@ impl FileService for Agent {
         let info = self.find(&request.sandbox_id, |sandbox| files::set_owner(sandbox, &request))??.into();
         rpc::SetOwnerResponse { info, ..Default::default() }
     });
+
+    async fn watch_dir(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::WatchDirRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::WatchDirResponse>> {
+        let request = request.to_owned_message();
+        self.shared.script.meet_barrier("WatchDir").await?;
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        Response::stream_ok(watching::watch(Arc::clone(&self.shared), &request)?)
+    }
+
+    async fn search(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SearchRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::SearchResponse>> {
+        let request = request.to_owned_message();
+        self.shared.script.meet_barrier("Search").await?;
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        let search = |sandbox: &mut Sandbox| searching::search(sandbox, &request);
+        Response::stream_ok(self.find(&request.sandbox_id, search)??)
+    }
+
+    unary!(begin_upload(self, request: BeginUploadRequest) -> UploadInfo, "BeginUpload", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        uploads::begin(&self.shared, &request)?
+    });
+
+    unary!(get_upload(self, request: GetUploadRequest) -> UploadInfo, "GetUpload", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        uploads::get(&self.shared, &request.upload_id)?
+    });
+
+    unary!(remove_upload(self, request: RemoveUploadRequest) -> RemoveUploadResponse, "RemoveUpload", {
+        lifecycle::usable(&self.shared, &request.sandbox_id)?;
+        uploads::remove(&self.shared, &request.upload_id)?;
+        rpc::RemoveUploadResponse::default()
+    });
+
+    async fn write_upload(
+        &self,
+        _: RequestContext,
+        requests: InboundStream<rpc::WriteUploadRequest>,
+    ) -> ServiceResult<rpc::UploadInfo> {
+        self.shared.script.meet_barrier("WriteUpload").await?;
+        Response::ok(uploads::write(&self.shared, requests).await?)
+    }
 }
