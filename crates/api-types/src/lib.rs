@@ -37,7 +37,10 @@ pub use metrics::{
 };
 pub use network::NetworkRules;
 pub use port::{PortLink, PortLinkRequest};
-pub use sandbox::{CreateSandbox, Disk, Health, OnTimeout, Sandbox, SandboxStatus};
+pub use sandbox::{
+    CreateSandbox, Disk, Health, IfExists, OnTimeout, Sandbox, SandboxCount, SandboxStatus,
+    StopReason, UpdateSandbox,
+};
 pub use template::{
     Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind,
 };

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use model::{InvalidValue, NetworkSpec, ResourceRequest, SandboxSpec, TemplateName};
+use model::{IdleChange, InvalidValue, NetworkSpec, ResourceRequest, SandboxSpec, TemplateName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::network::NetworkRules;
 
-pub use model::{OnTimeout, SandboxState as SandboxStatus};
+pub use model::{OnTimeout, SandboxState as SandboxStatus, StopReason};
 
 /// Body of `POST /v1/sandboxes`. Every field has a default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -56,6 +56,91 @@ pub struct CreateSandbox {
     /// Where it may connect to. Default: the public internet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkRules>,
+    /// Name, which stands for the id wherever one does. Unique among the team's sandboxes that are
+    /// neither stopped nor failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "web-1")]
+    pub name: Option<String>,
+    /// Keys and values to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(example = json!({"team": "search", "env": "test"}))]
+    pub labels: BTreeMap<String, String>,
+    /// Time (RFC 3339) at which it is stopped, whatever it does. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub ends_at: Option<String>,
+    /// What to do if a sandbox of that name lives already. Default `error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_exists: Option<IfExists>,
+}
+
+/// Answer to a create whose name a living sandbox has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IfExists {
+    /// 409 `conflict`.
+    #[default]
+    Error,
+    /// That sandbox, if it has the template, the sizes and the environment that are asked for; else
+    /// 409 `conflict`.
+    Return,
+}
+
+/// Body of `PATCH /v1/sandboxes/{id}`. What is left out stays as it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateSandbox {
+    /// `null` takes the name away.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<String>, example = "web-2")]
+    pub name: Option<Option<String>>,
+    /// Labels to set; those that are `null` are removed, and all others stay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(example = json!({"env": "prod", "owner": null}))]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// Time (RFC 3339) at which it is stopped; `null`: it does not end by itself.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ends_at: Option<Option<String>>,
+    /// Seconds without activity until `on_timeout` is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub timeout_sec: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<OnTimeout>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
+}
+
+impl From<&UpdateSandbox> for IdleChange {
+    fn from(body: &UpdateSandbox) -> Self {
+        Self {
+            timeout_sec: body.timeout_sec,
+            on_timeout: body.on_timeout,
+            auto_resume: body.auto_resume,
+        }
+    }
+}
+
+/// Deserializes a field that is there, be it `null`.
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Answer to `GET /v1/sandboxes/count`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SandboxCount {
+    pub count: u64,
 }
 
 impl TryFrom<CreateSandbox> for SandboxSpec {
@@ -74,6 +159,11 @@ impl TryFrom<CreateSandbox> for SandboxSpec {
             envs,
             public_ports,
             network,
+            // They are no part of the spec.
+            name: _,
+            labels: _,
+            ends_at: _,
+            if_exists: _,
         } = body;
         let template: Option<TemplateName> = template.map(|name| name.parse()).transpose()?;
         let network: Option<NetworkSpec> = network.map(TryInto::try_into).transpose()?;
@@ -116,6 +206,16 @@ pub struct Sandbox {
     /// disk is full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why it is `stopped` or `error`, of a closed list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<StopReason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// When it is stopped, whatever it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<String>,
     pub template: String,
     pub vcpus: u32,
     pub memory_mb: u32,
@@ -172,6 +272,10 @@ impl Sandbox {
             id,
             status,
             reason: None,
+            stop_reason: None,
+            name: None,
+            labels: BTreeMap::new(),
+            ends_at: None,
             template: template.to_string(),
             vcpus,
             memory_mb,

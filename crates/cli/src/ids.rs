@@ -1,4 +1,4 @@
-//! Ids as users shorten them.
+//! Names and shortened ids of sandboxes.
 
 use client::Client;
 
@@ -11,11 +11,14 @@ const SHOWN: usize = 8;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     #[error(
-        "{0:?} is no id of a sandbox: those are sb- and letters a-z and digits; `wrenn ls --all` lists them"
+        "{0:?} is no id or name of a sandbox: ids are sb- and letters a-z and digits, names have '-' as well; \
+         `wrenn ls --all` lists them"
     )]
     Malformed(String),
 
-    #[error("no sandbox begins with {0:?}; `wrenn ls --all` lists them")]
+    #[error(
+        "no sandbox has the name {0:?} or an id that begins with it; `wrenn ls --all` lists them"
+    )]
     NoMatch(String),
 
     #[error("{prefix:?} is the beginning of {count} sandboxes: {shown}; type more of the id")]
@@ -26,12 +29,20 @@ pub enum IdError {
     },
 }
 
-/// Returns the whole id. Asks the server only when `text` is shortened.
+/// Returns the whole id. Asks the server only when `text` is a name or is shortened. A living
+/// sandbox of that name wins over ids that begin with it: whoever gave the name means it.
 pub async fn resolve_id(client: &Client, text: &str) -> anyhow::Result<String> {
     if is_full(text) {
         return Ok(text.to_owned());
     }
     check(text)?;
+    if !text.starts_with("sb-") {
+        match client.get(text).await {
+            Ok(sandbox) => return Ok(sandbox.id),
+            Err(client::Error::Api { code, .. }) if code == "not_found" => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let ids: Vec<String> = client
         .list_all()
         .await?
@@ -50,7 +61,7 @@ fn check(text: &str) -> Result<(), IdError> {
     let fits = !random.is_empty()
         && random
             .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if fits {
         Ok(())
     } else {

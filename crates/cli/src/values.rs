@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use client::types::OnTimeout;
+use client::types::{OnTimeout, SandboxStatus};
 
 /// Parses MiB of memory or disk: `512`, `512m` or `2g`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
@@ -49,6 +49,32 @@ fn parse_with_unit(text: &str, units: &[(&str, u32)]) -> Option<u32> {
         units.iter().find(|(name, _)| *name == unit)?.1
     };
     number.parse::<u32>().ok()?.checked_mul(factor)
+}
+
+/// Parses `KEY=VALUE` of a label; the server checks both.
+pub fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| "a label is written KEY=VALUE".to_owned())?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Parses `FIELD=VALUE` of a filter.
+pub fn parse_filter(text: &str) -> Result<(String, String), String> {
+    let wrong = || {
+        "a filter is status=STATUS, template=NAME, name=BEGINNING or label=KEY[=VALUE]".to_owned()
+    };
+    let (field, value) = text.split_once('=').ok_or_else(wrong)?;
+    let is_known = match field {
+        "status" => value.parse::<SandboxStatus>().is_ok(),
+        "template" | "name" | "label" => true,
+        _ => false,
+    };
+    if is_known {
+        Ok((field.to_owned(), value.to_owned()))
+    } else {
+        Err(wrong())
+    }
 }
 
 /// Returns the parser of actions for idle sandboxes, whose help describes each.

@@ -49,5 +49,5 @@ pub use lines::JsonLines;
 pub use logs::LogStream;
 pub use metrics::MetricsQuery;
 pub use ports::PortConnection;
-pub use sandboxes::{ListQuery, Page};
+pub use sandboxes::{ListQuery, Page, SandboxFilter};
 pub use uploads::{UploadId, UploadTarget};

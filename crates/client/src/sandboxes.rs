@@ -1,7 +1,10 @@
 //! Sandboxes, templates and the server's health.
 
-use api_types::{CreateSandbox, ExecRequest, ExecResult, Health, Sandbox, Template};
-use reqwest::{Method, Response};
+use api_types::{
+    CreateSandbox, ExecRequest, ExecResult, Health, Sandbox, SandboxCount, SandboxStatus, Template,
+    UpdateSandbox,
+};
+use reqwest::{Method, Response, Url};
 use serde::de::DeserializeOwned;
 
 use crate::connection::Client;
@@ -20,6 +23,37 @@ pub struct ListQuery {
     pub limit: Option<u32>,
     /// [`Page::next`] of the page before.
     pub cursor: Option<String>,
+    pub filter: SandboxFilter,
+}
+
+/// Conditions on sandboxes, all of which hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SandboxFilter {
+    /// `KEY=VALUE`, or `KEY` for any value.
+    pub labels: Vec<String>,
+    /// One of these; all where it is empty.
+    pub statuses: Vec<SandboxStatus>,
+    pub template: Option<String>,
+    /// Beginning of the name.
+    pub name_prefix: Option<String>,
+}
+
+impl SandboxFilter {
+    fn append_to(&self, url: &mut Url) {
+        let mut pairs = url.query_pairs_mut();
+        for label in &self.labels {
+            pairs.append_pair("label", label);
+        }
+        for status in &self.statuses {
+            pairs.append_pair("status", status.as_str());
+        }
+        if let Some(template) = &self.template {
+            pairs.append_pair("template", template);
+        }
+        if let Some(prefix) = &self.name_prefix {
+            pairs.append_pair("name_prefix", prefix);
+        }
+    }
 }
 
 /// Page of a list.
@@ -41,6 +75,7 @@ impl Client {
     /// Lists a page of the sandboxes, in all states.
     pub async fn list(&self, query: &ListQuery) -> Result<Page<Sandbox>> {
         let mut url = self.route(&["v1", "sandboxes"]);
+        query.filter.append_to(&mut url);
         if let Some(limit) = query.limit {
             url.query_pairs_mut()
                 .append_pair("limit", &limit.to_string());
@@ -67,9 +102,15 @@ impl Client {
 
     /// Lists all sandboxes, in all states, page by page.
     pub async fn list_all(&self) -> Result<Vec<Sandbox>> {
+        self.list_matching(&SandboxFilter::default()).await
+    }
+
+    /// Lists all sandboxes that meet the filters, page by page.
+    pub async fn list_matching(&self, filter: &SandboxFilter) -> Result<Vec<Sandbox>> {
         let mut query = ListQuery {
             limit: Some(PAGE),
             cursor: None,
+            filter: filter.clone(),
         };
         let mut all = Vec::new();
         loop {
@@ -90,6 +131,59 @@ impl Client {
     pub async fn get(&self, id: &str) -> Result<Sandbox> {
         self.send_json(self.request(Method::GET, self.route(&["v1", "sandboxes", id])))
             .await
+    }
+
+    /// Changes name, labels, end or settings about idleness of a sandbox that has not stopped.
+    pub async fn update(&self, id: &str, change: &UpdateSandbox) -> Result<Sandbox> {
+        let url = self.route(&["v1", "sandboxes", id]);
+        self.send_json(self.request(Method::PATCH, url).json(change))
+            .await
+    }
+
+    /// Waits until a sandbox has one of the statuses, for at most 5 minutes. The server answers
+    /// with `timeout` if it has none of them by then.
+    pub async fn wait(
+        &self,
+        id: &str,
+        statuses: &[SandboxStatus],
+        seconds: u32,
+    ) -> Result<Sandbox> {
+        let mut url = self.route(&["v1", "sandboxes", id, "wait"]);
+        for status in statuses {
+            url.query_pairs_mut().append_pair("status", status.as_str());
+        }
+        url.query_pairs_mut()
+            .append_pair("timeout_sec", &seconds.to_string());
+        self.send_json(self.request(Method::GET, url)).await
+    }
+
+    /// Waits until a sandbox is deleted, as [`Client::wait`] does.
+    pub async fn wait_deleted(&self, id: &str, seconds: u32) -> Result<()> {
+        let mut url = self.route(&["v1", "sandboxes", id, "wait"]);
+        url.query_pairs_mut()
+            .append_pair("deleted", "true")
+            .append_pair("timeout_sec", &seconds.to_string());
+        self.send(self.request(Method::GET, url)).await.map(drop)
+    }
+
+    /// Asks whether the guest agent of a running sandbox answers. Counts as use.
+    pub async fn ping(&self, id: &str) -> Result<()> {
+        let url = self.route(&["v1", "sandboxes", id, "ping"]);
+        self.send(self.request(Method::POST, url)).await.map(drop)
+    }
+
+    /// Counts as use of a running sandbox.
+    pub async fn keep_alive(&self, id: &str) -> Result<()> {
+        let url = self.route(&["v1", "sandboxes", id, "keep-alive"]);
+        self.send(self.request(Method::POST, url)).await.map(drop)
+    }
+
+    /// Counts the sandboxes that meet the filters.
+    pub async fn count(&self, filter: &SandboxFilter) -> Result<u64> {
+        let mut url = self.route(&["v1", "sandboxes", "count"]);
+        filter.append_to(&mut url);
+        let count: SandboxCount = self.send_json(self.request(Method::GET, url)).await?;
+        Ok(count.count)
     }
 
     /// Deletes a sandbox with everything in it, in any state.

@@ -38,6 +38,7 @@ async fn sandboxes_come_and_go() {
         .list(&ListQuery {
             limit: Some(2),
             cursor: None,
+            ..ListQuery::default()
         })
         .await
         .unwrap();

@@ -8,6 +8,7 @@ pub mod linger;
 pub mod network;
 pub mod services;
 pub mod spec;
+pub mod stop_reason;
 pub mod tunnel;
 
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused)]

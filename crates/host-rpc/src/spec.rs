@@ -1,6 +1,6 @@
 //! Specification of a sandbox as a message.
 
-use model::{InvalidValue, Limits, OnTimeout};
+use model::{IdleSettings, InvalidValue, Limits, OnTimeout};
 
 use crate::{SandboxSpec, network};
 
@@ -24,11 +24,7 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
         vcpus,
         memory_mb,
         timeout_sec,
-        on_timeout: match on_timeout {
-            OnTimeout::Pause => crate::OnTimeout::ON_TIMEOUT_PAUSE,
-            OnTimeout::Kill => crate::OnTimeout::ON_TIMEOUT_KILL,
-        }
-        .into(),
+        on_timeout: action_to_message(on_timeout).into(),
         auto_resume,
         disk_mb,
         envs: envs.into_iter().collect(),
@@ -47,11 +43,7 @@ pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, Invalid
         vcpus: message.vcpus,
         memory_mb: message.memory_mb,
         timeout_sec: message.timeout_sec,
-        on_timeout: match message.on_timeout.as_known() {
-            Some(crate::OnTimeout::ON_TIMEOUT_KILL) => OnTimeout::Kill,
-            Some(crate::OnTimeout::ON_TIMEOUT_PAUSE | crate::OnTimeout::ON_TIMEOUT_UNSPECIFIED)
-            | None => OnTimeout::Pause,
-        },
+        on_timeout: action_from_message(message.on_timeout.as_known()),
         auto_resume: message.auto_resume,
         disk_mb: message.disk_mb,
         envs: message
@@ -64,6 +56,57 @@ pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, Invalid
     };
     spec.check(&Limits::default())?;
     Ok(spec)
+}
+
+const fn action_to_message(action: OnTimeout) -> crate::OnTimeout {
+    match action {
+        OnTimeout::Pause => crate::OnTimeout::ON_TIMEOUT_PAUSE,
+        OnTimeout::Kill => crate::OnTimeout::ON_TIMEOUT_KILL,
+    }
+}
+
+const fn action_from_message(action: Option<crate::OnTimeout>) -> OnTimeout {
+    match action {
+        Some(crate::OnTimeout::ON_TIMEOUT_KILL) => OnTimeout::Kill,
+        Some(crate::OnTimeout::ON_TIMEOUT_PAUSE | crate::OnTimeout::ON_TIMEOUT_UNSPECIFIED)
+        | None => OnTimeout::Pause,
+    }
+}
+
+/// Converts settings about idleness to their message.
+#[must_use]
+pub fn idle_to_message(settings: IdleSettings) -> crate::IdleSettings {
+    let IdleSettings {
+        timeout_sec,
+        on_timeout,
+        auto_resume,
+    } = settings;
+    crate::IdleSettings {
+        timeout_sec,
+        on_timeout: action_to_message(on_timeout).into(),
+        auto_resume,
+        ..crate::IdleSettings::default()
+    }
+}
+
+/// Converts a message to settings about idleness.
+#[must_use]
+pub fn idle_from_message(message: &crate::IdleSettings) -> IdleSettings {
+    IdleSettings {
+        timeout_sec: message.timeout_sec,
+        on_timeout: action_from_message(message.on_timeout.as_known()),
+        auto_resume: message.auto_resume,
+    }
+}
+
+/// Returns the settings about idleness in the message of a spec.
+#[must_use]
+pub fn idle_of_spec(message: &SandboxSpec) -> IdleSettings {
+    IdleSettings {
+        timeout_sec: message.timeout_sec,
+        on_timeout: action_from_message(message.on_timeout.as_known()),
+        auto_resume: message.auto_resume,
+    }
 }
 
 /// Returns the network rules of a message; `None` from a host of an earlier version, which sends
@@ -100,6 +143,9 @@ mod tests {
                 network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
             };
             assert_eq!(from_message(&to_message(&spec)).unwrap(), spec);
+            let idle = spec.idle_settings();
+            assert_eq!(idle_from_message(&idle_to_message(idle)), idle);
+            assert_eq!(idle_of_spec(&to_message(&spec)), idle);
         }
         assert!(from_message(&SandboxSpec::default()).is_err());
     }

@@ -92,6 +92,40 @@ impl FromStr for TemplateName {
     }
 }
 
+/// Name of a sandbox: a label of DNS, and nothing that could be taken for an id.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SandboxName(String);
+
+impl SandboxName {
+    /// Longest label of DNS.
+    pub const MAX_LEN: usize = 63;
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SandboxName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let is_end = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let bytes = text.as_bytes();
+        let has_ends =
+            bytes.first().copied().is_some_and(is_end) && bytes.last().copied().is_some_and(is_end);
+        let has_form = has_ends && bytes.iter().all(|&b| is_end(b) || b == b'-');
+        if has_form && text.len() <= Self::MAX_LEN && !text.starts_with(SandboxId::PREFIX) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidValue::new(
+            "name",
+            "must be 1 to 63 characters of a-z, 0-9 and '-', begin and end with a letter or digit, and not begin with \
+             \"sb-\"",
+        ))
+    }
+}
+
 /// Name of a checkpoint of a sandbox; spelled like that of a template.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CheckpointName(String);
@@ -211,6 +245,7 @@ macro_rules! text_impls {
 }
 
 text_impls!(SandboxId);
+text_impls!(SandboxName);
 text_impls!(TemplateName);
 text_impls!(CheckpointName);
 
@@ -228,6 +263,26 @@ mod tests {
             let key = ApiKey::random();
             assert_eq!(key.expose().parse::<ApiKey>().unwrap(), key);
             assert_eq!(format!("e2b_{}", key.hex()).parse::<ApiKey>().unwrap(), key);
+        }
+    }
+
+    #[test]
+    fn sandbox_names_are_dns_labels() {
+        for text in ["a", "0", "web-1", "a--b", "sb", &"a".repeat(63)] {
+            assert_eq!(text.parse::<SandboxName>().unwrap().as_str(), text);
+        }
+        for text in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a.b",
+            "a_b",
+            "sb-",
+            "sb-a",
+            &"a".repeat(64),
+        ] {
+            assert!(text.parse::<SandboxName>().is_err(), "{text:?}");
         }
     }
 

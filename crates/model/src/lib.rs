@@ -6,24 +6,29 @@
 //! empty id or a path in place of a name. An enumeration of these is declared once more, in the
 //! protocol of host agents; REST and store spell it by its serde names.
 
+mod attributes;
 mod error;
 mod event;
 mod id;
 mod kind;
+mod label;
 pub mod network;
 pub mod shared_limit;
 mod spec;
 mod state;
 mod team;
 
+pub use attributes::SandboxAttributes;
 pub use error::{ErrorCode, InvalidValue};
 pub use event::EventKind;
-pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, TemplateName};
+pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, SandboxName, TemplateName};
 pub use kind::{FileKind, LogSource, TemplateKind};
+pub use label::{LabelFilter, Labels};
 pub use network::NetworkSpec;
 pub use shared_limit::{LimitOrigin, SharedLimit};
 pub use spec::{
-    ExecLimits, Limits, MachineSize, OnTimeout, ResourceRequest, SandboxSpec, SandboxSpecBuilder,
+    ExecLimits, IdleChange, IdleSettings, Limits, MachineSize, OnTimeout, ResourceRequest,
+    SandboxSpec, SandboxSpecBuilder,
 };
-pub use state::{Generation, SandboxState};
+pub use state::{Generation, SandboxState, StopReason};
 pub use team::{Resource, Scope, Scopes, TeamId};

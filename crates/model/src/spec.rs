@@ -76,6 +76,22 @@ impl std::str::FromStr for OnTimeout {
     }
 }
 
+/// Settings about use and idleness, of which its host carries out what they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleSettings {
+    pub timeout_sec: u32,
+    pub on_timeout: OnTimeout,
+    pub auto_resume: bool,
+}
+
+/// Change of [`IdleSettings`]; `None` leaves a setting as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IdleChange {
+    pub timeout_sec: Option<u32>,
+    pub on_timeout: Option<OnTimeout>,
+    pub auto_resume: Option<bool>,
+}
+
 const fn auto_resume() -> bool {
     SandboxSpec::DEFAULT_AUTO_RESUME
 }
@@ -144,6 +160,33 @@ impl SandboxSpec {
             vcpus: self.vcpus,
             memory_mb: self.memory_mb,
         }
+    }
+
+    /// Returns its settings about use and idleness.
+    #[must_use]
+    pub const fn idle_settings(&self) -> IdleSettings {
+        IdleSettings {
+            timeout_sec: self.timeout_sec,
+            on_timeout: self.on_timeout,
+            auto_resume: self.auto_resume,
+        }
+    }
+
+    /// Replaces its settings about use and idleness.
+    pub const fn set_idle_settings(&mut self, settings: IdleSettings) {
+        self.timeout_sec = settings.timeout_sec;
+        self.on_timeout = settings.on_timeout;
+        self.auto_resume = settings.auto_resume;
+    }
+
+    /// Changes its settings about use and idleness.
+    pub fn change_idle_settings(&mut self, change: IdleChange) {
+        let present = self.idle_settings();
+        self.set_idle_settings(IdleSettings {
+            timeout_sec: change.timeout_sec.unwrap_or(present.timeout_sec),
+            on_timeout: change.on_timeout.unwrap_or(present.on_timeout),
+            auto_resume: change.auto_resume.unwrap_or(present.auto_resume),
+        });
     }
 
     /// Returns true if a root disk of `disk_mb` MiB is what it asks for.

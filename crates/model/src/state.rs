@@ -94,6 +94,76 @@ impl std::str::FromStr for SandboxState {
     }
 }
 
+/// Cause for which a sandbox stopped or failed. The text beside it says more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A user deleted it.
+    UserRequest,
+    /// Nothing used it for its `timeout_sec`, and its `on_timeout` is `kill`.
+    IdleTimeout,
+    /// Its `ends_at` came.
+    EndTime,
+    /// Its guest powered itself off.
+    GuestShutdown,
+    /// Its guest rebooted itself.
+    GuestReboot,
+    /// The kernel of its guest panicked.
+    GuestCrashed,
+    /// Its virtual machine ended by itself.
+    VmmExited,
+    /// It could not be started.
+    StartFailed,
+    /// The disk of its host was full, and its disk is lost.
+    OutOfDisk,
+    /// Its host does not have it any more, or does not belong to the installation any more.
+    HostLost,
+}
+
+impl StopReason {
+    pub const ALL: [Self; 10] = [
+        Self::UserRequest,
+        Self::IdleTimeout,
+        Self::EndTime,
+        Self::GuestShutdown,
+        Self::GuestReboot,
+        Self::GuestCrashed,
+        Self::VmmExited,
+        Self::StartFailed,
+        Self::OutOfDisk,
+        Self::HostLost,
+    ];
+
+    /// Returns the cause as it stands in bodies and in the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UserRequest => "user_request",
+            Self::IdleTimeout => "idle_timeout",
+            Self::EndTime => "end_time",
+            Self::GuestShutdown => "guest_shutdown",
+            Self::GuestReboot => "guest_reboot",
+            Self::GuestCrashed => "guest_crashed",
+            Self::VmmExited => "vmm_exited",
+            Self::StartFailed => "start_failed",
+            Self::OutOfDisk => "out_of_disk",
+            Self::HostLost => "host_lost",
+        }
+    }
+}
+
+impl std::str::FromStr for StopReason {
+    type Err = crate::InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|reason| reason.as_str() == text).ok_or_else(|| {
+            crate::InvalidValue::new("stop_reason", "is none that this version knows")
+        })
+    }
+}
+
 /// Number of changes of a sandbox. The owner of the state raises it with every change; a write or
 /// report whose generation is not newer changes nothing, so late and doubled messages are harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -142,6 +212,11 @@ mod tests {
     fn spelling_round_trips() {
         for state in SandboxState::ALL {
             assert_eq!(state.as_str().parse::<SandboxState>().unwrap(), state);
+        }
+        for reason in StopReason::ALL {
+            assert_eq!(reason.as_str().parse::<StopReason>().unwrap(), reason);
+            let json = serde_json::to_string(&reason).unwrap();
+            assert_eq!(json, format!("\"{}\"", reason.as_str()));
         }
     }
 }

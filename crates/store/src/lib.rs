@@ -13,6 +13,7 @@
 //! - The schema is the folder `migrations/`, one file a step, for each backend the same numbers.
 //!   Steps only add.
 
+mod changes;
 mod cursor;
 mod db;
 mod error;
@@ -30,15 +31,19 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use changes::Changes;
 use db::{Call, Pool};
 use postgres::Postgres;
 use sqlite::Sqlite;
 
+pub use changes::ChangeWaiter;
 pub use cursor::Cursor;
 pub use error::Error;
 pub use events::{Actor, Event, EventQuery, Events, EventsBound, EventsWaker, NewEvent};
 pub use keys::{Key, NewKey};
-pub use sandboxes::{Applied, Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox};
+pub use sandboxes::{
+    Applied, Disk, DueSandbox, Idempotency, Inserted, NewSandbox, Report, Sandbox, SandboxFilter,
+};
 pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
 
 /// An open database. Cheap to clone; all clones share their connections.
@@ -49,6 +54,7 @@ pub struct Store {
     actor: Arc<Actor>,
     /// Notified after each commit with an event.
     events_recorded: watch::Sender<()>,
+    changes: Changes,
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +83,7 @@ impl Store {
             backend,
             actor: Arc::new(Actor::local(Actor::SYSTEM)),
             events_recorded: watch::Sender::new(()),
+            changes: Changes::default(),
         })
     }
 

@@ -34,7 +34,7 @@ pub struct DfArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "All copies run, or there is none. Prints their ids.")]
 pub struct ForkArgs {
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 
@@ -48,7 +48,7 @@ pub struct ForkArgs {
 The sandbox goes on as it was. `wrenn create --template NAME` makes others that go on where this one is now, with its
 vCPUs, memory and disk size; from one made with --no-memory they boot, in any size.")]
 pub struct SnapshotArgs {
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 
@@ -94,7 +94,7 @@ pub enum SnapshotsCommand {
     after_help = "Checkpoints go with their sandbox. `wrenn rollback SANDBOX NAME` goes back to one."
 )]
 pub struct CheckpointArgs {
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 
@@ -105,7 +105,7 @@ pub struct CheckpointArgs {
 
 #[derive(Debug, Args)]
 pub struct CheckpointsArgs {
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 
@@ -127,7 +127,7 @@ pub enum CheckpointsCommand {
 
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 

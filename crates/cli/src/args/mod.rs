@@ -8,6 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use client::types::OnTimeout;
 
+mod attributes;
 mod background;
 mod events;
 mod fs;
@@ -17,6 +18,7 @@ mod network;
 mod ports;
 mod stats;
 
+pub use attributes::{AttributeArgs, RenameArgs, UpdateArgs, WaitArgs, WaitGoal};
 pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
 pub use events::EventsArgs;
 pub use fs::{
@@ -34,7 +36,7 @@ pub use stats::{StatsArgs, StatsFormat};
 
 pub use network::{NetworkArgs, RulesArgs};
 
-use crate::values::{EnvVar, on_timeout_parser, parse_memory, parse_seconds};
+use crate::values::{EnvVar, on_timeout_parser, parse_filter, parse_memory, parse_seconds};
 
 /// Runs untrusted code in microVMs.
 #[derive(Debug, Parser)]
@@ -95,7 +97,14 @@ pub enum Command {
     #[command(visible_alias = "list")]
     Ls(LsArgs),
     /// Show one sandbox
+    #[command(visible_alias = "inspect")]
     Info(InfoArgs),
+    /// Change name, labels, end or timeout of a sandbox
+    Update(UpdateArgs),
+    /// Give a sandbox another name
+    Rename(RenameArgs),
+    /// Wait until a sandbox has a status
+    Wait(WaitArgs),
     /// Run a command in a sandbox
     Exec(ExecArgs),
     /// Open a shell in a sandbox that outlives its connection
@@ -214,6 +223,13 @@ pub struct CreateArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub timeout: Option<u32>,
 
+    #[command(flatten)]
+    pub attributes: AttributeArgs,
+
+    /// Print the id of the living sandbox of that name, if there is one, instead of failing
+    #[arg(long, requires = "name")]
+    pub or_existing: bool,
+
     /// Environment of everything that runs in it; NAME alone takes the value from here
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub envs: Vec<EnvVar>,
@@ -308,7 +324,7 @@ pub struct ExecArgs {
     #[command(flatten)]
     pub detach: DetachArgs,
 
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 
@@ -319,6 +335,19 @@ pub struct ExecArgs {
 
 #[derive(Debug, Args)]
 pub struct LsArgs {
+    /// Only those with this label: KEY=VALUE, or KEY for any value; may come several times
+    #[arg(short, long = "label", value_name = "KEY[=VALUE]")]
+    pub labels: Vec<String>,
+
+    /// Only these: status=STATUS, template=NAME, name=BEGINNING or label=KEY[=VALUE]; may come
+    /// several times
+    #[arg(short, long = "filter", value_name = "FIELD=VALUE", value_parser = parse_filter)]
+    pub filters: Vec<(String, String)>,
+
+    /// Print ids alone
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+
     /// Also those that are stopped or failed
     #[arg(short, long)]
     pub all: bool,
@@ -341,7 +370,7 @@ pub struct InfoArgs {
 
 #[derive(Debug, Args)]
 pub struct IdArgs {
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 }
@@ -367,7 +396,7 @@ pub struct CpArgs {
 
 #[derive(Debug, Args)]
 pub struct RmArgs {
-    /// Ids, or the beginnings of them
+    /// Ids or names, or the beginnings of ids
     #[arg(
         value_name = "SANDBOX",
         required_unless_present = "all",
@@ -386,7 +415,7 @@ pub struct LogsArgs {
     #[arg(short, long)]
     pub follow: bool,
 
-    /// Id of the sandbox, or the beginning of it
+    /// Id or name of the sandbox, or the beginning of its id
     #[arg(value_name = "SANDBOX")]
     pub id: String,
 }

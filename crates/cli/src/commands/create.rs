@@ -2,20 +2,27 @@
 
 use std::io::IsTerminal;
 
-use client::types::{CreateSandbox, SandboxStatus};
+use client::types::{CreateSandbox, IfExists, SandboxStatus, UpdateSandbox};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 use super::{Session, network};
-use crate::args::{CreateArgs, ShapeArgs};
+use crate::args::{CreateArgs, ShapeArgs, UpdateArgs};
 use crate::output::{self, Progress};
 use crate::values::resolve_environment;
 
 pub async fn create_sandbox(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let envs = resolve_environment(&args.envs, |name| std::env::var_os(name));
     let public_ports = args.public_ports.then_some(true);
+    let attributes = args.attributes;
     let spec = CreateSandbox {
         timeout_sec: args.timeout,
         envs,
         public_ports,
+        name: attributes.name,
+        labels: attributes.labels.into_iter().collect(),
+        ends_at: end_from(attributes.ends_at, attributes.ttl),
+        if_exists: args.or_existing.then_some(IfExists::Return),
         ..request_from(args.shape)
     };
     let progress = Progress::spinner("creating a sandbox", session.json);
@@ -33,6 +40,32 @@ pub async fn create_sandbox(session: &Session, args: CreateArgs) -> anyhow::Resu
         ));
     }
     Ok(())
+}
+
+/// Returns the end of a sandbox that `--ends-at` or `--ttl` ask for.
+fn end_from(ends_at: Option<String>, ttl: Option<u32>) -> Option<String> {
+    let after_ttl = |seconds: u32| {
+        let end = OffsetDateTime::now_utc() + Duration::seconds(seconds.into());
+        end.format(&Rfc3339).ok()
+    };
+    ends_at.or_else(|| ttl.and_then(after_ttl))
+}
+
+/// Converts the flags of `update` to a request.
+pub fn change_from(args: UpdateArgs) -> UpdateSandbox {
+    let attributes = args.attributes;
+    let set = attributes.labels.into_iter();
+    let set = set.map(|(key, value)| (key, Some(value)));
+    let removed = args.removed.into_iter().map(|key| (key, None));
+    let ends_at = end_from(attributes.ends_at, attributes.ttl);
+    UpdateSandbox {
+        name: attributes.name.map(Some).or(args.no_name.then_some(None)),
+        labels: set.chain(removed).collect(),
+        ends_at: ends_at.map(Some).or(args.no_end.then_some(None)),
+        timeout_sec: args.timeout,
+        on_timeout: args.action,
+        auto_resume: args.resumes,
+    }
 }
 
 /// Converts the flags that `create` and `run` share to a request.

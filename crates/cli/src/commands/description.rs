@@ -8,8 +8,9 @@ use super::network;
 use crate::output::{cell, colored_cell, format_age, printable};
 
 /// Headings of the columns of [`table_row`].
-pub const COLUMNS: [&str; 8] = [
+pub const COLUMNS: [&str; 9] = [
     "ID",
+    "NAME",
     "STATUS",
     "TEMPLATE",
     "VCPUS",
@@ -27,6 +28,7 @@ pub fn table_row(sandbox: &Sandbox, now: OffsetDateTime) -> Vec<Cell> {
     };
     vec![
         cell(&sandbox.id),
+        cell(sandbox.name.as_deref().unwrap_or("-")),
         status(sandbox.status),
         cell(&sandbox.template),
         cell(sandbox.vcpus.to_string()),
@@ -45,6 +47,15 @@ fn status(status: SandboxStatus) -> Cell {
         SandboxStatus::Stopped => Color::Reset,
     };
     colored_cell(status.as_str(), color)
+}
+
+/// Lists the labels in one line; `None` without any.
+fn labels(sandbox: &Sandbox) -> Option<String> {
+    let labels = sandbox.labels.iter();
+    let labels: Vec<String> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    (!labels.is_empty()).then(|| labels.join(", "))
 }
 
 /// Describes the disk: its size, how much of it is used, and its backend, as far as they are known.
@@ -81,7 +92,13 @@ pub fn describe_sandbox(sandbox: &Sandbox, now: OffsetDateTime) -> String {
     let facts = [
         ("Id", Some(sandbox.id.clone())),
         ("Status", Some(sandbox.status.to_string())),
+        ("Name", sandbox.name.clone()),
+        ("Labels", labels(sandbox)),
         ("Reason", sandbox.reason.clone()),
+        (
+            "Stop reason",
+            sandbox.stop_reason.map(|reason| reason.as_str().to_owned()),
+        ),
         ("Template", Some(sandbox.template.clone())),
         ("vCPUs", Some(sandbox.vcpus.to_string())),
         ("Memory", Some(format!("{} MiB", sandbox.memory_mb))),
@@ -105,6 +122,7 @@ pub fn describe_sandbox(sandbox: &Sandbox, now: OffsetDateTime) -> String {
         ("Network", Some(network::summarize_rules(&sandbox.network))),
         ("Guest address", sandbox.guest_ip.clone()),
         ("Host address", sandbox.host_ip.clone()),
+        ("Ends", sandbox.ends_at.clone()),
         ("Created", Some(time(&sandbox.created_at))),
         ("Started", sandbox.started_at.as_deref().map(time)),
         ("Last active", sandbox.last_active_at.as_deref().map(time)),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use client::SandboxFilter;
 use client::types::{Sandbox, SandboxDiskUsage, SandboxStatus};
 use comfy_table::Cell;
 use time::OffsetDateTime;
@@ -12,11 +13,12 @@ use crate::args::LsArgs;
 use crate::output::{self, cell, format_size};
 
 pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
-    let all = session.client.list_all().await?;
+    let filter = filter_from(args);
+    let all = session.client.list_matching(&filter).await?;
     let count = all.len();
     let shown: Vec<Sandbox> = all
         .into_iter()
-        .filter(|sandbox| args.all || is_alive(sandbox.status))
+        .filter(|sandbox| args.all || !filter.statuses.is_empty() || is_alive(sandbox.status))
         .collect();
     let usage = usage_by_id(session, args).await?;
     let shown: Vec<WithUsage> = shown
@@ -28,6 +30,10 @@ pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<
         .collect();
     if session.json {
         return output::print_json(&shown);
+    }
+    if args.quiet {
+        let mut ids = shown.iter().map(|found| &found.sandbox.id);
+        return ids.try_for_each(|id| output::print_line(id));
     }
     if shown.is_empty() {
         output::print_note(if count > 0 {
@@ -72,6 +78,22 @@ fn size_cells(usage: Option<&SandboxDiskUsage>) -> [Cell; 2] {
         total.map(|total| total.exclusive_bytes),
     ];
     sizes.map(|bytes| cell(bytes.map_or_else(|| "-".to_owned(), format_size)))
+}
+
+fn filter_from(args: &LsArgs) -> SandboxFilter {
+    let mut filter = SandboxFilter {
+        labels: args.labels.clone(),
+        ..SandboxFilter::default()
+    };
+    for (field, value) in &args.filters {
+        match field.as_str() {
+            "status" => filter.statuses.extend(value.parse::<SandboxStatus>()),
+            "template" => filter.template = Some(value.clone()),
+            "name" => filter.name_prefix = Some(value.clone()),
+            _ => filter.labels.push(value.clone()),
+        }
+    }
+    filter
 }
 
 fn is_alive(status: SandboxStatus) -> bool {

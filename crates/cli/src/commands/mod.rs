@@ -27,6 +27,7 @@ mod snapshot;
 mod stats;
 mod templates;
 mod up;
+mod update;
 mod version;
 
 use client::Client;
@@ -75,6 +76,9 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Create(args) => create::create_sandbox(&session()?, args).await,
         Command::Ls(args) => ls::list_sandboxes(&session()?, &args).await,
         Command::Info(args) => info::show_sandbox(&session()?, &args).await,
+        Command::Update(args) => update::update_sandbox(&session()?, args).await,
+        Command::Rename(args) => update::rename_sandbox(&session()?, args).await,
+        Command::Wait(args) => return update::wait_for_status(&session()?, &args).await,
         Command::Cp(args) => cp::copy_files(&session()?, args).await,
         Command::Fs(args) => return fs::manage_files(&session()?, args).await,
         Command::Rm(args) => return rm::remove_sandboxes(&session()?, args).await,

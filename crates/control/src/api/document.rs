@@ -5,7 +5,7 @@ use api_types::{
     AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry,
     WatchServerMessage,
 };
-use model::{ErrorCode, ExecLimits, Limits, SandboxId, TemplateName};
+use model::{ErrorCode, ExecLimits, Labels, Limits, SandboxName, TemplateName};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
@@ -150,10 +150,10 @@ fn complete_error(status: &str, response: &mut Value) {
 
 /// Adds patterns and descriptions of the path's parameters to an operation.
 fn complete_path(path: &str, operation: &mut Value) {
+    // The pattern of names, which ids have, too.
     let id = format!(
-        "^{}[a-z0-9]{{{}}}$",
-        SandboxId::PREFIX,
-        SandboxId::RANDOM_LEN
+        "^[a-z0-9]([a-z0-9-]{{0,{}}}[a-z0-9])?$",
+        SandboxName::MAX_LEN - 2
     );
     let name = format!("^[a-z0-9][a-z0-9._-]{{0,{}}}$", TemplateName::MAX_LEN - 1);
     let of_name = if path.contains("checkpoints") {
@@ -164,7 +164,11 @@ fn complete_path(path: &str, operation: &mut Value) {
     let command = format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", MAX_COMMAND_REF - 1);
     let upload = format!("^[0-9a-f]{{{UPLOAD_ID_LENGTH}}}$");
     let all = [
-        ("id", "Id of the sandbox", id),
+        (
+            "id",
+            "Id of the sandbox, or its name while it is not stopped",
+            id,
+        ),
         ("name", of_name, name),
         ("command", "Id, name or pid of the command", command),
         ("upload", "Id of the upload", upload),
@@ -215,6 +219,19 @@ fn limit_create_schema(schemas: &mut Value, limits: &Limits) {
     for (property, maximum) in maximums {
         let bounds = json!({ "maximum": maximum });
         set_bounds(schemas, "CreateSandbox", property, bounds);
+    }
+    let timeout = json!({ "maximum": limits.max_timeout_sec });
+    set_bounds(schemas, "UpdateSandbox", "timeout_sec", timeout);
+    for schema in ["CreateSandbox", "UpdateSandbox"] {
+        let last = SandboxName::MAX_LEN - 2;
+        let name =
+            json!({ "pattern": format!("^(?!sb-)[a-z0-9]([a-z0-9-]{{0,{last}}}[a-z0-9])?$") });
+        set_bounds(schemas, schema, "name", name);
+        let last = Labels::MAX_KEY - 2;
+        let keys =
+            json!({ "pattern": format!("^[A-Za-z0-9]([A-Za-z0-9._/-]{{0,{last}}}[A-Za-z0-9])?$") });
+        let count = json!({ "maxProperties": Labels::MAX_COUNT, "propertyNames": keys });
+        set_bounds(schemas, schema, "labels", count);
     }
     let count = json!({ "maxProperties": Limits::MAX_ENVS });
     set_bounds(schemas, "CreateSandbox", "envs", count);

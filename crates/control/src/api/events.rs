@@ -20,7 +20,7 @@ use utoipa::IntoParams;
 
 use super::error::error_body;
 use super::extract::Query;
-use super::sandboxes::MAX_LIMIT;
+use super::sandbox_list::{MAX_LIMIT, NEXT_CURSOR};
 use super::view::format_time;
 use crate::app::App;
 use crate::app::events::EventFilter;
@@ -28,8 +28,6 @@ use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::events::{EventStream, event_id};
 
-/// Header field with the cursor of the next page.
-const NEXT_CURSOR: &str = "x-next-cursor";
 /// Header field with the last event that a client of a stream has.
 const LAST_EVENT_ID: &str = "last-event-id";
 const DEFAULT_LIMIT: u32 = 100;

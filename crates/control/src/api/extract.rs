@@ -3,15 +3,17 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use model::{ErrorCode, InvalidValue, SandboxId};
+use model::{ErrorCode, InvalidValue, SandboxId, SandboxName};
 use serde::de::DeserializeOwned;
 
+use crate::app::App;
 use crate::error::Error;
 
 /// Bytes of a JSON body.
@@ -142,23 +144,29 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 #[serde(deny_unknown_fields)]
 pub struct NoQuery {}
 
-/// The `{id}` of a path.
+/// The `{id}` of a path: the id of a sandbox, or the name of a living one of the caller's team.
 #[derive(Debug)]
 pub struct Id(pub SandboxId);
 
-impl<S: Send + Sync> FromRequestParts<S> for Id {
+impl FromRequestParts<Arc<App>> for Id {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        let id = segment(parts, state, "id").await?;
-        let no_id = || {
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Error> {
+        let id = segment(parts, app, "id").await?;
+        if let Ok(id) = id.parse() {
+            return Ok(Self(id));
+        }
+        let (Ok(name), Some(principal)) = (id.parse::<SandboxName>(), parts.extensions.get())
+        else {
             let id: String = id.chars().take(64).collect();
-            Error::new(
+            return Err(Error::new(
                 ErrorCode::NotFound,
-                format!("there is no sandbox {id:?}: ids are sb- and 20 of a-z and 0-9"),
-            )
+                format!(
+                    "there is no sandbox {id:?}: ids are sb- and 20 of a-z and 0-9, names are of a-z, 0-9 and '-'"
+                ),
+            ));
         };
-        id.parse().map(Self).map_err(|_| no_id())
+        app.resolve_name(principal, &name).await.map(Self)
     }
 }
 

@@ -18,7 +18,7 @@ use http::{HeaderValue, StatusCode};
 use model::ErrorCode;
 
 use super::extract::{Id, Json, NoQuery, Query};
-use super::sandboxes::NEXT_CURSOR;
+use super::sandbox_list::NEXT_CURSOR;
 use super::view;
 use crate::app::App;
 use crate::app::files::{Download, Listing, MAX_ENTRIES, MAX_PATH};

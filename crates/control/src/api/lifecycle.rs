@@ -1,9 +1,12 @@
-//! Handlers of `/v1/sandboxes/{id}` that change the state of a whole sandbox: pause, resume, fork.
+//! Handlers of `/v1/sandboxes/{id}` about the life of a whole sandbox: pause,
+//! resume, fork, wait, ping.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use api_types::{ForkSandbox, Sandbox};
+use api_types::{ForkSandbox, Sandbox, SandboxStatus};
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use http::{HeaderMap, StatusCode};
 
@@ -11,9 +14,10 @@ use super::extract::{Id, NoQuery, OptionalJson, Query};
 use super::sandboxes::read_idempotency;
 use super::view;
 use crate::app::sandbox_fork::ForkRequest;
+use crate::app::sandbox_wait::{DEFAULT_WAIT_SEC, MAX_WAIT_SEC, WaitRequest};
 use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Pause a sandbox
 ///
@@ -62,6 +66,130 @@ pub async fn resume_sandbox(
 ) -> Result<Answer<Sandbox>> {
     let resumed = async move { app.resume_sandbox(&principal, &id).await };
     Ok(Answer(view::sandbox(spawn_detached(resumed).await?)))
+}
+
+/// Ping a sandbox
+///
+/// Asks the guest agent of a running sandbox whether it answers. Counts as use. One that is paused
+/// is not resumed.
+#[utoipa::path(
+    post, path = "/{id}/ping", tag = "sandboxes",
+    responses(
+        (status = 204, description = "The sandbox answers"),
+        (status = 409, description = "It does not run"),
+        (status = 502, description = "The guest agent does not answer"),
+        (status = 504, description = "The host does not answer in time"),
+    )
+)]
+pub async fn ping_sandbox(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode> {
+    app.ping_sandbox(&principal, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Keep a sandbox alive
+///
+/// Counts as use of a running sandbox: the time until it is idle begins again. Its guest is not
+/// asked.
+#[utoipa::path(
+    post, path = "/{id}/keep-alive", tag = "sandboxes",
+    responses(
+        (status = 204, description = "The sandbox counts as used"),
+        (status = 409, description = "It does not run"),
+        (status = 504, description = "The host does not answer in time"),
+    )
+)]
+pub async fn keep_sandbox_alive(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode> {
+    app.keep_sandbox_alive(&principal, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `read_wait` reads")]
+pub struct WaitQuery {
+    /// Status to wait for. May come several times: one of them is enough.
+    status: Option<Vec<SandboxStatus>>,
+    /// True to wait until the sandbox is deleted. This or a status is needed.
+    deleted: Option<bool>,
+    /// Seconds to wait at most. Default 60.
+    #[param(minimum = 1, maximum = 300)]
+    timeout_sec: Option<u32>,
+}
+
+fn read_wait(pairs: Vec<(String, String)>) -> Result<WaitRequest> {
+    let mut request = WaitRequest {
+        states: Vec::new(),
+        deleted: false,
+        timeout: Duration::from_secs(DEFAULT_WAIT_SEC.into()),
+    };
+    for (name, value) in pairs {
+        match name.as_str() {
+            "status" => request.states.push(value.parse()?),
+            "deleted" => {
+                let deleted = value.parse();
+                request.deleted =
+                    deleted.map_err(|_| Error::invalid("deleted must be true or false"))?;
+            }
+            "timeout_sec" => {
+                let seconds = value.parse().ok();
+                let seconds = seconds.filter(|seconds| (1..=MAX_WAIT_SEC).contains(seconds));
+                let seconds = seconds.ok_or_else(|| {
+                    Error::invalid(format!("timeout_sec must be from 1 to {MAX_WAIT_SEC}"))
+                })?;
+                request.timeout = Duration::from_secs(seconds.into());
+            }
+            _ => {
+                let name: String = name.chars().take(64).collect();
+                let text =
+                    format!("the query is not what this route reads: unknown field `{name}`");
+                return Err(Error::invalid(text));
+            }
+        }
+    }
+    if request.states.is_empty() && !request.deleted {
+        return Err(Error::invalid(
+            "say what to wait for: status=running, or deleted=true",
+        ));
+    }
+    Ok(request)
+}
+
+/// Wait for a sandbox
+///
+/// Answers once the sandbox has the status, at once if it has it already. After 504 the request can
+/// be sent again.
+#[utoipa::path(
+    get, path = "/{id}/wait", tag = "sandboxes", params(WaitQuery),
+    responses(
+        (status = 200, description = "The sandbox has the status", body = Sandbox),
+        (status = 204, description = "The sandbox is deleted"),
+        (status = 409, description = "It has stopped, and will never have the status"),
+        (status = 504, description = "It does not have the status yet"),
+    )
+)]
+pub async fn wait_for_sandbox(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Id(id): Id,
+    Query(pairs): Query<Vec<(String, String)>>,
+) -> Result<Response> {
+    let request = read_wait(pairs)?;
+    Ok(
+        match app.wait_for_sandbox(&principal, &id, &request).await? {
+            Some(row) => Answer(view::sandbox(row)).into_response(),
+            None => StatusCode::NO_CONTENT.into_response(),
+        },
+    )
 }
 
 /// Fork a sandbox

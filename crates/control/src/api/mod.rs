@@ -26,6 +26,7 @@ mod network;
 mod ports;
 mod processes;
 pub mod rate_limit;
+mod sandbox_list;
 mod sandboxes;
 mod snapshots;
 mod templates;
@@ -59,9 +60,17 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(
             sandboxes::create_sandbox,
-            sandboxes::list_sandboxes
+            sandbox_list::list_sandboxes
         ))
-        .routes(routes!(sandboxes::get_sandbox, sandboxes::delete_sandbox))
+        .routes(routes!(sandbox_list::count_sandboxes))
+        .routes(routes!(
+            sandboxes::get_sandbox,
+            sandboxes::update_sandbox,
+            sandboxes::delete_sandbox
+        ))
+        .routes(routes!(lifecycle::wait_for_sandbox))
+        .routes(routes!(lifecycle::ping_sandbox))
+        .routes(routes!(lifecycle::keep_sandbox_alive))
         .routes(routes!(lifecycle::pause_sandbox))
         .routes(routes!(lifecycle::resume_sandbox))
         .routes(routes!(lifecycle::fork_sandbox))

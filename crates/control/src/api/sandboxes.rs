@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use api_types::{CreateSandbox, Sandbox};
+use api_types::{CreateSandbox, IfExists, Sandbox, UpdateSandbox};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
-use http::{HeaderMap, HeaderValue, StatusCode};
-use model::{ResourceRequest, SandboxSpec};
-use serde::{Deserialize, Serialize};
+use http::{HeaderMap, StatusCode};
+use model::{IdleChange, Labels, ResourceRequest, SandboxAttributes, SandboxSpec};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
-use store::{Cursor, Idempotency};
-use utoipa::IntoParams;
+use store::Idempotency;
 
 use super::extract::{Id, Json, NoQuery, Query};
 use super::view;
-use crate::app::sandbox_create::CreateRequest;
+use crate::app::sandbox_create::{CreateRequest, Created};
+use crate::app::sandbox_update::UpdateRequest;
 use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
@@ -23,10 +23,6 @@ use crate::error::{Error, Result};
 /// Header field whose value makes two creates the same one.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
-/// Header field with the cursor of the next page.
-pub(super) const NEXT_CURSOR: &str = "x-next-cursor";
-const DEFAULT_LIMIT: u32 = 100;
-pub const MAX_LIMIT: u32 = 1000;
 
 /// Create a sandbox
 ///
@@ -38,9 +34,10 @@ pub const MAX_LIMIT: u32 = 1000;
         description = "At most 255 printable ASCII characters; remembered as long as the sandbox is there")),
     request_body = CreateSandbox,
     responses(
+        (status = 200, description = "The living sandbox of that name, for `if_exists: return`", body = Sandbox),
         (status = 201, description = "The sandbox is running", body = Sandbox),
         (status = 404, description = "There is no such template"),
-        (status = 409, description = "It was deleted while it was being made"),
+        (status = 409, description = "A living sandbox has the name, or it was deleted while it was being made"),
         (status = 422, description = "The idempotency key came before with another body"),
         (status = 502, description = "It did not start"),
         (status = 504, description = "It did not start in time"),
@@ -54,17 +51,47 @@ pub async fn create_sandbox(
     Json(body): Json<CreateSandbox>,
 ) -> Result<Response> {
     let resources = ResourceRequest::from(&body);
+    let attributes = attributes_from(&body)?;
+    let returns_existing = body.if_exists == Some(IfExists::Return);
+    if returns_existing && attributes.name.is_none() {
+        let text = "if_exists: return needs a name, by which the sandbox is found";
+        return Err(Error::invalid(text));
+    }
     let spec = SandboxSpec::try_from(body)?;
     spec.check(&app.limits)?;
-    let idempotency = read_idempotency(&headers, &spec)?;
+    let idempotency = if attributes == SandboxAttributes::default() {
+        // As earlier versions did, whose keys are still remembered.
+        read_idempotency(&headers, &spec)?
+    } else {
+        read_idempotency(&headers, &(&spec, &attributes))?
+    };
     let request = CreateRequest {
         spec,
         resources,
+        attributes,
+        returns_existing,
         idempotency,
     };
     let created = async move { app.create_sandbox(&principal, request).await };
-    let sandbox = spawn_detached(created).await?;
-    Ok((StatusCode::CREATED, Answer(view::sandbox(sandbox))).into_response())
+    let (status, sandbox) = match spawn_detached(created).await? {
+        Created::New(sandbox) => (StatusCode::CREATED, sandbox),
+        Created::Existing(sandbox) => (StatusCode::OK, sandbox),
+    };
+    Ok((status, Answer(view::sandbox(sandbox))).into_response())
+}
+
+fn attributes_from(body: &CreateSandbox) -> Result<SandboxAttributes> {
+    Ok(SandboxAttributes {
+        name: body.name.as_deref().map(str::parse).transpose()?,
+        labels: Labels::new(body.labels.clone())?,
+        ends_at: body.ends_at.as_deref().map(read_end).transpose()?,
+    })
+}
+
+fn read_end(text: &str) -> Result<i64> {
+    view::parse_time(text).ok_or_else(|| {
+        Error::invalid("ends_at must be a time of RFC 3339, as in 2030-01-31T12:00:00Z")
+    })
 }
 
 /// Reads the idempotency key of a request. Its fingerprint is that of the parsed request, so that
@@ -94,51 +121,6 @@ pub(super) fn read_idempotency(
     }))
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct ListQuery {
-    /// Most entries wanted. Default 100.
-    #[param(minimum = 1, maximum = 1000)]
-    limit: Option<u32>,
-    /// `X-Next-Cursor` of the page before, unchanged.
-    #[param(pattern = "^[0-9a-f]{16}\\.sb-[a-z0-9]{20}$")]
-    cursor: Option<String>,
-}
-
-/// List sandboxes
-///
-/// In whatever state, newest first, one page at a time.
-#[utoipa::path(
-    get, path = "", tag = "sandboxes", params(ListQuery),
-    responses((status = 200, description = "One page", body = Vec<Sandbox>,
-        headers(("X-Next-Cursor" = Option<String>,
-            description = "Where the next page begins; absent on the last one"))))
-)]
-pub async fn list_sandboxes(
-    State(app): State<Arc<App>>,
-    Extension(principal): Extension<Principal>,
-    Query(query): Query<ListQuery>,
-) -> Result<Response> {
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Error::invalid(format!(
-            "limit must be from 1 to {MAX_LIMIT}, not {limit}"
-        )));
-    }
-    let cursor: Option<Cursor> = query.cursor.map(|cursor| cursor.parse()).transpose()?;
-    let page = app
-        .list_sandboxes(&principal, cursor.as_ref(), limit)
-        .await?;
-    let sandboxes: Vec<Sandbox> = page.sandboxes.into_iter().map(view::sandbox).collect();
-    let mut response = Answer(sandboxes).into_response();
-    if let Some(next) = page.next {
-        let value = HeaderValue::from_str(&next.to_string()).map_err(Error::internal)?;
-        response.headers_mut().insert(NEXT_CURSOR, value);
-    }
-    Ok(response)
-}
-
 /// Get a sandbox
 #[utoipa::path(
     get, path = "/{id}", tag = "sandboxes",
@@ -153,6 +135,42 @@ pub async fn get_sandbox(
     Ok(Answer(view::sandbox(
         app.get_sandbox(&principal, &id).await?,
     )))
+}
+
+/// Change a sandbox
+///
+/// Changes name, labels, end and settings about idleness of a sandbox that is pending, running or
+/// paused. What is left out stays. Its host learns of it at once, or when it can be reached again.
+#[utoipa::path(
+    patch, path = "/{id}", tag = "sandboxes",
+    request_body = UpdateSandbox,
+    responses(
+        (status = 200, description = "The sandbox as it is now", body = Sandbox),
+        (status = 409, description = "It has stopped, or another living sandbox has the name"),
+    )
+)]
+pub async fn update_sandbox(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Id(id): Id,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(body): Json<UpdateSandbox>,
+) -> Result<Answer<Sandbox>> {
+    let idle = IdleChange::from(&body);
+    let name = body
+        .name
+        .map(|name| name.map(|name| name.parse()).transpose());
+    let ends_at = body
+        .ends_at
+        .map(|at| at.map(|at| read_end(&at)).transpose());
+    let request = UpdateRequest {
+        idle,
+        labels: body.labels.into_iter().collect(),
+        name: name.transpose()?,
+        ends_at: ends_at.transpose()?,
+    };
+    let updated = async move { app.update_sandbox(&principal, &id, &request).await };
+    Ok(Answer(view::sandbox(spawn_detached(updated).await?)))
 }
 
 /// Delete a sandbox

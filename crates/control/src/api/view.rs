@@ -3,6 +3,7 @@
 use model::TemplateKind;
 use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use crate::app::metrics::HostUsage;
@@ -24,6 +25,13 @@ pub fn format_time(ms: i64) -> String {
     text.unwrap_or_else(|| "1970-01-01T00:00:00.000Z".to_owned())
 }
 
+/// Parses RFC 3339 to milliseconds since the Unix epoch.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<i64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
 #[must_use]
 pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
     let created_at = format_time(row.created_at);
@@ -31,6 +39,10 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
     let reported_size = row.disk.as_ref().map(|disk| disk.size_mb);
     api_types::Sandbox {
         reason: row.reason,
+        stop_reason: row.stop_reason,
+        name: row.attributes.name.map(|name| name.to_string()),
+        labels: row.attributes.labels.into_map(),
+        ends_at: row.attributes.ends_at.map(format_time),
         disk_mb: reported_size.or(asked.disk_mb),
         disk: row.disk.map(|disk| api_types::Disk {
             backend: disk.backend,
@@ -248,5 +260,14 @@ mod tests {
         assert_eq!(format_time(1_767_225_600_170), "2026-01-01T00:00:00.170Z");
         assert_eq!(format_time(1_767_225_600_000), "2026-01-01T00:00:00.000Z");
         assert_eq!(format_time(i64::MAX), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            parse_time("2026-01-01T00:00:00.123Z"),
+            Some(1_767_225_600_123)
+        );
+        assert_eq!(
+            parse_time("2026-01-01T02:00:00+02:00"),
+            Some(1_767_225_600_000)
+        );
+        assert_eq!(parse_time("tomorrow"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use model::{Resource, SandboxId, SandboxState, TeamId};
-use store::Sandbox;
+use store::{Sandbox, SandboxFilter};
 
 use super::App;
 use crate::auth::Principal;
@@ -85,9 +85,11 @@ impl App {
     ) -> Result<Vec<Sandbox>> {
         if ids.is_empty() {
             let most = u32::try_from(MAX_IDS).unwrap_or(u32::MAX);
-            let mut page = self.list_sandboxes(principal, None, most).await?;
-            let is_alive = |state| matches!(state, SandboxState::Running | SandboxState::Paused);
-            page.sandboxes.retain(|sandbox| is_alive(sandbox.state));
+            let alive = SandboxFilter {
+                states: vec![SandboxState::Running, SandboxState::Paused],
+                ..SandboxFilter::default()
+            };
+            let page = self.list_sandboxes(principal, &alive, None, most).await?;
             return Ok(page.sandboxes);
         }
         let mut sandboxes = Vec::with_capacity(ids.len());

@@ -3,7 +3,7 @@
 //! Reports carry generations that only grow, so late and doubled ones change nothing, whichever way
 //! they come: as the answer to a call, over the watch, or in a list.
 
-use model::{SandboxId, SandboxState};
+use model::{SandboxId, SandboxState, StopReason};
 use stdx::time::now_ms;
 use store::{Applied, Report, Sandbox};
 
@@ -131,6 +131,7 @@ fn lost_report(sandbox: &Sandbox, host_id: String, reason: &str) -> Report {
         generation: sandbox.generation.next(),
         state: SandboxState::Error,
         reason: Some(reason.to_owned()),
+        stop_reason: Some(StopReason::HostLost),
         guest_ip: None,
         host_ip: None,
         started_at: sandbox.started_at,

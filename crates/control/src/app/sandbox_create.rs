@@ -11,7 +11,8 @@ use std::slice;
 use std::sync::Arc;
 
 use model::{
-    ErrorCode, Resource, ResourceRequest, SandboxId, SandboxSpec, SandboxState, TemplateName,
+    ErrorCode, Resource, ResourceRequest, SandboxAttributes, SandboxId, SandboxSpec, SandboxState,
+    TemplateName,
 };
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
@@ -25,12 +26,23 @@ use crate::hosts::{self, Host, HostInfo, Inventory, Reservation, Template};
 use crate::scheduler::{HostView, Unschedulable, rank_hosts};
 
 /// A sandbox to create.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CreateRequest {
     /// Spec with the defaults for sizes that are not requested.
     pub spec: SandboxSpec,
     pub resources: ResourceRequest,
+    pub attributes: SandboxAttributes,
+    /// True if a living sandbox of that name is as good as a new one.
+    pub returns_existing: bool,
     pub idempotency: Option<Idempotency>,
+}
+
+/// Outcome of a create.
+#[derive(Debug)]
+pub enum Created {
+    New(Sandbox),
+    /// The living sandbox of that name, which has what was asked for.
+    Existing(Sandbox),
 }
 
 /// Spec with the sizes of its template, and the hosts to try, best first.
@@ -50,15 +62,44 @@ impl App {
         &self,
         principal: &Principal,
         request: CreateRequest,
-    ) -> Result<Sandbox> {
+    ) -> Result<Created> {
         principal.require_write(Resource::Sandboxes)?;
         if request.spec.has_network_rules() {
             principal.require_write(Resource::Network)?;
         }
+        check_end(request.attributes.ends_at)?;
+        let name = request.attributes.name.clone();
+        let Some(name) = name.filter(|_| request.returns_existing) else {
+            let created = self.create_new(principal, request).await;
+            return created.map(Created::New);
+        };
+        // A sandbox that is met may end before it has begun: then the name is free again.
+        loop {
+            if let Some(row) = self.find_named(principal, &name).await?
+                && let Some(sandbox) = self.adopt_existing(principal, row, &request).await?
+            {
+                return Ok(Created::Existing(sandbox));
+            }
+            match self.create_new(principal, request.clone()).await {
+                // Another request was first, here or at another control plane.
+                Err(error) if error.code == ErrorCode::Conflict => {
+                    if self.find_named(principal, &name).await?.is_none() {
+                        return Err(error);
+                    }
+                }
+                created => return created.map(Created::New),
+            }
+        }
+    }
+
+    /// Creates a sandbox; a name that is taken is an error.
+    async fn create_new(&self, principal: &Principal, request: CreateRequest) -> Result<Sandbox> {
         let CreateRequest {
             spec,
             resources,
+            attributes,
             idempotency,
+            returns_existing: _,
         } = request;
         let key_id = &principal.key_id;
         let locks = &self.idempotency_locks;
@@ -75,6 +116,7 @@ impl App {
             id: SandboxId::random(),
             team_id: principal.team_id.clone(),
             spec: placement.spec.clone(),
+            attributes,
             key_id: key_id.clone(),
             idempotency,
             now: now_ms(),
@@ -84,6 +126,29 @@ impl App {
         let inserted = self.store_of(&new.id).sandbox_insert(&new).await?;
         self.continue_create(principal, inserted, Some(placement))
             .await
+    }
+
+    /// Returns the living sandbox that was met by its name, once it has begun. `None` if it did not.
+    ///
+    /// # Errors
+    /// `Conflict` if it is another one than was asked for.
+    async fn adopt_existing(
+        &self,
+        principal: &Principal,
+        row: Sandbox,
+        request: &CreateRequest,
+    ) -> Result<Option<Sandbox>> {
+        let differences = differences(&row, request);
+        if !differences.is_empty() {
+            let text = format!(
+                "sandbox {} has this name, with other {}; leave those out, take another name, or delete it",
+                row.id,
+                differences.join(", ")
+            );
+            return Err(Error::new(ErrorCode::Conflict, text));
+        }
+        let begun = self.wait_until_begun(principal, &row.id).await?;
+        Ok(begun.filter(|sandbox| !sandbox.state.is_terminal()))
     }
 
     /// Continues a create with the row that the insert made or found.
@@ -96,6 +161,7 @@ impl App {
         let sandbox = match met {
             Inserted::New(sandbox) => sandbox,
             Inserted::Mismatch => return Err(idempotency_mismatch()),
+            Inserted::NameTaken(row) => return Err(name_taken(&row)),
             Inserted::Existing(sandbox) if sandbox.deleting => {
                 return Err(deleted_in_between(&sandbox.id));
             }
@@ -369,6 +435,44 @@ fn template_gone(template: &TemplateName) -> Error {
         "there is no template {template} on the sandbox's host; GET /v1/templates lists all there are"
     );
     Error::new(ErrorCode::NotFound, text)
+}
+
+/// Lists what the request names and the sandbox has otherwise, of what never changes.
+fn differences(row: &Sandbox, request: &CreateRequest) -> Vec<&'static str> {
+    let CreateRequest {
+        spec, resources, ..
+    } = request;
+    let has = ResourceRequest::from(&row.spec);
+    let differs = |asked: Option<u32>, has: Option<u32>| asked.is_some() && asked != has;
+    // A disk whose size was left out has that of its template, which the host reports.
+    let disk = has.disk_mb.or(row.disk.as_ref().map(|disk| disk.size_mb));
+    let all = [
+        ("template", row.spec.template != spec.template),
+        ("vcpus", differs(resources.vcpus, has.vcpus)),
+        ("memory_mb", differs(resources.memory_mb, has.memory_mb)),
+        ("disk_mb", differs(resources.disk_mb, disk)),
+        ("envs", row.spec.envs != spec.envs),
+    ];
+    let different = all.into_iter().filter(|(_, differs)| *differs);
+    different.map(|(field, _)| field).collect()
+}
+
+/// Refuses an end that has come already.
+pub(super) fn check_end(ends_at: Option<i64>) -> Result<()> {
+    match ends_at {
+        Some(at) if at <= now_ms() => Err(Error::invalid(
+            "ends_at must be a time to come; is the clock of the client right?",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn name_taken(row: &Sandbox) -> Error {
+    let text = format!(
+        "sandbox {} has this name and is {}; take another name, delete it, or ask for it with `if_exists: return`",
+        row.id, row.state
+    );
+    Error::new(ErrorCode::Conflict, text)
 }
 
 fn idempotency_mismatch() -> Error {

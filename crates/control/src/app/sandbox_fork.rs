@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use model::{ErrorCode, EventKind, Resource, SandboxId, SandboxState};
+use model::{ErrorCode, EventKind, Resource, SandboxAttributes, SandboxId, SandboxState};
 use serde_json::json;
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
@@ -137,6 +137,12 @@ impl App {
             id: SandboxId::random(),
             team_id: principal.team_id.clone(),
             spec: source.spec.clone(),
+            // A name is of one sandbox. The end is copied: what was to end in an hour leaves no
+            // children that go on for ever.
+            attributes: SandboxAttributes {
+                name: None,
+                ..source.attributes.clone()
+            },
             key_id: principal.key_id.clone(),
             idempotency: fork.child_idempotency(number),
             now: now_ms(),
@@ -146,6 +152,10 @@ impl App {
             Inserted::Existing(row) if row.deleting => Err(deleted_in_between(&row.id)),
             Inserted::New(row) | Inserted::Existing(row) => Ok(row),
             Inserted::Mismatch => Err(mismatch()),
+            Inserted::NameTaken(row) => Err(Error::internal(store::Error::Conflict {
+                what: "a name that a child does not have",
+            })
+            .and(row.id.as_str())),
         }
     }
 

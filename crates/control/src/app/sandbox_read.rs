@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use model::{ErrorCode, Resource, SandboxId, SandboxState};
-use store::{Cursor, Sandbox};
+use model::{ErrorCode, Resource, SandboxId, SandboxName, SandboxState};
+use store::{Cursor, Sandbox, SandboxFilter};
 
 use super::App;
 use crate::auth::Principal;
@@ -26,7 +26,7 @@ pub struct UsableSandbox {
     pub is_paused: bool,
 }
 
-fn wrong_state(sandbox: &Sandbox, wanted: &str) -> Error {
+pub(super) fn wrong_state(sandbox: &Sandbox, wanted: &str) -> Error {
     let reason = sandbox
         .reason
         .as_ref()
@@ -49,24 +49,71 @@ impl App {
         self.find_sandbox(principal, id).await
     }
 
-    /// Returns one page of the team's sandboxes, newest first.
+    /// Returns one page of the team's sandboxes that meet the filter, newest first.
     ///
     /// # Errors
     /// The store's.
     pub async fn list_sandboxes(
         &self,
         principal: &Principal,
+        filter: &SandboxFilter,
         after: Option<&Cursor>,
         limit: u32,
     ) -> Result<Page> {
         principal.require_read(Resource::Sandboxes)?;
         let team = &principal.team_id;
-        let mut sandboxes = self.store.sandbox_list(team, after, limit + 1).await?;
+        let list = self.store.sandbox_list(team, filter, after, limit + 1);
+        let mut sandboxes = list.await?;
         let has_more = sandboxes.len() > limit as usize;
         sandboxes.truncate(limit as usize);
         let last = sandboxes.last().filter(|_| has_more);
         let next = last.map(Sandbox::cursor);
         Ok(Page { sandboxes, next })
+    }
+
+    /// Counts the team's sandboxes that meet the filter.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn count_sandboxes(
+        &self,
+        principal: &Principal,
+        filter: &SandboxFilter,
+    ) -> Result<u64> {
+        principal.require_read(Resource::Sandboxes)?;
+        Ok(self.store.sandbox_count(&principal.team_id, filter).await?)
+    }
+
+    /// Returns the id of the living sandbox of that name: a request that says a name is about that
+    /// one sandbox from then on. One that stopped is found by its id alone, since there may be many.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn resolve_name(
+        &self,
+        principal: &Principal,
+        name: &SandboxName,
+    ) -> Result<SandboxId> {
+        let found = self.find_named(principal, name).await?;
+        found.map(|row| row.id).ok_or_else(|| {
+            let text = format!(
+                "there is no sandbox {name:?} that is pending, running or paused; one that stopped is found by its id"
+            );
+            Error::new(ErrorCode::NotFound, text)
+        })
+    }
+
+    /// Finds the living sandbox of that name.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn find_named(
+        &self,
+        principal: &Principal,
+        name: &SandboxName,
+    ) -> Result<Option<Sandbox>> {
+        let team = &principal.team_id;
+        Ok(self.store.sandbox_get_by_name(team, name).await?)
     }
 
     /// Finds a sandbox of the caller's team.

@@ -20,8 +20,9 @@ pub(crate) const GUEST_TIMEOUT: Duration = Duration::from_secs(180);
 /// may have, at 100 MB/s take 11 minutes. If the host takes longer it goes on, and its reports tell
 /// the end.
 pub(super) const SAVE_TIMEOUT: Duration = Duration::from_secs(900);
-/// Time for a change of rules, which waits until the command that is being carried out has ended.
-pub(super) const NETWORK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for a change of rules or settings, or an end, which waits until the command that is being
+/// carried out has ended.
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for calls that only work on files of the host, some of which may be large.
 pub(super) const FILES_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time for a paused sandbox to run: the guest has to answer, which is slow without hardware

@@ -4,7 +4,7 @@ use host_rpc as rpc;
 use model::{NetworkSpec, SandboxId};
 
 use super::Host;
-use super::calls::{NETWORK_TIMEOUT, unary};
+use super::calls::{COMMAND_TIMEOUT, unary};
 use super::reports::SandboxReport;
 use crate::error::Result;
 
@@ -26,7 +26,7 @@ impl Host {
         let answer = unary!(
             self,
             network.update_network_with_options(request),
-            NETWORK_TIMEOUT
+            COMMAND_TIMEOUT
         )?;
         self.report_from(answer.sandbox.into_option()).await
     }

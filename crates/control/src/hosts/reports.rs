@@ -1,7 +1,7 @@
 //! Reports of hosts about their sandboxes, checked.
 
 use host_rpc as rpc;
-use model::{ErrorCode, Generation, InvalidValue, SandboxId, SandboxState};
+use model::{ErrorCode, Generation, IdleSettings, InvalidValue, SandboxId, SandboxState};
 use store::{Disk, Report};
 
 use super::Host;
@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 pub enum SandboxReport {
     Present {
         report: Box<Report>,
+        /// Settings about idleness that the host goes by; `None` where it sent no spec.
+        idle: Option<IdleSettings>,
         /// SHA-256 of the token of the guest agent; `None` from hosts of a version before.
         access_token_sha256: Option<[u8; 32]>,
     },
@@ -85,6 +87,7 @@ fn from_message(
         .map(rpc::spec::network_from_message)
         .transpose()?
         .flatten();
+    let idle = spec.as_ref().map(rpc::spec::idle_of_spec);
     let access_token_sha256 = report.access_token_sha256.as_slice().try_into().ok();
     let report = Report {
         id,
@@ -92,6 +95,9 @@ fn from_message(
         generation: Generation(report.generation),
         state,
         reason: text(report.reason),
+        // One that is not over has no such cause, whatever its host says.
+        stop_reason: rpc::stop_reason::from_message(report.stop_reason.as_known())
+            .filter(|_| state.is_terminal()),
         guest_ip: text(report.guest_ip),
         host_ip: text(report.host_ip),
         started_at: time(report.started_at_ms),
@@ -105,6 +111,7 @@ fn from_message(
     };
     Ok(SandboxReport::Present {
         report: Box::new(report),
+        idle,
         access_token_sha256,
     })
 }

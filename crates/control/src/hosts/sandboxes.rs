@@ -5,12 +5,12 @@ use std::sync::Arc;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::watch_sandboxes_response::Event;
 use host_rpc::__buffa::view::WatchSandboxesResponseView;
-use model::{ErrorCode, SandboxId, SandboxSpec};
+use model::{ErrorCode, IdleSettings, SandboxId, SandboxSpec, StopReason};
 
 use super::Host;
 use super::calls::{
-    ASK_TIMEOUT, ENSURE_TIMEOUT, Messages, REMOVE_TIMEOUT, RESUME_TIMEOUT, SAVE_TIMEOUT, next_part,
-    streaming, unary,
+    ASK_TIMEOUT, COMMAND_TIMEOUT, ENSURE_TIMEOUT, Messages, REMOVE_TIMEOUT, RESUME_TIMEOUT,
+    SAVE_TIMEOUT, next_part, streaming, unary,
 };
 use super::reports::SandboxReport;
 use crate::error::{Error, Result};
@@ -145,6 +145,70 @@ impl Host {
             RESUME_TIMEOUT
         )?;
         self.report_from(answer.sandbox.into_option()).await
+    }
+
+    /// Ends a sandbox. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn stop_sandbox(
+        &self,
+        id: &SandboxId,
+        cause: StopReason,
+        reason: &str,
+    ) -> Result<SandboxReport> {
+        let request = rpc::StopSandboxRequest {
+            sandbox_id: id.to_string(),
+            stop_reason: rpc::stop_reason::to_message(Some(cause)).into(),
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
+        let answer = unary!(
+            self,
+            sandboxes.stop_sandbox_with_options(request),
+            COMMAND_TIMEOUT
+        )?;
+        self.report_from(answer.sandbox.into_option()).await
+    }
+
+    /// Replaces the settings about idleness that the host goes by.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn update_sandbox(
+        &self,
+        id: &SandboxId,
+        idle: IdleSettings,
+    ) -> Result<SandboxReport> {
+        let request = rpc::UpdateSandboxRequest {
+            sandbox_id: id.to_string(),
+            idle: rpc::spec::idle_to_message(idle).into(),
+            ..Default::default()
+        };
+        let answer = unary!(
+            self,
+            sandboxes.update_sandbox_with_options(request),
+            COMMAND_TIMEOUT
+        )?;
+        self.report_from(answer.sandbox.into_option()).await
+    }
+
+    /// Counts as use of a running sandbox. With `ask_guest` its guest agent has to answer.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn ping_sandbox(&self, id: &SandboxId, ask_guest: bool) -> Result<()> {
+        let request = rpc::PingSandboxRequest {
+            sandbox_id: id.to_string(),
+            ask_guest,
+            ..Default::default()
+        };
+        unary!(
+            self,
+            sandboxes.ping_sandbox_with_options(request),
+            ASK_TIMEOUT
+        )
+        .map(drop)
     }
 
     /// Makes children of a sandbox; reports of all of them, in the order of `children`.

@@ -27,6 +27,7 @@ impl GuestTokens {
             SandboxReport::Present {
                 report,
                 access_token_sha256: Some(hash),
+                ..
             } => drop(self.lock().insert(report.id.clone(), *hash)),
             SandboxReport::Present {
                 access_token_sha256: None,
@@ -64,6 +65,7 @@ mod tests {
                 generation: Generation::FIRST,
                 state: SandboxState::Running,
                 reason: None,
+                stop_reason: None,
                 guest_ip: None,
                 host_ip: None,
                 started_at: None,
@@ -71,6 +73,7 @@ mod tests {
                 disk: None,
                 network: None,
             }),
+            idle: None,
             access_token_sha256,
         }
     }

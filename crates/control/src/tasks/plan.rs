@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{SandboxId, SandboxState};
+use model::{IdleSettings, SandboxId, SandboxState, StopReason};
 use store::Sandbox;
 
 /// Age up to which a row without a host belongs to a create that goes on: longer than it takes from
@@ -18,13 +18,21 @@ const GRACE_MS: i64 = 30_000;
 pub(super) struct Observation<'a> {
     pub(super) rows: &'a [Sandbox],
     /// Sandboxes that this host has.
-    pub(super) host_has: &'a BTreeSet<SandboxId>,
+    pub(super) host_has: &'a BTreeMap<SandboxId, HostSandbox>,
     pub(super) host_id: &'a str,
     /// All hosts of the installation; `None` while not all have said who they are.
     pub(super) all_host_ids: Option<&'a [String]>,
     /// Sandboxes that this very process is creating.
     pub(super) in_flight: &'a BTreeSet<SandboxId>,
     pub(super) now: i64,
+}
+
+/// Sandbox as its host reports it, as far as rows are compared with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HostSandbox {
+    pub(super) is_over: bool,
+    /// `None` where the host sent none.
+    pub(super) idle: Option<IdleSettings>,
 }
 
 /// Repair of one difference.
@@ -38,6 +46,10 @@ pub(super) enum Step {
     MarkLost(Sandbox),
     /// Marks a row whose host is not configured any more.
     MarkHostGone(Sandbox),
+    /// Ends a sandbox on the host whose row has stopped because its end has come.
+    Stop(Sandbox),
+    /// Tells the host the settings about idleness that a user changed.
+    TellSettings(SandboxId),
     /// Removes a sandbox from the host that has no row, or that belongs to another host.
     RemoveOrphan(SandboxId),
 }
@@ -50,7 +62,7 @@ pub(super) fn plan_steps(observed: &Observation<'_>) -> Vec<Step> {
         .rows
         .iter()
         .filter_map(|row| about_row(observed, row));
-    let about_host = observed.host_has.iter().filter(|id| match rows.get(id) {
+    let about_host = observed.host_has.keys().filter(|id| match rows.get(id) {
         None => true,
         Some(row) => row
             .host_id
@@ -63,14 +75,15 @@ pub(super) fn plan_steps(observed: &Observation<'_>) -> Vec<Step> {
 }
 
 fn about_row(observed: &Observation<'_>, row: &Sandbox) -> Option<Step> {
-    let has = observed.host_has.contains(&row.id);
+    let on_host = observed.host_has.get(&row.id);
+    let has = on_host.is_some();
     match row.host_id.as_deref() {
         None if row.deleting => Some(Step::FinishDeletion(row.clone())),
         // If the host has it, a report will say so.
         None => (!has && is_abandoned(observed, row)).then(|| Step::Rollback(row.id.clone())),
         Some(owner) if owner == observed.host_id => match (row.deleting, has) {
             (true, _) => Some(Step::FinishDeletion(row.clone())),
-            (false, true) => None,
+            (false, true) => on_host.and_then(|on_host| about_difference(row, on_host)),
             (false, false) if row.state.is_terminal() => None,
             (false, false)
                 if row.state == SandboxState::Pending && observed.in_flight.contains(&row.id) =>
@@ -89,6 +102,21 @@ fn about_row(observed: &Observation<'_>, row: &Sandbox) -> Option<Step> {
     }
 }
 
+/// Compares a row with the sandbox that its host has.
+fn about_difference(row: &Sandbox, on_host: &HostSandbox) -> Option<Step> {
+    if on_host.is_over {
+        return None;
+    }
+    if row.stop_reason == Some(StopReason::EndTime) {
+        return Some(Step::Stop(row.clone()));
+    }
+    let differs = on_host
+        .idle
+        .is_some_and(|idle| idle != row.spec.idle_settings());
+    let is_alive = matches!(row.state, SandboxState::Running | SandboxState::Paused);
+    (differs && is_alive).then(|| Step::TellSettings(row.id.clone()))
+}
+
 fn is_abandoned(observed: &Observation<'_>, row: &Sandbox) -> bool {
     row.state == SandboxState::Pending
         && !observed.in_flight.contains(&row.id)
@@ -97,7 +125,7 @@ fn is_abandoned(observed: &Observation<'_>, row: &Sandbox) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use model::{Generation, SandboxSpec};
+    use model::{Generation, SandboxAttributes, SandboxSpec};
     use proptest::prelude::*;
 
     use super::*;
@@ -112,6 +140,9 @@ mod tests {
             generation: Generation(7),
             reason: None,
             spec: SandboxSpec::builder().build(),
+            attributes: SandboxAttributes::default(),
+            stop_reason: None,
+            revision: 0,
             key_id: "key".to_owned(),
             host_id: host_id.map(str::to_owned),
             guest_ip: None,
@@ -125,6 +156,13 @@ mod tests {
         }
     }
 
+    fn host_sandbox(row: &Sandbox) -> HostSandbox {
+        HostSandbox {
+            is_over: row.state.is_terminal(),
+            idle: Some(row.spec.idle_settings()),
+        }
+    }
+
     fn planned(row: &Sandbox, has: bool, in_flight: bool) -> Vec<Step> {
         let only = |yes: bool| {
             yes.then(|| row.id.clone())
@@ -134,7 +172,10 @@ mod tests {
         let all = ["here".to_owned(), "there".to_owned()];
         plan_steps(&Observation {
             rows: std::slice::from_ref(row),
-            host_has: &only(has),
+            host_has: &only(has)
+                .into_iter()
+                .map(|id| (id, host_sandbox(row)))
+                .collect(),
             host_id: "here",
             all_host_ids: Some(&all),
             in_flight: &only(in_flight),
@@ -159,6 +200,28 @@ mod tests {
                 []
             );
         }
+    }
+
+    #[test]
+    fn host_learns_of_end_and_settings() {
+        let mut row = row(SandboxState::Running, Some("here"), false, 0);
+        let mut on_host = host_sandbox(&row);
+        assert_eq!(about_difference(&row, &on_host), None);
+        row.spec.timeout_sec += 1;
+        let told = Step::TellSettings(row.id.clone());
+        assert_eq!(about_difference(&row, &on_host), Some(told));
+        on_host.idle = None;
+        assert_eq!(
+            about_difference(&row, &on_host),
+            None,
+            "a host of an earlier version"
+        );
+        row.state = SandboxState::Stopped;
+        row.stop_reason = Some(StopReason::EndTime);
+        let stop = Step::Stop(row.clone());
+        assert_eq!(about_difference(&row, &on_host), Some(stop));
+        on_host.is_over = true;
+        assert_eq!(about_difference(&row, &on_host), None);
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! ask for the row, a sandbox that is rolled back must not run, losses carry a generation, removals
 //! of orphans look for a row once more.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::SandboxId;
 use stdx::time::now_ms;
 use store::Sandbox;
 
-use super::plan::{Observation, Step, plan_steps};
+use super::plan::{HostSandbox, Observation, Step, plan_steps};
 use crate::app::App;
 use crate::error::Result;
 use crate::hosts::{Host, SandboxReport};
@@ -33,10 +33,19 @@ pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -
     // Creates that begin later than this have no row yet.
     let in_flight = app.in_flight_creates.ids();
     let rows = app.store.sandbox_list_all().await?;
-    let mut host_has = BTreeSet::new();
+    let mut host_has = BTreeMap::new();
     for report in host.list_sandboxes().await? {
-        if let SandboxReport::Present { report: state, .. } = &report {
-            host_has.insert(state.id.clone());
+        if let SandboxReport::Present {
+            report: state,
+            idle,
+            ..
+        } = &report
+        {
+            let sandbox = HostSandbox {
+                is_over: state.state.is_terminal(),
+                idle: *idle,
+            };
+            host_has.insert(state.id.clone(), sandbox);
             app.apply_report(report).await?;
         }
     }
@@ -70,7 +79,27 @@ async fn carry_out(app: &App, host: &Host, step: Step) -> Result<()> {
         }
         Step::MarkLost(sandbox) => app.mark_lost(sandbox).await,
         Step::MarkHostGone(sandbox) => app.mark_host_gone(sandbox).await,
+        Step::Stop(sandbox) => {
+            let stopped = app.stop_on_host(&sandbox).await;
+            log_failure(&sandbox.id, stopped, "not ended yet");
+            Ok(())
+        }
+        Step::TellSettings(id) => {
+            // As the row is now: what was read before may be outdated.
+            if let Some(row) = app.store.sandbox_get_any_team(&id).await? {
+                let told = app.tell_idle_settings(&row).await;
+                log_failure(&id, told, "its host does not know its settings yet");
+            }
+            Ok(())
+        }
         Step::RemoveOrphan(id) => remove_orphan(app, host, &id).await,
+    }
+}
+
+/// Logs what a later round tries again.
+fn log_failure(id: &SandboxId, outcome: Result<()>, what: &str) {
+    if let Err(error) = outcome {
+        tracing::warn!(sandbox = %id, error = error.chain(), "{what}");
     }
 }
 

@@ -18,6 +18,7 @@ async fn pages_show_every_sandbox_once_and_the_newest_first() {
     let mut query = ListQuery {
         limit: Some(2),
         cursor: None,
+        ..ListQuery::default()
     };
     loop {
         let page = plane.client().list(&query).await.unwrap();

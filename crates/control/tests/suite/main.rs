@@ -1,5 +1,6 @@
 //! The control plane over SQLite and a fake host agent that speaks the real protocol.
 
+mod attributes;
 mod auth;
 mod browser;
 mod checkpoints;
@@ -41,3 +42,4 @@ mod snapshots;
 mod strangers;
 mod support;
 mod uploads;
+mod waits;

@@ -88,6 +88,7 @@ async fn abandoned_with(ground: &Ground, age_ms: i64, key: Option<&str>) -> Sand
         id: SandboxId::random(),
         team_id: model::TeamId::default(),
         spec,
+        attributes: model::SandboxAttributes::default(),
         key_id: ground.key_id.clone(),
         idempotency,
         now,

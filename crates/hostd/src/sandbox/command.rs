@@ -5,11 +5,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::NetworkSpec;
+use model::{IdleSettings, NetworkSpec};
 use runtime::trace::{self, RequestContext};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::SandboxError;
+use super::state::End;
 
 /// Most commands in the queue. Senders of more wait.
 const QUEUE: usize = 16;
@@ -27,6 +28,10 @@ pub(crate) enum Command {
     Rollback {
         checkpoint: PathBuf,
     },
+    /// Ends it.
+    Stop(End),
+    /// Replaces its settings about use and idleness.
+    SetIdle(IdleSettings),
     /// Replaces the rules for where it may connect to.
     SetNetwork(NetworkSpec),
     /// Lets a command with this timeout keep the sandbox in use; zero: without an end.

@@ -1,5 +1,7 @@
 //! Errors of calls about a sandbox.
 
+use std::time::Duration;
+
 use model::{SandboxId, SandboxState};
 
 use super::state::Phase;
@@ -26,6 +28,9 @@ pub enum SandboxError {
     /// Stalled on disk pressure: its processors stand still until there is room.
     #[error("{0}")]
     Stalled(String),
+    /// Its guest agent did not answer a ping.
+    #[error("the guest agent did not answer within {} s; the sandbox is busy or broken", .0.as_secs())]
+    Silent(Duration),
     /// Its guest failed to resume lately; the next attempt is refused until later.
     #[error("{0}")]
     ResumeBackoff(String),
@@ -105,6 +110,7 @@ impl SandboxError {
             Self::Template(images::Error::Io { .. })
             | Self::Disk(_)
             | Self::Failed(_)
+            | Self::Silent(_)
             | Self::Task(_) => ErrorCode::Internal,
         }
     }

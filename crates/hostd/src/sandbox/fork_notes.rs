@@ -168,6 +168,7 @@ mod tests {
             end: End {
                 failed: false,
                 reason: "it is over".to_owned(),
+                cause: None,
             },
         }
     }

@@ -282,6 +282,7 @@ pub(super) mod tests {
                 end: End {
                     failed: true,
                     reason: "it broke".to_owned(),
+                    cause: None,
                 },
             },
             generation: Generation(7),

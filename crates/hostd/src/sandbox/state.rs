@@ -11,6 +11,7 @@
 //!                                          ↑  ↑    released                     │
 //!                       Running, Paused ───┘  └────────── not resumed ──────────┘
 //!                                  rollback
+//!   Running, Paused ──stop──→ Releasing
 //!   any ──remove──→ Removing ──released──→ Gone
 //! ```
 //!
@@ -30,7 +31,7 @@
 //! The actor ([`super::actor`]) writes the next phase into the ledger before it acts on it. What
 //! happens where it cannot be written is part of the transition ([`IfUnwritten`]).
 
-use model::SandboxState;
+use model::{SandboxState, StopReason};
 use serde::{Deserialize, Serialize};
 use stdx::error::chain;
 use vmm::Exit;
@@ -44,6 +45,9 @@ pub struct End {
     /// If true, users see the state `error`, else `stopped`.
     pub failed: bool,
     pub reason: String,
+    /// The same reason, of the closed list; `None` in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<StopReason>,
 }
 
 /// Phase of a sandbox's life.
@@ -89,6 +93,10 @@ pub enum Event {
     Exited(Exit),
     /// The sandbox was idle for its timeout, in seconds, and is to end.
     Idle { seconds: u32 },
+    /// The disk is lost, with the reason.
+    DiskLost(String),
+    /// A command ends it.
+    Stop(End),
     /// A command, or idleness, pauses it.
     Pause,
     /// Memory and disk are saved.
@@ -141,6 +149,7 @@ impl Phase {
         let if_unwritten = match (self, &phase) {
             (Self::Creating | Self::Resuming, Self::Running) => IfUnwritten::Fail,
             (Self::Running, Self::Pausing)
+            | (Self::Paused { .. }, Self::Releasing { .. })
             | (Self::Paused { .. }, Self::Resuming)
             | (_, Self::Suspending { rollback: true, .. }) => IfUnwritten::Stay,
             _ => IfUnwritten::Proceed,
@@ -167,6 +176,7 @@ impl Phase {
                 end: End {
                     failed: true,
                     reason: chain(&error),
+                    cause: Some(StopReason::StartFailed),
                 },
             },
             (Self::Creating | Self::Running | Self::Pausing, Event::Exited(exit)) => {
@@ -176,8 +186,16 @@ impl Phase {
                 end: End {
                     failed: false,
                     reason: format!("no activity for {seconds} s (its timeout_sec)"),
+                    cause: Some(StopReason::IdleTimeout),
                 },
             },
+            (Self::Running, Event::DiskLost(reason)) => Self::Releasing {
+                end: End {
+                    cause: Some(StopReason::OutOfDisk),
+                    ..End::from(Exit::Vmm(reason))
+                },
+            },
+            (Self::Running | Self::Paused { .. }, Event::Stop(end)) => Self::Releasing { end },
             (Self::Releasing { end }, Event::Released) => Self::Ended { end },
             (Self::Running, Event::Pause) => Self::Pausing,
             (Self::Pausing, Event::Saved) => Self::Suspending {
@@ -222,6 +240,16 @@ impl Phase {
         }
     }
 
+    /// Returns the cause for which it has ended or is being removed.
+    #[must_use]
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        match self {
+            Self::Releasing { end } | Self::Ended { end } => end.cause,
+            Self::Removing | Self::Gone => Some(StopReason::UserRequest),
+            _ => None,
+        }
+    }
+
     /// Returns true if there may be a VM, a network or a disk device.
     #[must_use]
     pub fn may_hold_resources(&self) -> bool {
@@ -250,6 +278,12 @@ fn resume_failed(reason: &str) -> Phase {
 
 impl From<Exit> for End {
     fn from(exit: Exit) -> Self {
+        let cause = match exit {
+            Exit::Shutdown => StopReason::GuestShutdown,
+            Exit::Reset => StopReason::GuestReboot,
+            Exit::Panic(_) => StopReason::GuestCrashed,
+            Exit::Vmm(_) => StopReason::VmmExited,
+        };
         let (failed, reason) = match exit {
             Exit::Shutdown => (false, "the guest powered itself off".to_owned()),
             Exit::Reset => (
@@ -259,7 +293,11 @@ impl From<Exit> for End {
             Exit::Panic(message) => (true, format!("the guest's kernel panicked: {message}")),
             Exit::Vmm(message) => (true, format!("the virtual machine ended: {message}")),
         };
-        Self { failed, reason }
+        Self {
+            failed,
+            reason,
+            cause: Some(cause),
+        }
     }
 }
 
@@ -282,6 +320,12 @@ mod tests {
             ))),
             Just(Event::Exited(Exit::Vmm("signal 9".to_owned()))),
             Just(Event::Idle { seconds: 300 }),
+            Just(Event::DiskLost("full".to_owned())),
+            Just(Event::Stop(End {
+                failed: false,
+                reason: "its end has come".to_owned(),
+                cause: Some(StopReason::EndTime),
+            })),
             Just(Event::Pause),
             Just(Event::Saved),
             Just(Event::NotSaved(error())),
@@ -328,6 +372,7 @@ mod tests {
                 if !matches!(next, Phase::Removing | Phase::Gone) {
                     prop_assert!(phase.state().can_become(next.state()), "{phase:?} to {next:?}");
                     prop_assert!(!next.state().is_terminal() || !next.reason().is_empty());
+                    prop_assert_eq!(next.state().is_terminal(), next.stop_reason().is_some());
                 }
                 phase = next;
             }

@@ -10,6 +10,8 @@ use host_rpc as rpc;
 use host_rpc::SandboxService;
 use model::SandboxId;
 
+use crate::sandbox::state::End;
+
 use super::error::{from_sandbox_error, invalid_argument};
 use super::{Agent, report_of, run_detached, sandbox_id, watch};
 
@@ -83,6 +85,54 @@ impl SandboxService for Agent {
             sandbox,
             ..Default::default()
         })
+    }
+
+    async fn stop_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::StopSandboxRequest>,
+    ) -> ServiceResult<rpc::StopSandboxResponse> {
+        let request = request.to_owned_message();
+        let end = End {
+            failed: false,
+            cause: rpc::stop_reason::from_message(request.stop_reason.as_known()),
+            reason: request.reason,
+        };
+        let id = sandbox_id(&request.sandbox_id)?;
+        let stopped = self.manager.stop_sandbox(&id, end).await;
+        let handle = stopped.map_err(from_sandbox_error)?;
+        Response::ok(rpc::StopSandboxResponse {
+            sandbox: report_of(&self.manager.host, &handle).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn update_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::UpdateSandboxRequest>,
+    ) -> ServiceResult<rpc::UpdateSandboxResponse> {
+        let request = request.to_owned_message();
+        let id = sandbox_id(&request.sandbox_id)?;
+        let idle = request.idle.into_option().unwrap_or_default();
+        let idle = rpc::spec::idle_from_message(&idle);
+        let updated = self.manager.update_sandbox(&id, idle).await;
+        let handle = updated.map_err(from_sandbox_error)?;
+        Response::ok(rpc::UpdateSandboxResponse {
+            sandbox: report_of(&self.manager.host, &handle).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn ping_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::PingSandboxRequest>,
+    ) -> ServiceResult<rpc::PingSandboxResponse> {
+        let id = sandbox_id(request.sandbox_id)?;
+        let pinged = self.manager.ping_sandbox(&id, request.ask_guest).await;
+        pinged.map_err(from_sandbox_error)?;
+        Response::ok(rpc::PingSandboxResponse::default())
     }
 
     async fn fork_sandbox(

@@ -17,6 +17,8 @@ pub(super) fn sandbox_event(kind: EventKind, row: &Sandbox, now: i64) -> NewEven
         data: json!({
             "state": row.state.as_str(),
             "reason": row.reason,
+            "stop_reason": row.stop_reason,
+            "name": row.attributes.name,
             "host_id": row.host_id,
             "template": row.spec.template.as_str(),
             "vcpus": row.spec.vcpus,
@@ -25,6 +27,24 @@ pub(super) fn sandbox_event(kind: EventKind, row: &Sandbox, now: i64) -> NewEven
         }),
         now,
     }
+}
+
+/// Returns the event of a change by a user, which made `after` of `before`: it has what changed.
+pub(super) fn update_event(before: &Sandbox, after: &Sandbox, now: i64) -> NewEvent {
+    let mut event = sandbox_event(EventKind::SandboxUpdated, after, now);
+    if after.attributes.name != before.attributes.name {
+        event.data["previous_name"] = json!(before.attributes.name);
+    }
+    if after.attributes.labels != before.attributes.labels {
+        event.data["labels"] = json!(after.attributes.labels);
+    }
+    if after.attributes.ends_at != before.attributes.ends_at {
+        event.data["ends_at"] = json!(after.attributes.ends_at);
+    }
+    if after.spec.idle_settings() != before.spec.idle_settings() {
+        event.data["idle"] = json!(after.spec.idle_settings());
+    }
+    event
 }
 
 /// Returns the events of a report, which made `after` of `before`.

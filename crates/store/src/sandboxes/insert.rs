@@ -1,6 +1,9 @@
 //! The first write of a sandbox's life, made once however often the request comes.
 
-use model::{EventKind, Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
+use model::{
+    EventKind, Generation, Labels, SandboxAttributes, SandboxId, SandboxName, SandboxSpec,
+    SandboxState, TeamId,
+};
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use super::events::sandbox_event;
@@ -15,6 +18,7 @@ use crate::{Error, Store};
 pub struct NewSandbox {
     pub id: SandboxId,
     pub spec: SandboxSpec,
+    pub attributes: SandboxAttributes,
     /// Team of that key.
     pub team_id: TeamId,
     /// Id of the key that asks.
@@ -42,6 +46,8 @@ pub enum Inserted {
     Existing(Sandbox),
     /// The same idempotency key came before, with another fingerprint.
     Mismatch,
+    /// A living sandbox of the team has the name.
+    NameTaken(Sandbox),
 }
 
 struct FingerprintedRow {
@@ -76,12 +82,21 @@ impl Store {
         check(new)?;
         loop {
             if let Some(row) = self.insert_row(new).await? {
+                self.changes.publish(&row.id);
+                if row.attributes.ends_at.is_some() {
+                    self.changes.publish_end();
+                }
                 return Ok(Inserted::New(row));
             }
             if let Some(idempotency) = &new.idempotency
                 && let Some(met) = self.sandbox_find(&new.key_id, idempotency).await?
             {
                 return Ok(met);
+            }
+            if let Some(name) = &new.attributes.name
+                && let Some(row) = self.sandbox_get_by_name(&new.team_id, name).await?
+            {
+                return Ok(Inserted::NameTaken(row));
             }
             if self.sandbox_get_any_team(&new.id).await?.is_some() {
                 return Err(Error::Conflict {
@@ -92,11 +107,12 @@ impl Store {
         }
     }
 
-    /// Inserts a row; `None` if there is a row with this id or this idempotency key.
+    /// Inserts a row; `None` if there is a row with this id, this name or this idempotency key.
     async fn insert_row(&self, new: &NewSandbox) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "INSERT INTO sandboxes (id, state, generation, spec, key_id, idempotency_key, idempotency_fingerprint,",
-            " created_at, last_updated, team_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)",
+            " created_at, last_updated, team_id, template, name, labels, ends_at)",
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11, $12, $13)",
             " ON CONFLICT DO NOTHING RETURNING ",
             columns!()
         );
@@ -108,14 +124,18 @@ impl Store {
             new.id.as_str(),
             SandboxState::Pending.as_str(),
             stored_generation(Generation::FIRST)?,
-            spec_text(new)?,
+            spec_text(&new.spec)?,
             &new.key_id,
             new.idempotency.as_ref().map(|idempotency| &idempotency.key),
             new.idempotency
                 .as_ref()
                 .map(|idempotency| idempotency.fingerprint.as_slice()),
             new.now,
-            new.team_id.as_str()
+            new.team_id.as_str(),
+            new.spec.template.as_str(),
+            new.attributes.name.as_ref().map(SandboxName::as_str),
+            labels_text(&new.attributes.labels)?,
+            new.attributes.ends_at
         )?)?;
         let Some(row) = inserted else {
             transaction.rollback().await?;
@@ -167,9 +187,17 @@ fn check(new: &NewSandbox) -> Result<(), Error> {
     })
 }
 
-fn spec_text(new: &NewSandbox) -> Result<String, Error> {
-    serde_json::to_string(&new.spec).map_err(|source| Error::Corrupt {
-        what: format!("new sandbox {}", new.id),
+pub(super) fn spec_text(spec: &SandboxSpec) -> Result<String, Error> {
+    serde_json::to_string(spec).map_err(|source| unwritable("spec of a sandbox", source))
+}
+
+pub(super) fn labels_text(labels: &Labels) -> Result<String, Error> {
+    serde_json::to_string(labels).map_err(|source| unwritable("labels of a sandbox", source))
+}
+
+fn unwritable(what: &str, source: serde_json::Error) -> Error {
+    Error::Corrupt {
+        what: what.to_owned(),
         source: source.into(),
-    })
+    }
 }

@@ -5,6 +5,8 @@
 //! - **Reports** of the host that took it move it on. A report applies if its generation is newer
 //!   than the row's and the transition is allowed; then it replaces everything that hosts decide,
 //!   so rows never mix two reports.
+//! - **Updates** by users change spec and attributes, if nobody else did meanwhile (`revision`); the
+//!   **end** of a sandbox is one as well, whose condition is that its time has come.
 //! - **Deletion** has two steps. The wish is durable first (`deleting`); reports still apply, since
 //!   the host still owns the sandbox. The row goes once no host has it any more.
 //!
@@ -16,10 +18,15 @@
 
 mod events;
 mod insert;
+mod list;
 mod report;
 mod row;
+mod update;
 
-use model::{EventKind, Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
+use model::{
+    EventKind, Generation, SandboxAttributes, SandboxId, SandboxName, SandboxSpec, SandboxState,
+    StopReason, TeamId,
+};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
@@ -27,10 +34,12 @@ use crate::db::{row as row_type, rows};
 use crate::transaction::rows_in;
 use crate::{Cursor, Error, NewEvent, Store};
 use events::sandbox_event;
-use row::{SandboxRow, columns};
+use row::{SandboxRow, columns, is_alive};
 
 pub use insert::{Idempotency, Inserted, NewSandbox};
+pub use list::SandboxFilter;
 pub use report::{Applied, Report};
+pub use update::DueSandbox;
 
 /// Row of a sandbox. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +48,14 @@ pub struct Sandbox {
     pub team_id: TeamId,
     pub state: SandboxState,
     pub generation: Generation,
-    /// Reason why it stopped or failed.
+    /// Reason why it stopped or failed, in words.
     pub reason: Option<String>,
+    /// The same reason, of the closed list.
+    pub stop_reason: Option<StopReason>,
     pub spec: SandboxSpec,
+    pub attributes: SandboxAttributes,
+    /// Number of changes of spec and attributes by users.
+    pub revision: i64,
     /// Id of the key that asked for it. That key may be gone.
     pub key_id: String,
     /// The host that reported last; none before the first report.
@@ -99,6 +113,25 @@ impl Store {
         one(rows!(db, SandboxRow, sql, id.as_str(), team.as_str())?)
     }
 
+    /// Returns the living row of that name: of those that stopped with it there may be many.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_get_by_name(
+        &self,
+        team: &TeamId,
+        name: &SandboxName,
+    ) -> Result<Option<Sandbox>, Error> {
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sandboxes WHERE team_id = $1 AND name = $2 AND ",
+            is_alive!()
+        );
+        let db = self.read("looking for the name of a sandbox");
+        one(rows!(db, SandboxRow, sql, team.as_str(), name.as_str())?)
+    }
+
     /// Returns a row of whichever team: for what no user asked for, or who shows another right to
     /// it.
     ///
@@ -108,38 +141,6 @@ impl Store {
         let sql = concat!("SELECT ", columns!(), " FROM sandboxes WHERE id = $1");
         let db = self.read("reading a sandbox");
         one(rows!(db, SandboxRow, sql, id.as_str())?)
-    }
-
-    /// Returns at most `limit` rows of a team after `after`, newest first, without those that are
-    /// being deleted.
-    ///
-    /// # Errors
-    /// As [`Store::sandbox_get`].
-    pub async fn sandbox_list(
-        &self,
-        team: &TeamId,
-        after: Option<&Cursor>,
-        limit: u32,
-    ) -> Result<Vec<Sandbox>, Error> {
-        // No row is as young as i64::MAX, so the first page is the one after that.
-        let (created_at, id) = after.map_or((i64::MAX, ""), |cursor| {
-            (cursor.created_at, cursor.id.as_str())
-        });
-        let sql = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM sandboxes WHERE NOT deleting AND (created_at, id) < ($1, $2) AND team_id = $4",
-            " ORDER BY created_at DESC, id DESC LIMIT $3"
-        );
-        all(rows!(
-            self.read("listing sandboxes"),
-            SandboxRow,
-            sql,
-            created_at,
-            id,
-            i64::from(limit),
-            team.as_str()
-        )?)
     }
 
     /// Lists all rows in no order, also those that are being deleted: the reconciler compares them
@@ -184,6 +185,7 @@ impl Store {
         let event = sandbox_event(EventKind::SandboxDeleting, &row, now);
         transaction.record(&event).await?;
         transaction.commit().await?;
+        self.changes.publish(id);
         Ok(Some(row))
     }
 
@@ -220,7 +222,12 @@ impl Store {
         let call = self.write("giving sandboxes up");
         let all_of_them = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         let ids = ids.iter().map(SandboxId::as_str);
-        all(rows!(call, SandboxRow, sql, now, all_of_them, running, paused; each ids)?)
+        let given_up =
+            all(rows!(call, SandboxRow, sql, now, all_of_them, running, paused; each ids)?)?;
+        for row in &given_up {
+            self.changes.publish(&row.id);
+        }
+        Ok(given_up)
     }
 
     /// Removes the row, and its idempotency key with it: the last step of a deletion. Returns false
@@ -241,6 +248,7 @@ impl Store {
         };
         transaction.record(&row.event(id, now)).await?;
         transaction.commit().await?;
+        self.changes.publish(id);
         Ok(true)
     }
 }

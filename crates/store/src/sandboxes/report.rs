@@ -1,6 +1,6 @@
 //! The write that moves a sandbox on: a host's report.
 
-use model::{Generation, NetworkSpec, SandboxId, SandboxState};
+use model::{Generation, NetworkSpec, SandboxId, SandboxState, StopReason};
 
 use super::events::report_events;
 use super::row::{SandboxRow, columns};
@@ -17,6 +17,7 @@ pub struct Report {
     pub generation: Generation,
     pub state: SandboxState,
     pub reason: Option<String>,
+    pub stop_reason: Option<StopReason>,
     pub guest_ip: Option<String>,
     pub host_ip: Option<String>,
     pub started_at: Option<i64>,
@@ -55,6 +56,8 @@ impl Store {
             };
             let is_newer = before.generation < report.generation;
             if !is_newer || !before.state.can_become(report.state) {
+                // Another process may have applied it, and who waits here is to hear of it.
+                self.changes.publish(&report.id);
                 return Ok(Applied::Stale);
             }
             if let Some(row) = self.replace_reported(&before, report, now).await? {
@@ -65,7 +68,7 @@ impl Store {
     }
 
     /// Puts a report in the place of the one before. Returns `None` if the row has changed since
-    /// `before` was read: every such change has another generation.
+    /// `before` was read: every such change has another generation, or is the end of the sandbox.
     async fn replace_reported(
         &self,
         before: &Sandbox,
@@ -75,8 +78,8 @@ impl Store {
         let sql = concat!(
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
             " started_at = $8, last_active_at = $9, last_updated = $10,",
-            " disk_backend = $12, disk_mb = $13, disk_used_bytes = $14, network = COALESCE($15, network)",
-            " WHERE id = $1 AND generation = $11 RETURNING ",
+            " disk_backend = $12, disk_mb = $13, disk_used_bytes = $14, network = COALESCE($15, network),",
+            " stop_reason = $16 WHERE id = $1 AND generation = $11 AND state = $17 RETURNING ",
             columns!()
         );
         let mut transaction = self.begin("applying a host's report").await?;
@@ -98,7 +101,9 @@ impl Store {
             report.disk.as_ref().map(|disk| printable(&disk.backend)),
             report.disk.as_ref().map(|disk| i64::from(disk.size_mb)),
             report.disk.as_ref().map(|disk| disk.used_bytes),
-            report.network.as_ref().map(network_text).transpose()?
+            report.network.as_ref().map(network_text).transpose()?,
+            report.stop_reason.map(StopReason::as_str),
+            before.state.as_str()
         )?)?;
         let Some(after) = changed else {
             transaction.rollback().await?;
@@ -108,6 +113,7 @@ impl Store {
             transaction.record(&event).await?;
         }
         transaction.commit().await?;
+        self.changes.publish(&report.id);
         Ok(Some(after))
     }
 }

@@ -1,6 +1,6 @@
 //! A row of the table `sandboxes` as it lies there, and the check that makes it a [`Sandbox`].
 
-use model::{Generation, SandboxId, SandboxSpec};
+use model::{Generation, SandboxAttributes, SandboxId, SandboxSpec};
 
 use super::{Disk, Sandbox};
 use crate::Error;
@@ -12,10 +12,19 @@ macro_rules! columns {
     () => {
         "id, team_id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
          created_at, started_at, last_active_at, last_updated, deleting, \
-         disk_backend, disk_mb, disk_used_bytes, network"
+         disk_backend, disk_mb, disk_used_bytes, network, \
+         name, labels, ends_at, stop_reason, revision"
     };
 }
 pub(super) use columns;
+
+/// The condition of a row that lives and is not being deleted, in the words of the indexes for it.
+macro_rules! is_alive {
+    () => {
+        "NOT deleting AND state IN ('pending', 'running', 'paused')"
+    };
+}
+pub(super) use is_alive;
 
 row! {
     pub(super) struct SandboxRow {
@@ -38,6 +47,11 @@ row! {
         disk_mb: Option<i64>,
         disk_used_bytes: Option<i64>,
         network: Option<String>,
+        name: Option<String>,
+        labels: String,
+        ends_at: Option<i64>,
+        stop_reason: Option<String>,
+        revision: i64,
     }
 }
 
@@ -62,7 +76,17 @@ impl TryFrom<SandboxRow> for Sandbox {
         if let Some(network) = row.network {
             spec.replace_network(serde_json::from_str(&network).map_err(|e| unreadable(e.into()))?);
         }
+        let name = row.name.map(|name| name.parse()).transpose();
+        let stop_reason = row.stop_reason.map(|reason| reason.parse()).transpose();
+        let invalid = |e: model::InvalidValue| unreadable(e.into());
         Ok(Self {
+            attributes: SandboxAttributes {
+                name: name.map_err(invalid)?,
+                labels: serde_json::from_str(&row.labels).map_err(|e| unreadable(e.into()))?,
+                ends_at: row.ends_at,
+            },
+            stop_reason: stop_reason.map_err(invalid)?,
+            revision: row.revision,
             id: row
                 .id
                 .parse::<SandboxId>()

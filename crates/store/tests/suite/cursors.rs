@@ -2,7 +2,7 @@
 
 use model::{SandboxId, TeamId};
 use proptest::prelude::*;
-use store::Cursor;
+use store::{Cursor, SandboxFilter};
 
 use crate::db::{Db, insert, newest_first};
 
@@ -20,7 +20,12 @@ pub async fn pages_hold_every_row_once(db: Db) {
         let mut cursor = None;
         loop {
             let page = store
-                .sandbox_list(&TeamId::default(), cursor.as_ref(), size)
+                .sandbox_list(
+                    &TeamId::default(),
+                    &SandboxFilter::default(),
+                    cursor.as_ref(),
+                    size,
+                )
                 .await
                 .unwrap();
             assert!(page.len() <= size as usize);
@@ -39,14 +44,19 @@ pub async fn pages_hold_every_row_once(db: Db) {
     insert(&store, 1000).await;
     assert_eq!(
         store
-            .sandbox_list(&TeamId::default(), Some(&cursor), 100)
+            .sandbox_list(
+                &TeamId::default(),
+                &SandboxFilter::default(),
+                Some(&cursor),
+                100
+            )
             .await
             .unwrap(),
         all[4..]
     );
     assert!(
         store
-            .sandbox_list(&TeamId::default(), None, 0)
+            .sandbox_list(&TeamId::default(), &SandboxFilter::default(), None, 0)
             .await
             .unwrap()
             .is_empty()

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use model::{Generation, SandboxId, SandboxSpec, SandboxState, TeamId};
+use model::{
+    Generation, SandboxAttributes, SandboxId, SandboxSpec, SandboxState, StopReason, TeamId,
+};
 use store::{Disk, Idempotency, Inserted, NewSandbox, Report, Sandbox, Store};
 use testkit::postgres::Database;
 
@@ -88,6 +90,7 @@ pub fn new_sandbox(now: i64) -> NewSandbox {
     NewSandbox {
         id: SandboxId::random(),
         spec: spec(),
+        attributes: SandboxAttributes::default(),
         team_id: TeamId::default(),
         key_id: "key-1".to_owned(),
         idempotency: None,
@@ -124,6 +127,7 @@ pub fn report(id: &SandboxId, generation: u64, state: SandboxState) -> Report {
         generation: Generation(generation),
         state,
         reason: state.is_terminal().then(|| format!("reason {generation}")),
+        stop_reason: state.is_terminal().then_some(StopReason::GuestShutdown),
         guest_ip: Some("169.254.0.21".to_owned()),
         host_ip: (state == SandboxState::Running).then(|| format!("10.11.0.{generation}")),
         started_at: Some(1000 + generation.cast_signed()),

@@ -10,6 +10,9 @@ pub async fn what_goes_in_comes_out(db: Db) {
     let store = db.store().await;
     let new = new_sandbox(5);
     let expected = Sandbox {
+        attributes: new.attributes.clone(),
+        revision: 0,
+        stop_reason: None,
         id: new.id.clone(),
         state: SandboxState::Pending,
         generation: Generation::FIRST,
@@ -161,7 +164,7 @@ pub async fn inserts_race_with_removals(db: Db) {
                     Inserted::New(row) | Inserted::Existing(row) => {
                         store.sandbox_remove(&row.id, 9).await.unwrap()
                     }
-                    Inserted::Mismatch => panic!("all fingerprints are the same"),
+                    other => panic!("all fingerprints are the same: {other:?}"),
                 };
             }
         })

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use model::{SandboxId, SandboxState, TeamId};
-use store::{Applied, Inserted, NewSandbox, Sandbox};
+use store::{Applied, Inserted, NewSandbox, Sandbox, SandboxFilter};
 use testkit::eventually;
 
 use crate::db::{Db, idempotent, insert, newest_first, report};
@@ -36,7 +36,7 @@ pub async fn a_deletion_has_two_steps(db: Db) {
     );
     assert_eq!(
         store
-            .sandbox_list(&TeamId::default(), None, 10)
+            .sandbox_list(&TeamId::default(), &SandboxFilter::default(), None, 10)
             .await
             .unwrap(),
         std::slice::from_ref(&other)
@@ -174,7 +174,7 @@ pub async fn several_are_given_up_together_or_not_at_all(db: Db) {
     );
     assert_eq!(
         store
-            .sandbox_list(&TeamId::default(), None, 10)
+            .sandbox_list(&TeamId::default(), &SandboxFilter::default(), None, 10)
             .await
             .unwrap(),
         std::slice::from_ref(&other)
@@ -192,7 +192,7 @@ pub async fn writers_in_crowds_are_all_served(db: Db) {
             for _ in 0..3 {
                 let row = insert(&store, 1).await;
                 store
-                    .sandbox_list(&TeamId::default(), None, 5)
+                    .sandbox_list(&TeamId::default(), &SandboxFilter::default(), None, 5)
                     .await
                     .unwrap();
                 store

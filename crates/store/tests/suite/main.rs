@@ -1,6 +1,7 @@
 //! One suite for both backends: each test runs once on a file of SQLite and once on a database of a
 //! real PostgreSQL.
 
+mod attributes;
 mod cursors;
 mod db;
 mod errors;
@@ -33,6 +34,12 @@ macro_rules! suite {
 }
 
 suite! {
+    attributes::name_is_unique_among_living,
+    attributes::racing_inserts_of_name_make_one,
+    attributes::filters_agree_with_plain_search,
+    attributes::outdated_update_changes_nothing,
+    attributes::renewal_and_expiry_never_both_win,
+    attributes::waiters_hear_of_every_change,
     cursors::pages_hold_every_row_once,
     errors::a_row_edited_by_hand_is_named,
     errors::texts_with_nul_are_the_same_everywhere,

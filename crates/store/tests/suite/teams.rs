@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use model::{TeamId, TemplateName};
-use store::{NewKey, NewSandbox, SnapshotClaim};
+use store::{NewKey, NewSandbox, SandboxFilter, SnapshotClaim};
 
 use crate::db::{Db, insert, new_sandbox};
 
@@ -25,8 +25,17 @@ pub async fn sandbox_is_hidden_from_other_team(db: Db) {
     assert_eq!(store.sandbox_get(&team, &theirs.id).await.unwrap(), None);
     let marked = store.sandbox_mark_deleting(&other(), &ours.id, 9).await;
     assert_eq!(marked.unwrap(), None);
-    assert_eq!(store.sandbox_list(&team, None, 9).await.unwrap(), [ours]);
-    let listed = store.sandbox_list(&other(), None, 9).await.unwrap();
+    assert_eq!(
+        store
+            .sandbox_list(&team, &SandboxFilter::default(), None, 9)
+            .await
+            .unwrap(),
+        [ours]
+    );
+    let listed = store
+        .sandbox_list(&other(), &SandboxFilter::default(), None, 9)
+        .await
+        .unwrap();
     assert_eq!(listed[0].id, theirs.id);
     assert_eq!(store.sandbox_list_all().await.unwrap().len(), 2);
 }

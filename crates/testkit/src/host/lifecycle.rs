@@ -131,6 +131,50 @@ pub(super) fn set_network(
     Ok(alive(&shared.world(), id)?.report())
 }
 
+/// Ends a sandbox as the real agent does: one that has ended stays as it is.
+pub(super) fn stop(
+    shared: &Shared,
+    request: &rpc::StopSandboxRequest,
+) -> Result<rpc::SandboxReport, ConnectError> {
+    let id = &request.sandbox_id;
+    let state = shared.world().sandbox(id)?.state;
+    if is_alive(state) {
+        shared.change(id, |sandbox| {
+            sandbox.state = SandboxState::SANDBOX_STATE_STOPPED;
+            sandbox.reason.clone_from(&request.reason);
+            sandbox.stop_reason = request.stop_reason.as_known().unwrap_or_default();
+        });
+    }
+    Ok(shared.world().sandbox(id)?.report())
+}
+
+pub(super) fn update(
+    shared: &Shared,
+    request: &rpc::UpdateSandboxRequest,
+) -> Result<rpc::SandboxReport, ConnectError> {
+    let id = &request.sandbox_id;
+    alive(&shared.world(), id)?;
+    let idle = request.idle.as_option().cloned().unwrap_or_default();
+    shared.change(id, |sandbox| {
+        sandbox.spec.timeout_sec = idle.timeout_sec;
+        sandbox.spec.on_timeout = idle.on_timeout;
+        sandbox.spec.auto_resume = idle.auto_resume;
+    });
+    Ok(alive(&shared.world(), id)?.report())
+}
+
+pub(super) fn ping(shared: &Shared, request: &rpc::PingSandboxRequest) -> Result<(), ConnectError> {
+    let id = &request.sandbox_id;
+    let state = alive(&shared.world(), id)?.state;
+    if state != SandboxState::SANDBOX_STATE_RUNNING {
+        return Err(ConnectError::failed_precondition(
+            "the sandbox is paused; resume it first",
+        ));
+    }
+    shared.change(id, |sandbox| sandbox.pings.push(request.ask_guest));
+    Ok(())
+}
+
 pub(super) async fn pause(
     shared: &Arc<Shared>,
     id: &str,

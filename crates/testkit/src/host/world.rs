@@ -54,6 +54,9 @@ pub struct Sandbox {
     pub spec: rpc::SandboxSpec,
     pub state: rpc::SandboxState,
     pub reason: String,
+    pub stop_reason: rpc::StopReason,
+    /// Pings of it, with `ask_guest` of each.
+    pub pings: Vec<bool>,
     pub generation: u64,
     pub content: Content,
     /// Oldest first.
@@ -143,6 +146,8 @@ impl World {
             spec,
             state,
             reason: String::new(),
+            stop_reason: rpc::StopReason::default(),
+            pings: Vec::new(),
             generation: self.next_generation(),
             content: Content::default(),
             checkpoints: Vec::new(),
@@ -206,6 +211,7 @@ impl Sandbox {
             generation: self.generation,
             state: self.state.into(),
             reason: self.reason.clone(),
+            stop_reason: self.stop_reason.into(),
             spec: self.spec.clone().into(),
             guest_ip: ip("169.254.0.21"),
             host_ip: ip("10.11.0.1"),

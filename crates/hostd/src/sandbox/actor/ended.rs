@@ -5,6 +5,7 @@ use std::time::Duration;
 use stdx::error::chain;
 
 use super::Actor;
+use super::running::remove_saved;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::release::{self, DiskContent};
 use crate::sandbox::state::{Event, Phase};
@@ -21,6 +22,10 @@ impl Actor {
     /// Releases everything but record and log.
     pub(super) async fn release_resources(&mut self) -> Event {
         self.release_all(DiskContent::Remove).await;
+        // One that was paused has a saved state, which a removal removes with all its directory.
+        if matches!(self.context.phase(), Phase::Releasing { .. }) {
+            remove_saved(&self.context).await;
+        }
         // A sandbox that has only ended keeps its log.
         if self.context.phase() == Phase::Removing {
             self.context.handle.log.close().await;

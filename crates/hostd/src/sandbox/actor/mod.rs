@@ -15,6 +15,7 @@ mod pausing;
 mod restarted;
 mod resuming;
 mod running;
+mod settings;
 mod space_guard;
 mod suspending;
 
@@ -211,6 +212,7 @@ fn command_outcome(
     phase: &Phase,
 ) -> Option<Result<(), SandboxError>> {
     match (command, phase) {
+        (Command::Stop(_), Phase::Releasing { .. }) => Some(Ok(())),
         (Command::Pause, Phase::Pausing)
         | (Command::Resume, Phase::Resuming)
         | (Command::Rollback { .. }, Phase::Suspending { .. }) => None,

@@ -8,7 +8,7 @@ use stdx::error::chain;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Actor, idleness, network};
+use super::{Actor, idleness, network, settings};
 use crate::network::Slot;
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::capture::{self, SnapshotOptions};
@@ -107,6 +107,15 @@ impl Actor {
             Command::AllowKeepAlive(timeout) => {
                 let allowed = idleness::allow_keep_alive(&self.context, *timeout).await;
                 request.complete(allowed.map_err(Into::into));
+            }
+            Command::Stop(end) => {
+                let end = end.clone();
+                self.begin_command(request);
+                return Some(Next::Event(Event::Stop(end)));
+            }
+            Command::SetIdle(settings) => {
+                let changed = settings::set_idle(&self.context, *settings).await;
+                request.complete(changed.map_err(Into::into));
             }
             Command::SetNetwork(rules) => {
                 let changed = network::set_rules(&self.context, rules).await;

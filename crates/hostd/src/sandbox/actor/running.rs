@@ -10,7 +10,7 @@ use stdx::error::chain;
 use tokio::time::{Instant, sleep_until};
 use vmm::{Exit, Vm};
 
-use super::{Actor, idleness, network, space_guard};
+use super::{Actor, idleness, network, settings, space_guard};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::command::{Command, Request};
 use crate::sandbox::context::Context;
@@ -41,7 +41,6 @@ impl Actor {
         let context = self.context.clone();
         let handle = &context.handle;
         remove_saved(&context).await;
-        let limit = Duration::from_secs(context.record().spec.timeout_sec.into());
         let mut exit = std::pin::pin!(vm.wait());
         let mut space = std::pin::pin!(space_guard::guard_disk(&context, vm));
         let mut image = std::pin::pin!(base_image::watch_base_image(
@@ -50,7 +49,7 @@ impl Actor {
             context.record().disk
         ));
         let mut clock = std::pin::pin!(clock::keep_set(handle));
-        let mut idle = Box::pin(idleness::until_idle(handle, limit));
+        let mut idle = Box::pin(idleness::until_idle(handle, idle_limit(&context)));
         let mut tick = Instant::now() + TICK;
         let mut reported = None;
         loop {
@@ -60,7 +59,7 @@ impl Actor {
             tokio::select! {
                 biased;
                 exit = &mut exit => return Event::Exited(exit),
-                reason = &mut space => return Event::Exited(Exit::Vmm(reason)),
+                reason = &mut space => return Event::DiskLost(reason),
                 () = &mut clock => {}
                 () = &mut image => {}
                 () = sleep_until(tick) => {
@@ -69,9 +68,13 @@ impl Actor {
                 }
                 Some(request) = self.commands.recv() => {
                     let trace = request.trace.clone();
+                    let is_changed = matches!(request.command, Command::SetIdle(_));
                     let handled = in_context(trace, Box::pin(self.handle_command(request, vm)));
                     if let Some(event) = handled.await {
                         return event;
+                    }
+                    if is_changed {
+                        idle = Box::pin(idleness::until_idle(handle, idle_limit(&context)));
                     }
                 }
                 () = &mut idle => return idle_event(&context),
@@ -109,6 +112,16 @@ impl Actor {
             Command::AllowKeepAlive(timeout) => {
                 let allowed = idleness::allow_keep_alive(&self.context, *timeout).await;
                 request.complete(allowed.map_err(Into::into));
+                None
+            }
+            Command::Stop(end) => {
+                let end = end.clone();
+                self.begin_command(request);
+                Some(Event::Stop(end))
+            }
+            Command::SetIdle(settings) => {
+                let changed = settings::set_idle(&self.context, *settings).await;
+                request.complete(changed.map_err(Into::into));
                 None
             }
             Command::SetNetwork(rules) => {
@@ -157,6 +170,10 @@ async fn retry_resume(context: &Context, vm: &Arc<dyn Vm>) {
     if let Err(error) = resumed {
         tracing::warn!(sandbox = %context.handle.id, error = chain(&error), "it stands still; trying again");
     }
+}
+
+fn idle_limit(context: &Context) -> Duration {
+    Duration::from_secs(context.record().spec.timeout_sec.into())
 }
 
 fn idle_event(context: &Context) -> Event {

@@ -9,8 +9,9 @@ mod template;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use model::{NetworkSpec, SandboxId, SandboxSpec};
+use model::{IdleSettings, NetworkSpec, SandboxId, SandboxSpec};
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
@@ -22,12 +23,15 @@ use super::error::SandboxError;
 use super::handle::Handle;
 use super::ledger::{Ledger, Record};
 use super::log::Log;
-use super::state::Phase;
+use super::state::{End, Phase};
 use crate::generations::Generations;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
 use begin::{Begun, Catalog, Origin};
 use registry::{Registry, Reserved};
+
+/// Time for a guest agent to answer a ping: much longer than one that is busy takes.
+const PING_LIMIT: Duration = Duration::from_secs(5);
 
 /// All sandboxes of this host.
 #[derive(Debug)]
@@ -224,6 +228,58 @@ impl Manager {
         }
         handle.send_command(Command::Resume).await?;
         Ok(handle)
+    }
+
+    /// Ends the sandbox, and waits until that is decided; its resources are released afterwards. One
+    /// that has ended stays as it is.
+    ///
+    /// # Errors
+    /// The step that failed; it goes on as it was then.
+    pub async fn stop_sandbox(&self, id: &SandboxId, end: End) -> Result<Handle, SandboxError> {
+        let handle = self.find_sandbox(id).await?;
+        match handle.send_command(Command::Stop(end)).await {
+            Err(error) if !handle.record.borrow().phase.state().is_terminal() => Err(error),
+            _ => Ok(handle),
+        }
+    }
+
+    /// Replaces its settings about use and idleness.
+    ///
+    /// # Errors
+    /// The step that failed; the former settings hold then.
+    pub async fn update_sandbox(
+        &self,
+        id: &SandboxId,
+        settings: IdleSettings,
+    ) -> Result<Handle, SandboxError> {
+        let handle = self.find_sandbox(id).await?;
+        handle.send_command(Command::SetIdle(settings)).await?;
+        Ok(handle)
+    }
+
+    /// Counts as use of a running sandbox. With `ask_guest` its guest agent has to answer.
+    ///
+    /// # Errors
+    /// [`SandboxError::Paused`], [`SandboxError::NotRunning`]; [`SandboxError::Silent`].
+    pub async fn ping_sandbox(&self, id: &SandboxId, ask_guest: bool) -> Result<(), SandboxError> {
+        let handle = self.find_sandbox(id).await?;
+        let active = handle.activity.begin();
+        let phase = handle.record.borrow().phase.clone();
+        match phase {
+            Phase::Running | Phase::Pausing => {}
+            Phase::Suspending { .. } | Phase::Paused { .. } | Phase::Resuming => {
+                return Err(SandboxError::Paused);
+            }
+            other => return Err(SandboxError::from_phase(&other)),
+        }
+        if let Some(reason) = handle.stalled.reason() {
+            return Err(SandboxError::Stalled(reason));
+        }
+        if ask_guest && !handle.guest().is_healthy(PING_LIMIT).await {
+            return Err(SandboxError::Silent(PING_LIMIT));
+        }
+        drop(active);
+        Ok(())
     }
 
     /// Replaces its network rules. Waits until they hold, or are in the record for the next resume.

@@ -71,6 +71,21 @@ impl SandboxService for Agent {
         rpc::ResumeSandboxResponse { sandbox, ..Default::default() }
     });
 
+    unary!(stop_sandbox(self, request: StopSandboxRequest) -> StopSandboxResponse, "StopSandbox", {
+        let sandbox = lifecycle::stop(&self.shared, &request)?.into();
+        rpc::StopSandboxResponse { sandbox, ..Default::default() }
+    });
+
+    unary!(update_sandbox(self, request: UpdateSandboxRequest) -> UpdateSandboxResponse, "UpdateSandbox", {
+        let sandbox = lifecycle::update(&self.shared, &request)?.into();
+        rpc::UpdateSandboxResponse { sandbox, ..Default::default() }
+    });
+
+    unary!(ping_sandbox(self, request: PingSandboxRequest) -> PingSandboxResponse, "PingSandbox", {
+        lifecycle::ping(&self.shared, &request)?;
+        rpc::PingSandboxResponse::default()
+    });
+
     unary!(fork_sandbox(self, request: ForkSandboxRequest) -> ForkSandboxResponse, "ForkSandbox", {
         let children = lifecycle::fork(&self.shared, request).await?;
         rpc::ForkSandboxResponse { children, ..Default::default() }

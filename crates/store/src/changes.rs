@@ -1,0 +1,164 @@
+//! Changes of sandboxes, for those who wait for them: a wake-up for the id, and no more. Whoever is
+//! woken reads the row.
+//!
+//! Each write of this process wakes at once. Those of other control planes come from PostgreSQL,
+//! whose triggers notify a channel ([`Store::forward_changes`]); a database file of SQLite has one
+//! control plane. After a connection that broke, all are woken, since notifications may have been
+//! missed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::SandboxId;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::postgres::Postgres;
+use crate::{Backend, Store};
+
+/// Channel that the triggers of the schema notify.
+const CHANNEL: &str = "wrenn_sandboxes";
+/// Time between two attempts to listen.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Everyone in this process who waits for a change.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes(Arc<Waiters>);
+
+#[derive(Debug)]
+struct Waiters {
+    by_id: Mutex<HashMap<SandboxId, watch::Sender<()>>>,
+    ends: watch::Sender<()>,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self {
+            by_id: Mutex::default(),
+            ends: watch::Sender::new(()),
+        }
+    }
+}
+
+/// A wait for changes of one sandbox.
+#[derive(Debug)]
+pub struct ChangeWaiter {
+    id: SandboxId,
+    changes: Changes,
+    receiver: watch::Receiver<()>,
+}
+
+impl ChangeWaiter {
+    /// Waits for a change since the last call, or since the waiter was made.
+    pub async fn changed(&mut self) {
+        // The sender lives as long as its entry, which this waiter keeps.
+        let _ = self.receiver.changed().await;
+    }
+}
+
+impl Drop for ChangeWaiter {
+    fn drop(&mut self) {
+        let mut by_id = self.changes.0.by_id.lock();
+        // This receiver is one of those that are counted.
+        if by_id
+            .get(&self.id)
+            .is_some_and(|sender| sender.receiver_count() <= 1)
+        {
+            by_id.remove(&self.id);
+        }
+    }
+}
+
+impl Changes {
+    pub(crate) fn publish(&self, id: &SandboxId) {
+        if let Some(sender) = self.0.by_id.lock().get(id) {
+            sender.send_replace(());
+        }
+    }
+
+    /// Wakes the waiter for ends: this process gave a sandbox another one.
+    pub(crate) fn publish_end(&self) {
+        self.0.ends.send_replace(());
+    }
+
+    fn publish_all(&self) {
+        for sender in self.0.by_id.lock().values() {
+            sender.send_replace(());
+        }
+    }
+}
+
+impl Store {
+    /// Begins to wait for changes of a sandbox: its row is read after this.
+    #[must_use]
+    pub fn watch_sandbox(&self, id: &SandboxId) -> ChangeWaiter {
+        let mut by_id = self.changes.0.by_id.lock();
+        let sender = by_id
+            .entry(id.clone())
+            .or_insert_with(|| watch::Sender::new(()));
+        ChangeWaiter {
+            id: id.clone(),
+            receiver: sender.subscribe(),
+            changes: self.changes.clone(),
+        }
+    }
+
+    /// Returns a receiver that changes whenever this process gives a sandbox another end.
+    #[must_use]
+    pub fn watch_ends(&self) -> watch::Receiver<()> {
+        self.changes.0.ends.subscribe()
+    }
+
+    /// Wakes those who wait for changes that other processes make, for ever. With SQLite there are
+    /// no others.
+    pub async fn forward_changes(&self) {
+        let Backend::Postgres(postgres) = &self.backend else {
+            return std::future::pending().await;
+        };
+        loop {
+            if let Err(error) = self.forward_once(postgres).await {
+                tracing::debug!(%error, "cannot listen for changes");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Listens until the connection breaks for longer than the driver tries.
+    async fn forward_once(&self, postgres: &Postgres) -> Result<(), sqlx::Error> {
+        let mut listener = postgres.listen(CHANNEL).await?;
+        self.changes.publish_all();
+        loop {
+            match listener.try_recv().await? {
+                Some(notification) => match notification.payload().parse() {
+                    Ok(id) => self.changes.publish(&id),
+                    Err(_) => self.changes.publish_all(),
+                },
+                // The connection broke, and there is another one.
+                None => self.changes.publish_all(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiters_leave_no_entry_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/wrenn.db", directory.path().display());
+        let store = Store::open(&url).await.unwrap();
+        let id = SandboxId::random();
+        let mut first = store.watch_sandbox(&id);
+        let second = store.watch_sandbox(&id);
+        store.changes.publish(&id);
+        first.changed().await;
+        drop(second);
+        store.changes.publish(&id);
+        first.changed().await;
+        drop(first);
+        assert!(store.changes.0.by_id.lock().is_empty());
+    }
+}
