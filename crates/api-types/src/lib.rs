@@ -3,12 +3,14 @@
 //! The only place with public field names. The server builds its OpenAPI document from these types
 //! and the Rust SDK speaks them, so the three cannot drift apart.
 
+mod auto_checkpoint;
 mod command;
 mod disk_usage;
 mod error;
 mod event;
 mod exec;
 mod file;
+mod history;
 mod log;
 mod metrics;
 mod network;
@@ -16,6 +18,7 @@ mod port;
 mod sandbox;
 mod template;
 
+pub use auto_checkpoint::AutoCheckpoint;
 pub use command::{
     AttachServerMessage, BackgroundExec, Command, CommandList, CommandOutput, CommandSignal,
     CommandState, OutputStream, Process, ProcessList, StartCommand,
@@ -31,6 +34,7 @@ pub use file::{
     ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
     SearchFilesRequest, SearchMessage, WatchServerMessage,
 };
+pub use history::{History, UndoSandbox, Undone};
 pub use log::{LogEntry, LogSource};
 pub use metrics::{
     GuestUsage, HostMetrics, MetricsPoint, ResourceSizes, SandboxMetrics, SandboxUsage,

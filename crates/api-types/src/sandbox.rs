@@ -6,6 +6,7 @@ use model::{IdleChange, InvalidValue, NetworkSpec, ResourceRequest, SandboxSpec,
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::auto_checkpoint::AutoCheckpoint;
 use crate::network::NetworkRules;
 
 pub use model::{OnTimeout, SandboxState as SandboxStatus, StopReason};
@@ -72,6 +73,9 @@ pub struct CreateSandbox {
     /// What to do if a sandbox of that name lives already. Default `error`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_exists: Option<IfExists>,
+    /// When its host makes checkpoints by itself. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_checkpoint: Option<AutoCheckpoint>,
 }
 
 /// Answer to a create whose name a living sandbox has.
@@ -164,6 +168,7 @@ impl TryFrom<CreateSandbox> for SandboxSpec {
             labels: _,
             ends_at: _,
             if_exists: _,
+            auto_checkpoint,
         } = body;
         let template: Option<TemplateName> = template.map(|name| name.parse()).transpose()?;
         let network: Option<NetworkSpec> = network.map(TryInto::try_into).transpose()?;
@@ -177,7 +182,8 @@ impl TryFrom<CreateSandbox> for SandboxSpec {
             .disk_mb(disk_mb)
             .envs(envs)
             .public_ports(public_ports)
-            .network(network);
+            .network(network)
+            .auto_checkpoint(auto_checkpoint.map(model::AutoCheckpoint::from));
         Ok(spec.build())
     }
 }
@@ -267,6 +273,8 @@ impl Sandbox {
             envs: _,
             public_ports,
             network,
+            // Its host has the present one.
+            auto_checkpoint: _,
         } = spec;
         Self {
             id,

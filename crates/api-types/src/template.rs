@@ -97,6 +97,9 @@ pub struct Checkpoint {
     /// What stays, since the sandbox, other checkpoints or templates have it, too.
     #[serde(default)]
     pub shared_bytes: u64,
+    /// Made by the host, which removes it when newer ones need its place.
+    #[serde(default)]
+    pub automatic: bool,
     /// RFC 3339.
     pub created_at: String,
 }

@@ -60,7 +60,10 @@ fn subject(command: &Command) -> Subject {
         Command::Attach(_) | Command::Kill(_) | Command::Shell(_) => Subject::Background,
         Command::Cp(_) | Command::Fs(_) => Subject::Files,
         Command::Saved(
-            SavedCommand::Checkpoint(_) | SavedCommand::Checkpoints(_) | SavedCommand::Rollback(_),
+            SavedCommand::Checkpoint(_)
+            | SavedCommand::Checkpoints(_)
+            | SavedCommand::Rollback(_)
+            | SavedCommand::Undo(_),
         ) => Subject::Checkpoint,
         Command::Saved(SavedCommand::Snapshot(_) | SavedCommand::Snapshots(_)) => Subject::Snapshot,
         Command::Saved(SavedCommand::Df(_))

@@ -37,6 +37,28 @@ pub fn parse_seconds(text: &str) -> Result<u32, String> {
     })
 }
 
+/// When checkpoints are made automatically.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoCheckpointTime {
+    Off,
+    BeforeCommand,
+    /// Seconds of use.
+    Every(u32),
+}
+
+impl AutoCheckpointTime {
+    /// Parses `off`, `command`, or a time.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "command" => Ok(Self::BeforeCommand),
+            time => parse_seconds(time)
+                .map(Self::Every)
+                .map_err(|error| format!("it is command, off or a time; {error}")),
+        }
+    }
+}
+
 fn parse_with_unit(text: &str, units: &[(&str, u32)]) -> Option<u32> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())

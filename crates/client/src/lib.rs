@@ -31,6 +31,7 @@ mod metrics;
 mod ports;
 mod sandboxes;
 mod uploads;
+mod undo;
 
 /// Requests and answers, as they stand on the wire.
 pub use api_types as types;

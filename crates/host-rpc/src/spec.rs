@@ -2,7 +2,7 @@
 
 use model::{IdleSettings, InvalidValue, Limits, OnTimeout};
 
-use crate::{SandboxSpec, network};
+use crate::{AutoCheckpoint, SandboxSpec, network};
 
 /// Converts a spec to its message, which leaves out `public_ports`: only the control plane uses it.
 #[must_use]
@@ -18,6 +18,7 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
         envs,
         public_ports: _,
         network,
+        auto_checkpoint,
     } = spec.clone();
     SandboxSpec {
         template: template.to_string(),
@@ -29,6 +30,7 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
         disk_mb,
         envs: envs.into_iter().collect(),
         network: network::to_message(&network).into(),
+        auto_checkpoint: auto_checkpoint.map(policy_to_message).into(),
         ..SandboxSpec::default()
     }
 }
@@ -53,6 +55,7 @@ pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, Invalid
             .collect(),
         public_ports: false,
         network: network::from_message(message.network.as_option())?,
+        auto_checkpoint: message.auto_checkpoint.as_option().map(policy_from_message),
     };
     spec.check(&Limits::default())?;
     Ok(spec)
@@ -123,6 +126,29 @@ pub fn network_from_message(
         .transpose()
 }
 
+/// Converts a policy for automatic checkpoints to its message.
+#[must_use]
+pub fn policy_to_message(policy: model::AutoCheckpoint) -> AutoCheckpoint {
+    AutoCheckpoint {
+        before_each_command: policy.before_each_command,
+        every_sec: policy.every_sec,
+        keep: policy.keep,
+        max_bytes: policy.max_bytes,
+        ..AutoCheckpoint::default()
+    }
+}
+
+/// Converts a message to a policy, unchecked.
+#[must_use]
+pub fn policy_from_message(message: &AutoCheckpoint) -> model::AutoCheckpoint {
+    model::AutoCheckpoint {
+        before_each_command: message.before_each_command,
+        every_sec: message.every_sec,
+        keep: message.keep,
+        max_bytes: message.max_bytes,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +167,12 @@ mod tests {
                 envs: [("A".to_owned(), "b".to_owned())].into(),
                 public_ports: false,
                 network: model::NetworkSpec::parse(&["*.a.com".to_owned()], &[], false).unwrap(),
+                auto_checkpoint: Some(model::AutoCheckpoint {
+                    before_each_command: true,
+                    every_sec: Some(60),
+                    keep: 3,
+                    max_bytes: Some(1 << 40),
+                }),
             };
             assert_eq!(from_message(&to_message(&spec)).unwrap(), spec);
             let idle = spec.idle_settings();

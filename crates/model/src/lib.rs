@@ -7,6 +7,7 @@
 //! protocol of host agents; REST and store spell it by its serde names.
 
 mod attributes;
+mod auto_checkpoint;
 mod error;
 mod event;
 mod id;
@@ -19,6 +20,7 @@ mod state;
 mod team;
 
 pub use attributes::SandboxAttributes;
+pub use auto_checkpoint::AutoCheckpoint;
 pub use error::{ErrorCode, InvalidValue};
 pub use event::EventKind;
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, SandboxName, TemplateName};

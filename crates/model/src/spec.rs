@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auto_checkpoint::AutoCheckpoint;
 use crate::error::InvalidValue;
 use crate::id::TemplateName;
 use crate::network::NetworkSpec;
@@ -39,6 +40,9 @@ pub struct SandboxSpec {
     /// Rules about where it may connect to. They can be changed while the sandbox exists.
     #[serde(default)]
     pub network: NetworkSpec,
+    /// Policy for automatic checkpoints, with which it begins. Only its host knows a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_checkpoint: Option<AutoCheckpoint>,
 }
 
 /// Action when a sandbox has been idle for its timeout.
@@ -150,6 +154,7 @@ impl SandboxSpec {
             envs: BTreeMap::new(),
             public_ports: false,
             network: NetworkSpec::default(),
+            auto_checkpoint: None,
         })
     }
 
@@ -220,6 +225,9 @@ impl SandboxSpec {
             within("disk_mb", disk_mb, Limits::MIN_DISK_MB, limits.max_disk_mb)?;
         }
         self.network.check()?;
+        if let Some(policy) = &self.auto_checkpoint {
+            policy.check()?;
+        }
         check_envs(&self.envs)
     }
 }
@@ -282,6 +290,7 @@ setters! {
     envs: BTreeMap<String, String>,
     public_ports: bool,
     network: NetworkSpec,
+    auto_checkpoint: AutoCheckpoint,
 }
 
 impl SandboxSpecBuilder {

@@ -12,7 +12,7 @@ use crate::source::{Source, is_for_tests};
 /// where it takes effect.
 const MAX_FILES: usize = 8;
 /// Fields of `SandboxSpec`.
-pub const SPEC_FIELDS: [&str; 10] = [
+pub const SPEC_FIELDS: [&str; 11] = [
     "template",
     "vcpus",
     "memory_mb",
@@ -23,6 +23,7 @@ pub const SPEC_FIELDS: [&str; 10] = [
     "envs",
     "public_ports",
     "network",
+    "auto_checkpoint",
 ];
 /// Those of them whose names nothing else has: every mention counts. Of the others counts a field
 /// of one of [`TYPES`], in its declaration, its literals and patterns, and behind one of

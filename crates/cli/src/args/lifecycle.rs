@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use crate::values::{AutoCheckpointTime, parse_memory};
+
 /// Commands about saved states of sandboxes.
 #[derive(Debug, Subcommand)]
 pub enum SavedCommand {
@@ -17,6 +19,10 @@ pub enum SavedCommand {
     Checkpoints(CheckpointsArgs),
     /// Roll a sandbox back to a checkpoint; what came after it is lost
     Rollback(RollbackArgs),
+    /// Roll a sandbox back to the last automatic checkpoint, or further; the present state is saved
+    Undo(UndoArgs),
+    /// Show or set when checkpoints of a sandbox are made automatically
+    AutoCheckpoint(AutoCheckpointArgs),
     /// Show what sandboxes and saved states take on disk, and what deleting them would free
     Df(DfArgs),
 }
@@ -29,6 +35,67 @@ pub struct DfArgs {
     /// Also each sandbox
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Goes back to the last checkpoint of `wrenn auto-checkpoint`, and prints its name. The next undo goes on from there; the
+state before each is saved as a checkpoint of its own, to which `wrenn rollback` goes back.")]
+pub struct UndoArgs {
+    /// Id of the sandbox, or the beginning of it
+    #[arg(value_name = "SANDBOX")]
+    pub id: String,
+
+    /// How many automatic checkpoints to go back, or the name of any checkpoint [default: 1]
+    #[arg(value_name = "N|NAME", value_parser = UndoTarget::parse)]
+    pub target: Option<UndoTarget>,
+
+    /// Show where an undo of 1, 2, ... goes, and change nothing
+    #[arg(short, long, conflicts_with = "target")]
+    pub list: bool,
+}
+
+/// Where an undo goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UndoTarget {
+    Steps(u32),
+    Checkpoint(String),
+}
+
+impl UndoTarget {
+    /// Parses a number of steps from 1, or a name. A checkpoint whose name is a number is one for
+    /// `wrenn rollback`.
+    fn parse(text: &str) -> Result<Self, String> {
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Self::Checkpoint(text.to_owned()));
+        }
+        match text.parse() {
+            Ok(steps) if steps > 0 => Ok(Self::Steps(steps)),
+            _ => Err("a number of steps is at least 1".to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+WHEN is `command` (before each; those that run at the same time share one), a time as in 60 or 10m (while the sandbox is
+in use), or `off`. The oldest of them go first; checkpoints that you made stay. `wrenn undo` goes back.")]
+pub struct AutoCheckpointArgs {
+    /// Id of the sandbox, or the beginning of it
+    #[arg(value_name = "SANDBOX")]
+    pub id: String,
+
+    /// When to make them; without it the present setting is shown
+    #[arg(value_name = "WHEN", value_parser = AutoCheckpointTime::parse)]
+    pub time: Option<AutoCheckpointTime>,
+
+    /// How many stay, up to 50 [default: 10]
+    #[arg(long, value_name = "N", requires = "time", value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub keep: Option<u32>,
+
+    /// What they may take on disk together, in MiB, or with a unit as in 2g [default: no bound]
+    #[arg(long, value_name = "MB", requires = "time", value_parser = parse_memory)]
+    pub max_size: Option<u32>,
 }
 
 #[derive(Debug, Args)]

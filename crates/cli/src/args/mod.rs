@@ -27,8 +27,9 @@ pub use fs::{
 };
 pub use help::parse;
 pub use lifecycle::{
-    CheckpointArgs, CheckpointsArgs, CheckpointsCommand, DfArgs, ForkArgs, RollbackArgs,
-    SavedCommand, SnapshotArgs, SnapshotsArgs, SnapshotsCommand,
+    AutoCheckpointArgs, CheckpointArgs, CheckpointsArgs, CheckpointsCommand, DfArgs, ForkArgs,
+    RollbackArgs, SavedCommand, SnapshotArgs, SnapshotsArgs, SnapshotsCommand, UndoArgs,
+    UndoTarget,
 };
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
@@ -36,7 +37,9 @@ pub use stats::{StatsArgs, StatsFormat};
 
 pub use network::{NetworkArgs, RulesArgs};
 
-use crate::values::{EnvVar, on_timeout_parser, parse_filter, parse_memory, parse_seconds};
+use crate::values::{
+    AutoCheckpointTime, EnvVar, on_timeout_parser, parse_filter, parse_memory, parse_seconds,
+};
 
 /// Runs untrusted code in microVMs.
 #[derive(Debug, Parser)]
@@ -233,6 +236,11 @@ pub struct CreateArgs {
     /// Environment of everything that runs in it; NAME alone takes the value from here
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub envs: Vec<EnvVar>,
+
+    /// Make checkpoints automatically: before each `command`, or each so many seconds of use as in
+    /// 60 or 10m. `wrenn undo` goes back to them, `wrenn auto-checkpoint` changes this [default: off]
+    #[arg(long, value_name = "WHEN", value_parser = AutoCheckpointTime::parse)]
+    pub auto_checkpoint: Option<AutoCheckpointTime>,
 
     /// Let anyone who knows the address of one of its ports use it, without a key or a link
     #[arg(long)]

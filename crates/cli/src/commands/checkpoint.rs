@@ -58,6 +58,10 @@ async fn list(session: &Session, id: &str) -> anyhow::Result<()> {
         ));
         return Ok(());
     }
+    print_checkpoints(&checkpoints)
+}
+
+pub fn print_checkpoints(checkpoints: &[Checkpoint]) -> anyhow::Result<()> {
     let now = OffsetDateTime::now_utc();
     let row = |checkpoint: &Checkpoint| {
         vec![

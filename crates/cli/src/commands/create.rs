@@ -9,7 +9,7 @@ use time::{Duration, OffsetDateTime};
 use super::{Session, network};
 use crate::args::{CreateArgs, ShapeArgs, UpdateArgs};
 use crate::output::{self, Progress};
-use crate::values::resolve_environment;
+use crate::values::{AutoCheckpointTime, resolve_environment};
 
 pub async fn create_sandbox(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let envs = resolve_environment(&args.envs, |name| std::env::var_os(name));
@@ -23,6 +23,9 @@ pub async fn create_sandbox(session: &Session, args: CreateArgs) -> anyhow::Resu
         labels: attributes.labels.into_iter().collect(),
         ends_at: end_from(attributes.ends_at, attributes.ttl),
         if_exists: args.or_existing.then_some(IfExists::Return),
+        auto_checkpoint: args
+            .auto_checkpoint
+            .and_then(AutoCheckpointTime::into_policy),
         ..request_from(args.shape)
     };
     let progress = Progress::spinner("creating a sandbox", session.json);

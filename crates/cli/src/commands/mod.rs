@@ -26,6 +26,7 @@ mod shell;
 mod snapshot;
 mod stats;
 mod templates;
+mod undo;
 mod up;
 mod update;
 mod version;
@@ -110,6 +111,8 @@ async fn dispatch_saved(session: &Session, command: SavedCommand) -> anyhow::Res
         SavedCommand::Snapshot(args) => snapshot::create_snapshot(session, args).await,
         SavedCommand::Checkpoint(args) => checkpoint::create_checkpoint(session, &args).await,
         SavedCommand::Rollback(args) => checkpoint::rollback_sandbox(session, &args).await,
+        SavedCommand::Undo(args) => undo::undo_sandbox(session, args).await,
+        SavedCommand::AutoCheckpoint(args) => undo::set_policy(session, args).await,
         SavedCommand::Df(args) => df::print_usage(session, &args).await,
     };
     done.map(|()| 0)

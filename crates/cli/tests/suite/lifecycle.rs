@@ -158,6 +158,61 @@ async fn checkpoints_are_made_listed_gone_back_to_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn undo_says_how_to_take_it_back() {
+    let server = Server::start().await;
+    server.add(A);
+    let policy = wrenn(&server, &["auto-checkpoint", A]).await.with(0).text();
+    assert_eq!(policy, "never");
+    let set = [
+        "auto-checkpoint",
+        A,
+        "command",
+        "--keep",
+        "3",
+        "--max-size",
+        "2g",
+    ];
+    let policy = wrenn(&server, &set).await.with(0).text();
+    assert_eq!(
+        policy,
+        "before each command, the last 3 stay, at most 2.00 GiB"
+    );
+    let empty = wrenn(&server, &["undo", A, "--list"]).await.with(0).stderr;
+    assert!(empty.contains("There is nothing to undo"), "{empty}");
+    for name in ["first", "second"] {
+        wrenn(&server, &["checkpoint", A, name]).await.with(0);
+    }
+    let listed = wrenn(&server, &["undo", A, "--list"]).await.with(0).text();
+    assert!(
+        listed.contains("first") && listed.contains("second"),
+        "{listed}"
+    );
+    assert_eq!(wrenn(&server, &["undo", A]).await.with(0).text(), "second");
+    assert_eq!(
+        wrenn(&server, &["undo", A, "2"]).await.with(0).text(),
+        "first"
+    );
+    let named = wrenn(&server, &["undo", A, "first"]).await.with(0);
+    assert!(
+        named.stderr.contains(&format!("wrenn rollback {A} undo-1")),
+        "{}",
+        named.stderr
+    );
+    wrenn(&server, &["undo", A, "0"]).await.with(2);
+    wrenn(&server, &["undo", A, "9"]).await.with(1);
+    wrenn(&server, &["auto-checkpoint", A, "sometimes"])
+        .await
+        .with(2);
+    let policy = wrenn(&server, &["auto-checkpoint", A, "off"])
+        .await
+        .with(0)
+        .text();
+    assert_eq!(policy, "never");
+    let created = wrenn(&server, &["create", "--auto-checkpoint", "10m"]).await;
+    created.with(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sizes_are_shown_where_asked() {
     let server = Server::start().await;
     server.add(A);

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use client::types::{
-    Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, NetworkRules, SandboxStatus,
-    Template, TemplateKind,
+    AutoCheckpoint, Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, History,
+    NetworkRules, SandboxStatus, Template, TemplateKind, UndoSandbox, Undone,
 };
 
 use super::{Shared, World, refusal, template};
@@ -28,6 +28,11 @@ pub fn of_sandbox() -> Routes {
         )
         .route("/checkpoints/{name}", delete(delete_checkpoint))
         .route("/checkpoints/{name}/rollback", post(rollback))
+        .route(
+            "/auto-checkpoint",
+            put(set_auto_checkpoint).delete(remove_auto_checkpoint),
+        )
+        .route("/undo", get(history).post(undo))
 }
 
 pub fn snapshots() -> Routes {
@@ -108,6 +113,7 @@ async fn create_checkpoint(State(world): Shared, Json(body): Json<CreateCheckpoi
         size_bytes: 1 << 20,
         exclusive_bytes: 3 << 10,
         shared_bytes: (1 << 20) - (3 << 10),
+        automatic: false,
         created_at: "2026-01-01T00:00:00Z".to_owned(),
     };
     world
@@ -143,6 +149,54 @@ async fn rollback(State(world): Shared, Path((id, name)): Path<(String, String)>
         return missing(&name);
     }
     become_now(&world, &id, SandboxStatus::Running)
+}
+
+/// Keeps the policy, and nothing else.
+async fn set_auto_checkpoint(
+    State(world): Shared,
+    Json(policy): Json<AutoCheckpoint>,
+) -> StatusCode {
+    world.lock().expect("the world").policy = Some(policy);
+    StatusCode::NO_CONTENT
+}
+
+async fn remove_auto_checkpoint(State(world): Shared) -> StatusCode {
+    world.lock().expect("the world").policy = None;
+    StatusCode::NO_CONTENT
+}
+
+/// All checkpoints are steps.
+async fn history(State(world): Shared) -> Json<History> {
+    let world = world.lock().expect("the world");
+    Json(History {
+        auto_checkpoint: world.policy,
+        steps: world.checkpoints.iter().rev().cloned().collect(),
+        failure: None,
+    })
+}
+
+async fn undo(
+    State(world): Shared,
+    Path(id): Path<String>,
+    Json(body): Json<UndoSandbox>,
+) -> Response {
+    let world = world.lock().expect("the world");
+    let steps = body.steps.unwrap_or(1) as usize;
+    let mut names = world.checkpoints.iter().rev().map(|it| it.name.clone());
+    let to = match body.checkpoint {
+        Some(name) => names.find(|known| *known == name),
+        None => names.nth(steps - 1),
+    };
+    let sandbox = world.sandboxes.get(&id).cloned();
+    match (to, sandbox) {
+        (Some(checkpoint), Some(sandbox)) => Json(Undone {
+            sandbox,
+            checkpoint,
+            saved_as: "undo-1".to_owned(),
+        })
+        .into_response(),
+        _ => missing("step of the history"),
+    }
 }
 
 async fn list_snapshots(State(world): Shared) -> Json<Vec<Template>> {

@@ -39,6 +39,7 @@ pub struct World {
     pub snapshots: BTreeMap<String, Template>,
     /// The same in every sandbox.
     pub checkpoints: Vec<Checkpoint>,
+    pub policy: Option<client::types::AutoCheckpoint>,
     /// Files by path, and tar archives by the path of their directory; the same in every sandbox.
     pub files: BTreeMap<String, Vec<u8>>,
     pub archives: BTreeMap<String, Vec<u8>>,

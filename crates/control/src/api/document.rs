@@ -15,7 +15,7 @@ use super::sandboxes::MAX_IDEMPOTENCY_KEY;
 use crate::app::exec::{MAX_CWD, MAX_USER};
 
 /// Operations whose body says nothing that has no default.
-const OPTIONAL_BODIES: [&str; 2] = ["fork_sandbox", "create_checkpoint"];
+const OPTIONAL_BODIES: [&str; 3] = ["fork_sandbox", "create_checkpoint", "undo_sandbox"];
 /// Name of a background command, which is no pid.
 const COMMAND_NAME: &str = "^[A-Za-z][A-Za-z0-9._-]{0,62}$";
 /// Text that the kernel takes as a whole.

@@ -32,6 +32,7 @@ mod snapshots;
 mod templates;
 mod text;
 mod tunnel;
+mod undo;
 mod upload;
 mod uploads;
 mod view;
@@ -82,6 +83,11 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(checkpoints::delete_checkpoint))
         .routes(routes!(checkpoints::rollback_sandbox))
         .routes(routes!(disk_usage::get_sandbox_disk_usage))
+        .routes(routes!(
+            undo::set_auto_checkpoint,
+            undo::remove_auto_checkpoint
+        ))
+        .routes(routes!(undo::undo_sandbox, undo::get_history))
         .routes(routes!(exec::exec))
         .routes(routes!(exec::signal_exec))
         .routes(routes!(exec_stream::exec_stream))

@@ -8,7 +8,7 @@ use time::macros::format_description;
 
 use crate::app::metrics::HostUsage;
 use crate::hosts::{
-    Checkpoint, CommandInfo, DiskUsage, FileInfo, LogEntry, ResourceSizes, SandboxSpace,
+    Checkpoint, CommandInfo, DiskUsage, FileInfo, History, LogEntry, ResourceSizes, SandboxSpace,
     SandboxUsage, Sizes, Space, Template, UsagePoint, UsageSeries,
 };
 
@@ -84,7 +84,17 @@ pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
         shared_bytes: checkpoint
             .size_bytes
             .saturating_sub(checkpoint.exclusive_bytes),
+        automatic: checkpoint.automatic,
         created_at: format_time(checkpoint.created_at),
+    }
+}
+
+#[must_use]
+pub fn history(history: History) -> api_types::History {
+    api_types::History {
+        auto_checkpoint: history.policy.map(api_types::AutoCheckpoint::from),
+        steps: history.steps.into_iter().map(checkpoint).collect(),
+        failure: history.failure,
     }
 }
 

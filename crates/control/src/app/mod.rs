@@ -37,6 +37,7 @@ mod snapshot_lock;
 pub mod snapshots;
 pub mod templates;
 mod uploads;
+pub mod undo;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -58,7 +58,7 @@ pub use inventory::{Inventory, Reservation};
 pub use logs::{LogEntry, LogStream};
 pub use reports::SandboxReport;
 pub use sandboxes::{WatchEvent, WatchStream};
-pub use snapshots::Checkpoint;
+pub use snapshots::{Checkpoint, History, UndoTarget, Undone};
 pub use stats::{ResourceSizes, SandboxUsage, UsagePoint, UsageQuery, UsageSeries};
 pub use templates::Template;
 pub use tunnel::TunnelError;

@@ -1,7 +1,7 @@
 //! Calls about snapshots and checkpoints.
 
 use host_rpc as rpc;
-use model::{CheckpointName, SandboxId, TemplateName};
+use model::{AutoCheckpoint, CheckpointName, SandboxId, TemplateName};
 
 use super::Host;
 use super::calls::{ASK_TIMEOUT, FILES_TIMEOUT, RESUME_TIMEOUT, SAVE_TIMEOUT, unary};
@@ -19,6 +19,32 @@ pub struct Checkpoint {
     pub exclusive_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at: i64,
+    pub automatic: bool,
+}
+
+/// Automatic checkpoints of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    pub policy: Option<AutoCheckpoint>,
+    /// Where an undo of 1, 2, … steps goes.
+    pub steps: Vec<Checkpoint>,
+    /// Why the last one could not be made.
+    pub failure: Option<String>,
+}
+
+/// Outcome of an undo on the host.
+#[derive(Debug)]
+pub struct Undone {
+    pub report: SandboxReport,
+    pub checkpoint: String,
+    pub saved_as: String,
+}
+
+/// Point to go back to.
+#[derive(Debug, Clone)]
+pub enum UndoTarget {
+    Steps(u32),
+    Checkpoint(CheckpointName),
 }
 
 impl From<rpc::Checkpoint> for Checkpoint {
@@ -28,6 +54,7 @@ impl From<rpc::Checkpoint> for Checkpoint {
             size_bytes: checkpoint.size_bytes,
             exclusive_bytes: checkpoint.exclusive_bytes,
             created_at: checkpoint.created_at_ms,
+            automatic: checkpoint.automatic,
         }
     }
 }
@@ -164,5 +191,74 @@ impl Host {
             limit
         )?;
         self.report_from(answer.sandbox.into_option()).await
+    }
+
+    /// Replaces the policy for automatic checkpoints of a sandbox.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn set_auto_checkpoint(
+        &self,
+        id: &SandboxId,
+        policy: Option<AutoCheckpoint>,
+    ) -> Result<()> {
+        let request = rpc::SetAutoCheckpointRequest {
+            sandbox_id: id.to_string(),
+            policy: policy.map(rpc::spec::policy_to_message).into(),
+            ..Default::default()
+        };
+        // It waits until the command that is being carried out has ended.
+        unary!(
+            self,
+            snapshots.set_auto_checkpoint_with_options(request),
+            SAVE_TIMEOUT
+        )
+        .map(drop)
+    }
+
+    /// Returns the automatic checkpoints of a sandbox.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn get_history(&self, id: &SandboxId) -> Result<History> {
+        let request = rpc::GetHistoryRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
+        let answer = unary!(
+            self,
+            snapshots.get_history_with_options(request),
+            ASK_TIMEOUT
+        )?;
+        let policy = answer.policy.as_option();
+        Ok(History {
+            policy: policy.map(rpc::spec::policy_from_message),
+            steps: answer.steps.into_iter().map(Checkpoint::from).collect(),
+            failure: Some(answer.failure).filter(|failure| !failure.is_empty()),
+        })
+    }
+
+    /// Saves the state of a sandbox, and rolls it back in its history.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn undo_sandbox(&self, id: &SandboxId, target: &UndoTarget) -> Result<Undone> {
+        let (steps, checkpoint) = match target {
+            UndoTarget::Steps(steps) => (*steps, String::new()),
+            UndoTarget::Checkpoint(name) => (0, name.to_string()),
+        };
+        let request = rpc::UndoSandboxRequest {
+            sandbox_id: id.to_string(),
+            steps,
+            checkpoint,
+            ..Default::default()
+        };
+        let limit = SAVE_TIMEOUT + SAVE_TIMEOUT + RESUME_TIMEOUT;
+        let answer = unary!(self, snapshots.undo_sandbox_with_options(request), limit)?;
+        Ok(Undone {
+            report: self.report_from(answer.sandbox.into_option()).await?,
+            checkpoint: answer.checkpoint,
+            saved_as: answer.saved_as,
+        })
     }
 }

@@ -41,5 +41,6 @@ mod snapshot_names;
 mod snapshots;
 mod strangers;
 mod support;
+mod undo;
 mod uploads;
 mod waits;

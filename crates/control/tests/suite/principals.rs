@@ -24,6 +24,10 @@ const SCOPES: &[(&str, &str)] = &[
     ("rollback_sandbox", "sandboxes:write"),
     ("get_disk_usage", "sandboxes:read"),
     ("get_sandbox_disk_usage", "sandboxes:read"),
+    ("set_auto_checkpoint", "sandboxes:write"),
+    ("remove_auto_checkpoint", "sandboxes:write"),
+    ("undo_sandbox", "sandboxes:write"),
+    ("get_history", "sandboxes:read"),
     ("exec", "sandboxes:write"),
     ("signal_exec", "sandboxes:write"),
     ("exec_stream", "sandboxes:write"),
@@ -167,7 +171,10 @@ impl Operation {
             "search_files" => r#"{"path": "/tmp", "name": "*"}"#.to_owned(),
             "change_owner" => r#"{"path": "/tmp", "owner": "root"}"#.to_owned(),
             "create_port_link" => r#"{"port": 3000}"#.to_owned(),
-            "set_network" | "fork_sandbox" | "create_checkpoint" => "{}".to_owned(),
+            "set_network" | "fork_sandbox" | "create_checkpoint" | "undo_sandbox" => {
+                "{}".to_owned()
+            }
+            "set_auto_checkpoint" => r#"{"before_each_command": true}"#.to_owned(),
             _ if self.path.contains("/files/") && self.method == Method::POST => {
                 r#"{"path": "/tmp"}"#.to_owned()
             }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use model::{IdleSettings, NetworkSpec};
+use model::{AutoCheckpoint, IdleSettings, NetworkSpec};
 use runtime::trace::{self, RequestContext};
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     SetNetwork(NetworkSpec),
     /// Lets a command with this timeout keep the sandbox in use; zero: without an end.
     AllowKeepAlive(Duration),
+    /// Replaces the policy for automatic checkpoints.
+    SetAutoCheckpoint(Option<AutoCheckpoint>),
 }
 
 /// A command, and the sender of its outcome to its caller.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::AutoCheckpoint;
 use stdx::error::chain;
 use tokio::sync::{Mutex, watch};
 
@@ -90,6 +91,19 @@ impl Context {
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Writes another policy for automatic checkpoints into the record.
+    pub(super) async fn set_auto_checkpoint(
+        &self,
+        policy: Option<AutoCheckpoint>,
+    ) -> Result<(), OperationError> {
+        let mut record = self.record();
+        record.spec.auto_checkpoint = policy;
+        record.generation = self.state.generations.next(record.generation);
+        self.write_record(record.clone()).await?;
+        self.publish_record(record);
+        Ok(())
     }
 
     /// Makes a record that is written visible, and reports it.

@@ -52,6 +52,11 @@ pub enum SandboxError {
     },
     #[error("there is no checkpoint {name:?} of this sandbox; there are: {}", known.join(", "))]
     NoCheckpoint { name: String, known: Vec<String> },
+    #[error(
+        "the history of the sandbox has {steps} automatic checkpoints, so {asked} cannot be undone; \
+         `wrenn undo SANDBOX --list` lists them, and a policy (auto_checkpoint) makes them"
+    )]
+    NoHistory { asked: u32, steps: usize },
     #[error("snapshot {name} is in use by {}; delete those first", users.join(", "))]
     TemplateInUse { name: String, users: Vec<String> },
     #[error(transparent)]
@@ -93,7 +98,8 @@ impl SandboxError {
         match self {
             Self::Template(images::Error::Unknown { .. })
             | Self::Unknown(_)
-            | Self::NoCheckpoint { .. } => ErrorCode::NotFound,
+            | Self::NoCheckpoint { .. }
+            | Self::NoHistory { .. } => ErrorCode::NotFound,
             Self::Disk(disk::Error::TooSmall { .. }) | Self::OtherSizes(_) => {
                 ErrorCode::InvalidArgument
             }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
 use super::activity::Activity;
+use super::auto_checkpoint::AutoCheckpoints;
 use super::command::{self, Command, Request};
 use super::error::SandboxError;
 use super::ledger::Record;
@@ -54,6 +55,7 @@ pub struct Handle {
     pub(crate) egress: Arc<Mutex<Option<Arc<dyn SandboxEgress>>>>,
     commands: mpsc::Sender<Request>,
     pub(super) pending_checkpoints: PendingNames,
+    pub auto_checkpoints: Arc<AutoCheckpoints>,
     /// Notified when the guest's clock is to be set ([`super::clock`]).
     pub(super) clock: Arc<Notify>,
     /// Time at which the console was last read; locked during a read.
@@ -100,6 +102,7 @@ impl Handle {
             egress: Arc::default(),
             commands: sender,
             pending_checkpoints: PendingNames::default(),
+            auto_checkpoints: AutoCheckpoints::new(),
             clock: Arc::default(),
             drained: Arc::new(tokio::sync::Mutex::new(Instant::now())),
         };

@@ -4,6 +4,7 @@
 
 pub mod activity;
 mod actor;
+pub mod auto_checkpoint;
 mod backoff;
 mod base_image;
 mod boot_source;

@@ -21,6 +21,7 @@ use super::{Agent, alive, background};
 use crate::guest::{Exec, ExecEvent, Running};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
+use crate::sandbox::auto_checkpoint::CountedCommand;
 
 /// Most messages in the queue to a reader; when it is full, the process has to wait.
 const QUEUE: usize = 8;
@@ -43,10 +44,11 @@ impl CommandService for Agent {
     ) -> ServiceResult<ServiceStream<rpc::ExecResponse>> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        Response::stream_ok(
-            self.in_guest(&id, |handle| start_command(handle, request))
-                .await?,
-        )
+        let start = |handle: Handle| async move {
+            let counted = self.manager.checkpoint_before_command(&handle).await;
+            start_command(handle, request, counted).await
+        };
+        Response::stream_ok(self.in_guest(&id, start).await?)
     }
 
     async fn send_input(
@@ -85,8 +87,10 @@ impl CommandService for Agent {
     ) -> ServiceResult<rpc::StartCommandResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id.clone();
-        let start =
-            |handle: Handle| async move { background::start_command(&handle, request).await };
+        let start = |handle: Handle| async move {
+            let _counted = self.manager.checkpoint_before_command(&handle).await;
+            background::start_command(&handle, request).await
+        };
         Response::ok(self.in_guest(&id, start).await?)
     }
 
@@ -149,6 +153,7 @@ impl CommandService for Agent {
 async fn start_command(
     handle: Handle,
     request: rpc::ExecRequest,
+    counted: CountedCommand,
 ) -> Result<ServiceStream<rpc::ExecResponse>, ConnectError> {
     let active = handle.activity.begin();
     let terminal = request
@@ -177,6 +182,7 @@ async fn start_command(
         on_terminal: terminal.is_some(),
         pid: None,
         _active: active,
+        _counted: counted,
     };
     tokio::spawn(in_current_context(pump.run()));
     Ok(ReceiverStream::new(receiver).boxed())
@@ -190,6 +196,7 @@ struct Pump {
     on_terminal: bool,
     pid: Option<u32>,
     _active: Active,
+    _counted: CountedCommand,
 }
 
 impl Pump {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use host_rpc as rpc;
 use host_rpc::SnapshotService;
-use model::{CheckpointName, TemplateName};
+use model::{AutoCheckpoint, CheckpointName, TemplateName};
 use stdx::task::run_blocking;
 
 use super::error::{from_sandbox_error, invalid_argument};
 use super::templates::template_message;
 use super::{Agent, report_of, run_detached, sandbox_id};
 use crate::sandbox::SandboxError;
+use crate::sandbox::manager::undo::UndoTarget;
 use crate::snapshot::checkpoint::Checkpoint;
 
 #[expect(
@@ -111,6 +112,64 @@ impl SnapshotService for Agent {
             ..Default::default()
         })
     }
+
+    async fn set_auto_checkpoint(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::SetAutoCheckpointRequest>,
+    ) -> ServiceResult<rpc::SetAutoCheckpointResponse> {
+        let request = request.to_owned_message();
+        let id = sandbox_id(&request.sandbox_id)?;
+        let policy = request
+            .policy
+            .as_option()
+            .map(rpc::spec::policy_from_message);
+        let checked = policy.as_ref().map_or(Ok(()), AutoCheckpoint::check);
+        checked.map_err(invalid_argument)?;
+        let changed = self.manager.set_auto_checkpoint(&id, policy).await;
+        changed.map_err(from_sandbox_error)?;
+        Response::ok(rpc::SetAutoCheckpointResponse::default())
+    }
+
+    async fn get_history(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::GetHistoryRequest>,
+    ) -> ServiceResult<rpc::GetHistoryResponse> {
+        let id = sandbox_id(request.sandbox_id)?;
+        let handle = self.manager.find_sandbox(&id).await;
+        let handle = handle.map_err(from_sandbox_error)?;
+        let steps = self.manager.list_history(&id).await;
+        let steps = steps.map_err(from_sandbox_error)?;
+        let policy = handle.record.borrow().spec.auto_checkpoint;
+        let messages = move || steps.iter().map(checkpoint_message).collect();
+        Response::ok(rpc::GetHistoryResponse {
+            policy: policy.map(rpc::spec::policy_to_message).into(),
+            steps: measured(messages).await?,
+            failure: handle.auto_checkpoints.failure().unwrap_or_default(),
+            ..Default::default()
+        })
+    }
+
+    async fn undo_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::UndoSandboxRequest>,
+    ) -> ServiceResult<rpc::UndoSandboxResponse> {
+        let id = sandbox_id(request.sandbox_id)?;
+        let target = match request.checkpoint {
+            "" => UndoTarget::Steps(request.steps),
+            name => UndoTarget::Checkpoint(checkpoint_name(name)?),
+        };
+        let manager = Arc::clone(&self.manager);
+        let undone = run_detached(async move { manager.undo_sandbox(&id, target).await }).await?;
+        Response::ok(rpc::UndoSandboxResponse {
+            sandbox: report_of(&self.manager.host, &undone.handle).into(),
+            checkpoint: undone.checkpoint.to_string(),
+            saved_as: undone.saved_as.to_string(),
+            ..Default::default()
+        })
+    }
 }
 
 fn template_name(text: &str) -> Result<TemplateName, ConnectError> {
@@ -137,6 +196,7 @@ fn checkpoint_message(checkpoint: &Checkpoint) -> rpc::Checkpoint {
         created_at_ms: checkpoint.created_at_ms,
         size_bytes: sizes.allocated,
         exclusive_bytes: sizes.exclusive,
+        automatic: checkpoint.automatic.is_some(),
         ..rpc::Checkpoint::default()
     }
 }

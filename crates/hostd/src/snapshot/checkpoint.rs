@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   checkpoints/NAME           a snapshot ([`super::format`]); one that cannot be read is replaced
+//!                  /automatic.json   mark of one that was not made by a user ([`super::history`])
 //!              /.NAME-RANDOM   being written by one call; removed at the next start
 //! ```
 //!
@@ -14,11 +15,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use linux::file;
 use model::CheckpointName;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::format::{self, Snapshot};
 use crate::file_set::Sizes;
+
+/// Name of the file with the mark of an automatic checkpoint, beside the manifest.
+const MARK: &str = "automatic.json";
 
 /// A named snapshot of a sandbox.
 #[derive(Debug, Clone)]
@@ -27,6 +33,8 @@ pub struct Checkpoint {
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
     pub dir: PathBuf,
+    /// `None` if a user made it.
+    pub automatic: Option<Automatic>,
 }
 
 impl Checkpoint {
@@ -34,6 +42,29 @@ impl Checkpoint {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         format::sizes(&self.dir)
+    }
+}
+
+/// What is noted of an automatic checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Automatic {
+    /// Grows from one to the next of a sandbox, whatever the clock does.
+    pub number: u64,
+    /// Point to which an undo would have gone just before.
+    pub after: Option<CheckpointName>,
+    /// Checkpoint that the undo went to for which it was made; `None` if the policy made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo_to: Option<CheckpointName>,
+}
+
+impl Automatic {
+    fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(dir.join(MARK)).ok()?).ok()
+    }
+
+    /// Marks the checkpoint in `dir`, which has no name yet, durably.
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        file::write_atomic(&dir.join(MARK), &serde_json::to_vec(self)?, 0o600)
     }
 }
 
@@ -124,6 +155,7 @@ pub(crate) fn read_checkpoint(dir: &Path) -> Option<Checkpoint> {
         name,
         created_at_ms: snapshot.created_at_ms,
         dir: dir.to_owned(),
+        automatic: Automatic::read(dir),
     })
 }
 
@@ -135,4 +167,22 @@ fn entries(root: &Path) -> Vec<PathBuf> {
 fn is_staging(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mark_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Automatic::read(dir.path()), None);
+        let mark = Automatic {
+            number: 7,
+            after: None,
+            undo_to: Some("auto-1".parse().unwrap()),
+        };
+        mark.write(dir.path()).unwrap();
+        assert_eq!(Automatic::read(dir.path()), Some(mark));
+    }
 }

@@ -292,3 +292,35 @@ async fn idle_checkpoint_is_freed_to_exclusive_bytes() {
     assert_eq!(state, Some(State::SANDBOX_STATE_PAUSED));
     agent.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undo_brings_back_what_command_removed() {
+    let agent = Agent::start(&[]).await;
+    let id = SandboxId::random();
+    let policy = rpc::AutoCheckpoint {
+        before_each_command: true,
+        keep: 2,
+        ..Default::default()
+    };
+    let spec = rpc::SandboxSpec {
+        auto_checkpoint: policy.into(),
+        ..spec()
+    };
+    agent.ensure(&id, spec).await.unwrap();
+    agent
+        .out(&id, "echo kept > file; echo kept > /dev/shm/memory")
+        .await;
+    agent.out(&id, "rm file; rm -rf /dev/shm/memory").await;
+    let request = rpc::UndoSandboxRequest {
+        sandbox_id: id.to_string(),
+        steps: 1,
+        ..Default::default()
+    };
+    let undone = agent.client().snapshots().undo_sandbox(request).await;
+    let undone = undone.unwrap().into_owned();
+    assert!(undone.checkpoint.starts_with("auto-2-"), "{undone:?}");
+    assert!(undone.saved_as.starts_with("undo-3-"), "{undone:?}");
+    let content = agent.out(&id, "cat file /dev/shm/memory").await;
+    assert_eq!(content, "kept\nkept");
+    agent.finish().await;
+}

@@ -24,6 +24,7 @@ mod operations;
 mod preboot;
 mod rows;
 mod slow;
+mod undo;
 mod verdict;
 mod vm;
 mod world;

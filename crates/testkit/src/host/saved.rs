@@ -236,3 +236,54 @@ pub(super) fn usage(
         ..Default::default()
     }
 }
+
+pub(super) fn set_auto_checkpoint(
+    world: &mut World,
+    request: rpc::SetAutoCheckpointRequest,
+) -> Result<(), ConnectError> {
+    alive(world, &request.sandbox_id)?;
+    world.sandbox(&request.sandbox_id)?.spec.auto_checkpoint = request.policy;
+    Ok(())
+}
+
+/// Returns the policy of a sandbox, and its checkpoints that are called `auto-…`.
+pub(super) fn history(world: &World, id: &str) -> Result<rpc::GetHistoryResponse, ConnectError> {
+    let sandbox = alive(world, id)?;
+    let checkpoints = sandbox.checkpoints.iter().rev();
+    let steps = checkpoints
+        .map(|checkpoint| checkpoint.about.clone())
+        .filter(|about| about.name.starts_with("auto-"));
+    Ok(rpc::GetHistoryResponse {
+        policy: sandbox.spec.auto_checkpoint.clone(),
+        steps: steps.collect(),
+        ..Default::default()
+    })
+}
+
+/// Saves the state before an undo. Returns where the undo goes, and the name of what was saved.
+pub(super) fn begin_undo(
+    world: &mut World,
+    request: &rpc::UndoSandboxRequest,
+) -> Result<(String, String), ConnectError> {
+    let id = &request.sandbox_id;
+    let to = if request.checkpoint.is_empty() {
+        let steps = history(world, id)?.steps;
+        let step = usize::try_from(request.steps)
+            .unwrap_or_default()
+            .checked_sub(1);
+        let step = step.and_then(|step| steps.get(step));
+        step.ok_or_else(|| ConnectError::not_found("the history does not go back so far"))?
+            .name
+            .clone()
+    } else {
+        find_checkpoint(world, id, &request.checkpoint)?.about.name
+    };
+    let count = alive(world, id)?.checkpoints.len();
+    let saved = rpc::CreateCheckpointRequest {
+        sandbox_id: id.clone(),
+        name: format!("undo-{count}"),
+        ..Default::default()
+    };
+    let saved = create_checkpoint(world, &saved)?;
+    Ok((to, saved.name))
+}

@@ -117,6 +117,10 @@ impl Actor {
                 let changed = settings::set_idle(&self.context, *settings).await;
                 request.complete(changed.map_err(Into::into));
             }
+            Command::SetAutoCheckpoint(policy) => {
+                let changed = self.context.set_auto_checkpoint(*policy).await;
+                request.complete(changed.map_err(Into::into));
+            }
             Command::SetNetwork(rules) => {
                 let changed = network::set_rules(&self.context, rules).await;
                 request.complete(changed.map_err(Into::into));

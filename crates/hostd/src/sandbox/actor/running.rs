@@ -124,6 +124,11 @@ impl Actor {
                 request.complete(changed.map_err(Into::into));
                 None
             }
+            Command::SetAutoCheckpoint(policy) => {
+                let changed = self.context.set_auto_checkpoint(*policy).await;
+                request.complete(changed.map_err(Into::into));
+                None
+            }
             Command::SetNetwork(rules) => {
                 let changed = network::set_rules(&self.context, rules).await;
                 request.complete(changed.map_err(Into::into));

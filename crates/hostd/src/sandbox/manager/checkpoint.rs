@@ -14,7 +14,7 @@ use crate::sandbox::error::SandboxError;
 use crate::sandbox::handle::Handle;
 use crate::sandbox::ledger::CHECKPOINTS;
 use crate::sandbox::step_error::StepError;
-use crate::snapshot::checkpoint::{self, Checkpoint, Prepared};
+use crate::snapshot::checkpoint::{self, Automatic, Checkpoint, Prepared};
 use crate::snapshot::format;
 
 impl Manager {
@@ -26,6 +26,19 @@ impl Manager {
         &self,
         id: &SandboxId,
         name: &CheckpointName,
+    ) -> Result<Checkpoint, SandboxError> {
+        self.create_marked(id, name, None).await
+    }
+
+    /// Creates a checkpoint, with the mark of an automatic one.
+    ///
+    /// # Errors
+    /// As [`Manager::create_checkpoint`].
+    pub(super) async fn create_marked(
+        &self,
+        id: &SandboxId,
+        name: &CheckpointName,
+        mark: Option<Automatic>,
     ) -> Result<Checkpoint, SandboxError> {
         let handle = self.find_sandbox(id).await?;
         let reserved = handle.pending_checkpoints.reserve_name(name);
@@ -44,7 +57,10 @@ impl Manager {
             Ok(()) => {
                 let from = staging.clone();
                 let to = dir.clone();
-                let publish = move || format::publish_dir(&from, &to);
+                let publish = move || {
+                    mark.map_or(Ok(()), |mark| mark.write(&from))?;
+                    format::publish_dir(&from, &to)
+                };
                 let published = OperationKind::Snapshot.run_blocking(publish).await;
                 published.map_err(SandboxError::from)
             }
@@ -143,7 +159,7 @@ impl Manager {
         }
     }
 
-    fn checkpoints_dir(&self, id: &SandboxId) -> PathBuf {
+    pub(super) fn checkpoints_dir(&self, id: &SandboxId) -> PathBuf {
         self.host.state.ledger.sandbox_dir(id).join(CHECKPOINTS)
     }
 }

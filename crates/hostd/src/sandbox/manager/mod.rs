@@ -6,6 +6,7 @@ mod fork;
 mod reclaim;
 mod registry;
 mod template;
+pub mod undo;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -75,6 +76,7 @@ impl Manager {
             manager.remove_fork_note(note).await;
         }
         manager.remove_outdated_templates().await;
+        tokio::spawn(Self::keep_checkpoints(Arc::downgrade(&manager)));
         Ok(manager)
     }
 

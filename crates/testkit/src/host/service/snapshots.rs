@@ -36,6 +36,26 @@ impl SnapshotService for Agent {
         rpc::RemoveCheckpointResponse::default()
     });
 
+    unary!(set_auto_checkpoint(self, request: SetAutoCheckpointRequest) -> SetAutoCheckpointResponse, "SetAutoCheckpoint", {
+        saved::set_auto_checkpoint(&mut self.shared.world(), request)?;
+        rpc::SetAutoCheckpointResponse::default()
+    });
+
+    unary!(get_history(self, request: GetHistoryRequest) -> GetHistoryResponse, "GetHistory", {
+        saved::history(&self.shared.world(), &request.sandbox_id)?
+    });
+
+    unary!(undo_sandbox(self, request: UndoSandboxRequest) -> UndoSandboxResponse, "UndoSandbox", {
+        let (to, saved_as) = saved::begin_undo(&mut self.shared.world(), &request)?;
+        let rollback = rpc::RollbackSandboxRequest {
+            sandbox_id: request.sandbox_id.clone(),
+            name: to.clone(),
+            ..Default::default()
+        };
+        let sandbox = lifecycle::rollback(&self.shared, &rollback)?.into();
+        rpc::UndoSandboxResponse { sandbox, checkpoint: to, saved_as, ..Default::default() }
+    });
+
     unary!(rollback_sandbox(self, request: RollbackSandboxRequest) -> RollbackSandboxResponse, "RollbackSandbox", {
         let sandbox = lifecycle::rollback(&self.shared, &request)?.into();
         rpc::RollbackSandboxResponse { sandbox, ..Default::default() }

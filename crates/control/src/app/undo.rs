@@ -1,0 +1,55 @@
+//! Automatic checkpoints of a sandbox, and going back in their history. Only its host knows them.
+
+use model::{AutoCheckpoint, Resource, SandboxId};
+use store::Sandbox;
+
+use super::App;
+use crate::auth::Principal;
+use crate::error::Result;
+use crate::hosts::{History, UndoTarget, Undone};
+
+impl App {
+    /// Replaces the policy for automatic checkpoints.
+    ///
+    /// # Errors
+    /// The sandbox's state; the host's. The former policy holds then.
+    pub async fn set_auto_checkpoint(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        policy: Option<AutoCheckpoint>,
+    ) -> Result<()> {
+        principal.require_write(Resource::Sandboxes)?;
+        policy.as_ref().map_or(Ok(()), AutoCheckpoint::check)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        host.set_auto_checkpoint(id, policy).await
+    }
+
+    /// Returns the policy, and where an undo goes.
+    ///
+    /// # Errors
+    /// The sandbox's state; the host's.
+    pub async fn get_history(&self, principal: &Principal, id: &SandboxId) -> Result<History> {
+        principal.require_read(Resource::Sandboxes)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        host.get_history(id).await
+    }
+
+    /// Saves the state of a sandbox, and rolls it back. It runs then if it ran before.
+    ///
+    /// # Errors
+    /// `NotFound` if the history does not go back so far; the host's. The sandbox is as it was
+    /// then.
+    pub async fn undo_sandbox(
+        &self,
+        principal: &Principal,
+        id: &SandboxId,
+        target: &UndoTarget,
+    ) -> Result<(Sandbox, Undone)> {
+        principal.require_write(Resource::Sandboxes)?;
+        let (_, host) = self.find_alive(principal, id).await?;
+        let undone = host.undo_sandbox(id, target).await?;
+        let sandbox = self.apply_response(id, undone.report.clone()).await?;
+        Ok((sandbox, undone))
+    }
+}
