@@ -30,8 +30,8 @@ mod logs;
 mod metrics;
 mod ports;
 mod sandboxes;
-mod uploads;
 mod undo;
+mod uploads;
 
 /// Requests and answers, as they stand on the wire.
 pub use api_types as types;

@@ -72,7 +72,7 @@ pub async fn create_sandbox(
         returns_existing,
         idempotency,
     };
-    let created = async move { app.create_sandbox(&principal, request).await };
+    let created = async move { Box::pin(app.create_sandbox(&principal, request)).await };
     let (status, sandbox) = match spawn_detached(created).await? {
         Created::New(sandbox) => (StatusCode::CREATED, sandbox),
         Created::Existing(sandbox) => (StatusCode::OK, sandbox),

@@ -36,8 +36,8 @@ pub mod sandbox_wait;
 mod snapshot_lock;
 pub mod snapshots;
 pub mod templates;
-mod uploads;
 pub mod undo;
+mod uploads;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -119,7 +119,11 @@ fn client_address(app: &App, request: &Request) -> Option<IpAddr> {
     if app.ports.settings.public_url.is_none() {
         return peer;
     }
-    let forwarded = request.headers().get_all("x-forwarded-for").iter().last();
+    let forwarded = request
+        .headers()
+        .get_all("x-forwarded-for")
+        .iter()
+        .next_back();
     let forwarded = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next());
     let client = forwarded.and_then(|client| client.trim().parse().ok());
     client.or(peer)

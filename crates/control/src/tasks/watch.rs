@@ -20,7 +20,7 @@ pub(super) async fn watch_host(app: Arc<App>, host: Arc<Host>) {
     let work = async {
         let mut delay = FIRST_DELAY;
         loop {
-            let broke = watch_once(&app, &host, &mut delay).await;
+            let broke = Box::pin(watch_once(&app, &host, &mut delay)).await;
             if host.set_down(&broke.message) {
                 tracing::warn!(
                     host = host.url(),

@@ -205,7 +205,7 @@ async fn stranger_sees_no_event() {
     let id = plane.create().await.id;
     let theirs = stranger.events(&EventQuery::default()).await.unwrap().items;
     let subjects: Vec<String> = theirs.into_iter().map(|event| event.subject).collect();
-    assert_eq!(subjects, [key.id.clone()]);
+    assert_eq!(subjects, std::slice::from_ref(&key.id));
     let of_ours = EventQuery {
         sandbox: Some(id),
         ..EventQuery::default()

@@ -6,25 +6,32 @@ use serde_json::json;
 use super::Sandbox;
 use crate::events::NewEvent;
 
+/// Fields of the spec that events have, for who bills and audits. Not the environment, which may have
+/// secrets.
+const OF_SPEC: [&str; 3] = ["template", "vcpus", "memory_mb"];
+
 /// Returns the event of a change after which the sandbox is as in `row`.
 pub(super) fn sandbox_event(kind: EventKind, row: &Sandbox, now: i64) -> NewEvent {
+    let mut data = json!({
+        "state": row.state.as_str(),
+        "reason": row.reason,
+        "stop_reason": row.stop_reason,
+        "name": row.attributes.name,
+        "host_id": row.host_id,
+        "disk_mb": row.disk.as_ref().map(|disk| disk.size_mb),
+    });
+    if let Ok(spec) = serde_json::to_value(&row.spec) {
+        for field in OF_SPEC {
+            data[field] = spec[field].clone();
+        }
+    }
     NewEvent {
         kind,
         team_id: Some(row.team_id.clone()),
         subject: row.id.to_string(),
         sandbox_id: Some(row.id.clone()),
         generation: Some(row.generation),
-        data: json!({
-            "state": row.state.as_str(),
-            "reason": row.reason,
-            "stop_reason": row.stop_reason,
-            "name": row.attributes.name,
-            "host_id": row.host_id,
-            "template": row.spec.template.as_str(),
-            "vcpus": row.spec.vcpus,
-            "memory_mb": row.spec.memory_mb,
-            "disk_mb": row.disk.as_ref().map(|disk| disk.size_mb),
-        }),
+        data,
         now,
     }
 }
