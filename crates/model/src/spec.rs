@@ -140,6 +140,12 @@ impl SandboxSpec {
     /// A paused sandbox behaves like one that answers a little later.
     pub const DEFAULT_AUTO_RESUME: bool = true;
 
+    /// Returns the name of its template, by which the store finds sandboxes.
+    #[must_use]
+    pub fn template_name(&self) -> &str {
+        self.template.as_str()
+    }
+
     /// Begins a spec with the default of each field.
     #[must_use]
     pub fn builder() -> SandboxSpecBuilder {

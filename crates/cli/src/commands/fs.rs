@@ -1,15 +1,14 @@
 //! `wrenn fs`: files in a sandbox.
 
-use std::ffi::OsString;
-
 use client::types::{
     ChmodRequest, ChownRequest, FileInfo, FileKind, ListFilesRequest, MoveFileRequest, PathRequest,
 };
 
+use super::fs_path::path_of;
 use super::{Session, fs_search, fs_watch};
 use crate::args::{
     FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsLsArgs, FsMkdirArgs, FsMvArgs, FsRmArgs,
-    FsStatArgs, FsTarget,
+    FsStatArgs,
 };
 use crate::copy::{describe_path, name_of};
 use crate::failure::usage_error;
@@ -32,13 +31,6 @@ pub async fn manage_files(session: &Session, args: FsArgs) -> anyhow::Result<u8>
         FsCommand::Watch(args) => fs_watch::watch_directory(session, args).await,
     };
     done.map(|()| 0)
-}
-
-pub(super) fn path_of(path: OsString, target: &FsTarget) -> PathRequest {
-    PathRequest {
-        path: escape_bytes(path),
-        user: target.user.clone(),
-    }
 }
 
 async fn list_directory(session: &Session, args: FsLsArgs) -> anyhow::Result<()> {

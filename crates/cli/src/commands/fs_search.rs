@@ -3,7 +3,7 @@
 use client::types::{PathRequest, SearchFilesRequest, SearchMessage};
 
 use super::Session;
-use super::fs::path_of;
+use super::fs_path::path_of;
 use crate::args::{FsFindArgs, FsGrepArgs, FsSearchArgs, FsTarget};
 use crate::ids;
 use crate::output::{self, printable, printable_json};

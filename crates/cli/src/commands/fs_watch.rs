@@ -10,7 +10,7 @@ use client::types::{PathRequest, WatchServerMessage};
 use tokio::time::{Instant, sleep};
 
 use super::Session;
-use super::fs::path_of;
+use super::fs_path::path_of;
 use crate::args::FsWatchArgs;
 use crate::ids;
 use crate::interrupt::Interrupt;

@@ -12,6 +12,7 @@ mod doctor;
 mod events;
 mod exec;
 mod fs;
+mod fs_path;
 mod fs_search;
 mod fs_watch;
 mod info;

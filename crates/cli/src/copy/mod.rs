@@ -7,6 +7,7 @@ mod place;
 mod resume;
 mod unpack;
 mod upload;
+mod watched;
 
 use client::types::{FileInfo, FileKind, PathRequest};
 use client::{Client, Error};

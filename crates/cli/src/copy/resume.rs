@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::io::ReaderStream;
 
 use super::CHUNK;
-use super::upload::{Failure, counted};
+use super::watched::{Failure, counted};
 use crate::output::Progress;
 
 /// Files of at least this size are sent so. Below, sending them again costs less than the two

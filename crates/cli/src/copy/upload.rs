@@ -6,17 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bytes::Bytes;
 use client::types::{FileKind, PathRequest};
 use client::{Client, FileTarget};
-use futures::{Stream, StreamExt};
-use parking_lot::Mutex;
 use std::os::unix::fs::PermissionsExt;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::place::{Local, Remote, means_contents, name_of};
 use super::resume::{MIN_RESUMABLE, send_file};
+use super::watched::{Failure, counted};
 use super::{CHUNK, MIN_SPARSE, describe_path, pack};
 use crate::failure::usage_error;
 use crate::output::Progress;
@@ -214,42 +212,6 @@ async fn directory(
         }
         _ => Ok(sent.map(|()| progress.total())?),
     }
-}
-
-/// Slot in which a stream leaves the error with which it ended: the upload's own error only says
-/// that it broke off.
-#[derive(Clone, Default)]
-pub struct Failure(Arc<Mutex<Option<io::Error>>>);
-
-impl Failure {
-    pub fn watch<S>(&self, data: S) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
-    where
-        S: Stream<Item = io::Result<Bytes>> + Send,
-    {
-        let failure = self.clone();
-        data.map(move |part| {
-            part.map_err(|error| {
-                let copy = io::Error::new(error.kind(), error.to_string());
-                *failure.0.lock() = Some(error);
-                copy
-            })
-        })
-    }
-
-    pub fn take(&self) -> Option<io::Error> {
-        self.0.lock().take()
-    }
-}
-
-pub fn counted<S>(
-    data: S,
-    progress: &Arc<Progress>,
-) -> impl Stream<Item = io::Result<Bytes>> + Send + use<S>
-where
-    S: Stream<Item = io::Result<Bytes>> + Send,
-{
-    let progress = progress.clone();
-    data.inspect(move |part| progress.add(part.as_ref().map_or(0, Bytes::len)))
 }
 
 #[cfg(test)]

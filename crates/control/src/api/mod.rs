@@ -101,6 +101,17 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(processes::list_processes))
         .routes(routes!(processes::kill_process))
         .routes(routes!(processes::stream_process))
+        .merge(of_files())
+        .routes(routes!(logs::logs))
+        .routes(routes!(metrics::get_usage))
+        .routes(routes!(metrics::get_sandbox_metrics))
+        .routes(routes!(ports::create_port_link))
+        .routes(routes!(ports::tunnel))
+}
+
+/// Returns the routes of files, as [`of_sandboxes`] nests them.
+fn of_files() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(files::read_file))
         .routes(routes!(files::stream_read_file))
         .routes(routes!(upload::write_file))
@@ -121,11 +132,6 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
             uploads::delete_upload
         ))
         .routes(routes!(archive::read_archive, archive::write_archive))
-        .routes(routes!(logs::logs))
-        .routes(routes!(metrics::get_usage))
-        .routes(routes!(metrics::get_sandbox_metrics))
-        .routes(routes!(ports::create_port_link))
-        .routes(routes!(ports::tunnel))
 }
 
 fn documented() -> OpenApiRouter<Arc<App>> {

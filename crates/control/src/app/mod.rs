@@ -20,6 +20,7 @@ pub mod health;
 mod idempotency_lock;
 pub mod logs;
 pub mod metrics;
+mod placement;
 pub mod ports;
 mod report;
 pub mod resources;

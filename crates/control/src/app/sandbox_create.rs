@@ -6,9 +6,7 @@
 //! `tasks::reconcile` removes the row after a while. If a step fails while the user waits, row and
 //! remains go: the id was never told.
 
-use std::collections::BTreeSet;
 use std::slice;
-use std::sync::Arc;
 
 use model::{
     ErrorCode, Resource, ResourceRequest, SandboxAttributes, SandboxId, SandboxSpec, SandboxState,
@@ -18,12 +16,10 @@ use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::App;
-use super::resources::resolve_resources;
-use super::templates::{is_visible, missing_unless};
+use super::placement::Placement;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{self, Host, HostInfo, Inventory, Reservation, Template};
-use crate::scheduler::{HostView, Unschedulable, rank_hosts};
+use crate::hosts;
 
 /// A sandbox to create.
 #[derive(Debug, Clone)]
@@ -43,14 +39,6 @@ pub enum Created {
     New(Sandbox),
     /// The living sandbox of that name, which has what was asked for.
     Existing(Sandbox),
-}
-
-/// Spec with the sizes of its template, and the hosts to try, best first.
-struct Placement {
-    spec: SandboxSpec,
-    hosts: Vec<Arc<Host>>,
-    /// Place on the first host.
-    reservation: Reservation,
 }
 
 impl App {
@@ -259,175 +247,6 @@ impl App {
         }
         Err(refusal)
     }
-
-    /// Resolves sizes, chooses hosts from what is known of them, and reserves a place on the best.
-    ///
-    /// # Errors
-    /// `NotFound` if no host has the template; `HostUnavailable` if none answers.
-    async fn place_sandbox(
-        &self,
-        principal: &Principal,
-        spec: SandboxSpec,
-        resources: &ResourceRequest,
-    ) -> Result<Placement> {
-        let name = spec.template.clone();
-        let inventories = self.inventories_for(&name).await;
-        let owner = self.store.snapshot_owner(&name).await?;
-        let find_visible = |inventory: &Arc<Inventory>| {
-            let template = find_template(inventory, &name)?;
-            is_visible(template, principal, owner.as_ref()).then(|| template.clone())
-        };
-        let views: Vec<Option<InventoryView>> = inventories
-            .iter()
-            .map(|inventory| {
-                let inventory = inventory.as_ref().ok()?;
-                Some(InventoryView {
-                    info: &inventory.info,
-                    template: find_visible(inventory),
-                })
-            })
-            .collect();
-        match self.reserve_host(&views) {
-            Ok((order, reservation)) => {
-                self.resolve_placement(spec, resources, &views, order, reservation)
-            }
-            Err(reason) => Err(self
-                .unschedulable(reason, principal, &name, &inventories)
-                .await),
-        }
-    }
-
-    /// Ranks the hosts, and reserves a place on the best in the same step, so that creates at once
-    /// see each other.
-    fn reserve_host(
-        &self,
-        views: &[Option<InventoryView<'_>>],
-    ) -> std::result::Result<(Vec<usize>, Reservation), Unschedulable> {
-        let hosts = self.hosts.all();
-        let _lock = self.placement_lock.lock();
-        let view = |(host, view): (&Arc<Host>, &Option<InventoryView<'_>>)| {
-            let view = view.as_ref()?;
-            Some(HostView {
-                has_template: view.template.is_some(),
-                sandboxes: view.info.sandboxes.saturating_add(host.assigned_since()),
-                memory_bytes: view.info.memory_bytes,
-            })
-        };
-        let views: Vec<Option<HostView>> = hosts.iter().zip(views).map(view).collect();
-        let order = rank_hosts(&views)?;
-        let reservation = hosts[order[0]].reserve();
-        Ok((order, reservation))
-    }
-
-    /// Resolves sizes by the template of the best host. Others are tried as far as their templates
-    /// give the same: snapshots of one name on two hosts need not be the same.
-    fn resolve_placement(
-        &self,
-        spec: SandboxSpec,
-        resources: &ResourceRequest,
-        views: &[Option<InventoryView<'_>>],
-        order: Vec<usize>,
-        reservation: Reservation,
-    ) -> Result<Placement> {
-        let resolve = |index: usize| {
-            let template = views[index].as_ref().and_then(|it| it.template.as_ref());
-            resolve_resources(spec.clone(), resources, template)
-        };
-        let best = resolve(order[0])?;
-        best.check(&self.limits)?;
-        let same = order
-            .into_iter()
-            .filter(|&index| resolve(index).is_ok_and(|spec| spec == best));
-        let hosts = same.map(|index| Arc::clone(&self.hosts.all()[index]));
-        Ok(Placement {
-            hosts: hosts.collect(),
-            spec: best,
-            reservation,
-        })
-    }
-
-    /// Returns the inventory of each host: the cached ones if one of them has the template, otherwise
-    /// all hosts are asked.
-    async fn inventories_for(&self, template: &TemplateName) -> Vec<Result<Arc<Inventory>>> {
-        let cached = self.read_inventories(false).await;
-        let mut answering = cached.iter().flatten();
-        if answering.any(|inventory| find_template(inventory, template).is_some()) {
-            return cached;
-        }
-        self.read_inventories(true).await
-    }
-
-    /// Reads the inventories of all hosts at once: with `refresh` from the hosts, otherwise from the
-    /// cache as far as there is one, and not from hosts that are known to be down. A host that does
-    /// not answer delays the others for no longer than a probe.
-    async fn read_inventories(&self, refresh: bool) -> Vec<Result<Arc<Inventory>>> {
-        let hosts = self.hosts.all();
-        let reads = hosts.iter().map(async |host| {
-            let read = async {
-                if refresh {
-                    return host.refresh_inventory().await;
-                }
-                host.require_up()?;
-                host.inventory().await
-            };
-            if hosts.len() > 1 {
-                Box::pin(host.probe(read)).await
-            } else {
-                read.await
-            }
-        });
-        futures::future::join_all(reads).await
-    }
-
-    /// Returns the error for a sandbox that no host can take. It lists the templates that the caller
-    /// may see.
-    async fn unschedulable(
-        &self,
-        reason: Unschedulable,
-        principal: &Principal,
-        template: &TemplateName,
-        inventories: &[Result<Arc<Inventory>>],
-    ) -> Error {
-        let unreachable = inventories.iter().find_map(|it| it.as_ref().err()).cloned();
-        if reason == Unschedulable::NoHost {
-            return unreachable.unwrap_or_else(|| {
-                Error::new(
-                    ErrorCode::HostUnavailable,
-                    "no host is configured; set CP_HOST_AGENT_ADDR",
-                )
-            });
-        }
-        let owners = match self.store.snapshot_owners().await {
-            Ok(owners) => owners,
-            Err(error) => return error.into(),
-        };
-        let all = inventories.iter().flatten().flat_map(|it| &it.templates);
-        let visible = all.filter(|it| is_visible(it, principal, owners.get(it.name.as_str())));
-        let names: BTreeSet<&str> = visible.map(|it| it.name.as_str()).collect();
-        missing_unless(unreachable, no_template(template, &names))
-    }
-}
-
-/// A host that answers, and the template of a create if the caller may see it there.
-struct InventoryView<'a> {
-    info: &'a HostInfo,
-    template: Option<Template>,
-}
-
-fn find_template<'a>(inventory: &'a Inventory, name: &TemplateName) -> Option<&'a Template> {
-    let mut templates = inventory.templates.iter();
-    templates.find(|template| template.name == *name)
-}
-
-fn no_template(wanted: &TemplateName, known: &BTreeSet<&str>) -> Error {
-    let known = if known.is_empty() {
-        "none is installed".to_owned()
-    } else {
-        let names: Vec<&str> = known.iter().copied().collect();
-        format!("there is {}", names.join(", "))
-    };
-    let text = format!("there is no template {wanted}; {known}");
-    Error::new(ErrorCode::NotFound, text)
 }
 
 fn template_gone(template: &TemplateName) -> Error {

@@ -132,7 +132,7 @@ impl Store {
                 .map(|idempotency| idempotency.fingerprint.as_slice()),
             new.now,
             new.team_id.as_str(),
-            new.spec.template.as_str(),
+            new.spec.template_name(),
             new.attributes.name.as_ref().map(SandboxName::as_str),
             labels_text(&new.attributes.labels)?,
             new.attributes.ends_at
