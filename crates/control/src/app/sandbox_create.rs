@@ -10,7 +10,6 @@ use std::slice;
 
 use model::{
     ErrorCode, Resource, ResourceRequest, SandboxAttributes, SandboxId, SandboxSpec, SandboxState,
-    TemplateName,
 };
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
@@ -240,7 +239,7 @@ impl App {
                 Err(error) if error.code == ErrorCode::NotFound => {
                     host.forget_inventory();
                     tracing::debug!(sandbox = %sandbox.id, error = error.chain(), "no template");
-                    return Err(template_gone(&sandbox.spec.template));
+                    return Err(template_gone(sandbox.spec.template_name()));
                 }
                 Err(error) => return Err(error),
             }
@@ -249,7 +248,7 @@ impl App {
     }
 }
 
-fn template_gone(template: &TemplateName) -> Error {
+fn template_gone(template: &str) -> Error {
     let text = format!(
         "there is no template {template} on the sandbox's host; GET /v1/templates lists all there are"
     );
@@ -266,7 +265,7 @@ fn differences(row: &Sandbox, request: &CreateRequest) -> Vec<&'static str> {
     // A disk whose size was left out has that of its template, which the host reports.
     let disk = has.disk_mb.or(row.disk.as_ref().map(|disk| disk.size_mb));
     let all = [
-        ("template", row.spec.template != spec.template),
+        ("template", row.spec.template_name() != spec.template_name()),
         ("vcpus", differs(resources.vcpus, has.vcpus)),
         ("memory_mb", differs(resources.memory_mb, has.memory_mb)),
         ("disk_mb", differs(resources.disk_mb, disk)),
