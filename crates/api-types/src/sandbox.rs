@@ -104,7 +104,7 @@ pub struct UpdateSandbox {
     pub name: Option<Option<String>>,
     /// Labels to set; those that are `null` are removed, and all others stay.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(example = json!({"env": "prod", "owner": null}))]
+    #[schema(example = json!({"env": "prod"}))]
     pub labels: BTreeMap<String, Option<String>>,
     /// Time (RFC 3339) at which it is stopped; `null`: it does not end by itself.
     #[serde(

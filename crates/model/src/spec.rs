@@ -140,12 +140,6 @@ impl SandboxSpec {
     /// A paused sandbox behaves like one that answers a little later.
     pub const DEFAULT_AUTO_RESUME: bool = true;
 
-    /// Returns the name of its template, by which the store finds sandboxes.
-    #[must_use]
-    pub fn template_name(&self) -> &str {
-        self.template.as_str()
-    }
-
     /// Begins a spec with the default of each field.
     #[must_use]
     pub fn builder() -> SandboxSpecBuilder {
@@ -162,6 +156,12 @@ impl SandboxSpec {
             network: NetworkSpec::default(),
             auto_checkpoint: None,
         })
+    }
+
+    /// Returns the name of its template as text.
+    #[must_use]
+    pub fn template_name(&self) -> &str {
+        self.template.as_str()
     }
 
     /// Returns the size of its virtual machine.
@@ -215,6 +215,27 @@ impl SandboxSpec {
     #[must_use]
     pub fn has_network_rules(&self) -> bool {
         self.network != NetworkSpec::default()
+    }
+
+    /// Lists what `asked` and the sizes that it names have otherwise, of what never changes.
+    /// `disk_mb` is the size of its disk, where the spec leaves that to the template.
+    #[must_use]
+    pub fn fixed_differences(
+        &self,
+        asked: &Self,
+        named: &ResourceRequest,
+        disk_mb: Option<u32>,
+    ) -> Vec<&'static str> {
+        let differs = |asked: Option<u32>, has: Option<u32>| asked.is_some() && asked != has;
+        let all = [
+            ("template", self.template != asked.template),
+            ("vcpus", differs(named.vcpus, Some(self.vcpus))),
+            ("memory_mb", differs(named.memory_mb, Some(self.memory_mb))),
+            ("disk_mb", differs(named.disk_mb, self.disk_mb.or(disk_mb))),
+            ("envs", self.envs != asked.envs),
+        ];
+        let different = all.into_iter().filter(|(_, differs)| *differs);
+        different.map(|(field, _)| field).collect()
     }
 
     /// Checks the spec against `limits`. The error names the field and the bound.

@@ -58,6 +58,11 @@ pub struct Binary(#[allow(dead_code, reason = "stands for bytes in the API docum
 
 /// Returns all routes below `/v1/sandboxes`, which are also served below `/v1/capsules`.
 fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
+    of_whole_sandboxes().merge(within_sandboxes())
+}
+
+/// Returns the routes about sandboxes as a whole.
+fn of_whole_sandboxes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(
             sandboxes::create_sandbox,
@@ -88,6 +93,11 @@ fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
             undo::remove_auto_checkpoint
         ))
         .routes(routes!(undo::undo_sandbox, undo::get_history))
+}
+
+/// Returns the routes about what is in a sandbox.
+fn within_sandboxes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(exec::exec))
         .routes(routes!(exec::signal_exec))
         .routes(routes!(exec_stream::exec_stream))

@@ -28,6 +28,7 @@ pub mod sandbox_create;
 pub mod sandbox_delete;
 pub mod sandbox_end;
 pub mod sandbox_fork;
+mod sandbox_named;
 pub mod sandbox_network;
 pub mod sandbox_pause;
 pub mod sandbox_ping;

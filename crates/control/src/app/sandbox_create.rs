@@ -16,6 +16,7 @@ use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
 use super::App;
 use super::placement::Placement;
+use super::sandbox_named::{check_end, name_taken};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts;
@@ -63,7 +64,9 @@ impl App {
         // A sandbox that is met may end before it has begun: then the name is free again.
         loop {
             if let Some(row) = self.find_named(principal, &name).await?
-                && let Some(sandbox) = self.adopt_existing(principal, row, &request).await?
+                && let Some(sandbox) = self
+                    .adopt_existing(principal, row, &request.spec, &request.resources)
+                    .await?
             {
                 return Ok(Created::Existing(sandbox));
             }
@@ -113,29 +116,6 @@ impl App {
         let inserted = self.store_of(&new.id).sandbox_insert(&new).await?;
         self.continue_create(principal, inserted, Some(placement))
             .await
-    }
-
-    /// Returns the living sandbox that was met by its name, once it has begun. `None` if it did not.
-    ///
-    /// # Errors
-    /// `Conflict` if it is another one than was asked for.
-    async fn adopt_existing(
-        &self,
-        principal: &Principal,
-        row: Sandbox,
-        request: &CreateRequest,
-    ) -> Result<Option<Sandbox>> {
-        let differences = differences(&row, request);
-        if !differences.is_empty() {
-            let text = format!(
-                "sandbox {} has this name, with other {}; leave those out, take another name, or delete it",
-                row.id,
-                differences.join(", ")
-            );
-            return Err(Error::new(ErrorCode::Conflict, text));
-        }
-        let begun = self.wait_until_begun(principal, &row.id).await?;
-        Ok(begun.filter(|sandbox| !sandbox.state.is_terminal()))
     }
 
     /// Continues a create with the row that the insert made or found.
@@ -253,44 +233,6 @@ fn template_gone(template: &str) -> Error {
         "there is no template {template} on the sandbox's host; GET /v1/templates lists all there are"
     );
     Error::new(ErrorCode::NotFound, text)
-}
-
-/// Lists what the request names and the sandbox has otherwise, of what never changes.
-fn differences(row: &Sandbox, request: &CreateRequest) -> Vec<&'static str> {
-    let CreateRequest {
-        spec, resources, ..
-    } = request;
-    let has = ResourceRequest::from(&row.spec);
-    let differs = |asked: Option<u32>, has: Option<u32>| asked.is_some() && asked != has;
-    // A disk whose size was left out has that of its template, which the host reports.
-    let disk = has.disk_mb.or(row.disk.as_ref().map(|disk| disk.size_mb));
-    let all = [
-        ("template", row.spec.template_name() != spec.template_name()),
-        ("vcpus", differs(resources.vcpus, has.vcpus)),
-        ("memory_mb", differs(resources.memory_mb, has.memory_mb)),
-        ("disk_mb", differs(resources.disk_mb, disk)),
-        ("envs", row.spec.envs != spec.envs),
-    ];
-    let different = all.into_iter().filter(|(_, differs)| *differs);
-    different.map(|(field, _)| field).collect()
-}
-
-/// Refuses an end that has come already.
-pub(super) fn check_end(ends_at: Option<i64>) -> Result<()> {
-    match ends_at {
-        Some(at) if at <= now_ms() => Err(Error::invalid(
-            "ends_at must be a time to come; is the clock of the client right?",
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn name_taken(row: &Sandbox) -> Error {
-    let text = format!(
-        "sandbox {} has this name and is {}; take another name, delete it, or ask for it with `if_exists: return`",
-        row.id, row.state
-    );
-    Error::new(ErrorCode::Conflict, text)
 }
 
 fn idempotency_mismatch() -> Error {

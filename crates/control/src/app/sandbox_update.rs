@@ -13,7 +13,7 @@ use stdx::time::now_ms;
 use store::Sandbox;
 
 use super::App;
-use super::sandbox_create::check_end;
+use super::sandbox_named::check_end;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 

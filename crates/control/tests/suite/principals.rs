@@ -65,6 +65,11 @@ const SCOPES: &[(&str, &str)] = &[
     ("get_usage", "sandboxes:read"),
     ("get_sandbox_metrics", "sandboxes:read"),
     ("get_host_metrics", "usage:read"),
+    ("count_sandboxes", "sandboxes:read"),
+    ("update_sandbox", "sandboxes:write"),
+    ("wait_for_sandbox", "sandboxes:read"),
+    ("ping_sandbox", "sandboxes:write"),
+    ("keep_sandbox_alive", "sandboxes:write"),
     ("create_port_link", "sandboxes:write"),
     ("tunnel", "sandboxes:write"),
     ("list_events", "events:read"),
@@ -79,6 +84,7 @@ const SCOPES: &[(&str, &str)] = &[
 const LISTS: &[&str] = &[
     "get_disk_usage",
     "list_sandboxes",
+    "count_sandboxes",
     "list_events",
     "list_templates",
     "list_snapshots",
@@ -130,6 +136,7 @@ impl Operation {
         let query = match self.id.as_str() {
             "read_archive" | "write_archive" | "watch_files" => "?path=/tmp",
             "tunnel" => "?port=3000",
+            "wait_for_sandbox" => "?status=running",
             _ => "",
         };
         let request = plane.bare(self.method.clone(), &format!("{path}{query}"));
@@ -171,9 +178,8 @@ impl Operation {
             "search_files" => r#"{"path": "/tmp", "name": "*"}"#.to_owned(),
             "change_owner" => r#"{"path": "/tmp", "owner": "root"}"#.to_owned(),
             "create_port_link" => r#"{"port": 3000}"#.to_owned(),
-            "set_network" | "fork_sandbox" | "create_checkpoint" | "undo_sandbox" => {
-                "{}".to_owned()
-            }
+            "set_network" | "update_sandbox" | "fork_sandbox" | "create_checkpoint"
+            | "undo_sandbox" => "{}".to_owned(),
             "set_auto_checkpoint" => r#"{"before_each_command": true}"#.to_owned(),
             _ if self.path.contains("/files/") && self.method == Method::POST => {
                 r#"{"path": "/tmp"}"#.to_owned()

@@ -397,13 +397,14 @@ mod tests {
             }
         }
 
-        /// A sandbox whose state was saved is never lost by an attempt to resume it.
+        /// A sandbox whose state was saved is never lost by an attempt to resume it, but by a command
+        /// that ends it.
         #[test]
         fn only_ready_guest_leaves_saved_state(before in events(12), after in events(12)) {
             let mut phase = reach(&before);
             for event in after {
                 let was_saved = phase.state() == SandboxState::Paused;
-                let leaves = matches!(event, Event::Ready);
+                let leaves = matches!(event, Event::Ready | Event::Stop(_));
                 phase = phase.after(event);
                 prop_assert!(!was_saved || leaves || phase.state() == SandboxState::Paused, "{phase:?}");
             }
