@@ -27,6 +27,8 @@ impl AutoCheckpoint {
     /// Half of the checkpoints that a sandbox may have by default, so that some are left to users.
     pub const MAX_KEEP: u32 = 50;
     pub const MAX_EVERY_SEC: u32 = 24 * 3600;
+    /// What clients whose integers have a sign can write.
+    pub const MAX_BYTES: u64 = i64::MAX as u64;
 
     /// Checks that there is a time for checkpoints, and that numbers are within their bounds.
     ///
@@ -47,6 +49,11 @@ impl AutoCheckpoint {
         if !(1..=Self::MAX_KEEP).contains(&self.keep) {
             let most = Self::MAX_KEEP;
             return invalid(format!("must keep from 1 to {most}, not {}", self.keep));
+        }
+        let max_bytes = self.max_bytes.unwrap_or_default();
+        if max_bytes > Self::MAX_BYTES {
+            let most = Self::MAX_BYTES;
+            return invalid(format!("must have max_bytes up to {most}, not {max_bytes}"));
         }
         Ok(())
     }
@@ -74,7 +81,11 @@ mod tests {
             ..fine
         };
         let none = AutoCheckpoint { keep: 0, ..fine };
-        for policy in [never, often, none] {
+        let huge = AutoCheckpoint {
+            max_bytes: Some(1 << 63),
+            ..fine
+        };
+        for policy in [never, often, none, huge] {
             let error = policy.check().unwrap_err();
             assert_eq!(error.field, "auto_checkpoint", "{error}");
         }
