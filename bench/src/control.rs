@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -21,8 +21,7 @@ use connectrpc::client::{ClientConfig, HttpClient};
 use futures::{StreamExt, TryStreamExt, stream};
 use host_rpc::EnsureSandboxRequest;
 use host_rpc::client::HostClient;
-use linux::process::{Process, Spawn};
-use linux::programs;
+use linux::process::Process;
 use model::{SandboxId, SandboxSpec};
 use testkit::host::{FakeHost, TOKEN};
 use testkit::postgres::Database;
@@ -31,6 +30,7 @@ use crate::memory::{Kind, process_memory};
 use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
 use crate::report::{Row, Target};
+use crate::server::{connect, spawn_program};
 use crate::stats::{Better, summarize};
 
 const CREATES: usize = 200;
@@ -78,7 +78,7 @@ struct Plane {
 }
 
 impl Drop for Plane {
-    /// What does not end is ended by the cleanup of the run.
+    /// Kills the program; the cleanup of the run looks for it again.
     fn drop(&mut self) {
         let _ = self.process.kill();
     }
@@ -99,7 +99,10 @@ impl Plane {
             "CP_LISTEN_ADDR=127.0.0.1:0".to_owned(),
         ];
         settings.extend(database.map(|url| format!("DATABASE_URL={url}")));
-        let spawn = |args: &[&str]| spawn(place, &program, &settings, args);
+        let spawn = |args: &[&str]| {
+            let args = args.iter().map(Into::into);
+            spawn_program(place, &program, &settings, args).context("cannot start `wrenn-cp`")
+        };
         let migration = spawn(&["migrate"])?;
         ensure!(
             tokio::task::spawn_blocking(move || migration.wait(START_TIMEOUT))
@@ -108,7 +111,7 @@ impl Plane {
             "`wrenn-cp migrate` does not end"
         );
         let process = spawn(&[])?;
-        let client = connect(&dir, &process, place).await?;
+        let client = connect_when_ready(&dir, &process, place).await?;
         Ok(Self {
             client,
             process,
@@ -178,7 +181,7 @@ impl Plane {
         let before = process_memory(self.process.pid(), Kind::Resident)?;
         let open = async |_| {
             let mut log = self.client.logs(&sandbox.id, true).await?;
-            // What is there already has come, and nothing more will.
+            // Reads the entries that are there; no more come.
             let _ = tokio::time::timeout(POLL, async {
                 while log.next().await.is_ok_and(|entry| entry.is_some()) {}
             })
@@ -221,31 +224,12 @@ async fn create_directly(host: &HostClient) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the program with no setting of the caller's environment, since those would make runs
-/// differ.
-fn spawn(
-    place: &Place,
-    program: &Path,
-    settings: &[String],
-    args: &[&str],
-) -> anyhow::Result<Process> {
-    let env =
-        programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
-    let mut all = vec!["-i".into()];
-    all.extend(settings.iter().map(Into::into));
-    all.push(PathBuf::from(program).into());
-    all.extend(args.iter().map(Into::into));
-    let spawn = Spawn {
-        program: env,
-        args: all,
-        log: Some(place.log()),
-        ..Spawn::default()
-    };
-    spawn.spawn().context("cannot start `wrenn-cp`")
-}
-
 /// Returns a client once there are credentials, and the host answers through their address.
-async fn connect(dir: &Path, process: &Process, place: &Place) -> anyhow::Result<Client> {
+async fn connect_when_ready(
+    dir: &Path,
+    process: &Process,
+    place: &Place,
+) -> anyhow::Result<Client> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         ensure!(
@@ -253,7 +237,7 @@ async fn connect(dir: &Path, process: &Process, place: &Place) -> anyhow::Result
             "`wrenn-cp` does not answer; {} says why",
             place.log().display()
         );
-        if let Some(client) = crate::server::connect(dir).await
+        if let Some(client) = connect(dir).await
             && client.templates().await.is_ok()
         {
             return Ok(client);

@@ -1,8 +1,9 @@
 //! A `wrenn up` of our own: the program as users start it, in a directory and on a port of its own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -218,40 +219,44 @@ impl Server {
     }
 }
 
-/// Starts the server with no setting of the caller's environment, since those would make runs
-/// differ.
 fn spawn(place: &Place, guests: Guests) -> anyhow::Result<Process> {
+    let warm = if guests == Guests::Warm { "on" } else { "off" };
+    let args = ["up", "--listen", "127.0.0.1:0", "--dir"].map(OsString::from);
+    let args = args.into_iter().chain([place.installation().into()]);
+    let settings = [format!("AGENT_WARM={warm}")];
+    spawn_program(place, &place.program(), &settings, args).context("cannot start `wrenn up`")
+}
+
+/// Starts a program with `settings` (`NAME=VALUE`) and the search path, and with no other variable
+/// of the caller's environment, since those would make runs differ.
+///
+/// # Errors
+/// `env` is missing, or cannot be started.
+pub fn spawn_program(
+    place: &Place,
+    program: &Path,
+    settings: &[String],
+    args: impl IntoIterator<Item = OsString>,
+) -> anyhow::Result<Process> {
     let env =
         programs::find("env").context("env is not installed; type: apt-get install coreutils")?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut setting = std::ffi::OsString::from("PATH=");
-    setting.push(path);
-    let args = [
-        "-i".into(),
-        setting,
-        format!(
-            "AGENT_WARM={}",
-            if guests == Guests::Warm { "on" } else { "off" }
-        )
-        .into(),
-        place.program().into(),
-        "up".into(),
-        "--listen".into(),
-        "127.0.0.1:0".into(),
-        "--dir".into(),
-        place.installation().into(),
-    ];
+    let mut path = OsString::from("PATH=");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let mut all = vec!["-i".into(), path];
+    all.extend(settings.iter().map(Into::into));
+    all.push(program.into());
+    all.extend(args);
     let spawn = Spawn {
         program: env,
-        args: args.into(),
+        args: all,
         log: Some(place.log()),
         ..Spawn::default()
     };
-    spawn.spawn().context("cannot start `wrenn up`")
+    Ok(spawn.spawn()?)
 }
 
 /// Returns a client once there are credentials, and an answer at the address in them.
-pub async fn connect(installation: &std::path::Path) -> Option<Client> {
+pub async fn connect(installation: &Path) -> Option<Client> {
     let text = fs::read_to_string(installation.join("credentials")).ok()?;
     let value = |name: &str| {
         text.lines()
