@@ -11,6 +11,9 @@ use crate::{Error, schema};
 const CONNECTIONS: u32 = 16;
 /// Timeout of a first connection, and of one from the pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Idle time of a connection, below which it is used without a test of whether the server is still
+/// there: a test is a round trip, and a server that restarts takes longer than this.
+const UNTESTED_IDLE_TIME: Duration = Duration::from_secs(1);
 /// Timeout below [`crate::db::CALL_LIMIT`], so that the server ends a statement before its caller
 /// gives up on it. A transaction whose control plane is gone or stands still ends as soon: it may
 /// hold the lock that all writers of events need.
@@ -44,6 +47,15 @@ impl Postgres {
             .acquire_timeout(CONNECT_LIMIT)
             .after_connect(|connection, _| {
                 Box::pin(async move { connection.execute(STATEMENT_LIMITS).await.map(|_| ()) })
+            })
+            .test_before_acquire(false)
+            .before_acquire(|connection, used| {
+                Box::pin(async move {
+                    if used.idle_for < UNTESTED_IDLE_TIME {
+                        return Ok(true);
+                    }
+                    connection.ping().await.map(|()| true)
+                })
             })
             .connect_lazy_with(options.clone());
         Ok(Self {

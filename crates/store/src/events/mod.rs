@@ -29,9 +29,10 @@ use std::sync::Arc;
 
 use model::{EventKind, Generation, SandboxId, TeamId};
 use serde_json::Value;
+use sqlx::AssertSqlSafe;
 
-use crate::db::stored_generation;
-use crate::transaction::{Transaction, rows_in};
+use crate::db::{stored_generation, wait_for_statement};
+use crate::transaction::{Connection, Transaction};
 use crate::{Error, Store};
 
 pub use read::{EventQuery, Events, EventsBound};
@@ -124,31 +125,99 @@ impl Store {
     }
 }
 
+/// An event as its columns in [`COLUMNS`] hold it.
+pub(crate) struct EventColumns {
+    pub(crate) kind: &'static str,
+    pub(crate) team_id: String,
+    pub(crate) subject: String,
+    pub(crate) sandbox_id: Option<String>,
+    pub(crate) generation: Option<i64>,
+    pub(crate) actor: Arc<Actor>,
+    pub(crate) data: String,
+    pub(crate) created_at: i64,
+}
+
+/// The columns of an event that are not given by the database.
+const COLUMNS: &str =
+    "kind, team_id, subject, sandbox_id, generation, actor, address, request_id, data, created_at";
+const COLUMN_COUNT: usize = 10;
+
+/// Binds [`EventColumns`] to the next places of a query.
+macro_rules! bind_event {
+    ($query:expr, $columns:expr) => {{
+        let columns: $crate::events::EventColumns = $columns;
+        $query
+            .bind(columns.kind)
+            .bind(columns.team_id)
+            .bind(columns.subject)
+            .bind(columns.sandbox_id)
+            .bind(columns.generation)
+            .bind(columns.actor.id.clone())
+            .bind(columns.actor.address.clone())
+            .bind(columns.actor.request_id.clone())
+            .bind(columns.data)
+            .bind(columns.created_at)
+    }};
+}
+pub(crate) use bind_event;
+
+/// Returns the statement of PostgreSQL that does what `sql` does, and records an event if that gives
+/// a row. The columns of the event come after the `bound` parameters of `sql`.
+pub(crate) fn with_event(sql: &str, bound: usize) -> String {
+    let places = event_places(bound);
+    format!(
+        "WITH changed AS ({sql}), recorded AS \
+         (INSERT INTO events ({COLUMNS}) SELECT {places} FROM changed) SELECT * FROM changed"
+    )
+}
+
+fn event_places(bound: usize) -> String {
+    let places: Vec<String> = (1..=COLUMN_COUNT)
+        .map(|number| format!("${}", bound + number))
+        .collect();
+    places.join(", ")
+}
+
+impl Store {
+    pub(crate) fn event_columns(&self, event: &NewEvent) -> Result<EventColumns, Error> {
+        Ok(EventColumns {
+            kind: event.kind.as_str(),
+            team_id: event
+                .team_id
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            subject: printable(&event.subject),
+            sandbox_id: event.sandbox_id.as_ref().map(ToString::to_string),
+            generation: event.generation.map(stored_generation).transpose()?,
+            actor: Arc::clone(&self.actor),
+            // NULs are escaped in it, which PostgreSQL takes in text.
+            data: bounded_text(&event.data),
+            created_at: event.now,
+        })
+    }
+}
+
 impl Transaction<'_> {
     /// Records an event of the transaction's change. Comes last in a transaction: what it locks keeps
     /// all other writers of events waiting.
     pub(crate) async fn record(&mut self, event: &NewEvent) -> Result<(), Error> {
-        let sql = "INSERT INTO events (kind, team_id, subject, sandbox_id, generation, actor, \
-                   address, request_id, data, created_at) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING cursor";
-        let actor = Arc::clone(&self.store.actor);
-        let team = event.team_id.as_ref().map_or("", TeamId::as_str);
-        rows_in!(
-            self,
-            (i64,),
-            sql,
-            event.kind.as_str(),
-            team,
-            printable(&event.subject),
-            event.sandbox_id.as_ref().map(SandboxId::as_str),
-            event.generation.map(stored_generation).transpose()?,
-            &actor.id,
-            actor.address.as_deref(),
-            actor.request_id.as_deref(),
-            // NULs are escaped in it, which PostgreSQL takes in text.
-            bounded_text(&event.data),
-            event.now
-        )?;
+        let sql = format!(
+            "INSERT INTO events ({COLUMNS}) VALUES ({})",
+            event_places(0)
+        );
+        let sql = AssertSqlSafe(sql);
+        let columns = self.store.event_columns(event)?;
+        match &mut self.connection {
+            Connection::Sqlite(begun) => {
+                let query = bind_event!(sqlx::query(sql), columns);
+                wait_for_statement(&self.call, query.execute(&mut *begun.connection)).await?;
+            }
+            Connection::Postgres(begun) => {
+                let query = bind_event!(sqlx::query(sql), columns);
+                wait_for_statement(&self.call, query.execute(&mut **begun)).await?;
+            }
+        }
         self.has_events = true;
         Ok(())
     }

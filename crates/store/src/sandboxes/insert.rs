@@ -10,7 +10,7 @@ use super::events::sandbox_event;
 use super::row::{SandboxRow, columns};
 use super::{Sandbox, one};
 use crate::db::{rows, stored_generation, without_nul};
-use crate::transaction::rows_in;
+use crate::transaction::change;
 use crate::{Error, Store};
 
 /// A sandbox to promise: it becomes a row in state pending, at [`Generation::FIRST`].
@@ -26,6 +26,33 @@ pub struct NewSandbox {
     pub idempotency: Option<Idempotency>,
     /// Milliseconds since the Unix epoch.
     pub now: i64,
+}
+
+impl NewSandbox {
+    /// Returns the row that an insert makes.
+    fn row(&self) -> Sandbox {
+        Sandbox {
+            id: self.id.clone(),
+            team_id: self.team_id.clone(),
+            state: SandboxState::Pending,
+            generation: Generation::FIRST,
+            reason: None,
+            stop_reason: None,
+            spec: self.spec.clone(),
+            attributes: self.attributes.clone(),
+            revision: 0,
+            key_id: self.key_id.clone(),
+            host_id: None,
+            guest_ip: None,
+            host_ip: None,
+            created_at: self.now,
+            started_at: None,
+            last_active_at: None,
+            last_updated: self.now,
+            disk: None,
+            deleting: false,
+        }
+    }
 }
 
 /// Identity of a request, by which a retry is recognised. Scoped to the API key, and kept as long
@@ -116,10 +143,12 @@ impl Store {
             " ON CONFLICT DO NOTHING RETURNING ",
             columns!()
         );
-        let mut transaction = self.begin("inserting a sandbox").await?;
-        let inserted = one(rows_in!(
-            &mut transaction,
+        let event = sandbox_event(EventKind::SandboxCreated, &new.row(), new.now);
+        one(change!(
+            self,
+            "inserting a sandbox",
             SandboxRow,
+            &[event],
             sql,
             new.id.as_str(),
             SandboxState::Pending.as_str(),
@@ -135,16 +164,8 @@ impl Store {
             new.spec.template_name(),
             new.attributes.name.as_ref().map(SandboxName::as_str),
             labels_text(&new.attributes.labels)?,
-            new.attributes.ends_at
-        )?)?;
-        let Some(row) = inserted else {
-            transaction.rollback().await?;
-            return Ok(None);
-        };
-        let event = sandbox_event(EventKind::SandboxCreated, &row, new.now);
-        transaction.record(&event).await?;
-        transaction.commit().await?;
-        Ok(Some(row))
+            new.attributes.ends_at,
+        )?)
     }
 
     /// Returns the result that an insert with this idempotency key would have: never

@@ -6,7 +6,7 @@ use super::events::report_events;
 use super::row::{SandboxRow, columns};
 use super::{Disk, Sandbox, one};
 use crate::db::stored_generation;
-use crate::transaction::rows_in;
+use crate::transaction::change;
 use crate::{Error, Store};
 
 /// Host's report of a sandbox at some moment. Times are milliseconds since the Unix epoch.
@@ -68,7 +68,8 @@ impl Store {
     }
 
     /// Puts a report in the place of the one before. Returns `None` if the row has changed since
-    /// `before` was read: every such change has another generation, or is the end of the sandbox.
+    /// `before` was read: every such change has another generation or revision, or is the end of the
+    /// sandbox.
     async fn replace_reported(
         &self,
         before: &Sandbox,
@@ -79,13 +80,15 @@ impl Store {
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
             " started_at = $8, last_active_at = $9, last_updated = $10,",
             " disk_backend = $12, disk_mb = $13, disk_used_bytes = $14, network = COALESCE($15, network),",
-            " stop_reason = $16 WHERE id = $1 AND generation = $11 AND state = $17 RETURNING ",
+            " stop_reason = $16 WHERE id = $1 AND generation = $11 AND state = $17 AND revision = $18 RETURNING ",
             columns!()
         );
-        let mut transaction = self.begin("applying a host's report").await?;
-        let changed = one(rows_in!(
-            &mut transaction,
+        let events = report_events(before, &report.applied_to(before, now), now);
+        let changed = one(change!(
+            self,
+            "applying a host's report",
             SandboxRow,
+            &events,
             sql,
             report.id.as_str(),
             report.state.as_str(),
@@ -103,18 +106,41 @@ impl Store {
             report.disk.as_ref().map(|disk| disk.used_bytes),
             report.network.as_ref().map(network_text).transpose()?,
             report.stop_reason.map(StopReason::as_str),
-            before.state.as_str()
+            before.state.as_str(),
+            before.revision,
         )?)?;
-        let Some(after) = changed else {
-            transaction.rollback().await?;
-            return Ok(None);
-        };
-        for event in report_events(before, &after, now) {
-            transaction.record(&event).await?;
+        if changed.is_some() {
+            self.changes.publish(&report.id);
         }
-        transaction.commit().await?;
-        self.changes.publish(&report.id);
-        Ok(Some(after))
+        Ok(changed)
+    }
+}
+
+impl Report {
+    /// Returns the row that this report makes of `before`.
+    fn applied_to(&self, before: &Sandbox, now: i64) -> Sandbox {
+        let mut spec = before.spec.clone();
+        if let Some(network) = &self.network {
+            spec.replace_network(network.clone());
+        }
+        Sandbox {
+            state: self.state,
+            generation: self.generation,
+            reason: self.reason.as_deref().map(printable),
+            stop_reason: self.stop_reason,
+            spec,
+            host_id: Some(printable(&self.host_id)),
+            guest_ip: self.guest_ip.as_deref().map(printable),
+            host_ip: self.host_ip.as_deref().map(printable),
+            started_at: self.started_at,
+            last_active_at: self.last_active_at,
+            last_updated: now,
+            disk: self.disk.as_ref().map(|disk| Disk {
+                backend: printable(&disk.backend),
+                ..disk.clone()
+            }),
+            ..before.clone()
+        }
     }
 }
 
