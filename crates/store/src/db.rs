@@ -7,8 +7,9 @@
 //! at the end of the statement, and stopping after the first row would lose the error of a commit
 //! that failed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use metrics::histogram;
 use model::{Generation, InvalidValue};
 use sqlx::{PgPool, SqlitePool};
 
@@ -16,6 +17,9 @@ use crate::Error;
 
 /// Bounds one call, connection included. PostgreSQL ends the statement itself a little earlier.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Histogram of the time of statements, that for a free connection included.
+pub const STATEMENT_DURATION: &str = "wrenn_cp_store_statement_duration_seconds";
 
 /// Call of the database: the pool to use, and the purpose, for its error.
 pub(crate) struct Call<'a> {
@@ -78,15 +82,19 @@ macro_rules! row {
 }
 pub(crate) use row;
 
-/// Waits for the statement, within [`CALL_LIMIT`].
+/// Waits for the statement, within [`CALL_LIMIT`], and measures it.
 pub(crate) async fn wait_for_statement<T>(
     call: &Call<'_>,
     statement: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(CALL_LIMIT, statement).await {
+    let begin = Instant::now();
+    let result = match tokio::time::timeout(CALL_LIMIT, statement).await {
         Ok(result) => result.map_err(|source| failed(call, source)),
         Err(_) => Err(timed_out(call)),
-    }
+    };
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    histogram!(STATEMENT_DURATION, "outcome" => outcome).record(begin.elapsed());
+    result
 }
 
 fn timed_out(call: &Call<'_>) -> Error {

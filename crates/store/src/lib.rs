@@ -38,6 +38,7 @@ use sqlite::Sqlite;
 
 pub use changes::ChangeWaiter;
 pub use cursor::Cursor;
+pub use db::STATEMENT_DURATION;
 pub use error::Error;
 pub use events::{Actor, Event, EventQuery, Events, EventsBound, EventsWaker, NewEvent};
 pub use keys::{Key, NewKey};
@@ -61,6 +62,35 @@ pub struct Store {
 enum Backend {
     Sqlite(Sqlite),
     Postgres(Postgres),
+}
+
+/// Connections of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    pub in_use: usize,
+    pub idle: usize,
+    /// Number that there may be.
+    pub most: usize,
+}
+
+impl Connections {
+    pub(crate) fn of_pool<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Self {
+        // Counted one after the other, while connections come and go.
+        let idle = pool.num_idle();
+        Self {
+            in_use: (pool.size() as usize).saturating_sub(idle),
+            idle,
+            most: pool.options().get_max_connections() as usize,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            in_use: self.in_use + other.in_use,
+            idle: self.idle + other.idle,
+            most: self.most + other.most,
+        }
+    }
 }
 
 impl Store {
@@ -106,6 +136,17 @@ impl Store {
         match self.backend {
             Backend::Sqlite(_) => "sqlite",
             Backend::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Returns the connections that there are now.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        match &self.backend {
+            Backend::Sqlite(sqlite) => {
+                Connections::of_pool(&sqlite.writer).plus(Connections::of_pool(&sqlite.readers))
+            }
+            Backend::Postgres(postgres) => postgres.connections(),
         }
     }
 

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 use crate::db::{Call, Pool};
-use crate::{Error, schema};
+use crate::{Connections, Error, schema};
 
 const CONNECTIONS: u32 = 16;
 /// Timeout of a first connection, and of one from the pool.
@@ -96,6 +96,10 @@ impl Postgres {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(channel).await?;
         Ok(listener)
+    }
+
+    pub(crate) fn connections(&self) -> Connections {
+        Connections::of_pool(&self.pool)
     }
 
     pub(crate) async fn close(&self) {

@@ -113,6 +113,33 @@ impl Store {
         one(rows!(db, SandboxRow, sql, id.as_str(), team.as_str())?)
     }
 
+    /// Returns the rows of these ids, as far as there are any, in no order: one statement.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandboxes_get(
+        &self,
+        team: &TeamId,
+        ids: &[SandboxId],
+    ) -> Result<Vec<Sandbox>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<String> = (2..ids.len() + 2)
+            .map(|number| format!("${number}"))
+            .collect();
+        let sql = format!(
+            "SELECT {} FROM sandboxes WHERE team_id = $1 AND id IN ({})",
+            columns!(),
+            places.join(", ")
+        );
+        // Nothing in it but numbers is made here.
+        let sql = AssertSqlSafe(sql);
+        let db = self.read("reading sandboxes");
+        let ids = ids.iter().map(SandboxId::as_str);
+        all(rows!(db, SandboxRow, sql, team.as_str(); each ids)?)
+    }
+
     /// Returns the living row of that name: of those that stopped with it there may be many.
     ///
     /// # Errors

@@ -359,3 +359,24 @@ pub async fn waiters_hear_of_every_change(db: Db) {
     change("removed").await;
     forward.abort();
 }
+
+pub async fn rows_of_ids_are_of_team(db: Db) {
+    let store = db.store().await;
+    let team = TeamId::default();
+    let first = insert_new(&store, &new_sandbox(1)).await;
+    let second = insert_new(&store, &new_sandbox(2)).await;
+    insert_new(&store, &new_sandbox(3)).await;
+    let theirs = NewSandbox {
+        team_id: "other".parse().unwrap(),
+        ..new_sandbox(4)
+    };
+    let theirs = insert_new(&store, &theirs).await;
+    let ids = [&second, &first, &theirs].map(|row| row.id.clone());
+    let mut found = store.sandboxes_get(&team, &ids).await.unwrap();
+    found.sort_by_key(|row| row.id != first.id);
+    assert_eq!(found, [first, second]);
+    assert_eq!(store.sandboxes_get(&team, &[]).await.unwrap(), []);
+    let connections = store.connections();
+    assert!(connections.idle > 0, "{connections:?}");
+    assert!(connections.in_use + connections.idle <= connections.most);
+}

@@ -35,6 +35,7 @@ macro_rules! suite {
 
 suite! {
     attributes::name_is_unique_among_living,
+    attributes::rows_of_ids_are_of_team,
     attributes::racing_inserts_of_name_make_one,
     attributes::filters_agree_with_plain_search,
     attributes::outdated_update_changes_nothing,
