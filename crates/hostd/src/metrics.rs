@@ -99,14 +99,24 @@ pub fn install() {
     }
 }
 
+/// Returns the name of the operation that a phase does; `None` if it only lasts.
+pub(crate) fn operation_name(phase: &Phase) -> Option<&'static str> {
+    match phase {
+        Phase::Creating => Some("create"),
+        Phase::Pausing => Some("pause"),
+        Phase::Resuming => Some("resume"),
+        Phase::Removing => Some("remove"),
+        Phase::Suspending { .. } => Some("suspend"),
+        Phase::Releasing { .. } => Some("release"),
+        Phase::Running | Phase::Paused { .. } | Phase::Ended { .. } | Phase::Gone => None,
+    }
+}
+
 /// Records the work of a phase that is an operation, with the event that ended it. One that was cut
 /// off by a removal is no outcome of it.
 pub(crate) fn record_phase(phase: &Phase, event: &Event, elapsed: Duration) {
-    let operation = match phase {
-        Phase::Creating => "create",
-        Phase::Pausing => "pause",
-        Phase::Resuming => "resume",
-        Phase::Removing => "remove",
+    let operation = match operation_name(phase) {
+        Some(operation) if ALL_OPERATIONS.contains(&operation) => operation,
         _ => return,
     };
     let outcome = match event {
@@ -149,7 +159,8 @@ pub(crate) struct Reading {
     pub(crate) sandbox_limit: usize,
     pub(crate) networks_available: usize,
     pub(crate) memory: HostMemory,
-    pub(crate) disk: Space,
+    /// `None` until it was read first.
+    pub(crate) disk: Option<Space>,
 }
 
 /// Sets the gauges.
@@ -162,6 +173,8 @@ pub(crate) fn record_reading(reading: &Reading) {
     gauge!(NETWORKS_AVAILABLE).set(reading.networks_available as f64);
     gauge!(MEMORY).set(reading.memory.total as f64);
     gauge!(MEMORY_AVAILABLE).set(reading.memory.available as f64);
-    gauge!(DISK).set(reading.disk.total as f64);
-    gauge!(DISK_FREE).set(reading.disk.free as f64);
+    if let Some(disk) = reading.disk {
+        gauge!(DISK).set(disk.total as f64);
+        gauge!(DISK_FREE).set(disk.free as f64);
+    }
 }

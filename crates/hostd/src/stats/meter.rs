@@ -28,8 +28,15 @@ pub(super) struct Sources {
     pub(super) group: Option<PathBuf>,
     /// Host's end of its veth pair. Not the TAP: the VMM has left the namespace with that.
     pub(super) link: Option<String>,
-    /// Directory with the files of its disk.
-    pub(super) dir: PathBuf,
+}
+
+/// What else is to be read of a sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    /// Its guest is to be asked what it uses.
+    pub(super) guest: bool,
+    /// Its disk is to be read, apart, since a file system may not answer.
+    pub(super) disk: bool,
 }
 
 /// Usage of one sandbox, with its history. Empty until the sandbox runs.
@@ -47,6 +54,8 @@ struct SandboxState {
     asked_at: Option<Instant>,
     /// Time at which the guest was to be asked first since its last answer.
     due_since: Option<Instant>,
+    /// True until the disk has been read again.
+    is_disk_due: bool,
 }
 
 /// Counters at one reading.
@@ -67,22 +76,25 @@ struct Counters {
 struct Rest {
     link: Option<LinkBytes>,
     memory_bytes: Option<u64>,
-    disk_bytes: u64,
 }
 
 impl SandboxStats {
     /// Reads the counters of a running sandbox, under no lock: request handlers wait for that.
-    /// Returns true if its guest is to be asked what it uses. Blocking, for some microseconds. Only
-    /// one thread may call this and [`Self::rest`].
-    pub(super) fn measure(&self, sources: &Sources, now: Instant, now_ms: i64) -> bool {
+    /// Returns what else is to be read. Blocking, for some microseconds. Only one thread may call this
+    /// and [`Self::rest`].
+    pub(super) fn measure(&self, sources: &Sources, now: Instant, now_ms: i64) -> Due {
         let Some(cpu) = read_cpu(sources) else {
-            return false;
+            return Due::default();
         };
         let before = self.0.lock().counters;
         let Some(before) = before.filter(|before| before.pid == sources.pid) else {
             let rest = read_rest(sources);
-            self.0.lock().start(sources.pid, cpu, rest, now);
-            return false;
+            let mut state = self.0.lock();
+            state.start(sources.pid, cpu, rest, now);
+            return Due {
+                guest: false,
+                disk: state.is_disk_due,
+            };
         };
         let elapsed = now.duration_since(before.read_at);
         let is_idle = hundredths(cpu.saturating_sub(before.cpu), elapsed) < IDLE_CPU;
@@ -90,9 +102,19 @@ impl SandboxStats {
         let rest = (!is_idle || is_old).then(|| read_rest(sources));
         let mut state = self.0.lock();
         state.apply(before, cpu, rest, now);
-        let is_due = !is_idle && state.is_due(now);
+        let due = Due {
+            guest: !is_idle && state.is_due(now),
+            disk: state.is_disk_due,
+        };
         state.record(now_ms);
-        is_due
+        due
+    }
+
+    /// Keeps what its disk takes.
+    pub(super) fn set_disk(&self, bytes: u64) {
+        let mut state = self.0.lock();
+        state.usage.disk_bytes = bytes;
+        state.is_disk_due = false;
     }
 
     /// Returns the time at which its guest was asked last.
@@ -207,7 +229,7 @@ impl SandboxState {
 
     fn set_sizes(&mut self, rest: Rest) {
         self.usage.memory_bytes = rest.memory_bytes.unwrap_or(self.usage.memory_bytes);
-        self.usage.disk_bytes = rest.disk_bytes;
+        self.is_disk_due = true;
     }
 }
 
@@ -220,7 +242,6 @@ fn read_rest(sources: &Sources) -> Rest {
             .as_deref()
             .and_then(|link| usage::link_bytes(link).ok()),
         memory_bytes: of_group.or_else(|| usage::process_memory(sources.pid).ok()),
-        disk_bytes: crate::disk::used_bytes(&sources.dir),
     }
 }
 
@@ -249,16 +270,29 @@ pub struct HostStats(Mutex<HostState>);
 struct HostState {
     history: History,
     ticks: Option<HostTicks>,
+    space: Option<Space>,
 }
 
 impl HostStats {
+    /// Keeps the space of the file system with the sandboxes.
+    pub(super) fn set_space(&self, space: Space) {
+        self.0.lock().space = Some(space);
+    }
+
+    /// Returns the space of the file system with the sandboxes as it was read last.
+    #[must_use]
+    pub fn space(&self) -> Option<Space> {
+        self.0.lock().space
+    }
+
     /// Reads the counters of the host, whose sandboxes use as much of the network as in `traffic`.
-    pub(super) fn measure(&self, disk: Space, traffic: Usage, now_ms: i64) {
+    pub(super) fn measure(&self, traffic: Usage, now_ms: i64) {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
         let memory = usage::host_memory().unwrap_or_default();
         let ticks = usage::host_ticks().unwrap_or_default();
         let mut state = self.0.lock();
-        let Some(before) = state.ticks.replace(ticks) else {
+        let before = state.ticks.replace(ticks);
+        let (Some(before), Some(disk)) = (before, state.space) else {
             return;
         };
         let total = ticks.total.saturating_sub(before.total).max(1);
@@ -289,7 +323,6 @@ mod tests {
             pid: std::process::id(),
             group: None,
             link: None,
-            dir: PathBuf::from("/nowhere"),
         }
     }
 
@@ -297,7 +330,8 @@ mod tests {
     fn first_reading_gives_no_point() {
         let stats = SandboxStats::default();
         let start = Instant::now();
-        assert!(!stats.measure(&own(), start, 1_000_000));
+        let due = stats.measure(&own(), start, 1_000_000);
+        assert_eq!((due.guest, due.disk), (false, true));
         assert_eq!(stats.latest(1_000_000), None);
         stats.measure(&own(), start + Duration::from_secs(1), 1_001_000);
         let point = stats.latest(1_001_500).unwrap();
@@ -354,7 +388,6 @@ mod tests {
         let carried = |sent| Rest {
             link: Some(LinkBytes { received: 0, sent }),
             memory_bytes: None,
-            disk_bytes: 0,
         };
         let mut state = SandboxState::default();
         state.start(1, Duration::ZERO, carried(0), start);
@@ -405,8 +438,14 @@ mod tests {
             std::hint::spin_loop();
         }
         let second = |n| start + Duration::from_secs(n);
-        assert!(stats.measure(&own(), second(1), 1000), "30 ms of a second");
+        assert!(
+            stats.measure(&own(), second(1), 1000).guest,
+            "30 ms of a second"
+        );
         let far = Duration::from_secs(1_000_000);
-        assert!(!stats.measure(&own(), second(2) + far, 2000), "it was idle");
+        assert!(
+            !stats.measure(&own(), second(2) + far, 2000).guest,
+            "it was idle"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What each sandbox and the host use, now and lately: processor, memory, disk and network.
 //!
-//! One task reads the counters of all running sandboxes once a second ([`sampler`]); each sandbox
+//! One task reads the counters of all running sandboxes once a second ([`sampler`]), and a thread what
+//! their disks take ([`disk_reader`]), which may not answer; each sandbox
 //! keeps a history of bounded size ([`history`]): a point for each second of the last ten minutes,
 //! and one for each minute of the last day. It lives in memory alone: it outlives pauses, and begins
 //! anew with each start of the agent. What has to be kept for longer belongs into a system made for
@@ -18,6 +19,7 @@
 //! changes. A guest is asked only while it works anyway, so that measuring wakes none, and its
 //! answer counts as no use. Paused sandboxes cost nothing.
 
+mod disk_reader;
 pub mod history;
 mod meter;
 pub(crate) mod sampler;

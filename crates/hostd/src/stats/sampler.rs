@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::disk_reader::DiskReader;
 use super::history::{GuestUsage, Usage};
 use super::meter::Sources;
 use crate::host::Host;
@@ -27,6 +28,7 @@ const GUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Measures until `shutdown`.
 pub(crate) async fn keep_sampling(manager: Arc<Manager>, shutdown: CancellationToken) {
+    let mut disks = DiskReader::start();
     let permits = Arc::new(Semaphore::new(ASKED_AT_ONCE));
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -35,7 +37,9 @@ pub(crate) async fn keep_sampling(manager: Arc<Manager>, shutdown: CancellationT
         let host = Arc::clone(&manager.host);
         let measured = tokio::task::spawn_blocking(move || measure_all(&host, &handles));
         // A panic in it has been logged already.
-        for handle in measured.await.unwrap_or_default() {
+        let due = measured.await.unwrap_or_default();
+        disks.read(&manager.host, due.disks);
+        for handle in due.guests {
             if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
                 handle.stats.note_asked(Instant::now());
                 tokio::spawn(async move {
@@ -47,21 +51,31 @@ pub(crate) async fn keep_sampling(manager: Arc<Manager>, shutdown: CancellationT
     }
 }
 
-/// Measures all sandboxes and the host. Returns the sandboxes whose guests are to be asked, in that
-/// order.
-/// Blocking.
-fn measure_all(host: &Host, handles: &[Handle]) -> Vec<Handle> {
+/// Sandboxes of which more is to be read.
+#[derive(Default)]
+struct DueSandboxes {
+    /// Those whose guests are to be asked, in that order.
+    guests: Vec<Handle>,
+    disks: Vec<Handle>,
+}
+
+/// Measures all sandboxes and the host. Blocking.
+fn measure_all(host: &Host, handles: &[Handle]) -> DueSandboxes {
     let now = Instant::now();
     let now_ms = now_ms();
     let mut traffic = Usage::default();
-    let mut asked = Vec::new();
+    let mut all_due = DueSandboxes::default();
     for handle in handles {
         let Some(sources) = find_sources(host, handle) else {
             handle.stats.rest(now_ms);
             continue;
         };
-        if handle.stats.measure(&sources, now, now_ms) {
-            asked.push(handle.clone());
+        let due = handle.stats.measure(&sources, now, now_ms);
+        if due.guest {
+            all_due.guests.push(handle.clone());
+        }
+        if due.disk {
+            all_due.disks.push(handle.clone());
         }
         if let Some(point) = handle.stats.latest(now_ms) {
             let usage = point.usage;
@@ -73,12 +87,11 @@ fn measure_all(host: &Host, handles: &[Handle]) -> Vec<Handle> {
                 .saturating_add(usage.tx_bytes_per_sec);
         }
     }
-    if let Ok(space) = linux::file::file_system_space(host.state.ledger.dirs().root()) {
-        host.stats.measure(space, traffic, now_ms);
-    }
+    host.stats.measure(traffic, now_ms);
     // Those that wait longest first: guests that do not answer must not keep others from it.
-    asked.sort_by_cached_key(|handle| handle.stats.asked_at());
-    asked
+    let guests = &mut all_due.guests;
+    guests.sort_by_cached_key(|handle| handle.stats.asked_at());
+    all_due
 }
 
 /// Returns where the usage of a sandbox is read; `None` unless it runs.
@@ -95,7 +108,6 @@ fn find_sources(host: &Host, handle: &Handle) -> Option<Sources> {
         pid: handle.vm.get()?.pid(),
         group: slot.and_then(|slot| jails.jail(slot).cgroup),
         link: slot.map(Slot::veth),
-        dir: host.state.ledger.sandbox_dir(&handle.id),
     })
 }
 
