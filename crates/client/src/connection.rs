@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 /// Header with the key.
 pub(crate) const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
+/// Header with the position in a trace.
+pub(crate) const TRACE_HEADER: HeaderName = HeaderName::from_static("traceparent");
+
 /// Timeout of connecting. Answers have no limit here: creates and programs may take long, and the
 /// server has limits of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +40,8 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 pub struct Client {
     base: Url,
     key: HeaderValue,
+    /// Position in the trace that requests belong to.
+    trace: Option<HeaderValue>,
     http: reqwest::Client,
 }
 
@@ -74,7 +79,26 @@ impl Client {
             .user_agent(concat!("wrenn-rust/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| invalid(error.to_string()))?;
-        Ok(Self { base, key, http })
+        Ok(Self {
+            base,
+            key,
+            trace: None,
+            http,
+        })
+    }
+
+    /// Makes all requests part of a trace, as in
+    /// `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`
+    /// ([W3C](https://www.w3.org/TR/trace-context/)). Text that is no header field is left out; the
+    /// server checks the rest.
+    #[must_use]
+    pub fn with_traceparent(mut self, traceparent: &str) -> Self {
+        self.trace = HeaderValue::from_str(traceparent.trim()).ok();
+        self
+    }
+
+    pub(crate) fn trace(&self) -> Option<&HeaderValue> {
+        self.trace.as_ref()
     }
 
     /// Returns the server's address as it was given, without slashes at its end.
@@ -98,7 +122,11 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match &self.trace {
+            Some(trace) => request.header(TRACE_HEADER, trace),
+            None => request,
+        }
     }
 
     /// Opens a TCP connection to the server.

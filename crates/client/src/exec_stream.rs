@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::connection::{Client, KEY_HEADER, api_error};
+use crate::connection::{Client, KEY_HEADER, TRACE_HEADER, api_error};
 use crate::error::{Error, Result};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -137,6 +137,9 @@ impl Client {
             .into_client_request()
             .map_err(|error| self.ws_error(error))?;
         request.headers_mut().insert(KEY_HEADER, self.key().clone());
+        if let Some(trace) = self.trace() {
+            request.headers_mut().insert(TRACE_HEADER, trace.clone());
+        }
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_FRAME))
             .max_frame_size(Some(MAX_FRAME));

@@ -37,14 +37,30 @@ impl Client {
         self.send_json(self.request(Method::GET, url)).await
     }
 
-    /// Returns what sandboxes use now; without ids all that run or are paused, newest first, up to
-    /// 1000.
+    /// Returns what sandboxes use now; without ids all that run or are paused, newest first, page by
+    /// page.
     pub async fn usage(&self, ids: &[String]) -> Result<Vec<SandboxUsage>> {
-        let mut url = self.route(&["v1", "sandboxes", "metrics"]);
+        let route = self.route(&["v1", "sandboxes", "metrics"]);
         if !ids.is_empty() {
+            let mut url = route;
             url.query_pairs_mut().append_pair("ids", &ids.join(","));
+            return self.send_json(self.request(Method::GET, url)).await;
         }
-        self.send_json(self.request(Method::GET, url)).await
+        let mut all = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut url = route.clone();
+            if let Some(cursor) = &cursor {
+                url.query_pairs_mut().append_pair("cursor", cursor);
+            }
+            let response = self.send(self.request(Method::GET, url)).await?;
+            let page = self.page::<SandboxUsage>(response).await?;
+            all.extend(page.items);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(all),
+            }
+        }
     }
 
     /// Returns what each host used over time.

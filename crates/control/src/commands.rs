@@ -60,6 +60,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         rate_limits,
         events,
         metrics,
+        drain,
         ..
     } = config;
     let settings = Settings {
@@ -71,6 +72,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         listener: listener_limits,
         rate_limits,
         events,
+        drain,
     };
     let shutdown = CancellationToken::new();
     cancel_on_signal(shutdown.clone())?;
@@ -81,11 +83,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(listener) = metrics {
         control.serve_metrics(listener);
     }
+    control.export_metrics();
     tracing::info!(%listen, store = store.backend(), "the control plane serves; its API is shown at /docs");
     control
         .serve(listener, shutdown)
         .await
         .context("the listener failed")?;
+    runtime::otlp::flush().await;
     store.close().await;
     tracing::info!("the control plane has ended; sandboxes go on running");
     Ok(())

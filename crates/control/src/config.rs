@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use listener::ListenerLimits;
 use model::Limits;
@@ -19,6 +20,10 @@ use crate::rate_limit::RateLimitSettings;
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
 /// The original Wrenn's limit: 100 MiB.
 pub const DEFAULT_MAX_UPLOAD_BYTES: u64 = 100 * MIB;
+/// Longest time at the end in which requests are taken, seconds: load balancers look each few
+/// seconds, and supervisors wait some minutes at most.
+const MAX_DRAIN_SEC: u64 = 300;
+
 /// Port of the metrics on loopback.
 const METRICS_PORT: u16 = 8001;
 /// Name in the directory; the host agent makes the file.
@@ -56,6 +61,7 @@ pub struct Config {
     pub events: EventSettings,
     /// `CP_METRICS_ADDR`.
     pub metrics: MetricsAddr,
+    pub drain: Duration,
 }
 
 impl Config {
@@ -102,9 +108,11 @@ impl Config {
             ports,
             rate_limits: rate_limits(&mut variables),
             events: events(&mut variables),
+            drain: drain(&mut variables),
             metrics: MetricsAddr::from_variable(&mut variables, "CP_METRICS_ADDR", METRICS_PORT),
             dir,
         };
+        runtime::otlp::check_settings(&mut variables);
         variables.finish(config)
     }
 }
@@ -272,6 +280,10 @@ fn rate_limits(variables: &mut Variables<'_>) -> RateLimitSettings {
             RateLimitSettings::DEFAULT_CREATES_PER_MIN,
         ),
     }
+}
+
+fn drain(variables: &mut Variables<'_>) -> Duration {
+    Duration::from_secs(variables.parse_within("CP_DRAIN_SEC", &(0..=MAX_DRAIN_SEC), 0))
 }
 
 fn events(variables: &mut Variables<'_>) -> EventSettings {

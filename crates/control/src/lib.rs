@@ -75,6 +75,8 @@ pub struct Settings {
     pub listener: ListenerLimits,
     pub rate_limits: RateLimitSettings,
     pub events: EventSettings,
+    /// Time at the end in which requests are still taken, though `/ready` says that it is ending.
+    pub drain: Duration,
 }
 
 impl Settings {
@@ -93,6 +95,7 @@ impl Settings {
             listener,
             rate_limits: RateLimitSettings::default(),
             events: EventSettings::default(),
+            drain: Duration::ZERO,
         }
     }
 }
@@ -103,6 +106,7 @@ pub struct ControlPlane {
     app: Arc<App>,
     service: Router,
     listener: ListenerLimits,
+    drain: Duration,
     tasks: tokio_util::task::TaskTracker,
     _stop: DropGuard,
 }
@@ -130,6 +134,7 @@ impl ControlPlane {
             listener,
             rate_limits,
             events,
+            drain,
         } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store
@@ -158,6 +163,7 @@ impl ControlPlane {
             events: LiveEvents::default(),
             idempotency_locks: app::IdempotencyLocks::default(),
             placement_lock: parking_lot::Mutex::default(),
+            draining: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             reconcile: tokio::sync::Notify::new(),
         });
@@ -169,6 +175,7 @@ impl ControlPlane {
             app,
             service,
             listener,
+            drain,
             tasks,
             _stop: stop,
         })
@@ -185,6 +192,11 @@ impl ControlPlane {
         let never = std::future::pending();
         tokio::spawn(listener::serve(listener, router, limits, never));
         tokio::spawn(runtime::metrics::keep_up());
+    }
+
+    /// Exports the metrics by OTLP, where the environment says so, for as long as the process lives.
+    pub fn export_metrics(&self) {
+        runtime::otlp::export_metrics(Arc::new(gauges::AppGauges::new(&self.app)));
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards.
@@ -206,7 +218,9 @@ impl ControlPlane {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        let ended = server::serve(self.service, listener, &self.app, self.listener, shutdown).await;
+        let app = &self.app;
+        let stopping = server::drain(app, self.drain, shutdown);
+        let ended = server::serve(self.service, listener, app, self.listener, stopping).await;
         self.app.shutdown.cancel();
         self.tasks.wait().await;
         ended

@@ -13,7 +13,7 @@ use control::Config;
 /// WRENN_DIR, CP_LISTEN_ADDR, CP_HOST_AGENT_ADDR, AGENT_TOKEN, CP_MAX_VCPUS, CP_MAX_MEMORY_MB,
 /// CP_MAX_DISK_MB, CP_MAX_TIMEOUT_SEC, CP_MAX_UPLOAD_MB, CP_MAX_REQUESTS_PER_SEC,
 /// CP_MAX_CREATES_PER_MIN, CP_DOMAIN, CP_PUBLIC_URL, CP_EVENTS_KEEP_DAYS, CP_EVENTS_MAX_ROWS,
-/// CP_METRICS_ADDR.
+/// CP_METRICS_ADDR, CP_DRAIN_SEC, OTEL_EXPORTER_OTLP_ENDPOINT.
 /// `docs/configuration.md` explains each.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-cp", version)]
@@ -49,7 +49,7 @@ async fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     runtime::environment::load_dotenv()?;
     let args = Args::parse();
-    runtime::telemetry::start(true);
+    runtime::telemetry::start_service("wrenn-cp", true);
     match args.command {
         None | Some(Command::Serve) => commands::serve(Config::from_env()?).await,
         Some(Command::Migrate) => commands::migrate_database(&Config::from_env()?).await,

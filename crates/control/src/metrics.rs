@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use metrics::{Gauge, counter, gauge, histogram};
 use model::ErrorCode;
 use runtime::metrics::{Metric, MetricKind};
+use store::{Connections, STATEMENT_DURATION};
 
 const REQUEST_DURATION: &str = "wrenn_cp_http_request_duration_seconds";
 const REQUESTS_IN_FLIGHT: &str = "wrenn_cp_http_requests_in_flight";
@@ -14,6 +15,8 @@ const RATE_LIMITED: &str = "wrenn_cp_rate_limited_total";
 const CREATES_IN_FLIGHT: &str = "wrenn_cp_creates_in_flight";
 const HOSTS: &str = "wrenn_cp_hosts";
 const STORE_UP: &str = "wrenn_cp_store_up";
+const STORE_CONNECTIONS: &str = "wrenn_cp_store_connections";
+const STORE_CONNECTION_LIMIT: &str = "wrenn_cp_store_connection_limit";
 const STORE_PING: &str = "wrenn_cp_store_ping_seconds";
 
 /// All metrics of the control plane.
@@ -58,6 +61,21 @@ pub const METRICS: &[Metric] = &[
         kind: MetricKind::Histogram,
         help: "Time that the store took to answer a small query at a scrape.",
     },
+    Metric {
+        name: STORE_CONNECTIONS,
+        kind: MetricKind::Gauge,
+        help: "Connections to the database by state: in_use or idle.",
+    },
+    Metric {
+        name: STORE_CONNECTION_LIMIT,
+        kind: MetricKind::Gauge,
+        help: "Connections to the database that there may be.",
+    },
+    Metric {
+        name: STATEMENT_DURATION,
+        kind: MetricKind::Histogram,
+        help: "Time of statements of the database by outcome, that for a free connection included.",
+    },
 ];
 
 /// Declares the metrics, and shows those that only count faults as 0 from the start.
@@ -78,6 +96,7 @@ pub(crate) struct Reading {
     pub(crate) hosts_down: usize,
     pub(crate) creates_in_flight: usize,
     pub(crate) is_store_up: bool,
+    pub(crate) connections: Connections,
     /// Time that the store took to answer.
     pub(crate) store_ping: Duration,
 }
@@ -87,6 +106,10 @@ pub(crate) fn record_reading(reading: &Reading) {
     gauge!(HOSTS, "state" => "up").set(reading.hosts_up as f64);
     gauge!(HOSTS, "state" => "down").set(reading.hosts_down as f64);
     gauge!(CREATES_IN_FLIGHT).set(reading.creates_in_flight as f64);
+    let Connections { in_use, idle, most } = reading.connections;
+    gauge!(STORE_CONNECTIONS, "state" => "in_use").set(in_use as f64);
+    gauge!(STORE_CONNECTIONS, "state" => "idle").set(idle as f64);
+    gauge!(STORE_CONNECTION_LIMIT).set(most as f64);
     gauge!(STORE_UP).set(f64::from(u8::from(reading.is_store_up)));
     histogram!(STORE_PING).record(reading.store_ping);
 }
@@ -115,6 +138,11 @@ impl InFlight {
             begin: Instant::now(),
             in_flight,
         }
+    }
+
+    /// Returns the name of the request: its method and the template of its path.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.method, self.route)
     }
 
     /// Records the answer, and the code of its error if it is one.

@@ -1,6 +1,9 @@
 //! Clients of the services of one host agent.
 
-use connectrpc::client::{ClientConfig, HttpClient};
+use std::fmt::Display;
+
+use connectrpc::client::{ClientConfig, ClientTransport, HttpClient};
+use connectrpc::http_body::Body;
 
 use crate::{
     CommandServiceClient, FileServiceClient, HostServiceClient, LogServiceClient,
@@ -11,14 +14,14 @@ use crate::{
 /// Client of a host agent. All services are reached over the same transport, with the same header
 /// fields.
 #[derive(Debug, Clone)]
-pub struct HostClient {
-    transport: HttpClient,
+pub struct HostClient<T = HttpClient> {
+    transport: T,
     config: ClientConfig,
 }
 
-impl HostClient {
+impl<T: ClientTransport> HostClient<T> {
     #[must_use]
-    pub fn new(transport: HttpClient, config: ClientConfig) -> Self {
+    pub fn new(transport: T, config: ClientConfig) -> Self {
         Self { transport, config }
     }
 }
@@ -26,10 +29,13 @@ impl HostClient {
 /// Declares the methods that return the client of a service.
 macro_rules! service_clients {
     ($($name:ident: $client:ident),* $(,)?) => {
-        impl HostClient {
+        impl<T: ClientTransport> HostClient<T>
+        where
+            <T::ResponseBody as Body>::Error: Display,
+        {
             $(
                 #[must_use]
-                pub fn $name(&self) -> $client<HttpClient> {
+                pub fn $name(&self) -> $client<T> {
                     $client::new(self.transport.clone(), self.config.clone())
                 }
             )*

@@ -128,12 +128,7 @@ impl Agent {
 
     /// Serves the metrics for as long as the process lives.
     pub fn serve_metrics(&self, listener: TcpListener) {
-        let gauges = Arc::new(gauges::HostGauges::new(
-            &self.manager,
-            &self.networks,
-            self.draining.clone(),
-        ));
-        let router = runtime::metrics::router(gauges);
+        let router = runtime::metrics::router(self.gauges());
         let limits = ListenerLimits {
             connections: METRICS_CONNECTIONS,
             ..ListenerLimits::default()
@@ -141,6 +136,19 @@ impl Agent {
         let never = std::future::pending();
         tokio::spawn(listener::serve(listener, router, limits, never));
         tokio::spawn(runtime::metrics::keep_up());
+    }
+
+    /// Exports the metrics by OTLP, where the environment says so, for as long as the process lives.
+    pub fn export_metrics(&self) {
+        runtime::otlp::export_metrics(self.gauges());
+    }
+
+    fn gauges(&self) -> Arc<gauges::HostGauges> {
+        Arc::new(gauges::HostGauges::new(
+            &self.manager,
+            &self.networks,
+            self.draining.clone(),
+        ))
     }
 
     /// Serves until `shutdown`. Sandboxes go on running afterwards; the next agent in the same

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// AGENT_DISK_MBPS, AGENT_DISK_IOPS, AGENT_DNS, AGENT_WARM, AGENT_SNAPSHOTS_PATH,
 /// AGENT_NETWORK_POOL, AGENT_IPV6, AGENT_EGRESS_MBPS, AGENT_INGRESS_MBPS, AGENT_UID_BASE,
 /// AGENT_MAX_SANDBOXES, AGENT_MAX_CHECKPOINTS, AGENT_MAX_SNAPSHOTS, AGENT_TOKEN,
-/// AGENT_METRICS_ADDR.
+/// AGENT_METRICS_ADDR, OTEL_EXPORTER_OTLP_ENDPOINT.
 /// `docs/configuration.md` explains each. `wrenn doctor` shows what this host lacks.
 #[derive(Debug, Parser)]
 #[command(name = "wrenn-agent", version)]
@@ -52,7 +52,7 @@ async fn run() -> anyhow::Result<()> {
         println!("the host's rules are as they were before Wrenn");
         return Ok(());
     }
-    runtime::telemetry::start(true);
+    runtime::telemetry::start_service("wrenn-agent", true);
     let config = Config::from_env()?;
     let token = match &config.api.token {
         Some(token) => token.clone(),
@@ -65,6 +65,7 @@ async fn run() -> anyhow::Result<()> {
     if let Some(listener) = metrics {
         agent.serve_metrics(listener);
     }
+    agent.export_metrics();
     let listener = TcpListener::bind(config.api.listen)
         .await
         .with_context(|| format!("cannot listen on {} (AGENT_LISTEN_ADDR)", config.api.listen))?;
@@ -75,6 +76,7 @@ async fn run() -> anyhow::Result<()> {
         .serve(listener, shutdown)
         .await
         .context("the listener failed")?;
+    runtime::otlp::flush().await;
     tracing::info!("the host agent has ended; sandboxes go on running");
     Ok(())
 }

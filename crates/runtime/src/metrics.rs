@@ -32,6 +32,18 @@ const DURATION_BUCKETS: [f64; 14] = [
 /// memory where nothing scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Counter of spans that were to be exported, by what became of them.
+pub const OTLP_SPANS: &str = "wrenn_otlp_spans_total";
+/// Outcomes of spans.
+const SPAN_OUTCOMES: [&str; 3] = ["exported", "failed", "dropped"];
+
+/// Metrics of every program.
+pub const COMMON_METRICS: &[Metric] = &[Metric {
+    name: OTLP_SPANS,
+    kind: MetricKind::Counter,
+    help: "Spans for the collector (OTEL_EXPORTER_OTLP_ENDPOINT) by outcome: exported, failed, dropped for a full queue.",
+}];
+
 /// Metrics of the process itself, by the names that all programs have.
 pub const PROCESS_METRICS: [&str; 8] = [
     "process_cpu_seconds_total",
@@ -130,7 +142,10 @@ pub fn install(metrics: &[Metric]) {
         let _ = ::metrics::set_global_recorder(recorder);
         handle
     });
-    for metric in metrics {
+    for outcome in SPAN_OUTCOMES {
+        ::metrics::counter!(OTLP_SPANS, "outcome" => outcome).absolute(0);
+    }
+    for metric in COMMON_METRICS.iter().chain(metrics) {
         let Metric { name, kind, help } = *metric;
         match kind {
             MetricKind::Counter => ::metrics::describe_counter!(name, help),

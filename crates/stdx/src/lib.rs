@@ -1,5 +1,6 @@
 //! Extensions of the standard library and of Tokio that every crate may use: files that may be
-//! absent, private directories, blocking work, error chains, the wall clock, random ids.
+//! absent, private directories, blocking work, error chains, the wall clock, random ids, steps of
+//! traces.
 //!
 //! Each module extends the module of `std` or `tokio` of the same name. Nothing here knows Wrenn.
 //! Locks without poison are `parking_lot`'s, hexadecimal text is `hex`'s.
@@ -10,3 +11,4 @@ pub mod io;
 pub mod random;
 pub mod task;
 pub mod time;
+pub mod trace;

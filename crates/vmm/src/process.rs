@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linux::process::{Ended, Process, Spawn};
+use stdx::trace::step;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tracing::{Instrument, Span};
 
 use crate::console::printable;
 use crate::jail::{self, Needs};
@@ -38,8 +40,13 @@ pub(crate) async fn start_vmm(
         None => install.to_owned(),
     };
     let config = config.clone();
+    let current = Span::current();
     let started = tokio::task::spawn_blocking(move || {
+        let _entered = current.entered();
+        let making = step("jail").entered();
         let jail = jail::create_for_vmm(&config, &spawn.program, &needs)?;
+        drop(making);
+        let _starting = step("start process").entered();
         fail::fail_point!("vmm::jail-made");
         let process = Spawn { jail, ..spawn }
             .spawn()
@@ -61,7 +68,7 @@ pub(crate) async fn start_vmm(
 pub(crate) async fn run_to_end<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(work.instrument(Span::current())).await {
         Ok(result) => result,
         Err(failed) => Err(Error::Refused {
             command: "the start of a VM".into(),

@@ -37,7 +37,7 @@ use client::Client;
 use crate::args::{Cli, Command, ConnectionArgs, SavedCommand};
 use crate::copy::Direction;
 use crate::failure;
-use crate::settings::Settings;
+use crate::settings::{Settings, env_var};
 
 /// Context of every command that talks to a server.
 #[derive(Debug)]
@@ -49,10 +49,13 @@ pub struct Session {
 impl Session {
     fn open(connection: &ConnectionArgs, json: bool) -> anyhow::Result<Self> {
         let settings = Settings::load(connection)?;
-        Ok(Self {
-            client: Client::new(&settings.url, &settings.key)?,
-            json,
-        })
+        let client = Client::new(&settings.url, &settings.key)?;
+        // What this command does becomes part of the trace of the program that starts it.
+        let client = match env_var("TRACEPARENT") {
+            Some(trace) => client.with_traceparent(&trace),
+            None => client,
+        };
+        Ok(Self { client, json })
     }
 }
 

@@ -32,7 +32,7 @@ use crate::process::exit_status;
 use crate::settings;
 
 pub async fn run_server(args: UpArgs, json: bool) -> anyhow::Result<u8> {
-    runtime::telemetry::start(false);
+    runtime::telemetry::start_service("wrenn", false);
     let mut interrupt = Interrupt::listen()?;
     let dir = std::path::absolute(args.dir.unwrap_or_else(settings::dir_of_this_user))?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
@@ -82,6 +82,7 @@ impl Server {
             listener: listener_limits,
             rate_limits,
             events,
+            drain,
             ..
         } = config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
@@ -104,11 +105,13 @@ impl Server {
             listener: listener_limits,
             rate_limits,
             events,
+            drain,
         };
         let control = ControlPlane::start(settings).await?;
         if let Some(listener) = metrics.bind().await.context("CP_METRICS_ADDR")? {
             control.serve_metrics(listener);
         }
+        control.export_metrics();
         Ok(Self {
             url,
             credentials,
@@ -162,6 +165,7 @@ impl Server {
             serving.await?.context("the listener failed")?;
             self.host.end.cancel();
             self.host.serving.await??;
+            runtime::otlp::flush().await;
             self.store.close().await;
             anyhow::Ok(())
         };
@@ -189,6 +193,7 @@ impl HostHalf {
         if let Some(listener) = metrics {
             agent.serve_metrics(listener);
         }
+        agent.export_metrics();
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .context("cannot listen on loopback")?;

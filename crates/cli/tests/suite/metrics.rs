@@ -19,7 +19,7 @@ fn names(text: &str) -> BTreeSet<String> {
     let is_inner = |c: char| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit();
     text.split(|c| !is_inner(c))
         .filter(|word| {
-            ["wrenn_cp_", "wrenn_agent_", "process_"]
+            ["wrenn_cp_", "wrenn_agent_", "wrenn_otlp_", "process_"]
                 .iter()
                 .any(|prefix| word.starts_with(prefix) && word.len() > prefix.len())
         })
@@ -35,7 +35,8 @@ fn names(text: &str) -> BTreeSet<String> {
 fn declared() -> BTreeSet<String> {
     let all = control::metrics::METRICS
         .iter()
-        .chain(hostd::metrics::METRICS);
+        .chain(hostd::metrics::METRICS)
+        .chain(runtime::metrics::COMMON_METRICS);
     all.map(|metric| metric.name.to_owned()).collect()
 }
 
@@ -51,6 +52,7 @@ fn documented_metrics_are_those_declared() {
     for metric in control::metrics::METRICS
         .iter()
         .chain(hostd::metrics::METRICS)
+        .chain(runtime::metrics::COMMON_METRICS)
     {
         assert!(metric.help.ends_with('.'), "{}", metric.name);
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use api_types::{HostMetrics, SandboxMetrics, SandboxUsage};
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
+use http::HeaderValue;
 use model::SandboxId;
 use serde::Deserialize;
 use stdx::time::now_ms;
@@ -13,12 +15,13 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::IntoParams;
 
 use super::extract::{Id, Query};
+use super::sandbox_list::{MAX_LIMIT, NEXT_CURSOR};
 use super::view;
 use crate::app::App;
 use crate::app::metrics::MAX_IDS;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::UsageQuery;
+use crate::hosts;
 
 /// Time before now from which a series begins unless the query says: ten minutes, which hosts keep
 /// by the second.
@@ -42,7 +45,7 @@ pub struct MetricsQuery {
 }
 
 impl MetricsQuery {
-    fn usage_query(&self, now_ms: i64) -> Result<UsageQuery> {
+    fn usage_query(&self, now_ms: i64) -> Result<hosts::UsageQuery> {
         let time = |name, text: &Option<String>| {
             let text = text.as_deref();
             text.map(|text| parse_time(name, text)).transpose()
@@ -59,7 +62,7 @@ impl MetricsQuery {
                 "step must be from 1 to {MAX_STEP_SEC} seconds, not {step_sec}"
             )));
         }
-        Ok(UsageQuery { from, to, step_sec })
+        Ok(hosts::UsageQuery { from, to, step_sec })
     }
 }
 
@@ -106,40 +109,74 @@ pub async fn get_sandbox_metrics(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct UsageIds {
+pub struct UsageQuery {
     /// Ids with commas between them, at most 1000. Default: all that run or are paused, newest
-    /// first, up to 1000.
+    /// first, in pages.
     #[param(
         example = "sb-0123456789abcdefghij",
         pattern = "^sb-[a-z0-9]{20}(,sb-[a-z0-9]{20})*$"
     )]
     ids: Option<String>,
+    /// Most entries of a page. Default 1000. Not with ids.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u32>,
+    /// `X-Next-Cursor` of the page before, unchanged. Not with ids.
+    #[param(pattern = "^[0-9a-f]{16}\\.sb-[a-z0-9]{20}$")]
+    cursor: Option<String>,
 }
 
 /// Get what sandboxes use now
 ///
 /// The newest measurement of each, at most some seconds old. Sandboxes whose host does not answer
-/// are left out.
+/// are left out: a page may have fewer entries than there are sandboxes on it.
 #[utoipa::path(
-    get, path = "/metrics", tag = "sandboxes", params(UsageIds),
+    get, path = "/metrics", tag = "sandboxes", params(UsageQuery),
     responses(
-        (status = 200, description = "One entry for each", body = Vec<SandboxUsage>),
+        (status = 200, description = "One entry for each", body = Vec<SandboxUsage>,
+            headers(("X-Next-Cursor" = Option<String>,
+                description = "Where the next page begins; absent on the last one"))),
         (status = 404, description = "One of them is no sandbox"),
     )
 )]
 pub async fn get_usage(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
-    Query(query): Query<UsageIds>,
-) -> Result<Answer<Vec<SandboxUsage>>> {
-    let ids = query.ids.as_deref().map(parse_ids).transpose()?;
-    let usage = app.get_usage(&principal, &ids.unwrap_or_default()).await?;
+    Query(query): Query<UsageQuery>,
+) -> Result<Response> {
+    let is_page = query.limit.is_some() || query.cursor.is_some();
+    let (usage, next) = match &query.ids {
+        Some(_) if is_page => {
+            return Err(Error::invalid(
+                "limit and cursor are of pages, which ids have none of",
+            ));
+        }
+        Some(ids) => (app.get_usage(&principal, &parse_ids(ids)?).await?, None),
+        None => {
+            let cursor = query.cursor.as_deref().map(str::parse).transpose()?;
+            let limit = page_limit(query.limit)?;
+            app.list_present_usage(&principal, cursor.as_ref(), limit)
+                .await?
+        }
+    };
     let entries = usage.into_iter();
-    Ok(Answer(
-        entries
-            .map(|(status, usage)| view::sandbox_usage(status, usage))
-            .collect(),
-    ))
+    let entries: Vec<SandboxUsage> = entries
+        .map(|(status, usage)| view::sandbox_usage(status, usage))
+        .collect();
+    let mut response = Answer(entries).into_response();
+    if let Some(next) = next {
+        let value = HeaderValue::from_str(&next.to_string()).map_err(Error::internal)?;
+        response.headers_mut().insert(NEXT_CURSOR, value);
+    }
+    Ok(response)
+}
+
+fn page_limit(limit: Option<u32>) -> Result<u32> {
+    let limit = limit.unwrap_or(MAX_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    let text = format!("limit must be from 1 to {MAX_LIMIT}, not {limit}");
+    Err(Error::invalid(text))
 }
 
 fn parse_ids(text: &str) -> Result<Vec<SandboxId>> {
@@ -176,7 +213,7 @@ pub async fn get_host_metrics(
 mod tests {
     use super::*;
 
-    fn query(from: Option<&str>, to: Option<&str>, step: Option<u32>) -> Result<UsageQuery> {
+    fn query(from: Option<&str>, to: Option<&str>, step: Option<u32>) -> Result<hosts::UsageQuery> {
         let query = MetricsQuery {
             from: from.map(str::to_owned),
             to: to.map(str::to_owned),
@@ -188,7 +225,7 @@ mod tests {
     #[test]
     fn times_have_two_spellings() {
         let spelt = query(Some("2025-12-31T23:00:00Z"), Some("1767225000"), Some(60));
-        let expected = UsageQuery {
+        let expected = hosts::UsageQuery {
             from: 1_767_222_000_000,
             to: 1_767_225_000_000,
             step_sec: 60,

@@ -158,6 +158,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(metrics::get_host_metrics))
         .routes(routes!(disk_usage::get_disk_usage))
         .routes(routes!(health::health))
+        .routes(routes!(health::ready))
         .routes(routes!(docs::openapi_json))
         .routes(routes!(docs::openapi_yaml))
 }

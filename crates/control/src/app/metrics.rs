@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use model::{Resource, SandboxId, SandboxState, TeamId};
-use store::{Sandbox, SandboxFilter};
+use store::{Cursor, Sandbox, SandboxFilter};
 
 use super::App;
 use crate::auth::Principal;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hosts::{Host, SandboxUsage, UsageQuery, UsageSeries};
 
 /// Most sandboxes whose present usage is asked for at once: as many as a page of a list has.
@@ -40,8 +40,8 @@ impl App {
         host.list_usage(Some(id), query).await
     }
 
-    /// Returns what sandboxes use now, in the order of `ids`; without them the team's running and
-    /// paused ones, newest first, up to [`MAX_IDS`]. Those of hosts that do not answer are left out.
+    /// Returns what sandboxes use now, in the order of `ids`. Those of hosts that do not answer are
+    /// left out.
     ///
     /// # Errors
     /// `NotFound` if one of `ids` is no sandbox of the team.
@@ -51,7 +51,37 @@ impl App {
         ids: &[SandboxId],
     ) -> Result<Vec<(SandboxState, SandboxUsage)>> {
         principal.require_read(Resource::Sandboxes)?;
-        let sandboxes = self.measured_sandboxes(principal, ids).await?;
+        let found = self.store.sandboxes_get(&principal.team_id, ids).await?;
+        let found = found.into_iter().filter(|sandbox| !sandbox.deleting);
+        let mut found: BTreeMap<SandboxId, Sandbox> =
+            found.map(|sandbox| (sandbox.id.clone(), sandbox)).collect();
+        if let Some(missing) = ids.iter().find(|id| !found.contains_key(id)) {
+            return Err(Error::no_sandbox(missing));
+        }
+        let sandboxes = ids.iter().filter_map(|id| found.remove(id)).collect();
+        Ok(self.ask_usage(sandboxes).await)
+    }
+
+    /// Returns what the team's running and paused sandboxes use now, newest first: one page, of at
+    /// most `limit` before those of hosts that do not answer are left out, and the cursor of the next.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list_present_usage(
+        &self,
+        principal: &Principal,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<(Vec<(SandboxState, SandboxUsage)>, Option<Cursor>)> {
+        let alive = SandboxFilter {
+            states: vec![SandboxState::Running, SandboxState::Paused],
+            ..SandboxFilter::default()
+        };
+        let page = self.list_sandboxes(principal, &alive, after, limit).await?;
+        Ok((self.ask_usage(page.sandboxes).await, page.next))
+    }
+
+    async fn ask_usage(&self, sandboxes: Vec<Sandbox>) -> Vec<(SandboxState, SandboxUsage)> {
         let mut by_host: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for sandbox in &sandboxes {
             let host_id = sandbox.host_id.as_deref().unwrap_or_default();
@@ -73,30 +103,9 @@ impl App {
         let mut usage: BTreeMap<String, SandboxUsage> =
             answers.map(|usage| (usage.id.clone(), usage)).collect();
         let states = sandboxes.iter();
-        let usage =
-            states.filter_map(|sandbox| Some((sandbox.state, usage.remove(sandbox.id.as_str())?)));
-        Ok(usage.collect())
-    }
-
-    async fn measured_sandboxes(
-        &self,
-        principal: &Principal,
-        ids: &[SandboxId],
-    ) -> Result<Vec<Sandbox>> {
-        if ids.is_empty() {
-            let most = u32::try_from(MAX_IDS).unwrap_or(u32::MAX);
-            let alive = SandboxFilter {
-                states: vec![SandboxState::Running, SandboxState::Paused],
-                ..SandboxFilter::default()
-            };
-            let page = self.list_sandboxes(principal, &alive, None, most).await?;
-            return Ok(page.sandboxes);
-        }
-        let mut sandboxes = Vec::with_capacity(ids.len());
-        for id in ids {
-            sandboxes.push(self.find_sandbox(principal, id).await?);
-        }
-        Ok(sandboxes)
+        states
+            .filter_map(|sandbox| Some((sandbox.state, usage.remove(sandbox.id.as_str())?)))
+            .collect()
     }
 
     /// Returns what each host used over time. Hosts that do not answer are left out. Hosts belong

@@ -78,6 +78,8 @@ pub struct App {
     pub placement_lock: Mutex<()>,
     /// Token that ends open streams and background tasks.
     pub shutdown: CancellationToken,
+    /// Cancelled before that, while requests are still taken.
+    pub draining: CancellationToken,
     /// Notified when there may be something to reconcile before the next round.
     pub reconcile: tokio::sync::Notify,
 }

@@ -11,6 +11,7 @@ use std::slice;
 use model::{
     ErrorCode, Resource, ResourceRequest, SandboxAttributes, SandboxId, SandboxSpec, SandboxState,
 };
+use runtime::trace::{set_attribute, try_step};
 use stdx::time::now_ms;
 use store::{Idempotency, Inserted, NewSandbox, Sandbox};
 
@@ -20,6 +21,9 @@ use super::sandbox_named::{check_end, name_taken};
 use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts;
+
+/// Attribute of the span of a create.
+const SANDBOX: &str = "wrenn.sandbox_id";
 
 /// A sandbox to create.
 #[derive(Debug, Clone)]
@@ -101,7 +105,8 @@ impl App {
             return self.continue_create(principal, met, None).await;
         }
         self.rate_limits.count_creates(key_id, 1)?;
-        let placement = self.place_sandbox(principal, spec, &resources).await?;
+        let placing = self.place_sandbox(principal, spec, &resources);
+        let placement = try_step("place", placing).await?;
         let new = NewSandbox {
             id: SandboxId::random(),
             team_id: principal.team_id.clone(),
@@ -113,7 +118,9 @@ impl App {
         };
         let _in_flight = self.in_flight_creates.insert(&new.id);
         let _actor = self.actors.note(&new.id, principal);
-        let inserted = self.store_of(&new.id).sandbox_insert(&new).await?;
+        set_attribute(SANDBOX, new.id.as_str());
+        let store = self.store_of(&new.id);
+        let inserted = try_step("insert row", store.sandbox_insert(&new)).await?;
         self.continue_create(principal, inserted, Some(placement))
             .await
     }
@@ -202,7 +209,8 @@ impl App {
             match host.ensure_sandbox(&sandbox.id, &sandbox.spec).await {
                 Ok(report) => {
                     reservation.confirm();
-                    let Some(sandbox) = self.try_apply_response(report).await? else {
+                    let applied = self.try_apply_response(report);
+                    let Some(sandbox) = try_step("apply report", applied).await? else {
                         // The deletion may have passed by the host before it had begun.
                         host.remove_sandbox(&sandbox.id).await?;
                         return Err(deleted_in_between(&sandbox.id));

@@ -21,6 +21,7 @@ mod sandboxes;
 mod snapshots;
 mod stats;
 mod templates;
+mod transport;
 mod tunnel;
 mod uploads;
 
@@ -61,6 +62,7 @@ pub use sandboxes::{WatchEvent, WatchStream};
 pub use snapshots::{Checkpoint, History, UndoTarget, Undone};
 pub use stats::{ResourceSizes, SandboxUsage, UsagePoint, UsageQuery, UsageSeries};
 pub use templates::Template;
+use transport::TracedTransport;
 pub use tunnel::TunnelError;
 pub use uploads::{NewUpload, UploadInfo};
 
@@ -100,7 +102,7 @@ impl std::fmt::Debug for Token {
 #[derive(Debug)]
 pub struct Host {
     addr: HostAddr,
-    transport: HttpClient,
+    transport: TracedTransport,
     connection: HostConnection,
 }
 
@@ -167,7 +169,7 @@ impl Host {
             .plaintext();
         Self {
             addr,
-            transport,
+            transport: TracedTransport(transport),
             connection: HostConnection::default(),
         }
     }
@@ -211,7 +213,7 @@ impl Host {
         self.connection.set_down(why)
     }
 
-    fn client(&self) -> Result<HostClient, Error> {
+    fn client(&self) -> Result<HostClient<TracedTransport>, Error> {
         let token = match self.connection.token() {
             Some(token) => token,
             None => self.read_token()?,
@@ -219,7 +221,7 @@ impl Host {
         self.client_with(&token)
     }
 
-    fn client_with(&self, token: &str) -> Result<HostClient, Error> {
+    fn client_with(&self, token: &str) -> Result<HostClient<TracedTransport>, Error> {
         let uri = self
             .addr
             .url
@@ -230,11 +232,6 @@ impl Host {
             })?;
         let config =
             ClientConfig::new(uri).with_default_header("authorization", format!("Bearer {token}"));
-        let config = runtime::trace::headers()
-            .into_iter()
-            .fold(config, |config, (name, value)| {
-                config.with_default_header(name, value)
-            });
         Ok(HostClient::new(self.transport.clone(), config))
     }
 

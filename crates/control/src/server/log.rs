@@ -7,16 +7,20 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderValue;
-use runtime::trace::{REQUEST_ID, RequestContext, in_context};
+use runtime::trace::{REQUEST_ID, RequestContext, end_request, in_context, set_attribute};
+use tracing::Instrument;
 
 use crate::api::error::Logged;
 
 pub(super) async fn log_request(request: Request, next: Next) -> Response {
-    let context = RequestContext::from_headers(request.headers());
+    let (context, span) = RequestContext::begin(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let began = Instant::now();
-    let mut response = in_context(Some(context.clone()), next.run(request)).await;
+    span.in_scope(|| set_attribute("url.path", &path));
+    let handling = next.run(request).instrument(span.clone());
+    let mut response = in_context(Some(context.clone()), handling).await;
+    end_request(&span, response.status());
     let ms = began.elapsed().as_millis();
     let status = response.status().as_u16();
     context.span().in_scope(|| {
@@ -29,7 +33,7 @@ pub(super) async fn log_request(request: Request, next: Next) -> Response {
             (400.., Some(Logged(error))) => {
                 tracing::info!(%method, path, status, ms, why = error.message, "request refused")
             }
-            _ if method.is_safe() && !context.is_sampled() => {
+            _ if method.is_safe() && !context.wants_lines() => {
                 tracing::debug!(%method, path, status, ms, "request");
             }
             _ => tracing::info!(%method, path, status, ms, "request"),

@@ -12,6 +12,7 @@ use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use listener::{ConnectionHandle, ListenerLimits};
+use runtime::trace::try_step;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,9 +32,10 @@ const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Routes that need no key. Every other route of the router needs one, so that a new route is
 /// protected by default.
-const PUBLIC: [&str; 10] = [
+const PUBLIC: [&str; 11] = [
     "/",
     "/health",
+    "/ready",
     "/openapi.json",
     "/openapi.yaml",
     "/docs",
@@ -74,6 +76,7 @@ async fn authorise(State(app): State<Arc<App>>, mut request: Request, next: Next
         None => !request.uri().path().starts_with("/v1/"),
     };
     let in_flight = InFlight::begin(request.method(), matched);
+    runtime::trace::name_request(|| in_flight.name());
     let mut quota = None;
     if !is_public {
         match admit(&app, &mut request).await {
@@ -100,7 +103,8 @@ fn record_response(in_flight: InFlight, response: &Response) {
 
 /// Looks up the principal of a request, and counts the request.
 async fn admit(app: &App, request: &mut Request) -> Result<Option<QuotaState>> {
-    let mut principal = auth::authenticate(&app.store, request.headers()).await?;
+    let authenticated = auth::authenticate(&app.store, request.headers());
+    let mut principal = try_step("authenticate", authenticated).await?;
     principal.address = client_address(app, request);
     request
         .extensions()
@@ -129,20 +133,24 @@ fn client_address(app: &App, request: &Request) -> Option<IpAddr> {
     client.or(peer)
 }
 
-/// Serves until `shutdown`, then ends open streams and gives answers a moment to leave.
+/// Waits for `shutdown`, and then `time` longer, in which requests are still taken although
+/// `/ready` tells load balancers to send no more.
+pub async fn drain(app: &App, time: Duration, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
+    app.draining.cancel();
+    tokio::time::sleep(time).await;
+    app.shutdown.cancel();
+}
+
+/// Serves until `stopping`, which ends open streams, and gives answers a moment to leave then.
 pub async fn serve(
     service: Router,
     listener: TcpListener,
     app: &App,
     limits: ListenerLimits,
-    shutdown: CancellationToken,
+    stopping: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     raise_open_files()?;
-    let stop = app.shutdown.clone();
-    let stopping = async move {
-        shutdown.cancelled().await;
-        stop.cancel();
-    };
     let late = async {
         app.shutdown.cancelled().await;
         tokio::time::sleep(GOODBYE).await;

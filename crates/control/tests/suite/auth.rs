@@ -46,7 +46,10 @@ async fn every_documented_operation_but_the_public_ones_wants_a_key() {
             }
         }
     }
-    assert_eq!(public, ["/health", "/openapi.json", "/openapi.yaml"]);
+    assert_eq!(
+        public,
+        ["/health", "/openapi.json", "/openapi.yaml", "/ready"]
+    );
     assert!(guarded >= 17, "{guarded}");
     refused(plane.bare(Method::GET, "/v1/nothing"), 401, "unauthorized").await;
 }

@@ -1,11 +1,14 @@
 //! What sandboxes and hosts use, as hosts measured it.
 
+use std::time::Duration;
+
 use client::MetricsQuery;
 use host_rpc as rpc;
 use reqwest::Method;
 use stdx::time::now_ms;
+use testkit::host::FakeHost;
 
-use crate::support::{one, refused};
+use crate::support::{Ground, one, refused};
 
 fn point(time_ms: i64, cpu_hundredths: u32) -> rpc::UsagePoint {
     rpc::UsagePoint {
@@ -80,6 +83,10 @@ async fn bad_metrics_queries_are_refused() {
         (format!("{id}/metrics?steps=1"), "steps"),
         ("metrics?ids=sb-1".to_owned(), "sandbox id"),
         ("metrics?ids=".to_owned(), "sandbox id"),
+        (format!("metrics?ids={id}&limit=1"), "pages"),
+        ("metrics?limit=0".to_owned(), "limit"),
+        ("metrics?limit=1001".to_owned(), "limit"),
+        ("metrics?cursor=x".to_owned(), "cursor"),
     ] {
         let request = plane.request(Method::GET, &format!("/v1/sandboxes/{path}"));
         let message = refused(request, 400, "invalid_request").await;
@@ -99,4 +106,61 @@ async fn bad_metrics_queries_are_refused() {
     assert!(usage.is_empty(), "its host does not answer: {usage:?}");
     let path = format!("/v1/sandboxes/{id}/metrics");
     refused(plane.request(Method::GET, &path), 503, "host_unavailable").await;
+}
+
+#[tokio::test]
+async fn present_usage_comes_in_pages() {
+    let (_host, _ground, plane) = one().await;
+    let mut created = Vec::new();
+    for _ in 0..5 {
+        created.push(plane.create().await.id);
+    }
+    created.reverse();
+    let mut path = "/v1/sandboxes/metrics?limit=2".to_owned();
+    let mut pages = Vec::new();
+    loop {
+        let answer = plane.request(Method::GET, &path).send().await.unwrap();
+        let next = answer.headers().get("x-next-cursor").cloned();
+        let page: Vec<serde_json::Value> = answer.json().await.unwrap();
+        let ids = page
+            .iter()
+            .map(|usage| usage["id"].as_str().unwrap().to_owned());
+        pages.push(ids.collect::<Vec<String>>());
+        let Some(next) = next else { break };
+        path = format!(
+            "/v1/sandboxes/metrics?limit=2&cursor={}",
+            next.to_str().unwrap()
+        );
+    }
+    let lengths: Vec<usize> = pages.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [2, 2, 1]);
+    let mut listed = pages.concat();
+    listed.sort();
+    created.sort();
+    assert_eq!(listed, created, "each of them once");
+    let all = plane.client().usage(&[]).await.unwrap();
+    assert_eq!(all.len(), 5);
+}
+
+#[tokio::test]
+async fn draining_plane_answers_and_is_unready() {
+    let host = FakeHost::start();
+    let ground = Ground::new().await;
+    let plane = ground
+        .start_with(&[&host], |settings| {
+            settings.drain = Duration::from_secs(300)
+        })
+        .await;
+    let ready = || async {
+        let answer = plane.bare(Method::GET, "/ready").send().await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!(ready().await, 200);
+    plane.begin_shutdown();
+    while ready().await != 503 {
+        tokio::task::yield_now().await;
+    }
+    // Over a connection of its own, as a client that has not heard of it.
+    plane.create().await;
+    plane.kill();
 }

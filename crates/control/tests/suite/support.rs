@@ -142,6 +142,11 @@ impl Plane {
             .unwrap()
     }
 
+    /// Tells it to end, without waiting for that.
+    pub fn begin_shutdown(&self) {
+        self.shutdown.cancel();
+    }
+
     /// Like `kill -9`: all its work and connections end at once.
     pub fn kill(mut self) {
         self.runtime.take().unwrap().shutdown_background();

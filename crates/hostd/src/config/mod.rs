@@ -76,6 +76,7 @@ impl Config {
             limits: Limits::from_variables(&mut variables),
             dir,
         };
+        runtime::otlp::check_settings(&mut variables);
         variables.finish(config)
     }
 }

@@ -6,6 +6,7 @@ mod command;
 mod exec;
 mod file_service;
 mod files;
+mod transport;
 mod tunnel;
 mod uploads;
 
@@ -16,7 +17,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use connectrpc::ConnectError;
-use connectrpc::client::{CallOptions, ClientConfig};
+use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use guest_rpc::filesystem::FilesystemClient;
@@ -29,6 +30,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use runtime::trace::GuestCall;
 use serde::Serialize;
 use stdx::error::chain;
 use tokio::net::TcpStream;
@@ -43,7 +45,7 @@ pub use tunnel::Connection;
 pub use uploads::is_upload_id;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-type RpcTransport = connectrpc::client::HttpClient;
+type RpcTransport = transport::RecordedTransport;
 
 /// Most bytes of a JSON or error body that is read from a guest.
 const MAX_SMALL_BODY: usize = 64 * 1024;
@@ -104,9 +106,11 @@ impl Guest {
             address,
             token: token.to_owned(),
             http,
-            rpc: RpcTransport::builder()
-                .tcp_connect_timeout(CONNECT_TIMEOUT)
-                .plaintext(),
+            rpc: transport::RecordedTransport(
+                HttpClient::builder()
+                    .tcp_connect_timeout(CONNECT_TIMEOUT)
+                    .plaintext(),
+            ),
         }
     }
 
@@ -213,9 +217,10 @@ impl Guest {
             .map_err(unreachable)?;
         // An error of the connection is also returned by `send_request`.
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        accepted(sender.send_request(request).await.map_err(unreachable)?)
-            .await
-            .map(|_| ())
+        let call = GuestCall::begin(|| call_name(&request));
+        let answer = sender.send_request(request).await.map_err(unreachable)?;
+        call.end(answer.status().as_u16());
+        accepted(answer).await.map(|_| ())
     }
 
     fn post_json(&self, path: &str, body: &impl Serialize) -> Result<Request<Body>, Error> {
@@ -236,7 +241,7 @@ impl Guest {
             .method(method)
             .uri(uri.build().unwrap_or_default())
             .header(guest_rpc::ACCESS_TOKEN_HEADER, &self.token);
-        runtime::trace::headers()
+        runtime::trace::guest_headers()
             .into_iter()
             .fold(request, |request, (name, value)| {
                 request.header(name, value)
@@ -249,13 +254,11 @@ impl Guest {
         request: http::Result<Request<Body>>,
     ) -> Result<Response<Incoming>, Error> {
         let request = request.map_err(|error| Error::Nonsense(error.to_string()))?;
-        accepted(
-            self.http
-                .request(request)
-                .await
-                .map_err(|error| Error::Unreachable(chain(&error)))?,
-        )
-        .await
+        let call = GuestCall::begin(|| call_name(&request));
+        let answer = self.http.request(request).await;
+        let answer = answer.map_err(|error| Error::Unreachable(chain(&error)))?;
+        call.end(answer.status().as_u16());
+        accepted(answer).await
     }
 
     fn config(&self) -> Result<ClientConfig, Error> {
@@ -266,7 +269,7 @@ impl Guest {
             .with_default_max_message_size(MAX_MESSAGE)
             .with_default_element_memory_limit(MAX_ELEMENTS)
             .with_default_header(guest_rpc::ACCESS_TOKEN_HEADER, self.token.as_str());
-        Ok(runtime::trace::headers()
+        Ok(runtime::trace::guest_headers()
             .into_iter()
             .fold(config, |config, (name, value)| {
                 config.with_default_header(name, value)
@@ -284,6 +287,11 @@ impl Guest {
     pub fn filesystem_client(&self) -> Result<FilesystemClient<RpcTransport>, Error> {
         Ok(FilesystemClient::new(self.rpc.clone(), self.config()?))
     }
+}
+
+/// Returns the name of a call in traces.
+fn call_name(request: &Request<Body>) -> String {
+    format!("{} {}", request.method(), request.uri().path())
 }
 
 #[cfg(any(test, feature = "fuzzing"))]

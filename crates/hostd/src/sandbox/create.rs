@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use runtime::trace::try_step;
 use vmm::{Disk, Net, Vm, VmConfig};
 
 use super::base_image;
@@ -39,7 +40,7 @@ pub(super) async fn create_vm(
 ) -> Result<Started, Event> {
     let key = preboot::boot_key(&resources.vm, handle, source).await;
     // Awaited by each attempt: no guest runs before its network has its rules.
-    let network = create_network(&resources.slot, handle).shared();
+    let network = try_step("network", create_network(&resources.slot, handle)).shared();
     let Some(entry) = preboot::find_entry(&resources.preboot, key.clone()).await else {
         return create_from_source(resources, handle, source, key, network).await;
     };
@@ -64,7 +65,7 @@ async fn create_from_source(
     key: Option<BootKey>,
     network: impl Future<Output = Result<(), OperationError>>,
 ) -> Result<Started, Event> {
-    let disk = create_disk(resources, handle, source);
+    let disk = try_step("disk", create_disk(resources, handle, source));
     let config = prepare_vm(resources, handle, network, disk).await?;
     fail::fail_point!("create::disk-and-network-made");
     match source {
@@ -99,8 +100,8 @@ pub(super) async fn resume_vm(
     handle: &Handle,
     saved: &Path,
 ) -> Result<Started, Event> {
-    let network = create_network(&resources.slot, handle);
-    let disk = restore_disk(&resources.disk, handle, saved);
+    let network = try_step("network", create_network(&resources.slot, handle));
+    let disk = try_step("disk", restore_disk(&resources.disk, handle, saved));
     let config = prepare_vm(resources, handle, network, disk).await?;
     fail::fail_point!("resume::disk-and-network-made");
     restore(&resources.vm, handle, &config, saved).await
@@ -132,7 +133,7 @@ async fn boot(
     key: Option<BootKey>,
 ) -> Result<Started, Event> {
     // A start that is cancelled is ended by the release.
-    let booting = handle.unless_removed(vms.engine.driver.boot(config));
+    let booting = handle.unless_removed(try_step("boot", vms.engine.driver.boot(config)));
     let booted = booting.await.ok_or(Event::Remove)?;
     let vm = booted.map_err(|error| Event::Failed(OperationKind::Vm.error(error)))?;
     fail::fail_point!("create::vm-booted");
@@ -148,11 +149,12 @@ async fn restore(
     let snapshot = read_snapshot(vms, from).await.map_err(Event::Failed)?;
     let memory = from.join(MEMORY);
     // A start that is cancelled is ended by the release.
-    let restoring = handle.unless_removed(async {
+    let restoring = try_step("restore", async {
         let vm: Arc<dyn Vm> = vms.engine.driver.restore(config, &memory).await?.into();
         fail::fail_point!("restore::vm-loaded");
         vm.resume().await.map(|()| vm)
     });
+    let restoring = handle.unless_removed(restoring);
     let restored = restoring.await.ok_or(Event::Remove)?;
     let vm = restored.map_err(|error| Event::Failed(OperationKind::Vm.error(error)))?;
     fail::fail_point!("create::vm-booted");

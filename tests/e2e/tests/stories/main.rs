@@ -12,5 +12,6 @@ mod guest_ends;
 mod isolation;
 mod kills;
 mod metrics;
+mod otlp;
 mod ports;
 mod trace;

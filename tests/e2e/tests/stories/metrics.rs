@@ -173,7 +173,7 @@ fn prometheus_scrapes_both_programs() {
         let text = scrape(address);
         assert_linted(&text);
         assert!(!text.contains(&id), "no ids of sandboxes");
-        for prefix in [prefix, "process_"] {
+        for prefix in [prefix, "wrenn_otlp_", "process_"] {
             assert_eq!(names(&text, prefix), names(&documented, prefix), "{prefix}");
         }
         let ready = Client::new().get(format!("http://{address}/ready")).send();

@@ -1,5 +1,7 @@
 //! The phase `creating`.
 
+use runtime::trace::in_step;
+
 use super::Actor;
 use crate::sandbox::start_permits::BootTurn;
 use crate::sandbox::state::Event;
@@ -12,14 +14,14 @@ impl Actor {
         let permits = &self.context.state.start_permits;
         let handle = &self.context.handle;
         let needs_boot = preboot::needs_boot(resources, handle, &self.source).await;
-        let allowed = handle.unless_removed(async {
+        let allowed = handle.unless_removed(in_step("wait for permit", async {
             let turn = if needs_boot {
                 permits.acquire_boot_turn().await
             } else {
                 BootTurn::none()
             };
             (turn, permits.acquire_permit().await)
-        });
+        }));
         let Some((turn, permit)) = allowed.await else {
             return Event::Remove;
         };
@@ -29,7 +31,10 @@ impl Actor {
         match created {
             Ok((vm, kind)) => {
                 handle.vm.set(Some(vm));
-                let ready = init_guest::wait_until_ready(resources, handle, kind);
+                let ready = in_step(
+                    "guest ready",
+                    init_guest::wait_until_ready(resources, handle, kind),
+                );
                 turn.hold_during(ready).await
             }
             Err(event) => event,

@@ -22,7 +22,8 @@ mod suspending;
 use std::sync::Arc;
 use std::time::Instant;
 
-use runtime::trace::{RequestContext, in_context};
+use futures::future::BoxFuture;
+use runtime::trace::{RequestContext, in_context, in_step};
 use stdx::error::chain;
 use stdx::time::now_ms;
 use tokio::sync::{mpsc, watch};
@@ -39,7 +40,7 @@ use super::resources::SandboxResources;
 use super::state::{Event, IfUnwritten, Phase};
 use super::step_error::StepError;
 use crate::host::SharedState;
-use crate::metrics::record_phase;
+use crate::metrics::{operation_name, record_phase};
 use crate::operation::{OperationError, OperationKind};
 
 /// Task of one sandbox, with state that only it needs; the rest is in the context.
@@ -86,8 +87,13 @@ impl Actor {
         }
         while self.context.phase() != Phase::Gone {
             let phase = self.context.phase();
+            let trace = self.trace.clone();
             let begin = Instant::now();
-            let event = in_context(self.trace.clone(), Box::pin(self.run_phase())).await;
+            let work: BoxFuture<'_, Event> = match operation_name(&phase) {
+                Some(name) => Box::pin(in_step(name, self.run_phase())),
+                None => Box::pin(self.run_phase()),
+            };
+            let event = in_context(trace, work).await;
             record_phase(&phase, &event, begin.elapsed());
             if matches!(event, Event::Remove) {
                 self.trace = self.context.handle.removal_trace.get().cloned();

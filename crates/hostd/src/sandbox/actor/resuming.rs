@@ -1,5 +1,6 @@
 //! The phase `resuming`.
 
+use runtime::trace::in_step;
 use stdx::error::chain;
 
 use super::Actor;
@@ -12,7 +13,10 @@ impl Actor {
     pub(super) async fn resume_vm(&mut self) -> Event {
         let resources = &self.context.resources;
         let handle = &self.context.handle;
-        let permit = handle.unless_removed(self.context.state.start_permits.acquire_permit());
+        let permit = handle.unless_removed(in_step(
+            "wait for permit",
+            self.context.state.start_permits.acquire_permit(),
+        ));
         let Some(permit) = permit.await else {
             return Event::Remove;
         };
@@ -26,7 +30,11 @@ impl Actor {
         };
         handle.vm.set(Some(vm));
         fail::fail_point!("resume::vm-runs");
-        let event = init_guest::wait_until_ready(resources, handle, kind).await;
+        let event = in_step(
+            "guest ready",
+            init_guest::wait_until_ready(resources, handle, kind),
+        )
+        .await;
         match &event {
             Event::Ready => self.backoff.reset(),
             Event::Failed(error) => self.backoff.record_failure(chain(&error)),

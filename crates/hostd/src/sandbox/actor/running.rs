@@ -33,7 +33,7 @@ impl Actor {
             let gone = "there is no virtual machine".to_owned();
             return Event::Exited(Exit::Vmm(gone));
         };
-        let event = handle.unless_removed(self.watch_guest(&vm)).await;
+        let event = handle.unless_removed(Box::pin(self.watch_guest(&vm))).await;
         event.unwrap_or(Event::Remove)
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{IdleSettings, NetworkSpec, SandboxId, SandboxSpec};
+use runtime::trace::try_step;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
@@ -146,7 +147,7 @@ impl Manager {
                 source,
                 log,
                 pin,
-            } = tokio::task::spawn_blocking(work).await??;
+            } = try_step("claim", async { tokio::task::spawn_blocking(work).await? }).await?;
             let (actor, handle) = manager.new_actor(record, source, log);
             reservation.insert_handle(handle.clone());
             // From now on the record keeps the template.

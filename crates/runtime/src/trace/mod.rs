@@ -13,21 +13,40 @@
 //! A client that sets the trace's flag `sampled` gets a line at `info` for its request in the log of
 //! each program. Guests write it to their console, which is too slow to do so for every request:
 //! there lines have a rate ([`trace_guest_request`]).
+//!
+//! With the feature `otlp`, and once exporting has started, requests and steps ([`step()`]) are spans
+//! as well, and the trace's flag tells the next program whether they are recorded. Whether the
+//! client wants lines is then told apart from it, in `tracestate`.
 
-use std::fmt;
+mod parent;
+#[cfg_attr(not(feature = "otlp"), path = "no_spans.rs")]
+pub(crate) mod spans;
+mod step;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tracing::{Instrument, Span};
+
+pub use step::{
+    GuestCall, call_span, fail_span, in_step, name_request, set_attribute, step, try_step,
+};
+
+use parent::TraceParent;
 
 /// Header field with the request's id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Header field of the W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Header field with what others add to a trace, here whether its client wants lines in the logs.
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const WANTS_LINES: &str = "wrenn=lines";
+const WANTS_NO_LINES: &str = "wrenn=quiet";
 
 /// Maximum number of characters of an id that a client has chosen.
 const MAX_REQUEST_ID: usize = 64;
@@ -40,18 +59,11 @@ tokio::task_local! {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestContext {
     request_id: String,
+    /// The span that calls are made in. Its flag is that of the client where no spans are exported.
     trace: TraceParent,
-}
-
-/// Flag of a trace whose caller records it.
-const SAMPLED: u8 = 1;
-
-/// Position in a trace: `00-TRACE-SPAN-FLAGS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct TraceParent {
-    trace_id: [u8; 16],
-    span_id: [u8; 8],
-    flags: u8,
+    /// True if that span is exported.
+    is_recorded: bool,
+    wants_lines: bool,
 }
 
 impl RequestContext {
@@ -59,16 +71,52 @@ impl RequestContext {
     /// missing. The span is a new one.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Self {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let request_id = text(REQUEST_ID).filter(|id| is_request_id(id));
-        let trace = text(TRACEPARENT).and_then(TraceParent::parse);
+        let request_id = text(headers, &REQUEST_ID).filter(|id| is_request_id(id));
+        let trace = TraceParent {
+            span_id: rand::random(),
+            ..parent_of(headers).unwrap_or_else(TraceParent::random)
+        };
         Self {
             request_id: request_id.map_or_else(stdx::random::hex::<8>, str::to_owned),
-            trace: TraceParent {
-                span_id: rand::random(),
-                ..trace.unwrap_or_else(TraceParent::random)
+            trace,
+            is_recorded: false,
+            wants_lines: match text(headers, &TRACESTATE) {
+                Some(WANTS_LINES) => true,
+                Some(WANTS_NO_LINES) => false,
+                _ => trace.is_sampled(),
             },
         }
+    }
+
+    /// Does the same, and begins the span of the request. One that came without a trace begins one.
+    #[must_use]
+    pub fn begin(headers: &HeaderMap) -> (Self, Span) {
+        Self::from_headers(headers).with_span(parent_of(headers))
+    }
+
+    /// Does the same as [`Self::begin`] for a request of the control plane. Those that it makes on
+    /// its own have no trace, and begin none.
+    #[must_use]
+    fn begin_call(headers: &HeaderMap) -> (Self, Span) {
+        let context = Self::from_headers(headers);
+        match parent_of(headers) {
+            Some(parent) => context.with_span(Some(parent)),
+            None => (context, Span::none()),
+        }
+    }
+
+    fn with_span(self, parent: Option<TraceParent>) -> (Self, Span) {
+        let span = spans::request_span(parent);
+        let context = match spans::position(&span) {
+            Some(trace) => Self {
+                trace,
+                is_recorded: trace.is_sampled(),
+                ..self
+            },
+            None => self,
+        };
+        spans::set_attribute(&span, "wrenn.request_id", &context.request_id);
+        (context, span)
     }
 
     /// Returns the request's id.
@@ -83,23 +131,53 @@ impl RequestContext {
         hex::encode(self.trace.trace_id)
     }
 
-    /// Returns true if the caller records the trace, and so wants to find it in logs.
+    /// Returns true if the client records the trace, and so wants to find it in logs.
     #[must_use]
-    pub fn is_sampled(&self) -> bool {
-        self.trace.flags & SAMPLED != 0
+    pub fn wants_lines(&self) -> bool {
+        self.wants_lines
     }
 
     /// Returns the header fields for calls that are made for this request.
     #[must_use]
     pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let state = match self.wants_lines {
+            wants if wants == self.trace.is_sampled() => None,
+            true => Some((TRACESTATE, WANTS_LINES.to_owned())),
+            false => Some((TRACESTATE, WANTS_NO_LINES.to_owned())),
+        };
+        self.fields(self.trace, state)
+    }
+
+    /// Does the same for calls to a guest, which exports no spans: the flag is for its lines.
+    #[must_use]
+    fn guest_headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        self.fields(self.trace.with_sampled(self.wants_lines), None)
+    }
+
+    fn fields(
+        &self,
+        trace: TraceParent,
+        state: Option<(HeaderName, String)>,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let fields = [
             (REQUEST_ID, self.request_id.clone()),
-            (TRACEPARENT, self.trace.to_string()),
+            (TRACEPARENT, trace.to_string()),
         ];
         fields
             .into_iter()
+            .chain(state)
             .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)))
             .collect()
+    }
+
+    /// Returns the context of what is done in the current span.
+    fn in_current_span(self) -> Self {
+        match spans::position(&Span::current()) {
+            Some(trace) if self.is_recorded && trace.trace_id == self.trace.trace_id => {
+                Self { trace, ..self }
+            }
+            _ => self,
+        }
     }
 
     /// Returns the span in which the request is handled.
@@ -109,69 +187,42 @@ impl RequestContext {
     }
 }
 
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn parent_of(headers: &HeaderMap) -> Option<TraceParent> {
+    TraceParent::parse(text(headers, &TRACEPARENT)?)
+}
+
 /// Returns true for an id that can neither forge a line of the log nor fill it.
 fn is_request_id(id: &str) -> bool {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(is_fit)
 }
 
-impl TraceParent {
-    /// Returns a new trace that is not to be recorded.
-    fn random() -> Self {
-        Self {
-            trace_id: rand::random(),
-            span_id: rand::random(),
-            flags: 0,
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.split('-');
-        let mut next = || fields.next().filter(|field| is_lower_hex(field));
-        let version = next()?;
-        let trace_id = next()?;
-        let span_id = next()?;
-        let flags = next()?;
-        // Later versions may have more fields, this one has not.
-        let is_known = version != "00" || fields.next().is_none();
-        if version.len() != 2 || version == "ff" || flags.len() != 2 || !is_known {
-            return None;
-        }
-        let mut parsed = Self {
-            trace_id: [0; 16],
-            span_id: [0; 8],
-            flags: u8::from_str_radix(flags, 16).ok()?,
-        };
-        hex::decode_to_slice(trace_id, &mut parsed.trace_id).ok()?;
-        hex::decode_to_slice(span_id, &mut parsed.span_id).ok()?;
-        let is_valid = parsed.trace_id != [0; 16] && parsed.span_id != [0; 8];
-        is_valid.then_some(parsed)
-    }
-}
-
-fn is_lower_hex(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-impl fmt::Display for TraceParent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let trace_id = hex::encode(self.trace_id);
-        let span_id = hex::encode(self.span_id);
-        write!(f, "00-{trace_id}-{span_id}-{:02x}", self.flags)
-    }
-}
-
 /// Returns the context of the request that this task works for.
 #[must_use]
 pub fn current() -> Option<RequestContext> {
-    CURRENT.try_with(Clone::clone).ok()
+    let context = CURRENT.try_with(Clone::clone).ok()?;
+    Some(context.in_current_span())
 }
 
 /// Returns the header fields for a call that this task makes for a request; none outside of one.
 #[must_use]
 pub fn headers() -> Vec<(HeaderName, HeaderValue)> {
     current().map_or_else(Vec::new, |context| context.headers())
+}
+
+/// Returns the header fields for a call to a guest.
+#[must_use]
+pub fn guest_headers() -> Vec<(HeaderName, HeaderValue)> {
+    current().map_or_else(Vec::new, |context| context.guest_headers())
+}
+
+/// Ends the span of a request with the status of its answer.
+pub fn end_request(span: &Span, status: StatusCode) {
+    spans::end_request(span, status.as_u16());
 }
 
 /// Runs `work` for the request of `context`, if there is one.
@@ -197,37 +248,53 @@ pub fn in_current_context<T>(work: impl Future<Output = T>) -> impl Future<Outpu
     }
 }
 
-/// Handles a request in its context and its span, and logs it if it was refused or is sampled:
-/// middleware of axum.
+/// Handles a call of the control plane in its context and its span, and logs it if it was refused or
+/// its client wants lines: middleware of axum.
 pub async fn trace_request(request: Request, next: Next) -> Response {
-    trace_with(request, next, || Some(0)).await
+    let begun = RequestContext::begin_call(request.headers());
+    spans::set_name(&begun.1, call_name(request.method(), request.uri().path()));
+    trace_with(begun, request, next, || Some(0)).await
+}
+
+/// Returns the name of a call: service and method, or the first part of the path, which has ids
+/// behind it.
+fn call_name(method: &Method, path: &str) -> String {
+    let path = path.trim_start_matches('/');
+    match path.split_once('/') {
+        Some((service, _)) if service.contains('.') => path.to_owned(),
+        Some((first, _)) => format!("{method} /{first}"),
+        None => format!("{method} /{path}"),
+    }
 }
 
 /// Does the same as [`trace_request`], with a rate of lines: a guest writes them to its console,
 /// and whoever may call it can ask for a line with each request.
 pub async fn trace_guest_request(request: Request, next: Next) -> Response {
-    trace_with(request, next, || GUEST_LINES.take(Instant::now())).await
+    let context = RequestContext::from_headers(request.headers());
+    let begun = (context, Span::none());
+    trace_with(begun, request, next, || GUEST_LINES.take(Instant::now())).await
 }
 
 /// Handles a request. `take_line` returns the number of lines left out since the last one, or
 /// `None` if this one is to be left out, too.
 async fn trace_with(
+    (context, span): (RequestContext, Span),
     request: Request,
     next: Next,
     take_line: impl Fn() -> Option<u64> + Send,
 ) -> Response {
-    let context = RequestContext::from_headers(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let is_sampled = context.is_sampled();
+    let wants_lines = context.wants_lines();
     let begin = Instant::now();
     let work = async {
-        let response = next.run(request).await;
+        let response = next.run(request).instrument(span.clone()).await;
         let status = response.status();
+        end_request(&span, status);
         let ms = begin.elapsed().as_millis();
         let is_refused = status.is_client_error() || status.is_server_error();
         let status = status.as_u16();
-        let line = (is_refused || is_sampled).then(take_line).flatten();
+        let line = (is_refused || wants_lines).then(take_line).flatten();
         if let Some(left_out) = line.filter(|&left_out| left_out > 0) {
             tracing::info!(
                 left_out,
@@ -314,7 +381,7 @@ mod tests {
         assert_eq!(second.request_id(), first.request_id());
         assert_eq!(second.trace_id(), first.trace_id());
         assert_ne!(second, first, "each program has a span of its own");
-        assert!(second.is_sampled() && !context(&[]).is_sampled());
+        assert!(second.wants_lines() && !context(&[]).wants_lines());
     }
 
     #[test]
@@ -340,6 +407,32 @@ mod tests {
         let later = PARENT.replacen("00-", "01-", 1) + "-more";
         let taken = context(&[(TRACEPARENT, &later)]);
         assert_eq!(taken.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn recording_alone_asks_no_lines() {
+        let mut recorded = context(&[]);
+        recorded.trace = recorded.trace.with_sampled(true);
+        let fields: HeaderMap = recorded.headers().into_iter().collect();
+        assert!(parent_of(&fields).unwrap().is_sampled());
+        assert!(!RequestContext::from_headers(&fields).wants_lines());
+        let fields: HeaderMap = recorded.guest_headers().into_iter().collect();
+        assert!(!RequestContext::from_headers(&fields).wants_lines());
+
+        let mut unrecorded = context(&[(TRACEPARENT, PARENT)]);
+        unrecorded.trace = unrecorded.trace.with_sampled(false);
+        let fields: HeaderMap = unrecorded.headers().into_iter().collect();
+        assert!(!parent_of(&fields).unwrap().is_sampled());
+        assert!(RequestContext::from_headers(&fields).wants_lines());
+        let fields: HeaderMap = unrecorded.guest_headers().into_iter().collect();
+        assert!(RequestContext::from_headers(&fields).wants_lines());
+    }
+
+    #[test]
+    fn names_of_calls_have_no_ids() {
+        let call = "/hostagent.v1.SandboxService/EnsureSandbox";
+        assert_eq!(call_name(&Method::POST, call), call[1..]);
+        assert_eq!(call_name(&Method::GET, "/tunnel/sb-1/80"), "GET /tunnel");
     }
 
     #[test]
