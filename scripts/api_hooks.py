@@ -17,7 +17,9 @@ import requests
 import schemathesis
 
 SANDBOX = os.environ["WRENN_API_SANDBOX"]
+WEBHOOK = os.environ["WRENN_API_WEBHOOK"]
 ID = re.compile(r"sb-[a-z0-9]{20}")
+WEBHOOK_ID = re.compile(r"wh-[0-9a-f]{16}")
 STATUSES = {"pending", "running", "paused", "stopped", "error"}
 calls = 0
 
@@ -33,6 +35,11 @@ def before_call(context, case, kwargs):
     if is_ours and isinstance(path.get("id"), str) and ID.fullmatch(path["id"]):
         path["id"] = SANDBOX
         case.path_parameters = path
+    if is_ours and isinstance(path.get("webhook"), str) and WEBHOOK_ID.fullmatch(path["webhook"]):
+        path["webhook"] = WEBHOOK
+        case.path_parameters = path
+    if path.get("webhook") == WEBHOOK and case.method.upper() == "DELETE":
+        case.path_parameters = {**path, "webhook": "wh-" + "0" * 16}
     if path.get("id") == SANDBOX and case.method.upper() == "DELETE":
         # It remembers ids that were answered well.
         case.path_parameters = {**path, "id": "sb-" + "0" * 20}
@@ -69,6 +76,8 @@ def after_call(context, case, response):
     if case.path in ("/v1/sandboxes", "/v1/sandboxes/{id}/fork"):
         made = response.json() if isinstance(response.json(), list) else [response.json()]
         urls = [f"{server}/v1/sandboxes/{sandbox['id']}" for sandbox in made]
+    elif case.path == "/v1/webhooks":
+        urls = [f"{server}/v1/webhooks/{response.json()['id']}"]
     elif case.path == "/v1/snapshots":
         urls = [f"{server}/v1/snapshots/{response.json()['name']}"]
     elif case.path == "/v1/sandboxes/{id}/files/uploads":

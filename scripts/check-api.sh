@@ -56,7 +56,9 @@ key=$(sed -n 's/^WRENN_API_KEY=//p' "$dir/credentials")
 
 echo 'making the sandbox that requests are about'
 WRENN_API_SANDBOX=$("$wrenn" create --memory 256 --timeout 3600)
-export WRENN_API_SANDBOX PYTHONPATH=$PWD/scripts PYTHONDONTWRITEBYTECODE=1 SCHEMATHESIS_HOOKS=api_hooks
+WRENN_API_WEBHOOK=$("$wrenn" webhook create https://webhooks.invalid/ 2>/dev/null | cut -d ' ' -f 1)
+export WRENN_API_SANDBOX WRENN_API_WEBHOOK
+export PYTHONPATH=$PWD/scripts PYTHONDONTWRITEBYTECODE=1 SCHEMATHESIS_HOOKS=api_hooks
 
 status=0
 # Not: that all data of the right form is accepted. Users and programs that a guest does not have are of the right form.

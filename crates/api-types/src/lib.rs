@@ -17,6 +17,7 @@ mod network;
 mod port;
 mod sandbox;
 mod template;
+mod webhook;
 
 pub use auto_checkpoint::AutoCheckpoint;
 pub use command::{
@@ -47,4 +48,8 @@ pub use sandbox::{
 };
 pub use template::{
     Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind,
+};
+pub use webhook::{
+    CreateWebhook, DeliveryStatus, Redelivered, RotateSecret, UpdateWebhook, Webhook,
+    WebhookDelivery,
 };

@@ -44,6 +44,8 @@ pub enum Subject {
     Checkpoint,
     /// A snapshot, by its name.
     Snapshot,
+    /// A webhook, by its id.
+    Webhook,
     /// The server itself.
     Server,
 }
@@ -181,6 +183,10 @@ fn hint(code: &str, subject: Subject) -> Option<&'static str> {
         ("not_found", Subject::Checkpoint) => {
             "`wrenn checkpoints SANDBOX` lists checkpoints, `wrenn ls --all` sandboxes"
         }
+        ("not_found", Subject::Webhook) => {
+            "`wrenn webhook ls` lists webhooks, and `wrenn webhook deliveries WEBHOOK` deliveries"
+        }
+        ("invalid_state", Subject::Webhook) => "`wrenn webhook update WEBHOOK --enable` enables it",
         ("not_found", Subject::Snapshot) => {
             "`wrenn snapshots` lists snapshots, `wrenn ls --all` sandboxes"
         }

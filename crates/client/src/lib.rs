@@ -32,6 +32,7 @@ mod ports;
 mod sandboxes;
 mod undo;
 mod uploads;
+mod webhooks;
 
 /// Requests and answers, as they stand on the wire.
 pub use api_types as types;
@@ -52,3 +53,4 @@ pub use metrics::MetricsQuery;
 pub use ports::PortConnection;
 pub use sandboxes::{ListQuery, Page, SandboxFilter};
 pub use uploads::{UploadId, UploadTarget};
+pub use webhooks::DeliveryQuery;

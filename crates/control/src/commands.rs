@@ -59,6 +59,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         listener: listener_limits,
         rate_limits,
         events,
+        webhooks,
         metrics,
         drain,
         ..
@@ -73,6 +74,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         rate_limits,
         events,
         drain,
+        webhooks,
     };
     let shutdown = CancellationToken::new();
     cancel_on_signal(shutdown.clone())?;

@@ -15,6 +15,7 @@ use crate::events::EventSettings;
 use crate::hosts::{self, HostAddr, Token};
 use crate::ports::PortSettings;
 use crate::rate_limit::RateLimitSettings;
+use crate::webhooks::WebhookSettings;
 
 /// Default of `WRENN_DIR` (the original Wrenn's place).
 pub const DEFAULT_DIR: &str = "/var/lib/wrenn";
@@ -59,6 +60,8 @@ pub struct Config {
     pub rate_limits: RateLimitSettings,
     /// `CP_EVENTS_KEEP_DAYS`, `CP_EVENTS_MAX_ROWS`.
     pub events: EventSettings,
+    /// `CP_WEBHOOK_ALLOW`.
+    pub webhooks: WebhookSettings,
     /// `CP_METRICS_ADDR`.
     pub metrics: MetricsAddr,
     pub drain: Duration,
@@ -109,6 +112,7 @@ impl Config {
             rate_limits: rate_limits(&mut variables),
             events: events(&mut variables),
             drain: drain(&mut variables),
+            webhooks: webhooks(&mut variables),
             metrics: MetricsAddr::from_variable(&mut variables, "CP_METRICS_ADDR", METRICS_PORT),
             dir,
         };
@@ -303,6 +307,24 @@ fn events(variables: &mut Variables<'_>) -> EventSettings {
     }
 }
 
+fn webhooks(variables: &mut Variables<'_>) -> WebhookSettings {
+    let networks = variables.text("CP_WEBHOOK_ALLOW").unwrap_or_default();
+    let mut settings = WebhookSettings::default();
+    for network in networks
+        .split(',')
+        .map(str::trim)
+        .filter(|it| !it.is_empty())
+    {
+        match network.parse() {
+            Ok(network) => settings.allowed.push(network),
+            Err(_) => variables.add_error(format!(
+                "CP_WEBHOOK_ALLOW must be networks with commas between them like 127.0.0.0/8,fd00::/8, not {network:?}"
+            )),
+        }
+    }
+    settings
+}
+
 /// Parses an address and port; a port alone, as `:8000`, means every interface (the original
 /// Wrenn's spelling).
 #[must_use]
@@ -341,7 +363,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 15] = [
+        const NAMES: [&str; 16] = [
             "CP_LISTEN_ADDR",
             "DATABASE_URL",
             "CP_HOST_AGENT_ADDR",
@@ -357,6 +379,7 @@ mod tests {
             "CP_MAX_CREATES_PER_MIN",
             "CP_EVENTS_KEEP_DAYS",
             "CP_EVENTS_MAX_ROWS",
+            "CP_WEBHOOK_ALLOW",
         ];
         let wrong =
             Config::from_lookup(&|name| NAMES.contains(&name).then(|| "secret wrong!".to_owned()));

@@ -31,6 +31,7 @@ mod scheduler;
 mod server;
 mod shared_limits;
 mod tasks;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,7 @@ use events::LiveEvents;
 use hosts::Hosts;
 use ports::Ports;
 use rate_limit::RateLimits;
+use webhooks::Webhooks;
 
 pub use config::Config;
 pub use events::EventSettings;
@@ -55,6 +57,7 @@ pub use ports::PortSettings;
 pub use rate_limit::RateLimitSettings;
 pub use shared_limits::shared_limits;
 pub use store::Store;
+pub use webhooks::WebhookSettings;
 
 /// Time at the start for the hosts to report what they have, before users ask for it.
 const FIRST_REPORTS: Duration = Duration::from_secs(3);
@@ -77,6 +80,7 @@ pub struct Settings {
     pub events: EventSettings,
     /// Time at the end in which requests are still taken, though `/ready` says that it is ending.
     pub drain: Duration,
+    pub webhooks: WebhookSettings,
 }
 
 impl Settings {
@@ -96,6 +100,7 @@ impl Settings {
             rate_limits: RateLimitSettings::default(),
             events: EventSettings::default(),
             drain: Duration::ZERO,
+            webhooks: WebhookSettings::default(),
         }
     }
 }
@@ -135,6 +140,7 @@ impl ControlPlane {
             rate_limits,
             events,
             drain,
+            webhooks,
         } = settings;
         let served = api::Served::new(&api::openapi(&limits))?;
         let secret = store
@@ -161,6 +167,7 @@ impl ControlPlane {
             in_flight_creates: app::InFlightCreates::default(),
             actors: app::Actors::default(),
             events: LiveEvents::default(),
+            webhooks: Webhooks::new(webhooks)?,
             idempotency_locks: app::IdempotencyLocks::default(),
             placement_lock: parking_lot::Mutex::default(),
             draining: CancellationToken::new(),

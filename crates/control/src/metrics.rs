@@ -18,6 +18,17 @@ const STORE_UP: &str = "wrenn_cp_store_up";
 const STORE_CONNECTIONS: &str = "wrenn_cp_store_connections";
 const STORE_CONNECTION_LIMIT: &str = "wrenn_cp_store_connection_limit";
 const STORE_PING: &str = "wrenn_cp_store_ping_seconds";
+const WEBHOOK_ATTEMPTS: &str = "wrenn_cp_webhook_attempts_total";
+const WEBHOOK_OLDEST: &str = "wrenn_cp_webhook_oldest_pending_seconds";
+const WEBHOOK_DEAD: &str = "wrenn_cp_webhook_dead_letters";
+/// Values of the label `outcome`.
+const WEBHOOK_OUTCOMES: [&str; 5] = [
+    "delivered",
+    "refused",
+    "timeout",
+    "unreachable",
+    "forbidden",
+];
 
 /// All metrics of the control plane.
 pub const METRICS: &[Metric] = &[
@@ -76,6 +87,21 @@ pub const METRICS: &[Metric] = &[
         kind: MetricKind::Histogram,
         help: "Time of statements of the database by outcome, that for a free connection included.",
     },
+    Metric {
+        name: WEBHOOK_ATTEMPTS,
+        kind: MetricKind::Counter,
+        help: "Attempts to send an event to a webhook, by outcome.",
+    },
+    Metric {
+        name: WEBHOOK_OLDEST,
+        kind: MetricKind::Gauge,
+        help: "Age of the oldest event that an enabled webhook has not got, of all control planes; 0 if there is none.",
+    },
+    Metric {
+        name: WEBHOOK_DEAD,
+        kind: MetricKind::Gauge,
+        help: "Deliveries to webhooks that were given up and are kept, of all control planes.",
+    },
 ];
 
 /// Declares the metrics, and shows those that only count faults as 0 from the start.
@@ -83,6 +109,9 @@ pub fn install() {
     runtime::metrics::install(METRICS);
     for limit in ["requests", "creates"] {
         counter!(RATE_LIMITED, "limit" => limit).absolute(0);
+    }
+    for outcome in WEBHOOK_OUTCOMES {
+        counter!(WEBHOOK_ATTEMPTS, "outcome" => outcome).absolute(0);
     }
     for code in model::ErrorCode::ALL {
         counter!(ERRORS, "code" => code.as_str()).absolute(0);
@@ -99,6 +128,15 @@ pub(crate) struct Reading {
     pub(crate) connections: Connections,
     /// Time that the store took to answer.
     pub(crate) store_ping: Duration,
+    /// `None`: the store did not answer.
+    pub(crate) webhooks: Option<WebhookReading>,
+}
+
+/// What waits for webhooks.
+pub(crate) struct WebhookReading {
+    /// Age of the oldest event that waits.
+    pub(crate) oldest: Duration,
+    pub(crate) dead: u64,
 }
 
 /// Sets the gauges.
@@ -112,11 +150,20 @@ pub(crate) fn record_reading(reading: &Reading) {
     gauge!(STORE_CONNECTION_LIMIT).set(most as f64);
     gauge!(STORE_UP).set(f64::from(u8::from(reading.is_store_up)));
     histogram!(STORE_PING).record(reading.store_ping);
+    if let Some(webhooks) = &reading.webhooks {
+        gauge!(WEBHOOK_OLDEST).set(webhooks.oldest.as_secs_f64());
+        gauge!(WEBHOOK_DEAD).set(webhooks.dead as f64);
+    }
 }
 
 /// Counts a request that a rate limit refused.
 pub(crate) fn count_rate_limited(limit: &'static str) {
     counter!(RATE_LIMITED, "limit" => limit).increment(1);
+}
+
+/// Counts an attempt to send an event to a webhook.
+pub(crate) fn count_webhook_attempt(outcome: &'static str) {
+    counter!(WEBHOOK_ATTEMPTS, "outcome" => outcome).increment(1);
 }
 
 /// Request that is being answered.

@@ -59,6 +59,12 @@ event_kinds! {
     TemplateDeleted = "template.deleted",
     KeyCreated = "key.created",
     KeyDeleted = "key.deleted",
+    WebhookCreated = "webhook.created",
+    /// Its settings were changed, or its secret.
+    WebhookUpdated = "webhook.updated",
+    WebhookDeleted = "webhook.deleted",
+    /// Nothing is sent to it any more: it failed for too long, or its receiver is gone.
+    WebhookDisabled = "webhook.disabled",
     /// Reports come from a host.
     HostConnected = "host.connected",
     /// No reports come from a host any more.

@@ -18,6 +18,7 @@ pub mod shared_limit;
 mod spec;
 mod state;
 mod team;
+mod webhook;
 
 pub use attributes::SandboxAttributes;
 pub use auto_checkpoint::AutoCheckpoint;
@@ -34,3 +35,4 @@ pub use spec::{
 };
 pub use state::{Generation, SandboxState, StopReason};
 pub use team::{Resource, Scope, Scopes, TeamId};
+pub use webhook::{DeliveryId, DeliveryState, WebhookId};

@@ -1,26 +1,17 @@
 //! Changes of sandboxes, for those who wait for them: a wake-up for the id, and no more. Whoever is
 //! woken reads the row.
 //!
-//! Each write of this process wakes at once. Those of other control planes come from PostgreSQL,
-//! whose triggers notify a channel ([`Store::forward_changes`]); a database file of SQLite has one
-//! control plane. After a connection that broke, all are woken, since notifications may have been
-//! missed.
+//! Each write of this process wakes at once. Those of other control planes come from PostgreSQL:
+//! see `notifications`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use model::SandboxId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::postgres::Postgres;
-use crate::{Backend, Store};
-
-/// Channel that the triggers of the schema notify.
-const CHANNEL: &str = "wrenn_sandboxes";
-/// Time between two attempts to listen.
-const RETRY: Duration = Duration::from_secs(1);
+use crate::Store;
 
 /// Everyone in this process who waits for a change.
 #[derive(Debug, Clone, Default)]
@@ -82,7 +73,8 @@ impl Changes {
         self.0.ends.send_replace(());
     }
 
-    fn publish_all(&self) {
+    /// Wakes all: what changed is not known.
+    pub(crate) fn publish_all(&self) {
         for sender in self.0.by_id.lock().values() {
             sender.send_replace(());
         }
@@ -108,36 +100,6 @@ impl Store {
     #[must_use]
     pub fn watch_ends(&self) -> watch::Receiver<()> {
         self.changes.0.ends.subscribe()
-    }
-
-    /// Wakes those who wait for changes that other processes make, for ever. With SQLite there are
-    /// no others.
-    pub async fn forward_changes(&self) {
-        let Backend::Postgres(postgres) = &self.backend else {
-            return std::future::pending().await;
-        };
-        loop {
-            if let Err(error) = self.forward_once(postgres).await {
-                tracing::debug!(%error, "cannot listen for changes");
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    }
-
-    /// Listens until the connection breaks for longer than the driver tries.
-    async fn forward_once(&self, postgres: &Postgres) -> Result<(), sqlx::Error> {
-        let mut listener = postgres.listen(CHANNEL).await?;
-        self.changes.publish_all();
-        loop {
-            match listener.try_recv().await? {
-                Some(notification) => match notification.payload().parse() {
-                    Ok(id) => self.changes.publish(&id),
-                    Err(_) => self.changes.publish_all(),
-                },
-                // The connection broke, and there is another one.
-                None => self.changes.publish_all(),
-            }
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Remembers sandboxes, API keys and events, in SQLite or PostgreSQL. Decides nothing; nothing else in
+//! Remembers sandboxes, API keys, events and webhooks, in SQLite or PostgreSQL. Decides nothing; nothing else in
 //! Wrenn names SQL.
 //!
 //! - Times are `i64` milliseconds since the Unix epoch. The caller brings them: the store has no
@@ -19,6 +19,7 @@ mod db;
 mod error;
 mod events;
 mod keys;
+mod notifications;
 mod postgres;
 mod sandboxes;
 mod schema;
@@ -26,6 +27,7 @@ mod secrets;
 mod snapshots;
 mod sqlite;
 mod transaction;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -46,6 +48,10 @@ pub use sandboxes::{
     Applied, Disk, DueSandbox, Idempotency, Inserted, NewSandbox, Report, Sandbox, SandboxFilter,
 };
 pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
+pub use webhooks::{
+    Attempt, AttemptNote, Delivery, DueDelivery, NewDelivery, NewWebhook, Noted, Webhook,
+    WebhookBacklog, WebhookBound, WebhookChange, WebhookTurn,
+};
 
 /// An open database. Cheap to clone; all clones share their connections.
 #[derive(Debug, Clone)]

@@ -87,14 +87,14 @@ impl Postgres {
         }
     }
 
-    /// Listens to a channel, on a connection of its own: those of the pool are for statements.
-    pub(crate) async fn listen(&self, channel: &str) -> Result<PgListener, sqlx::Error> {
+    /// Listens to channels, on a connection of its own: those of the pool are for statements.
+    pub(crate) async fn listen(&self, channels: &[&str]) -> Result<PgListener, sqlx::Error> {
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(CONNECT_LIMIT)
             .connect_lazy_with(self.options.as_ref().clone());
         let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(channel).await?;
+        listener.listen_all(channels.iter().copied()).await?;
         Ok(listener)
     }
 

@@ -17,6 +17,7 @@ mod lifecycle;
 mod network;
 mod ports;
 mod stats;
+mod webhooks;
 
 pub use attributes::{AttributeArgs, RenameArgs, UpdateArgs, WaitArgs, WaitGoal};
 pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
@@ -34,6 +35,10 @@ pub use lifecycle::{
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
 pub use stats::{StatsArgs, StatsFormat};
+pub use webhooks::{
+    WebhookArgs, WebhookCommand, WebhookCreateArgs, WebhookDeliveriesArgs, WebhookIdArgs,
+    WebhookRedeliverArgs, WebhookRmArgs, WebhookRotateArgs, WebhookUpdateArgs,
+};
 
 pub use network::{NetworkArgs, RulesArgs};
 
@@ -145,6 +150,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Show what changed: sandboxes, commands, snapshots, keys
     Events(EventsArgs),
+    /// Send events to URLs, and see what was sent
+    Webhook(WebhookArgs),
     /// List what sandboxes can be created from
     Templates,
     /// Print completions for a shell, for example `source <(wrenn completions bash)`

@@ -31,6 +31,7 @@ mod undo;
 mod up;
 mod update;
 mod version;
+mod webhooks;
 
 use client::Client;
 
@@ -96,6 +97,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Console => console::print_console_url(&connection, json),
         Command::Logs(args) => logs::print_logs(&session()?, &args).await,
         Command::Stats(args) => stats::show_stats(&session()?, &args).await,
+        Command::Webhook(args) => return webhooks::manage_webhooks(&session()?, args).await,
         Command::Events(args) => events::print_events(&session()?, &args).await,
         Command::Templates => templates::list_templates(&session()?).await,
         Command::Completions { shell } => completions::print_completions(shell),

@@ -83,6 +83,7 @@ impl Server {
             rate_limits,
             events,
             drain,
+            webhooks,
             ..
         } = config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
@@ -106,6 +107,7 @@ impl Server {
             rate_limits,
             events,
             drain,
+            webhooks,
         };
         let control = ControlPlane::start(settings).await?;
         if let Some(listener) = metrics.bind().await.context("CP_METRICS_ADDR")? {

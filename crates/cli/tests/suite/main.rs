@@ -15,4 +15,5 @@ mod streams;
 mod terminals;
 mod unix;
 mod usage;
+mod webhooks;
 mod wrenn;

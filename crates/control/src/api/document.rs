@@ -5,7 +5,9 @@ use api_types::{
     AttachServerMessage, ErrorBody, ErrorDetail, ExecClientMessage, ExecServerMessage, LogEntry,
     WatchServerMessage,
 };
-use model::{ErrorCode, ExecLimits, Labels, Limits, SandboxName, TemplateName};
+use model::{
+    DeliveryId, ErrorCode, ExecLimits, Labels, Limits, SandboxName, TemplateName, WebhookId,
+};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
@@ -15,7 +17,12 @@ use super::sandboxes::MAX_IDEMPOTENCY_KEY;
 use crate::app::exec::{MAX_CWD, MAX_USER};
 
 /// Operations whose body says nothing that has no default.
-const OPTIONAL_BODIES: [&str; 3] = ["fork_sandbox", "create_checkpoint", "undo_sandbox"];
+const OPTIONAL_BODIES: [&str; 4] = [
+    "fork_sandbox",
+    "create_checkpoint",
+    "undo_sandbox",
+    "rotate_webhook_secret",
+];
 /// Name of a background command, which is no pid.
 const COMMAND_NAME: &str = "^[A-Za-z][A-Za-z0-9._-]{0,62}$";
 /// Text that the kernel takes as a whole.
@@ -41,6 +48,7 @@ const NO_NUL: &str = "^[^\\u0000]*$";
         (name = "files", description = "Move files in and out"),
         (name = "ports", description = "Reach what listens in them"),
         (name = "events", description = "What changed, in order, as history and as it happens"),
+        (name = "webhooks", description = "Receivers that events are sent to"),
         (name = "templates", description = "What sandboxes are created from, and snapshots"),
         (name = "hosts", description = "The machines that they run on"),
         (name = "disk usage", description = "What they take on the hosts' disks"),
@@ -100,7 +108,7 @@ fn complete_operation(path: &str, operation: &mut Value) {
     if path.contains('{') {
         errors.push((
             404,
-            "There is no such sandbox or snapshot, or it has nothing of that path or name",
+            "There is no such sandbox, snapshot or webhook, or it has nothing of that path or name",
         ));
         complete_path(path, operation);
     }
@@ -163,6 +171,8 @@ fn complete_path(path: &str, operation: &mut Value) {
     };
     let command = format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", MAX_COMMAND_REF - 1);
     let upload = format!("^[0-9a-f]{{{UPLOAD_ID_LENGTH}}}$");
+    let webhook = format!("^{}[0-9a-f]{{{}}}$", WebhookId::PREFIX, WebhookId::DIGITS);
+    let delivery = format!("^[a-z0-9-]{{1,{}}}$", DeliveryId::MAX_LEN);
     let all = [
         (
             "id",
@@ -172,6 +182,12 @@ fn complete_path(path: &str, operation: &mut Value) {
         ("name", of_name, name),
         ("command", "Id, name or pid of the command", command),
         ("upload", "Id of the upload", upload),
+        ("webhook", "Id of the webhook", webhook),
+        (
+            "delivery",
+            "Id of the delivery, as in `webhook-id`",
+            delivery,
+        ),
     ];
     let parts = all
         .into_iter()

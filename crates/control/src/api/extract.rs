@@ -10,7 +10,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use model::{ErrorCode, InvalidValue, SandboxId, SandboxName};
+use model::{DeliveryId, ErrorCode, InvalidValue, SandboxId, SandboxName, WebhookId};
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
@@ -245,6 +245,36 @@ impl<S: Send + Sync> FromRequestParts<S> for UploadId {
             ErrorCode::NotFound,
             format!("there is no upload {upload:?}: ids are {UPLOAD_ID_LENGTH} hexadecimal digits"),
         ))
+    }
+}
+
+/// Type of a part of a path, which has the type's name.
+pub trait PathPart: FromStr<Err = InvalidValue> {
+    const NAME: &'static str;
+}
+
+impl PathPart for WebhookId {
+    const NAME: &'static str = "webhook";
+}
+
+impl PathPart for DeliveryId {
+    const NAME: &'static str = "delivery";
+}
+
+/// A part of a path.
+#[derive(Debug)]
+pub struct Part<T>(pub T);
+
+impl<S: Send + Sync, T: PathPart> FromRequestParts<S> for Part<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let text = segment(parts, state, T::NAME).await?;
+        text.parse().map(Self).map_err(|error| {
+            let text: String = text.chars().take(64).collect();
+            let text = format!("there is no {} {text:?}: an id {}", T::NAME, error.problem);
+            Error::new(ErrorCode::NotFound, text)
+        })
     }
 }
 

@@ -36,6 +36,7 @@ mod undo;
 mod upload;
 mod uploads;
 mod view;
+mod webhooks;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use form::fuzz as fuzz_form;
@@ -144,11 +145,29 @@ fn of_files() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(archive::read_archive, archive::write_archive))
 }
 
+/// Returns the routes of webhooks.
+fn of_webhooks() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(webhooks::create_webhook, webhooks::list_webhooks))
+        .routes(routes!(
+            webhooks::get_webhook,
+            webhooks::update_webhook,
+            webhooks::delete_webhook
+        ))
+        .routes(routes!(webhooks::rotate_webhook_secret))
+        .routes(routes!(webhooks::test_webhook))
+        .routes(routes!(webhooks::redeliver_dead_letters))
+        .routes(routes!(webhooks::list_webhook_deliveries))
+        .routes(routes!(webhooks::get_webhook_delivery))
+        .routes(routes!(webhooks::redeliver_webhook_delivery))
+}
+
 fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(document::head())
         .nest("/v1/sandboxes", of_sandboxes())
         .routes(routes!(events::list_events))
         .routes(routes!(events::stream_events))
+        .merge(of_webhooks())
         .routes(routes!(templates::list_templates))
         .routes(routes!(
             snapshots::create_snapshot,

@@ -40,6 +40,7 @@ pub mod snapshots;
 pub mod templates;
 pub mod undo;
 mod uploads;
+pub mod webhooks;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ use crate::events::LiveEvents;
 use crate::hosts::Hosts;
 use crate::ports::Ports;
 use crate::rate_limit::RateLimits;
+use crate::webhooks::Webhooks;
 pub use actors::Actors;
 pub use idempotency_lock::IdempotencyLocks;
 
@@ -73,6 +75,7 @@ pub struct App {
     /// Who changes which sandbox at this moment.
     pub actors: Actors,
     pub events: LiveEvents,
+    pub webhooks: Webhooks,
     pub idempotency_locks: IdempotencyLocks,
     /// Held while a host is chosen and a place on it is reserved.
     pub placement_lock: Mutex<()>,

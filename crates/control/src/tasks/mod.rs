@@ -9,6 +9,7 @@ mod events;
 mod plan;
 mod reconcile;
 mod watch;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -18,10 +19,11 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::events::EventSettings;
 
-/// Starts the tasks of all hosts, and those of events. They end with `app.shutdown`.
+/// Starts the tasks of all hosts, and those of events and webhooks. They end with `app.shutdown`.
 pub fn start_tasks(app: &Arc<App>, events: EventSettings) -> TaskTracker {
     let tasks = TaskTracker::new();
     tasks.spawn(events::run_feed(Arc::clone(app), events));
+    tasks.spawn(webhooks::run_webhooks(Arc::clone(app)));
     for host in app.hosts.all() {
         tasks.spawn(watch::watch_host(Arc::clone(app), Arc::clone(host)));
     }
@@ -29,7 +31,7 @@ pub fn start_tasks(app: &Arc<App>, events: EventSettings) -> TaskTracker {
     let forwarding = app.store.clone();
     for work in [
         ends.end_due_sandboxes().boxed(),
-        async move { forwarding.forward_changes().await }.boxed(),
+        async move { forwarding.forward_notifications().await }.boxed(),
     ] {
         let shutdown = app.shutdown.clone();
         tasks.spawn(async move { shutdown.run_until_cancelled(work).await });

@@ -44,3 +44,4 @@ mod support;
 mod undo;
 mod uploads;
 mod waits;
+mod webhooks;

@@ -79,6 +79,22 @@ const SCOPES: &[(&str, &str)] = &[
     ("list_snapshots", "snapshots:read"),
     ("get_snapshot", "snapshots:read"),
     ("delete_snapshot", "snapshots:write"),
+    ("create_webhook", "webhooks:write"),
+    ("list_webhooks", "webhooks:read"),
+    ("get_webhook", "webhooks:read"),
+    ("update_webhook", "webhooks:write"),
+    ("delete_webhook", "webhooks:write"),
+    ("rotate_webhook_secret", "webhooks:write"),
+    ("test_webhook", "webhooks:write"),
+    ("list_webhook_deliveries", "webhooks:read"),
+    ("get_webhook_delivery", "webhooks:read"),
+    ("redeliver_webhook_delivery", "webhooks:write"),
+    ("redeliver_dead_letters", "webhooks:write"),
+];
+/// Scopes that operations need besides.
+const MORE_SCOPES: &[(&str, &str)] = &[
+    ("create_webhook", "events:read"),
+    ("update_webhook", "events:read"),
 ];
 /// Operations that answer a stranger with a list of its own.
 const LISTS: &[&str] = &[
@@ -90,10 +106,14 @@ const LISTS: &[&str] = &[
     "list_snapshots",
     "get_usage",
     "get_host_metrics",
+    "list_webhooks",
 ];
+/// Operations that make something of the stranger's own.
+const CREATES: [&str; 1] = ["create_webhook"];
 /// Operations that do not end by themselves: `events.rs` looks at what a stranger gets of them.
 const STREAMS: [&str; 1] = ["stream_events"];
 const SNAPSHOT: &str = "saved";
+const WEBHOOK: &str = "wh-0123456789abcdef";
 
 /// Operation of the API document that needs a key.
 struct Operation {
@@ -133,6 +153,9 @@ impl Operation {
         let path = self.path.replace("{id}", sandbox);
         let path = path.replace("{name}", SNAPSHOT).replace("{command}", "web");
         let path = path.replace("{upload}", &"0".repeat(32));
+        let path = path
+            .replace("{webhook}", WEBHOOK)
+            .replace("{delivery}", "evt-0");
         let query = match self.id.as_str() {
             "read_archive" | "write_archive" | "watch_files" => "?path=/tmp",
             "tunnel" => "?port=3000",
@@ -180,6 +203,8 @@ impl Operation {
             "create_port_link" => r#"{"port": 3000}"#.to_owned(),
             "set_network" | "update_sandbox" | "fork_sandbox" | "create_checkpoint"
             | "undo_sandbox" => "{}".to_owned(),
+            "create_webhook" => r#"{"url": "https://example.com/"}"#.to_owned(),
+            "update_webhook" => "{}".to_owned(),
             "set_auto_checkpoint" => r#"{"before_each_command": true}"#.to_owned(),
             _ if self.path.contains("/files/") && self.method == Method::POST => {
                 r#"{"path": "/tmp"}"#.to_owned()
@@ -221,6 +246,17 @@ fn scopes_without(missing: Scope) -> Scopes {
 }
 
 async fn with_snapshot(plane: &Plane) -> String {
+    let webhook = store::NewWebhook {
+        id: WEBHOOK.parse().unwrap(),
+        team_id: TeamId::default(),
+        with_installation: false,
+        url: "https://webhooks.invalid/".to_owned(),
+        description: String::new(),
+        kinds: Vec::new(),
+        secret: "whsec_c2VjcmV0".to_owned(),
+        now: 1,
+    };
+    assert!(plane.store.webhook_insert(&webhook, 1).await.unwrap());
     let id = plane.create().await.id;
     let body = format!(r#"{{"sandbox_id": "{id}", "name": "{SNAPSHOT}"}}"#);
     let made = plane.post("/v1/snapshots", body).send().await.unwrap();
@@ -239,12 +275,16 @@ async fn every_operation_hides_other_teams() {
         if STREAMS.contains(&name.as_str()) {
             continue;
         }
+        if CREATES.contains(&name.as_str()) {
+            assert_eq!(request.send().await.unwrap().status(), 201, "{name}");
+            continue;
+        }
         if LISTS.contains(&name.as_str()) {
             let answer = request.send().await.unwrap();
             assert_eq!(answer.status(), 200, "{name}");
             let listed = answer.text().await.unwrap();
             assert!(
-                !listed.contains(&id) && !listed.contains(SNAPSHOT),
+                !listed.contains(&id) && !listed.contains(SNAPSHOT) && !listed.contains(WEBHOOK),
                 "{name}: {listed}"
             );
             continue;
@@ -259,6 +299,7 @@ async fn every_operation_hides_other_teams() {
             format!("there is no sandbox {id}"),
             format!("there is no snapshot {SNAPSHOT}"),
             format!("there is no template {SNAPSHOT}"),
+            format!("there is no webhook {WEBHOOK}"),
         ];
         assert!(
             is_unknown.iter().any(|text| message.starts_with(text)),
@@ -266,6 +307,8 @@ async fn every_operation_hides_other_teams() {
         );
     }
     // The owner has everything as it was.
+    let webhook = plane.client().webhook(WEBHOOK).await.unwrap();
+    assert!(webhook.enabled && webhook.previous_secret_expires_at.is_none());
     let sandbox = plane.client().get(&id).await.unwrap();
     assert_eq!(sandbox.status, api_types::SandboxStatus::Running);
     let path = format!("/v1/snapshots/{SNAPSHOT}");
@@ -287,7 +330,10 @@ async fn every_operation_needs_its_scope() {
             let message = refused(request, 403, "forbidden").await;
             assert!(message.contains(&scope.to_string()), "{message}");
         }
-        let with = key(&plane, TeamId::DEFAULT, Scopes::Only([scope].into())).await;
+        let more = MORE_SCOPES.iter().filter(|(id, _)| *id == operation.id);
+        let more = more.map(|(_, scope)| scope.parse::<Scope>().unwrap());
+        let scopes = std::iter::once(scope).chain(more).collect();
+        let with = key(&plane, TeamId::DEFAULT, Scopes::Only(scopes)).await;
         let request = operation.request(&plane, &with, &id);
         let status = request.send().await.unwrap().status();
         assert!(

@@ -16,7 +16,7 @@
 //!   `events_horizon` has the last cursor that went. A reader from before it is told
 //!   ([`Events::Expired`]), and never skips rows without knowing.
 //! - **Readers are woken** by [`EventsWaker`]: by commits of this process, and by those of others
-//!   through the channel `wrenn_events` of PostgreSQL. Waking is a hint: what counts is the cursor.
+//!   through a channel of PostgreSQL (`notifications`). Waking is a hint: what counts is the cursor.
 //!
 //! An event says who changed what, from where and when: an [`Actor`] belongs to a handle of the
 //! store ([`Store::acting_for`]), so that no write can forget it.
@@ -36,6 +36,7 @@ use crate::transaction::{Connection, Transaction};
 use crate::{Error, Store};
 
 pub use read::{EventQuery, Events, EventsBound};
+pub(crate) use read::{EventRow, ROW_COLUMNS};
 pub use waker::EventsWaker;
 
 /// Maximum length of an event's data, in bytes of JSON.

@@ -12,8 +12,8 @@ use crate::{Error, Store};
 const TRIM_BATCH: i64 = 1000;
 
 row! {
-    struct EventRow {
-        cursor: i64,
+    pub(crate) struct EventRow {
+        pub(crate) cursor: i64,
         kind: String,
         team_id: String,
         subject: String,
@@ -27,7 +27,7 @@ row! {
     }
 }
 
-const COLUMNS: &str = "cursor, kind, team_id, subject, sandbox_id, generation, actor, address, \
+pub(crate) const ROW_COLUMNS: &str = "cursor, kind, team_id, subject, sandbox_id, generation, actor, address, \
                        request_id, data, created_at";
 
 impl TryFrom<EventRow> for Event {
@@ -137,7 +137,7 @@ impl Store {
         let sandbox = query.sandbox.as_ref().map(|_| " AND sandbox_id = $4");
         // Parameters that a query has no use for keep their numbers: PostgreSQL wants their types.
         let sql = format!(
-            "SELECT {COLUMNS} FROM events WHERE cursor > $1{}{}{kinds} AND created_at >= $5 \
+            "SELECT {ROW_COLUMNS} FROM events WHERE cursor > $1{}{}{kinds} AND created_at >= $5 \
              AND (CAST($2 AS TEXT) IS NULL OR TRUE) AND (CAST($3 AS TEXT) IS NULL OR TRUE) \
              AND (CAST($4 AS TEXT) IS NULL OR TRUE) ORDER BY cursor LIMIT $6",
             team.unwrap_or_default(),

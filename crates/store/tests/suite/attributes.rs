@@ -337,7 +337,7 @@ pub async fn waiters_hear_of_every_change(db: Db) {
     let row = insert(&store, 1).await;
     let mut waiter = store.watch_sandbox(&row.id);
     let forwarding = store.clone();
-    let forward = tokio::spawn(async move { forwarding.forward_changes().await });
+    let forward = tokio::spawn(async move { forwarding.forward_notifications().await });
     let mut change = async |change: &str| {
         let heard = waiter.changed();
         let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;

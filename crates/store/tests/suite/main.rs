@@ -14,6 +14,7 @@ mod schema;
 mod secrets;
 mod sqlite_only;
 mod teams;
+mod webhooks;
 
 macro_rules! suite {
     ($($module:ident :: $test:ident,)*) => {
@@ -76,4 +77,10 @@ suite! {
     teams::snapshot_lock_has_one_holder,
     teams::expired_snapshot_lock_releases_no_claim,
     teams::snapshot_lock_ends_with_clock_back,
+    webhooks::deliveries_are_those_wanted,
+    webhooks::racing_fan_outs_send_once,
+    webhooks::webhook_has_one_sender,
+    webhooks::failing_webhook_is_disabled,
+    webhooks::dead_letters_are_sent_again,
+    webhooks::queue_stays_in_its_bounds,
 }
