@@ -240,6 +240,9 @@ pub struct Sandbox {
     pub public_ports: bool,
     #[serde(default)]
     pub network: NetworkRules,
+    /// When its host makes checkpoints by itself; absent where it makes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_checkpoint: Option<AutoCheckpoint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_ip: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,8 +276,7 @@ impl Sandbox {
             envs: _,
             public_ports,
             network,
-            // Its host has the present one.
-            auto_checkpoint: _,
+            auto_checkpoint,
         } = spec;
         Self {
             id,
@@ -294,6 +296,7 @@ impl Sandbox {
             disk: None,
             public_ports,
             network: network.into(),
+            auto_checkpoint: auto_checkpoint.map(AutoCheckpoint::from),
             guest_ip: None,
             host_ip: None,
             last_updated: created_at.clone(),

@@ -1,13 +1,17 @@
 //! Commands of `wrenn-cp`.
 
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use control::auth::{self, FirstKey};
+use control::hosts::Hosts;
+use control::orphans::{Orphan, adopt_orphan, list_orphans, remove_orphan};
 use control::{Config, ControlPlane, Settings, config};
-use model::Limits;
+use model::{Limits, SandboxId, TeamId};
 use runtime::shutdown::cancel_on_signal;
+use stdx::time::now_ms;
 use store::{Actor, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +30,31 @@ pub enum Key {
     Revoke {
         /// As `key list` shows it
         id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Orphans {
+    /// List them: id, state, time, template, vCPUs, MiB of memory, and what becomes of them
+    List {
+        /// Only the ids of those that are held, one a line
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Give them a row, to use them as before
+    Adopt {
+        /// As `orphans list` shows them
+        #[arg(required = true, value_name = "SANDBOX")]
+        ids: Vec<SandboxId>,
+        /// Team that they are to belong to
+        #[arg(long, default_value = TeamId::DEFAULT)]
+        team: TeamId,
+    },
+    /// Remove them from the host, with everything in them
+    Remove {
+        /// As `orphans list` shows them
+        #[arg(required = true, value_name = "SANDBOX")]
+        ids: Vec<SandboxId>,
     },
 }
 
@@ -146,6 +175,102 @@ pub async fn manage_keys(config: &Config, command: Key) -> anyhow::Result<()> {
             auth::revoke_key(&store, &id).await.map_err(said)?;
             say(format_args!("{id} is revoked"))
         }
+    }
+}
+
+/// Writes a backup. Ctrl-C and SIGTERM leave no file.
+pub async fn back_up(config: &Config, file: &Path) -> anyhow::Result<()> {
+    let store = open_migrated(config).await?;
+    let interrupted = CancellationToken::new();
+    cancel_on_signal(interrupted.clone())?;
+    let written = interrupted.run_until_cancelled(store.backup(file)).await;
+    written.context("interrupted; there is no backup")??;
+    store.close().await;
+    say(format_args!("{} has the database", file.display()))
+}
+
+/// Restores a backup of SQLite, or finishes what the tools of PostgreSQL have restored.
+pub async fn restore(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
+    let is_sqlite = config.database_url.starts_with("sqlite://");
+    let restored = match file {
+        Some(file) => Store::restore(&config.database_url, file, now_ms()).await?,
+        None if is_sqlite => bail!("name the file that `wrenn-cp backup` wrote"),
+        None => {
+            let finished = Store::finish_restore(&config.database_url, now_ms()).await;
+            finished.context("the restore is not finished")?
+        }
+    };
+    if let Some(before) = restored.before {
+        say(format_args!(
+            "{} has the database from before",
+            before.display()
+        ))?;
+    }
+    if restored.postponed_ends > 0 {
+        say(format_args!(
+            "{} sandboxes whose end (ends_at) is over live for another hour",
+            restored.postponed_ends
+        ))?;
+    }
+    say(format_args!(
+        "restored; start the control plane, then see `wrenn-cp orphans list` for sandboxes that are newer than the backup"
+    ))
+}
+
+pub async fn manage_orphans(config: &Config, command: Orphans) -> anyhow::Result<()> {
+    let store = open_migrated(config).await?;
+    let store = store.acting_for(Actor::local(Actor::OPERATOR));
+    let hosts = Hosts::new(vec![config.host.clone()]);
+    for host in hosts.all() {
+        match &command {
+            Orphans::List { quiet } => {
+                for orphan in list_orphans(&store, host).await.map_err(said)? {
+                    say_orphan(&orphan, *quiet)?;
+                }
+            }
+            Orphans::Adopt { ids, team } => {
+                for id in ids {
+                    let row = adopt_orphan(&store, host, id, team).await.map_err(said)?;
+                    say(format_args!(
+                        "{id} is {} and belongs to the team {team}",
+                        row.state
+                    ))?;
+                }
+            }
+            Orphans::Remove { ids } => {
+                for id in ids {
+                    remove_orphan(&store, host, id).await.map_err(said)?;
+                    say(format_args!("{id} is removed"))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn say_orphan(orphan: &Orphan, quiet: bool) -> anyhow::Result<()> {
+    let report = &orphan.record.report;
+    let id = &report.id;
+    if quiet {
+        return match orphan.is_held {
+            true => say(format_args!("{id}")),
+            false => Ok(()),
+        };
+    }
+    let fate = match orphan.is_held {
+        true => "held: adopt or remove it",
+        false => "was deleted: the control plane removes it",
+    };
+    let state = report.state;
+    let created = control::api::format_time(orphan.record.created_at);
+    match &orphan.record.spec {
+        Some(spec) => say(format_args!(
+            "{id}  {state}  {created}  {}  {}  {}  {fate}",
+            spec.template_name(),
+            spec.vcpus,
+            spec.memory_mb
+        )),
+        None => say(format_args!("{id}  {state}  {created}  -  -  -  {fate}")),
     }
 }
 

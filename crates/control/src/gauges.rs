@@ -35,6 +35,7 @@ impl Gauges for AppGauges {
             hosts_up,
             hosts_down: hosts.len() - hosts_up,
             creates_in_flight: app.in_flight_creates.ids().len(),
+            held_sandboxes: app.held_sandboxes.len(),
             is_store_up,
             connections: app.store.connections(),
             store_ping,

@@ -23,6 +23,7 @@ pub mod fuzz;
 mod gauges;
 pub mod hosts;
 pub mod metrics;
+pub mod orphans;
 pub mod ports;
 mod proxy;
 pub mod quota;
@@ -168,6 +169,7 @@ impl ControlPlane {
             actors: app::Actors::default(),
             events: LiveEvents::default(),
             webhooks: Webhooks::new(webhooks)?,
+            held_sandboxes: app::HeldSandboxes::default(),
             idempotency_locks: app::IdempotencyLocks::default(),
             placement_lock: parking_lot::Mutex::default(),
             draining: CancellationToken::new(),

@@ -2,6 +2,7 @@
 
 mod commands;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,20 @@ enum Command {
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Key(commands::Key),
+    /// Write a copy of the database to a new file, while it is in use
+    Backup {
+        /// File that is not there yet
+        file: PathBuf,
+    },
+    /// Replace the database by a backup, or finish what pg_restore has restored; no control plane
+    /// may run
+    Restore {
+        /// File that `backup` wrote; none for PostgreSQL
+        file: Option<PathBuf>,
+    },
+    /// List, adopt and remove sandboxes of the host that the database does not know
+    #[command(subcommand)]
+    Orphans(commands::Orphans),
     /// Print the API document
     Openapi,
 }
@@ -54,6 +69,13 @@ async fn run() -> anyhow::Result<()> {
         None | Some(Command::Serve) => commands::serve(Config::from_env()?).await,
         Some(Command::Migrate) => commands::migrate_database(&Config::from_env()?).await,
         Some(Command::Key(command)) => commands::manage_keys(&Config::from_env()?, command).await,
+        Some(Command::Backup { file }) => commands::back_up(&Config::from_env()?, &file).await,
+        Some(Command::Restore { file }) => {
+            commands::restore(&Config::from_env()?, file.as_deref()).await
+        }
+        Some(Command::Orphans(command)) => {
+            commands::manage_orphans(&Config::from_env()?, command).await
+        }
         Some(Command::Openapi) => commands::print_openapi(),
     }
 }

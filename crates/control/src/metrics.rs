@@ -14,6 +14,7 @@ const ERRORS: &str = "wrenn_cp_errors_total";
 const RATE_LIMITED: &str = "wrenn_cp_rate_limited_total";
 const CREATES_IN_FLIGHT: &str = "wrenn_cp_creates_in_flight";
 const HOSTS: &str = "wrenn_cp_hosts";
+const HELD_SANDBOXES: &str = "wrenn_cp_held_sandboxes";
 const STORE_UP: &str = "wrenn_cp_store_up";
 const STORE_CONNECTIONS: &str = "wrenn_cp_store_connections";
 const STORE_CONNECTION_LIMIT: &str = "wrenn_cp_store_connection_limit";
@@ -61,6 +62,11 @@ pub const METRICS: &[Metric] = &[
         name: HOSTS,
         kind: MetricKind::Gauge,
         help: "Hosts by state: up if reports come from it.",
+    },
+    Metric {
+        name: HELD_SANDBOXES,
+        kind: MetricKind::Gauge,
+        help: "Sandboxes of hosts that the database has no record of, held for `wrenn-cp orphans`.",
     },
     Metric {
         name: STORE_UP,
@@ -124,6 +130,7 @@ pub(crate) struct Reading {
     pub(crate) hosts_up: usize,
     pub(crate) hosts_down: usize,
     pub(crate) creates_in_flight: usize,
+    pub(crate) held_sandboxes: usize,
     pub(crate) is_store_up: bool,
     pub(crate) connections: Connections,
     /// Time that the store took to answer.
@@ -148,6 +155,7 @@ pub(crate) fn record_reading(reading: &Reading) {
     gauge!(STORE_CONNECTIONS, "state" => "in_use").set(in_use as f64);
     gauge!(STORE_CONNECTIONS, "state" => "idle").set(idle as f64);
     gauge!(STORE_CONNECTION_LIMIT).set(most as f64);
+    gauge!(HELD_SANDBOXES).set(reading.held_sandboxes as f64);
     gauge!(STORE_UP).set(f64::from(u8::from(reading.is_store_up)));
     histogram!(STORE_PING).record(reading.store_ping);
     if let Some(webhooks) = &reading.webhooks {

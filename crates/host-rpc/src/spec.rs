@@ -55,7 +55,7 @@ pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, Invalid
             .collect(),
         public_ports: false,
         network: network::from_message(message.network.as_option())?,
-        auto_checkpoint: message.auto_checkpoint.as_option().map(policy_from_message),
+        auto_checkpoint: policy_of_spec(message),
     };
     spec.check(&Limits::default())?;
     Ok(spec)
@@ -110,6 +110,12 @@ pub fn idle_of_spec(message: &SandboxSpec) -> IdleSettings {
         on_timeout: action_from_message(message.on_timeout.as_known()),
         auto_resume: message.auto_resume,
     }
+}
+
+/// Returns the policy for automatic checkpoints in the message of a spec, unchecked.
+#[must_use]
+pub fn policy_of_spec(message: &SandboxSpec) -> Option<model::AutoCheckpoint> {
+    message.auto_checkpoint.as_option().map(policy_from_message)
 }
 
 /// Returns the network rules of a message; `None` from a host of an earlier version, which sends

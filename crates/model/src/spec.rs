@@ -40,7 +40,7 @@ pub struct SandboxSpec {
     /// Rules about where it may connect to. They can be changed while the sandbox exists.
     #[serde(default)]
     pub network: NetworkSpec,
-    /// Policy for automatic checkpoints, with which it begins. Only its host knows a later one.
+    /// Policy for automatic checkpoints. Its host has the last word, and the store a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_checkpoint: Option<AutoCheckpoint>,
 }
@@ -171,6 +171,17 @@ impl SandboxSpec {
             vcpus: self.vcpus,
             memory_mb: self.memory_mb,
         }
+    }
+
+    /// Returns its policy for automatic checkpoints.
+    #[must_use]
+    pub const fn checkpoint_policy(&self) -> Option<AutoCheckpoint> {
+        self.auto_checkpoint
+    }
+
+    /// Replaces its policy for automatic checkpoints.
+    pub const fn set_checkpoint_policy(&mut self, policy: Option<AutoCheckpoint>) {
+        self.auto_checkpoint = policy;
     }
 
     /// Returns its settings about use and idleness.

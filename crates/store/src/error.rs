@@ -25,6 +25,20 @@ pub enum Error {
         source: Cause,
     },
 
+    /// The file that a database is to be restored from holds none of ours.
+    #[error("{path:?} is no backup of Wrenn, or is damaged: {problem}; the database is as it was")]
+    NotABackup { path: PathBuf, problem: String },
+
+    /// The database that is to be replaced is open in another process.
+    #[error(
+        "the database {place} is in use; stop wrenn-cp or `wrenn up` first: sandboxes run on without it"
+    )]
+    InUse { place: String },
+
+    /// PostgreSQL is backed up and restored by its own programs.
+    #[error("PostgreSQL has its own programs for that: {advice} (docs/operations.md)")]
+    NotForPostgres { advice: &'static str },
+
     /// No connection, or it broke: whether a write happened is not known.
     #[error(
         "cannot reach the database at {place}; check DATABASE_URL and that PostgreSQL runs there"

@@ -13,6 +13,7 @@
 //! - The schema is the folder `migrations/`, one file a step, for each backend the same numbers.
 //!   Steps only add.
 
+mod backup;
 mod changes;
 mod cursor;
 mod db;
@@ -38,6 +39,7 @@ use db::{Call, Pool};
 use postgres::Postgres;
 use sqlite::Sqlite;
 
+pub use backup::{RESTORED_END_GRACE_MS, Restored};
 pub use changes::ChangeWaiter;
 pub use cursor::Cursor;
 pub use db::STATEMENT_DURATION;
@@ -45,7 +47,8 @@ pub use error::Error;
 pub use events::{Actor, Event, EventQuery, Events, EventsBound, EventsWaker, NewEvent};
 pub use keys::{Key, NewKey};
 pub use sandboxes::{
-    Applied, Disk, DueSandbox, Idempotency, Inserted, NewSandbox, Report, Sandbox, SandboxFilter,
+    AdoptedSandbox, Applied, Disk, DueSandbox, Idempotency, Inserted, NewSandbox, Report, Sandbox,
+    SandboxFilter,
 };
 pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
 pub use webhooks::{
@@ -106,9 +109,14 @@ impl Store {
     /// # Errors
     /// The URL is wrong, or the database cannot be reached.
     pub async fn open(url: &str) -> Result<Self, Error> {
+        Self::open_as(url, postgres::APPLICATION).await
+    }
+
+    /// Opens it under a name that other users of PostgreSQL see.
+    async fn open_as(url: &str, application: &str) -> Result<Self, Error> {
         let backend = match url.split_once("://").map_or("", |(scheme, _)| scheme) {
             "sqlite" => Backend::Sqlite(Sqlite::open(url).await?),
-            "postgres" | "postgresql" => Backend::Postgres(Postgres::open(url).await?),
+            "postgres" | "postgresql" => Backend::Postgres(Postgres::open(url, application).await?),
             // The URL itself may hold a password, and stays out of the text.
             _ => {
                 let problem = "must begin with sqlite:// or postgres://".to_owned();

@@ -8,6 +8,8 @@ use sqlx::{Connection, Executor, PgConnection, PgPool};
 use crate::db::{Call, Pool};
 use crate::{Connections, Error, schema};
 
+/// Name of a control plane's connections.
+pub(crate) const APPLICATION: &str = "wrenn-cp";
 const CONNECTIONS: u32 = 16;
 /// Timeout of a first connection, and of one from the pool.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -31,13 +33,14 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    pub(crate) async fn open(url: &str) -> Result<Self, Error> {
+    /// Opens the database under a name that its other users see.
+    pub(crate) async fn open(url: &str, application: &str) -> Result<Self, Error> {
         let options: PgConnectOptions =
             url.parse().map_err(|e: sqlx::Error| Error::InvalidUrl {
                 // The driver's words name the part that is wrong, never the whole.
                 problem: format!("cannot be read ({e})"),
             })?;
-        let options = options.application_name("wrenn-cp");
+        let options = options.application_name(application);
         let place = place(&options);
         // The pool would try again until time is up, and then only say that it is up.
         let connection = connect(&options, &place).await?;

@@ -65,7 +65,7 @@ impl Store {
     }
 
     /// Returns the number of the last migration that was applied to the database; 0: none.
-    async fn schema(&self) -> Result<i64, Error> {
+    pub(crate) async fn schema(&self) -> Result<i64, Error> {
         let table = match self.read("").pool {
             Pool::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE name = $1",
             Pool::Postgres(_) => "SELECT relname::TEXT FROM pg_class WHERE oid = to_regclass($1)",
@@ -135,6 +135,122 @@ mod tests {
         assert_eq!(rows, [("a".to_owned(), "team".to_owned(), 7)]);
         let wrong = "INSERT INTO snapshots VALUES ('b', 'team', 'no time')";
         assert!(connection.execute(wrong).await.is_err());
+    }
+
+    const ID: &str = "sb-0123456789abcdefghij";
+
+    /// What a database of each version has, as that version wrote it.
+    const ROWS: [(i64, &str); 8] = [
+        (
+            1,
+            "INSERT INTO sandboxes (id, state, generation, spec, key_id, created_at, last_updated, host_id) VALUES \
+             ('sb-0123456789abcdefghij', 'running', 7, \
+             '{\"template\":\"minimal\",\"vcpus\":1,\"memory_mb\":512,\"timeout_sec\":300}', 'key-1', 5, 5, 'host-1')",
+        ),
+        (
+            2,
+            "UPDATE sandboxes SET disk_backend = 'dm', disk_mb = 4096, disk_used_bytes = 9",
+        ),
+        (
+            4,
+            "UPDATE sandboxes SET network = '{\"allow_internet\":false}'",
+        ),
+        (5, "UPDATE sandboxes SET team_id = 'ours'"),
+        (
+            5,
+            "INSERT INTO snapshots (name, team_id, created_at) VALUES ('saved', 'ours', 1)",
+        ),
+        (
+            6,
+            "INSERT INTO snapshot_locks (name, holder, expires_at) VALUES ('saved', 'gone', 1)",
+        ),
+        (
+            7,
+            "INSERT INTO events (kind, team_id, subject, actor, data, created_at) \
+             VALUES ('sandbox.created', 'ours', 'sb-0123456789abcdefghij', 'key-1', '{}', 5)",
+        ),
+        (
+            8,
+            "UPDATE sandboxes SET name = 'web', labels = '{\"env\":\"prod\"}', template = 'minimal'",
+        ),
+    ];
+
+    /// Makes a database of an earlier version, with rows as that one wrote them.
+    macro_rules! make_database {
+        ($connection:expr, $steps:expr, $version:expr) => {{
+            let mut connection = $connection;
+            let steps = $steps.iter().filter(|step| step.version <= $version);
+            let steps = Migrator::with_migrations(steps.cloned().collect());
+            apply_migrations(&steps, &mut connection).await.unwrap();
+            for (_, sql) in ROWS.iter().filter(|(since, _)| *since <= $version) {
+                connection.execute(*sql).await.unwrap();
+            }
+            let sql =
+                "INSERT INTO keys (id, name, hash, created_at) VALUES ('key-1', 'old', $1, 1)";
+            let insert = sqlx::query(sql).bind([1_u8; 32].to_vec());
+            insert.execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }};
+    }
+
+    async fn check_upgrade(url: &str, from: i64) {
+        let store = Store::open(url).await.unwrap();
+        let refused = store.check_migrated().await.unwrap_err();
+        assert!(matches!(refused, Error::NotMigrated { .. }), "{refused:?}");
+        store.migrate().await.unwrap();
+        store.check_migrated().await.unwrap();
+        let team: model::TeamId = if from >= 5 { "ours" } else { "default" }.parse().unwrap();
+        let id: model::SandboxId = ID.parse().unwrap();
+        let row = store.sandbox_get(&team, &id).await.unwrap().unwrap();
+        assert_eq!(row.state, model::SandboxState::Running);
+        assert_eq!(row.generation, model::Generation(7));
+        assert_eq!(row.disk.is_some(), from >= 2, "{from}");
+        assert_eq!(row.spec.network.allow_internet, from < 4, "{from}");
+        assert_eq!(row.attributes.name.is_some(), from >= 8, "{from}");
+        let filter = crate::SandboxFilter {
+            template: Some("minimal".to_owned()),
+            ..crate::SandboxFilter::default()
+        };
+        assert_eq!(store.sandbox_count(&team, &filter).await.unwrap(), 1);
+        let key = store.key_find(&[1; 32]).await.unwrap().unwrap();
+        assert_eq!(key.scopes, model::Scopes::Admin);
+        let saved = "saved".parse().unwrap();
+        let owner = store.snapshot_owner(&saved).await.unwrap();
+        assert_eq!(owner, (from >= 5).then_some(team.clone()), "{from}");
+        let events = async || {
+            store
+                .event_list(&crate::EventQuery::default(), None, 9)
+                .await
+        };
+        let before = usize::from(from >= 7);
+        assert!(
+            matches!(events().await.unwrap(), crate::Events::Page(page) if page.len() == before)
+        );
+        store.sandbox_mark_deleting(&team, &id, 9).await.unwrap();
+        store.sandbox_remove(&id, 9).await.unwrap();
+        assert!(store.sandbox_was_deleted(&id).await.unwrap());
+        assert!(
+            matches!(events().await.unwrap(), crate::Events::Page(page) if page.len() == before + 2)
+        );
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn every_earlier_schema_is_upgraded() {
+        for version in 1..needed_version() {
+            let directory = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}/wrenn.db", directory.path().display());
+            Store::open(&url).await.unwrap().close().await;
+            let connection = SqliteConnection::connect(&url).await.unwrap();
+            make_database!(connection, SQLITE, version);
+            check_upgrade(&url, version).await;
+
+            let database = testkit::postgres::Database::create().await.unwrap();
+            let url = database.url();
+            let connection = sqlx::PgConnection::connect(&url).await.unwrap();
+            make_database!(connection, POSTGRES, version);
+            check_upgrade(&url, version).await;
+        }
     }
 
     #[test]

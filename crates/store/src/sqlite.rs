@@ -66,7 +66,7 @@ impl Sqlite {
 }
 
 /// Returns the path of a URL: all bytes after `sqlite://`, without escapes.
-fn path_of(url: &str) -> Result<PathBuf, Error> {
+pub(crate) fn path_of(url: &str) -> Result<PathBuf, Error> {
     let path = url.trim_start_matches("sqlite://");
     let problem = if !path.starts_with('/') {
         "must name the file by its absolute path, as in sqlite:///path"
@@ -103,7 +103,7 @@ async fn open_writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
 }
 
 /// Returns true for `SQLITE_BUSY`, and for its extended codes, which have it in their lowest byte.
-fn is_busy(error: &sqlx::Error) -> bool {
+pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
     let code = error
         .as_database_error()
         .and_then(|said| said.code()?.parse::<u32>().ok());
@@ -134,7 +134,7 @@ fn make_private(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         // Each commit reaches the disk: an acknowledged write survives a power cut.
@@ -153,7 +153,10 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .max_lifetime(None)
 }
 
-fn unusable(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(crate) fn unusable(
+    path: &Path,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
     Error::File {
         path: path.to_owned(),
         source: Box::new(source),

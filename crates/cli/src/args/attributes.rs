@@ -1,4 +1,4 @@
-//! Flags about names, labels and ends of sandboxes, and waiting for them.
+//! Flags about names, labels, ends and use of sandboxes, and waiting for them.
 
 use clap::{Args, ValueEnum};
 use client::types::OnTimeout;
@@ -108,4 +108,18 @@ pub struct WaitArgs {
     /// Wait no longer than this: seconds, or with a unit as in 10m [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     pub timeout: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --for once: the sandbox is idle after its timeout from then on. With it again and again, often enough for its
+timeout; Ctrl-C ends that. `wrenn exec --keep-alive` does it for as long as a background command runs.")]
+pub struct KeepAliveArgs {
+    /// Id or name of the sandbox, or the beginning of its id
+    #[arg(value_name = "SANDBOX")]
+    pub id: String,
+
+    /// Go on for so long: seconds, or with a unit as in 10m
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_seconds)]
+    pub time: Option<u32>,
 }

@@ -19,7 +19,7 @@ mod ports;
 mod stats;
 mod webhooks;
 
-pub use attributes::{AttributeArgs, RenameArgs, UpdateArgs, WaitArgs, WaitGoal};
+pub use attributes::{AttributeArgs, KeepAliveArgs, RenameArgs, UpdateArgs, WaitArgs, WaitGoal};
 pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
 pub use events::EventsArgs;
 pub use fs::{
@@ -113,6 +113,10 @@ pub enum Command {
     Rename(RenameArgs),
     /// Wait until a sandbox has a status
     Wait(WaitArgs),
+    /// Ask whether the guest of a running sandbox answers; counts as use
+    Ping(IdArgs),
+    /// Count as use of a running sandbox, so that it is not paused for idleness
+    KeepAlive(KeepAliveArgs),
     /// Run a command in a sandbox
     Exec(ExecArgs),
     /// Open a shell in a sandbox that outlives its connection
@@ -366,6 +370,10 @@ pub struct LsArgs {
     /// Also those that are stopped or failed
     #[arg(short, long)]
     pub all: bool,
+
+    /// Print their number alone
+    #[arg(long, conflicts_with_all = ["quiet", "size"])]
+    pub count: bool,
 
     /// With what each takes on disk, checkpoints included, and what removing it would free
     #[arg(short, long)]

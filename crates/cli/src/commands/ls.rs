@@ -12,8 +12,18 @@ use super::{Session, description};
 use crate::args::LsArgs;
 use crate::output::{self, cell, format_size};
 
+/// Statuses of the sandboxes that are listed unless others are asked for.
+const ALIVE: [SandboxStatus; 3] = [
+    SandboxStatus::Pending,
+    SandboxStatus::Running,
+    SandboxStatus::Paused,
+];
+
 pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<()> {
     let filter = filter_from(args);
+    if args.count {
+        return print_count(session, filter, args.all).await;
+    }
     let all = session.client.list_matching(&filter).await?;
     let count = all.len();
     let shown: Vec<Sandbox> = all
@@ -58,6 +68,21 @@ pub async fn list_sandboxes(session: &Session, args: &LsArgs) -> anyhow::Result<
     output::print_table(&columns, rows.collect())
 }
 
+async fn print_count(
+    session: &Session,
+    mut filter: SandboxFilter,
+    all: bool,
+) -> anyhow::Result<()> {
+    if !all && filter.statuses.is_empty() {
+        filter.statuses = ALIVE.to_vec();
+    }
+    let count = session.client.count(&filter).await?;
+    if session.json {
+        return output::print_json(&serde_json::json!({ "count": count }));
+    }
+    output::print_line(&count.to_string())
+}
+
 /// Returns what each sandbox takes on disk, if that was asked for.
 async fn usage_by_id(
     session: &Session,
@@ -97,8 +122,5 @@ fn filter_from(args: &LsArgs) -> SandboxFilter {
 }
 
 fn is_alive(status: SandboxStatus) -> bool {
-    matches!(
-        status,
-        SandboxStatus::Pending | SandboxStatus::Running | SandboxStatus::Paused
-    )
+    ALIVE.contains(&status)
 }

@@ -20,6 +20,7 @@ mod logs;
 mod ls;
 mod network;
 mod pause;
+mod ping;
 mod ports;
 mod rm;
 mod run;
@@ -85,6 +86,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Update(args) => update::update_sandbox(&session()?, args).await,
         Command::Rename(args) => update::rename_sandbox(&session()?, args).await,
         Command::Wait(args) => return update::wait_for_status(&session()?, &args).await,
+        Command::Ping(args) => ping::ping_sandbox(&session()?, &args).await,
+        Command::KeepAlive(args) => ping::keep_sandbox_alive(&session()?, &args).await,
         Command::Cp(args) => cp::copy_files(&session()?, args).await,
         Command::Fs(args) => return fs::manage_files(&session()?, args).await,
         Command::Rm(args) => return rm::remove_sandboxes(&session()?, args).await,

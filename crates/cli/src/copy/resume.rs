@@ -27,8 +27,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Sends a file of `length` bytes. `None` where the server or the sandbox knows no such upload, or
-/// nothing can be made beside the target.
+/// Outcome of an attempt to send a file so that it can go on.
+#[derive(Debug)]
+pub enum Resumable {
+    Sent(u64),
+    /// The server or the sandbox knows no such upload, or nothing can be made beside the target.
+    Refused(Error),
+}
+
+/// Sends a file of `length` bytes.
 pub async fn send_file(
     client: &Client,
     id: &str,
@@ -36,7 +43,7 @@ pub async fn send_file(
     target: &FileTarget,
     length: u64,
     quiet: bool,
-) -> anyhow::Result<Option<u64>> {
+) -> anyhow::Result<Resumable> {
     let target = UploadTarget {
         path: target.path.clone(),
         user: target.user.clone(),
@@ -45,7 +52,7 @@ pub async fn send_file(
         sha256: Some(checksum(source, length).await?),
     };
     let upload = match client.begin_upload(id, &target).await {
-        Err(error) if is_unsupported(&error) => return Ok(None),
+        Err(error) if is_unsupported(&error) => return Ok(Resumable::Refused(error)),
         upload => upload?,
     };
     let progress = Arc::new(Progress::bytes(Some(length), quiet));
@@ -54,7 +61,7 @@ pub async fn send_file(
         // Where it cannot be reached it expires.
         let _ = client.delete_upload(id, &upload).await;
     }
-    sent.map(|()| Some(length))
+    sent.map(|()| Resumable::Sent(length))
 }
 
 fn is_unsupported(error: &Error) -> bool {

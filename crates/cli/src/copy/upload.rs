@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use client::types::{FileKind, PathRequest};
-use client::{Client, FileTarget};
+use client::{Client, Error, FileTarget};
 use std::os::unix::fs::PermissionsExt;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::place::{Local, Remote, means_contents, name_of};
-use super::resume::{MIN_RESUMABLE, send_file};
+use super::resume::{MIN_RESUMABLE, Resumable, send_file};
 use super::watched::{Failure, counted};
 use super::{CHUNK, MIN_SPARSE, describe_path, pack};
 use crate::failure::usage_error;
@@ -130,10 +130,12 @@ async fn file(
     if let Some(sent) = sparse_file(client, id, &opened, &target, length, quiet).await? {
         return Ok(sent);
     }
-    if let Some(length) = length.filter(|length| *length >= MIN_RESUMABLE)
-        && let Some(sent) = send_file(client, id, source, &target, length, quiet).await?
-    {
-        return Ok(sent);
+    let mut refusal = None;
+    if let Some(length) = length.filter(|length| *length >= MIN_RESUMABLE) {
+        match send_file(client, id, source, &target, length, quiet).await? {
+            Resumable::Sent(sent) => return Ok(sent),
+            Resumable::Refused(error) => refusal = Some(error),
+        }
     }
     if length.is_some() {
         // Looking for holes has moved it.
@@ -149,8 +151,19 @@ async fn file(
     failure.take().map_or(Ok(()), |error| {
         Err(error).with_context(|| format!("reading {}", source.display()))
     })?;
-    sent?;
-    Ok(progress.total())
+    match (sent, refusal) {
+        // A server that refuses what it has not read yet ends the connection; why, it has said.
+        (Err(Error::Broken(_)), Some(refusal)) if is_about_target(&refusal) => Err(refusal.into()),
+        (sent, _) => {
+            sent?;
+            Ok(progress.total())
+        }
+    }
+}
+
+/// Returns true if a refusal is about the sandbox or the path, and not about the kind of upload.
+fn is_about_target(refusal: &Error) -> bool {
+    matches!(refusal.code(), Some("invalid_state" | "forbidden"))
 }
 
 /// Sends a file with large holes without them. `None` where it has none, or where the server or the

@@ -324,6 +324,11 @@ async fn large_upload_goes_on_after_break() {
     // A sandbox of an earlier version gets the file as before.
     wrenn(&server, &["cp", source, "aaaa:/old"]).await.with(0);
     assert!(server.world().files["/old"] == data);
+    // The server ends the connection while the file is sent a second time, as whole.
+    let refused = wrenn(&server, &["cp", source, "aaaa:/read-only"])
+        .await
+        .with(1);
+    assert!(refused.stderr.contains("not yours to write"), "{refused:?}");
     let full = wrenn(&server, &["cp", source, "aaaa:/full"]).await.with(1);
     assert!(full.stderr.contains("full"), "{full:?}");
     assert!(server.world().uploads[1].is_deleted);

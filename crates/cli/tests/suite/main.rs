@@ -3,6 +3,7 @@
 #[path = "../../../client/tests/server/mod.rs"]
 mod server;
 
+mod attributes;
 mod background;
 mod commands;
 mod copies;

@@ -12,6 +12,8 @@ async fn help_names_every_command() {
         "create",
         "ls",
         "info",
+        "ping",
+        "keep-alive",
         "exec",
         "cp",
         "rm",

@@ -2,6 +2,7 @@
 //! programs. The tests of the SDK and those of the `wrenn` command share it.
 #![allow(dead_code, reason = "each suite uses its part")]
 
+mod attributes;
 mod commands;
 mod disk_usage;
 pub mod events;
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Query, RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -67,6 +68,10 @@ pub struct World {
     pub flooded: u64,
     /// Background commands; the same in every sandbox.
     pub commands: Vec<Command>,
+    /// Calls that counted as use, in their order: `ping` and `keep-alive`.
+    pub uses: Vec<&'static str>,
+    /// Queries of lists, counts and waits, in their order.
+    pub queries: Vec<String>,
     pub events: Vec<Event>,
     /// Events that only streams have.
     pub later_events: Vec<Event>,
@@ -91,7 +96,8 @@ impl Server {
     pub async fn start() -> Self {
         let world = Arc::new(Mutex::new(World::default()));
         let sandbox = Router::new()
-            .route("/", get(info).delete(remove))
+            .route("/", get(info).delete(remove).patch(attributes::update))
+            .merge(attributes::of_sandbox())
             .merge(lifecycle::of_sandbox())
             .route("/exec", post(programs::exec))
             .route("/exec/stream", get(programs::stream))
@@ -124,6 +130,7 @@ impl Server {
             .route("/logs", get(logs));
         let routes = Router::new()
             .route("/v1/sandboxes", post(create).get(list))
+            .route("/v1/sandboxes/count", get(attributes::count))
             .route("/v1/sandboxes/metrics", get(metrics::usage))
             .route("/v1/hosts/metrics", get(metrics::hosts))
             .nest("/v1/sandboxes/{id}", sandbox)
@@ -204,6 +211,7 @@ fn sandbox(id: &str, spec: CreateSandbox) -> Sandbox {
         disk_mb: spec.disk_mb,
         disk: None,
         network: spec.network.unwrap_or_default(),
+        auto_checkpoint: spec.auto_checkpoint,
         guest_ip: None,
         host_ip: None,
         created_at: time(),
@@ -218,13 +226,21 @@ async fn create(State(world): Shared, Json(spec): Json<CreateSandbox>) -> Respon
         return refusal(404, "not_found", "no template no-such-template");
     }
     let mut world = world.lock().expect("the world");
+    if let Some(answer) = attributes::meet_name(&world, &spec) {
+        return answer;
+    }
     let id = format!("sb-{:020}", world.sandboxes.len());
     let sandbox = sandbox(&id, spec);
     world.sandboxes.insert(id, sandbox.clone());
     (StatusCode::CREATED, Json(sandbox)).into_response()
 }
 
-async fn list(State(world): Shared, Query(query): Query<BTreeMap<String, String>>) -> Response {
+async fn list(
+    State(world): Shared,
+    RawQuery(raw): RawQuery,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    attributes::note_query(&world, raw);
     let after = query.get("cursor").cloned().unwrap_or_default();
     let all: Vec<Sandbox> = world
         .lock()

@@ -51,6 +51,9 @@ pub async fn begin(State(world): Shared, headers: HeaderMap) -> Response {
         .find_map(|pair| pair.strip_prefix("path "));
     let path = STANDARD.decode(path.expect("a path")).expect("base64");
     let path = String::from_utf8(path).expect("text");
+    if path.contains("read-only") {
+        return refusal(403, "forbidden", "/read-only is not yours to write");
+    }
     if path.contains("old") {
         return refusal(409, "invalid_state", "the sandbox is of an earlier version");
     }

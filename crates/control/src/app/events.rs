@@ -8,7 +8,7 @@ use store::{Event, EventQuery, Events, NewEvent};
 use super::App;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::events::{EventStream, expired};
+use crate::events::{EventStream, expired, unknown_cursor};
 
 /// Selection of events by a user.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,7 @@ impl App {
     /// installation.
     ///
     /// # Errors
-    /// `Expired` if some of them are not kept any more.
+    /// `Expired` if some of them are not kept any more, or the cursor is of none.
     pub async fn list_events(
         &self,
         principal: &Principal,
@@ -48,6 +48,7 @@ impl App {
         let events = match self.store.event_list(&query, after, limit).await? {
             Events::Page(events) => events,
             Events::Expired => return Err(expired()),
+            Events::Unknown => return Err(unknown_cursor()),
         };
         let is_full = events.len() == limit as usize;
         let end = events.last().map(|event| event.cursor);
@@ -63,7 +64,7 @@ impl App {
     /// begin at, the latter alone.
     ///
     /// # Errors
-    /// `Expired` if some of them are not kept any more; the store's.
+    /// `Expired` if some of them are not kept any more, or the cursor is of none; the store's.
     pub async fn follow_events(
         &self,
         principal: &Principal,

@@ -17,6 +17,7 @@ pub mod exec;
 pub mod file_streams;
 pub mod files;
 pub mod health;
+mod held;
 mod idempotency_lock;
 pub mod logs;
 pub mod metrics;
@@ -57,6 +58,7 @@ use crate::ports::Ports;
 use crate::rate_limit::RateLimits;
 use crate::webhooks::Webhooks;
 pub use actors::Actors;
+pub use held::HeldSandboxes;
 pub use idempotency_lock::IdempotencyLocks;
 
 /// State that all use cases share.
@@ -76,6 +78,8 @@ pub struct App {
     pub actors: Actors,
     pub events: LiveEvents,
     pub webhooks: Webhooks,
+    /// Sandboxes of hosts that the store has no record of, and that stay.
+    pub held_sandboxes: HeldSandboxes,
     pub idempotency_locks: IdempotencyLocks,
     /// Held while a host is chosen and a place on it is reserved.
     pub placement_lock: Mutex<()>,

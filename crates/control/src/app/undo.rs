@@ -1,6 +1,10 @@
 //! Automatic checkpoints of a sandbox, and going back in their history. Only its host knows them.
+//!
+//! Of the policy it has the last word, and the row has a copy, for users to read: written after the
+//! host has answered, and by `tasks::reconcile` where we die in between.
 
 use model::{AutoCheckpoint, Resource, SandboxId};
+use stdx::time::now_ms;
 use store::Sandbox;
 
 use super::App;
@@ -22,7 +26,37 @@ impl App {
         principal.require_write(Resource::Sandboxes)?;
         policy.as_ref().map_or(Ok(()), AutoCheckpoint::check)?;
         let (_, host) = self.find_alive(principal, id).await?;
-        host.set_auto_checkpoint(id, policy).await
+        host.set_auto_checkpoint(id, policy).await?;
+        let _actor = self.actors.note(id, principal);
+        // Another change of the row at the same time makes it another one.
+        while let Some(row) = self.store.sandbox_get_any_team(id).await? {
+            if row.state.is_terminal() || self.record_policy(&row, policy).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the policy that a host goes by in the row. Returns false if the row has changed since
+    /// it was read.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn record_policy(
+        &self,
+        row: &Sandbox,
+        policy: Option<AutoCheckpoint>,
+    ) -> Result<bool> {
+        if row.spec.checkpoint_policy() == policy || row.deleting {
+            return Ok(true);
+        }
+        let mut spec = row.spec.clone();
+        spec.set_checkpoint_policy(policy);
+        let updated = self
+            .store_of(&row.id)
+            .sandbox_update(row, &spec, &row.attributes, now_ms())
+            .await?;
+        Ok(updated.is_some())
     }
 
     /// Returns the policy, and where an undo goes.

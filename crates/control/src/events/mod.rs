@@ -91,6 +91,12 @@ pub(crate) fn expired() -> Error {
     Error::new(ErrorCode::Expired, text)
 }
 
+pub(crate) fn unknown_cursor() -> Error {
+    let text = "no event has this cursor: it is of a database that was replaced by an older backup, or of another one; \
+                leave out the cursor to begin with the oldest event, and read anew what you keep of sandboxes";
+    Error::new(ErrorCode::Expired, text)
+}
+
 /// Returns the id of an event, which no other event has, also after an older database was restored.
 #[must_use]
 pub fn event_id(event: &Event) -> String {

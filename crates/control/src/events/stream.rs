@@ -7,7 +7,7 @@ use store::{Event, EventQuery, Events, Store};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{FeedMessage, expired};
+use super::{FeedMessage, expired, unknown_cursor};
 use crate::error::{Error, Result};
 
 /// Rows of the table that one client holds in memory.
@@ -70,6 +70,7 @@ impl EventStream {
                 Ok(())
             }
             Events::Expired => Err(expired()),
+            Events::Unknown => Err(unknown_cursor()),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Reports of hosts about their sandboxes, checked.
 
 use host_rpc as rpc;
-use model::{ErrorCode, Generation, IdleSettings, InvalidValue, SandboxId, SandboxState};
+use model::{
+    AutoCheckpoint, ErrorCode, Generation, IdleSettings, InvalidValue, SandboxId, SandboxState,
+};
 use store::{Disk, Report};
 
 use super::Host;
@@ -12,13 +14,30 @@ use crate::error::{Error, Result};
 pub enum SandboxReport {
     Present {
         report: Box<Report>,
-        /// Settings about idleness that the host goes by; `None` where it sent no spec.
-        idle: Option<IdleSettings>,
+        /// Settings that the host goes by; `None` where it sent no spec.
+        settings: Option<HostSettings>,
         /// SHA-256 of the token of the guest agent; `None` from hosts of a version before.
         access_token_sha256: Option<[u8; 32]>,
     },
     /// The host has nothing of it any more.
     Removed { id: SandboxId, host_id: String },
+}
+
+/// Settings of a sandbox that its host goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostSettings {
+    pub idle: IdleSettings,
+    /// Policy for automatic checkpoints.
+    pub policy: Option<AutoCheckpoint>,
+}
+
+impl HostSettings {
+    fn from_spec(spec: &rpc::SandboxSpec) -> Self {
+        Self {
+            idle: rpc::spec::idle_of_spec(spec),
+            policy: rpc::spec::policy_of_spec(spec),
+        }
+    }
 }
 
 impl Host {
@@ -87,7 +106,7 @@ fn from_message(
         .map(rpc::spec::network_from_message)
         .transpose()?
         .flatten();
-    let idle = spec.as_ref().map(rpc::spec::idle_of_spec);
+    let settings = spec.as_ref().map(HostSettings::from_spec);
     let access_token_sha256 = report.access_token_sha256.as_slice().try_into().ok();
     let report = Report {
         id,
@@ -111,7 +130,7 @@ fn from_message(
     };
     Ok(SandboxReport::Present {
         report: Box::new(report),
-        idle,
+        settings,
         access_token_sha256,
     })
 }

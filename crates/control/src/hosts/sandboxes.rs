@@ -6,6 +6,7 @@ use host_rpc as rpc;
 use host_rpc::__buffa::oneof::watch_sandboxes_response::Event;
 use host_rpc::__buffa::view::WatchSandboxesResponseView;
 use model::{ErrorCode, IdleSettings, SandboxId, SandboxSpec, StopReason};
+use store::Report;
 
 use super::Host;
 use super::calls::{
@@ -22,6 +23,16 @@ pub enum WatchEvent {
     /// All reports that existed when the watch began have come.
     Synced,
     Heartbeat,
+}
+
+/// Sandbox as its host has it on record.
+#[derive(Debug, Clone)]
+pub struct HostRecord {
+    pub report: Report,
+    /// `None` if this version cannot read it.
+    pub spec: Option<SandboxSpec>,
+    /// Milliseconds since the Unix epoch.
+    pub created_at: i64,
 }
 
 pub type WatchStream = Messages<WatchSandboxesResponseView<'static>>;
@@ -72,6 +83,32 @@ impl Host {
         Ok(reports
             .filter_map(|report| self.valid_report(report))
             .collect())
+    }
+
+    /// Lists the records of all sandboxes that the host has, as far as this version can read them.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn list_records(&self) -> Result<Vec<HostRecord>> {
+        let request = rpc::ListSandboxesRequest::default();
+        let listed = unary!(
+            self,
+            sandboxes.list_sandboxes_with_options(request),
+            ASK_TIMEOUT
+        )?;
+        let mut records = Vec::new();
+        for report in listed.sandboxes {
+            let spec = report.spec.as_option().map(rpc::spec::from_message);
+            let created_at = report.created_at_ms;
+            if let Some(SandboxReport::Present { report, .. }) = self.valid_report(report) {
+                records.push(HostRecord {
+                    report: *report,
+                    spec: spec.and_then(std::result::Result::ok),
+                    created_at,
+                });
+            }
+        }
+        Ok(records)
     }
 
     /// Makes the sandbox exist and run.

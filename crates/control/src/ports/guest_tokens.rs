@@ -73,7 +73,7 @@ mod tests {
                 disk: None,
                 network: None,
             }),
-            idle: None,
+            settings: None,
             access_token_sha256,
         }
     }

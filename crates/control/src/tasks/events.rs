@@ -75,7 +75,7 @@ async fn send_new(app: &App, position: Option<i64>) -> Result<i64> {
                 }
             }
             // Too slow for the bound; streams that miss the events are told by the table.
-            Events::Expired => return skip_to_last(app).await,
+            Events::Expired | Events::Unknown => return skip_to_last(app).await,
         }
     }
 }

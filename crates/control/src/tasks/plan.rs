@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{IdleSettings, SandboxId, SandboxState, StopReason};
+use model::{AutoCheckpoint, SandboxId, SandboxState, StopReason};
 use store::Sandbox;
+
+use crate::hosts::HostSettings;
 
 /// Age up to which a row without a host belongs to a create that goes on: longer than it takes from
 /// the insert to the host's first note of it, however busy both are.
@@ -32,7 +34,7 @@ pub(super) struct Observation<'a> {
 pub(super) struct HostSandbox {
     pub(super) is_over: bool,
     /// `None` where the host sent none.
-    pub(super) idle: Option<IdleSettings>,
+    pub(super) settings: Option<HostSettings>,
 }
 
 /// Repair of one difference.
@@ -48,9 +50,13 @@ pub(super) enum Step {
     MarkHostGone(Sandbox),
     /// Ends a sandbox on the host whose row has stopped because its end has come.
     Stop(Sandbox),
-    /// Tells the host the settings about idleness that a user changed.
+    /// Tells the host the settings about idleness that a user changed. It reports the sandbox anew
+    /// then, also one whose row says that it was lost.
     TellSettings(SandboxId),
-    /// Removes a sandbox from the host that has no row, or that belongs to another host.
+    /// Records the policy for automatic checkpoints that the host goes by.
+    RecordPolicy(Sandbox, Option<AutoCheckpoint>),
+    /// Removes a sandbox from the host that has no row and was deleted, or that belongs to another
+    /// host.
     RemoveOrphan(SandboxId),
 }
 
@@ -110,11 +116,18 @@ fn about_difference(row: &Sandbox, on_host: &HostSandbox) -> Option<Step> {
     if row.stop_reason == Some(StopReason::EndTime) {
         return Some(Step::Stop(row.clone()));
     }
-    let differs = on_host
-        .idle
-        .is_some_and(|idle| idle != row.spec.idle_settings());
-    let is_alive = matches!(row.state, SandboxState::Running | SandboxState::Paused);
-    (differs && is_alive).then(|| Step::TellSettings(row.id.clone()))
+    if row.stop_reason == Some(StopReason::HostLost) {
+        return Some(Step::TellSettings(row.id.clone()));
+    }
+    let settings = on_host.settings?;
+    if !matches!(row.state, SandboxState::Running | SandboxState::Paused) {
+        return None;
+    }
+    if settings.idle != row.spec.idle_settings() {
+        return Some(Step::TellSettings(row.id.clone()));
+    }
+    let policy = settings.policy;
+    (policy != row.spec.checkpoint_policy()).then(|| Step::RecordPolicy(row.clone(), policy))
 }
 
 fn is_abandoned(observed: &Observation<'_>, row: &Sandbox) -> bool {
@@ -159,7 +172,10 @@ mod tests {
     fn host_sandbox(row: &Sandbox) -> HostSandbox {
         HostSandbox {
             is_over: row.state.is_terminal(),
-            idle: Some(row.spec.idle_settings()),
+            settings: Some(HostSettings {
+                idle: row.spec.idle_settings(),
+                policy: row.spec.checkpoint_policy(),
+            }),
         }
     }
 
@@ -210,7 +226,16 @@ mod tests {
         row.spec.timeout_sec += 1;
         let told = Step::TellSettings(row.id.clone());
         assert_eq!(about_difference(&row, &on_host), Some(told));
-        on_host.idle = None;
+        row.spec.timeout_sec -= 1;
+        row.spec.set_checkpoint_policy(Some(AutoCheckpoint {
+            before_each_command: true,
+            every_sec: None,
+            keep: 3,
+            max_bytes: None,
+        }));
+        let recorded = Step::RecordPolicy(row.clone(), None);
+        assert_eq!(about_difference(&row, &on_host), Some(recorded));
+        on_host.settings = None;
         assert_eq!(
             about_difference(&row, &on_host),
             None,
@@ -220,6 +245,10 @@ mod tests {
         row.stop_reason = Some(StopReason::EndTime);
         let stop = Step::Stop(row.clone());
         assert_eq!(about_difference(&row, &on_host), Some(stop));
+        row.state = SandboxState::Error;
+        row.stop_reason = Some(StopReason::HostLost);
+        let told = Step::TellSettings(row.id.clone());
+        assert_eq!(about_difference(&row, &on_host), Some(told));
         on_host.is_over = true;
         assert_eq!(about_difference(&row, &on_host), None);
     }

@@ -2,9 +2,10 @@
 //!
 //! Rows are read first, the host second. Every step checks again that it is still right: deletions
 //! ask for the row, a sandbox that is rolled back must not run, losses carry a generation, removals
-//! of orphans look for a row once more.
+//! of orphans look for a row once more, and for the record of its deletion: without that they are held
+//! ([`crate::orphans`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::SandboxId;
@@ -37,13 +38,13 @@ pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -
     for report in host.list_sandboxes().await? {
         if let SandboxReport::Present {
             report: state,
-            idle,
+            settings,
             ..
         } = &report
         {
             let sandbox = HostSandbox {
                 is_over: state.state.is_terminal(),
-                idle: *idle,
+                settings: *settings,
             };
             host_has.insert(state.id.clone(), sandbox);
             app.apply_report(report).await?;
@@ -58,14 +59,22 @@ pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -
         in_flight: &in_flight,
         now: now_ms(),
     });
+    let mut held = BTreeSet::new();
     for step in steps {
-        carry_out(app, host, step).await?;
+        carry_out(app, host, step, &mut held).await?;
     }
+    app.held_sandboxes.replace(host_id, held);
     Ok(())
 }
 
-/// Carries out one step. A sandbox that cannot be removed now is removed in a later round.
-async fn carry_out(app: &App, host: &Host, step: Step) -> Result<()> {
+/// Carries out one step. A sandbox that cannot be removed now is removed in a later round; one that
+/// must not be is added to `held`.
+async fn carry_out(
+    app: &App,
+    host: &Host,
+    step: Step,
+    held: &mut BTreeSet<SandboxId>,
+) -> Result<()> {
     match step {
         Step::FinishDeletion(sandbox) => {
             if let Err(error) = app.finish_deletion(&sandbox).await {
@@ -92,7 +101,16 @@ async fn carry_out(app: &App, host: &Host, step: Step) -> Result<()> {
             }
             Ok(())
         }
-        Step::RemoveOrphan(id) => remove_orphan(app, host, &id).await,
+        Step::RecordPolicy(row, policy) => {
+            // Nothing happens if a user has changed it since.
+            app.record_policy(&row, policy).await.map(drop)
+        }
+        Step::RemoveOrphan(id) => {
+            if remove_orphan(app, host, &id).await? == Orphan::Held {
+                held.insert(id);
+            }
+            Ok(())
+        }
     }
 }
 
@@ -103,18 +121,30 @@ fn log_failure(id: &SandboxId, outcome: Result<()>, what: &str) {
     }
 }
 
-/// Removes a sandbox from its host, unless it has got a row since.
-async fn remove_orphan(app: &App, host: &Host, id: &SandboxId) -> Result<()> {
+/// What became of a sandbox without a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Orphan {
+    Done,
+    /// It stays: see [`crate::orphans`].
+    Held,
+}
+
+/// Removes a sandbox from its host, unless it has got a row since, or nothing says that it was
+/// deleted.
+async fn remove_orphan(app: &App, host: &Host, id: &SandboxId) -> Result<Orphan> {
     let host_id = host.id();
     let is_ours = |row: &Sandbox| row.host_id.is_none() || row.host_id == host_id;
     // A row may have come since: it is inserted before the host is asked.
-    let row = app.store.sandbox_get_any_team(id).await?;
-    if row.is_some_and(|row| is_ours(&row)) {
-        return Ok(());
+    match app.store.sandbox_get_any_team(id).await? {
+        Some(row) if is_ours(&row) => return Ok(Orphan::Done),
+        // A double of a sandbox on another host.
+        Some(_) => {}
+        None if !app.store.sandbox_was_deleted(id).await? => return Ok(Orphan::Held),
+        None => {}
     }
     tracing::warn!(sandbox = %id, host = host.url(), "removing a sandbox that has no row");
     if let Err(error) = host.remove_sandbox(id).await {
         tracing::warn!(sandbox = %id, error = error.chain(), "not removed yet");
     }
-    Ok(())
+    Ok(Orphan::Done)
 }

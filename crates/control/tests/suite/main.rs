@@ -36,6 +36,7 @@ mod rate_limits;
 mod raw;
 mod reconcile;
 mod refusals;
+mod restore;
 mod resumable;
 mod snapshot_names;
 mod snapshots;

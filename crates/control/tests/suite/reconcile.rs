@@ -126,19 +126,30 @@ async fn rows_that_no_host_was_asked_for_go_away() {
     assert_eq!(plane.store.sandbox_list_all().await.unwrap().len(), 0);
 }
 
+/// A sandbox whose row is gone.
+async fn deleted(ground: &Ground) -> SandboxId {
+    let id = abandoned(ground, 0).await;
+    let store = ground.store().await;
+    let now = stdx::time::now_ms();
+    assert!(store.sandbox_remove(&id, now).await.unwrap());
+    store.close().await;
+    id
+}
+
+fn add(host: &FakeHost, id: &SandboxId) {
+    let running = SandboxState::SANDBOX_STATE_RUNNING;
+    let spec = host_rpc::SandboxSpec::default();
+    host.world().add(id.as_str(), running, spec);
+}
+
 /// Between the look at the rows and what is done about them.
 #[tokio::test]
 async fn create_finished_during_reconcile_is_kept() {
     let a = FakeHost::start_as("host-a");
     let b = FakeHost::start_as("host-b");
     b.world().is_full = true;
-    let stranger = SandboxId::random();
-    b.world().add(
-        stranger.as_str(),
-        SandboxState::SANDBOX_STATE_RUNNING,
-        host_rpc::SandboxSpec::default(),
-    );
     let ground = Ground::new().await;
+    add(&b, &deleted(&ground).await);
     let old = abandoned_with(&ground, 31_000, Some("again")).await;
     let gates = [a.hold_next("ListSandboxes"), b.hold_next("ListSandboxes")];
     let plane = ground.start(&[&a, &b]).await;
@@ -158,7 +169,7 @@ async fn create_finished_during_reconcile_is_kept() {
     );
     gates.iter().for_each(testkit::host::Gate::open);
     // The last thing that is done for that host.
-    eventually("the stranger gone", || async {
+    eventually("the deleted one gone", || async {
         b.world().sandboxes.is_empty().then_some(())
     })
     .await;
@@ -267,22 +278,47 @@ async fn a_loss_that_is_reported_is_an_error_at_once() {
 }
 
 #[tokio::test]
-async fn sandboxes_that_no_row_knows_are_removed() {
+async fn deleted_sandbox_is_removed_from_late_host() {
     let host = FakeHost::start();
-    let stranger = SandboxId::random();
-    host.world().add(
-        stranger.as_str(),
-        SandboxState::SANDBOX_STATE_RUNNING,
-        host_rpc::SandboxSpec::default(),
-    );
     let ground = Ground::new().await;
+    let deleted = deleted(&ground).await;
+    // That of another database. It comes first in a round.
+    let foreign: SandboxId = "sb-00000000000000000000".parse().unwrap();
+    add(&host, &deleted);
+    add(&host, &foreign);
     let plane = ground.start(&[&host]).await;
     let ours = plane.create().await.id;
-    eventually("the stranger gone", || async {
-        (!host.world().sandboxes.contains_key(stranger.as_str())).then_some(())
+    eventually("the deleted one gone", || async {
+        (!host.world().sandboxes.contains_key(deleted.as_str())).then_some(())
     })
     .await;
     assert_eq!(status(&plane, &ours).await, SandboxStatus::Running);
+    assert!(host.world().sandboxes.contains_key(foreign.as_str()));
+}
+
+#[tokio::test]
+async fn lost_sandbox_returns_with_its_host() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    host.stop();
+    let gone = host.world().sandboxes.remove(&id).unwrap();
+    host.restart();
+    eventually("the loss", || async {
+        (status(&plane, &id).await == SandboxStatus::Error).then_some(())
+    })
+    .await;
+    // As an agent that was started over another directory, and now over the right one.
+    host.stop();
+    host.world().sandboxes.insert(id.clone(), gone);
+    host.restart();
+    let sandbox = eventually("the return", || async {
+        let sandbox = plane.client().get(&id).await.unwrap();
+        (sandbox.status == SandboxStatus::Running).then_some(sandbox)
+    })
+    .await;
+    assert_eq!((sandbox.reason, sandbox.stop_reason), (None, None));
+    plane.client().pause(&id).await.unwrap();
+    assert_eq!(status(&plane, &id).await, SandboxStatus::Paused);
 }
 
 #[tokio::test]

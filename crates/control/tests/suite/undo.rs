@@ -3,7 +3,7 @@
 use api_types::{AutoCheckpoint, CreateSandbox, UndoSandbox};
 use reqwest::Method;
 
-use crate::support::{one, refused};
+use crate::support::{eventually, one, refused};
 
 const POLICY: AutoCheckpoint = AutoCheckpoint {
     before_each_command: true,
@@ -14,14 +14,18 @@ const POLICY: AutoCheckpoint = AutoCheckpoint {
 
 #[tokio::test]
 async fn policy_of_create_can_be_changed() {
-    let (_host, _ground, plane) = one().await;
+    let (host, _ground, plane) = one().await;
     let client = plane.client();
     let spec = CreateSandbox {
         auto_checkpoint: Some(POLICY),
         ..CreateSandbox::default()
     };
     let id = client.create(&spec).await.unwrap().id;
-    let policy = async || client.history(&id).await.unwrap().auto_checkpoint;
+    let policy = async || {
+        let policy = client.history(&id).await.unwrap().auto_checkpoint;
+        assert_eq!(client.get(&id).await.unwrap().auto_checkpoint, policy);
+        policy
+    };
     assert_eq!(policy().await, Some(POLICY));
     let other = AutoCheckpoint {
         every_sec: Some(60),
@@ -31,6 +35,19 @@ async fn policy_of_create_can_be_changed() {
     assert_eq!(policy().await, Some(other));
     client.set_auto_checkpoint(&id, None).await.unwrap();
     assert_eq!(policy().await, None);
+    // As if a control plane had died after the host's answer.
+    host.stop();
+    let changed = host.world().sandboxes.get_mut(&id).map(|sandbox| {
+        let policy = host_rpc::spec::policy_to_message(POLICY.into());
+        sandbox.spec.auto_checkpoint = policy.into();
+    });
+    assert!(changed.is_some());
+    host.restart();
+    eventually("the row follows", async || {
+        let sandbox = client.get(&id).await.unwrap();
+        (sandbox.auto_checkpoint == Some(POLICY)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

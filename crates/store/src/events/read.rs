@@ -96,6 +96,8 @@ pub enum Events {
     Page(Vec<Event>),
     /// Some are not kept any more.
     Expired,
+    /// No event of this database has or had the cursor: an older one was restored since.
+    Unknown,
 }
 
 /// How much history is kept.
@@ -165,9 +167,9 @@ impl Store {
         )?;
         // Read after the page: what was deleted in between was missed.
         if let Some(after) = after
-            && after < self.event_horizon().await?
+            && let Some(refusal) = self.check_cursor(after).await?
         {
-            return Ok(Events::Expired);
+            return Ok(refusal);
         }
         let events: Result<Vec<Event>, Error> = found.into_iter().map(Event::try_from).collect();
         Ok(Events::Page(events?))
@@ -183,10 +185,42 @@ impl Store {
         Ok(found.first().map_or(0, |row| row.0))
     }
 
-    /// Returns the cursor of the last event that was deleted for its age; 0: none was.
-    async fn event_horizon(&self) -> Result<i64, Error> {
-        let sql = "SELECT cursor FROM events_horizon";
-        let found = rows!(self.read("looking for the oldest event"), (i64,), sql)?;
+    /// Returns the refusal of a cursor from which nothing can be read; `None` if it is good. Readers
+    /// have only cursors of events that were there.
+    async fn check_cursor(&self, after: i64) -> Result<Option<Events>, Error> {
+        let sql = "SELECT cursor, (SELECT count(*) FROM events WHERE events.cursor = $1) FROM events_horizon";
+        let call = self.read("looking for the oldest event");
+        let found = rows!(call, (i64, i64), sql, after)?;
+        let (horizon, is_there) = found.first().copied().unwrap_or_default();
+        Ok(match after {
+            _ if is_there > 0 || after == horizon => None,
+            _ if after < horizon => Some(Events::Expired),
+            _ => Some(Events::Unknown),
+        })
+    }
+
+    /// Returns true if an event says that nothing of a sandbox is left: its row was here, or an
+    /// operator had it removed.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn sandbox_was_deleted(&self, id: &SandboxId) -> Result<bool, Error> {
+        let sql = "SELECT cursor FROM events WHERE sandbox_id = $1 AND kind = $2 LIMIT 1";
+        let call = self.read("looking for the deletion of a sandbox");
+        let kind = EventKind::SandboxDeleted.as_str();
+        Ok(!rows!(call, (i64,), sql, id.as_str(), kind)?.is_empty())
+    }
+
+    /// Returns the cursor of the newest event that is too many; 0: none is.
+    async fn event_surplus(&self, rows: u64) -> Result<i64, Error> {
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        // There are no more events than numbers.
+        if self.event_last().await? <= rows {
+            return Ok(0);
+        }
+        // Counted, since a restore leaves a gap in the numbers.
+        let sql = "SELECT cursor FROM events ORDER BY cursor DESC LIMIT 1 OFFSET $1";
+        let found = rows!(self.read("counting events"), (i64,), sql, rows)?;
         Ok(found.first().map_or(0, |row| row.0))
     }
 
@@ -196,8 +230,7 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub async fn event_trim(&self, bound: EventsBound) -> Result<bool, Error> {
-        let rows = i64::try_from(bound.rows).unwrap_or(i64::MAX);
-        let surplus = self.event_last().await?.saturating_sub(rows);
+        let surplus = self.event_surplus(bound.rows).await?;
         let mut transaction = self.begin("deleting old events").await?;
         // Up to the first that stays, so that none is missing among those behind the horizon.
         let sql = "WITH batch AS (SELECT cursor, created_at FROM events ORDER BY cursor LIMIT $1) \

@@ -51,6 +51,9 @@ pub(super) fn update_event(before: &Sandbox, after: &Sandbox, now: i64) -> NewEv
     if after.spec.idle_settings() != before.spec.idle_settings() {
         event.data["idle"] = json!(after.spec.idle_settings());
     }
+    if after.spec.checkpoint_policy() != before.spec.checkpoint_policy() {
+        event.data["auto_checkpoint"] = json!(after.spec.checkpoint_policy());
+    }
     event
 }
 

@@ -7,6 +7,8 @@
 //!   so rows never mix two reports.
 //! - **Updates** by users change spec and attributes, if nobody else did meanwhile (`revision`); the
 //!   **end** of a sandbox is one as well, whose condition is that its time has come.
+//! - **Adoption** makes the row of a sandbox that a host has and the store knows nothing of, as one
+//!   statement with all that its host reports.
 //! - **Deletion** has two steps. The wish is durable first (`deleting`); reports still apply, since
 //!   the host still owns the sandbox. The row goes once no host has it any more.
 //!
@@ -16,6 +18,7 @@
 //! Every operation is one statement or one transaction, with the event of the change in it, so dying
 //! at any moment leaves the row as it was or as it should be.
 
+mod adopt;
 mod events;
 mod insert;
 mod list;
@@ -34,8 +37,10 @@ use crate::db::{row as row_type, rows};
 use crate::transaction::rows_in;
 use crate::{Cursor, Error, NewEvent, Store};
 use events::sandbox_event;
-use row::{SandboxRow, columns, is_alive};
+pub(crate) use row::is_alive;
+use row::{SandboxRow, columns};
 
+pub use adopt::AdoptedSandbox;
 pub use insert::{Idempotency, Inserted, NewSandbox};
 pub use list::SandboxFilter;
 pub use report::{Applied, Report};

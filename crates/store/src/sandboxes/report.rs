@@ -41,7 +41,8 @@ pub enum Applied {
 
 impl Store {
     /// Applies a report if its generation is newer than the row's and the move is legal
-    /// ([`SandboxState::can_become`]). Then the row says what the report says, and no more: a value
+    /// ([`SandboxState::can_become`]), or if it was lost and is there again; it has lost its name then
+    /// if another one has that. Then the row says what the report says, and no more: a value
     /// that the report leaves out is gone, but for network rules. Late, doubled and reordered
     /// reports change nothing. NULs in its texts become `U+FFFD`.
     ///
@@ -55,7 +56,7 @@ impl Store {
                 return Ok(Applied::Unknown);
             };
             let is_newer = before.generation < report.generation;
-            if !is_newer || !before.state.can_become(report.state) {
+            if !is_newer || !may_follow(&before, report) {
                 // Another process may have applied it, and who waits here is to hear of it.
                 self.changes.publish(&report.id);
                 return Ok(Applied::Stale);
@@ -80,10 +81,15 @@ impl Store {
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
             " started_at = $8, last_active_at = $9, last_updated = $10,",
             " disk_backend = $12, disk_mb = $13, disk_used_bytes = $14, network = COALESCE($15, network),",
-            " stop_reason = $16 WHERE id = $1 AND generation = $11 AND state = $17 AND revision = $18 RETURNING ",
+            " stop_reason = $16, name = CASE WHEN $19 THEN NULL ELSE name END WHERE id = $1 AND generation = $11 AND state = $17 AND revision = $18 RETURNING ",
             columns!()
         );
-        let events = report_events(before, &report.applied_to(before, now), now);
+        let loses_name = is_return(before, report) && self.is_name_taken(before).await?;
+        let mut after = report.applied_to(before, now);
+        if loses_name {
+            after.attributes.name = None;
+        }
+        let events = report_events(before, &after, now);
         let changed = one(change!(
             self,
             "applying a host's report",
@@ -108,11 +114,21 @@ impl Store {
             report.stop_reason.map(StopReason::as_str),
             before.state.as_str(),
             before.revision,
+            loses_name,
         )?)?;
         if changed.is_some() {
             self.changes.publish(&report.id);
         }
         Ok(changed)
+    }
+
+    /// Returns true if another living sandbox has the name of a row, which was free meanwhile.
+    async fn is_name_taken(&self, row: &Sandbox) -> Result<bool, Error> {
+        let Some(name) = &row.attributes.name else {
+            return Ok(false);
+        };
+        let found = self.sandbox_get_by_name(&row.team_id, name).await?;
+        Ok(found.is_some_and(|found| found.id != row.id))
     }
 }
 
@@ -144,6 +160,16 @@ impl Report {
     }
 }
 
+/// Returns true if the sandbox of a row can be as reported. One that was marked as lost is what its
+/// host says, if that has it again.
+fn may_follow(before: &Sandbox, report: &Report) -> bool {
+    before.state.can_become(report.state) || is_return(before, report)
+}
+
+fn is_return(before: &Sandbox, report: &Report) -> bool {
+    before.stop_reason == Some(StopReason::HostLost) && !report.state.is_terminal()
+}
+
 fn network_text(network: &NetworkSpec) -> Result<String, Error> {
     let unreadable = |source: serde_json::Error| Error::Corrupt {
         what: "network rules".to_owned(),
@@ -153,6 +179,6 @@ fn network_text(network: &NetworkSpec) -> Result<String, Error> {
 }
 
 /// Replaces NULs: PostgreSQL holds none in text, and a report must not be refused for one.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }

@@ -24,7 +24,7 @@ macro_rules! is_alive {
         "NOT deleting AND state IN ('pending', 'running', 'paused')"
     };
 }
-pub(super) use is_alive;
+pub(crate) use is_alive;
 
 row! {
     pub(super) struct SandboxRow {

@@ -11,7 +11,7 @@ use crate::db::{Db, insert, report};
 async fn page(store: &Store, query: &EventQuery, after: Option<i64>) -> Vec<Event> {
     match store.event_list(query, after, 1000).await.unwrap() {
         Events::Page(events) => events,
-        Events::Expired => panic!("expired"),
+        other => panic!("{other:?}"),
     }
 }
 

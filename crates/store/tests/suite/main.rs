@@ -2,6 +2,7 @@
 //! real PostgreSQL.
 
 mod attributes;
+mod backup;
 mod cursors;
 mod db;
 mod errors;
@@ -42,6 +43,10 @@ suite! {
     attributes::outdated_update_changes_nothing,
     attributes::renewal_and_expiry_never_both_win,
     attributes::waiters_hear_of_every_change,
+    backup::adopted_sandbox_is_as_reported,
+    backup::lost_sandbox_returns_without_taken_name,
+    backup::restored_cursors_are_new,
+    backup::restored_ends_are_put_off,
     cursors::pages_hold_every_row_once,
     errors::a_row_edited_by_hand_is_named,
     errors::texts_with_nul_are_the_same_everywhere,

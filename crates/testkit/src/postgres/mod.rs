@@ -7,6 +7,7 @@
 
 mod server;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
@@ -67,6 +68,14 @@ impl Database {
     pub fn options(&self) -> PgConnectOptions {
         self.server.clone().database(&self.name)
     }
+}
+
+/// Returns the path of a program of PostgreSQL's package, such as `pg_dump`.
+///
+/// # Errors
+/// There is no PostgreSQL on this machine (the text names the package).
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(server::programs()?.join(name))
 }
 
 async fn server_options() -> anyhow::Result<PgConnectOptions> {

@@ -49,7 +49,7 @@ async fn start() -> anyhow::Result<Server> {
     Err(last.context("no attempt was made")?)
 }
 
-fn programs() -> anyhow::Result<PathBuf> {
+pub(super) fn programs() -> anyhow::Result<PathBuf> {
     let versions = fs::read_dir(VERSIONS)
         .into_iter()
         .flatten()

@@ -1,0 +1,114 @@
+//! Sandboxes of a host that the store has no row of.
+//!
+//! There are two reasons for one. Its row has gone: the deletion passed by the host while that was
+//! away. Or the store never had one, or has it no more, because it is older than the sandbox: a
+//! backup was restored, or `DATABASE_URL` leads to another database. The events tell which, since
+//! every row that goes leaves one in the same transaction. So the reconciler removes only what an
+//! event says was deleted, and holds everything else for an operator: it runs on, nobody can reach
+//! it, and nothing of it is lost. That needs no mark on a restored database, and holds whichever
+//! program restored it.
+//!
+//! A sandbox whose deletion is no longer among the events that are kept is held as well.
+//!
+//! To remove one is to record its deletion: if the host is away, the reconciler does it later.
+
+use model::{ErrorCode, EventKind, SandboxAttributes, SandboxId, TeamId};
+use serde_json::json;
+use stdx::time::now_ms;
+use store::{Actor, AdoptedSandbox, NewEvent, Sandbox, Store};
+
+use crate::error::{Error, Result};
+use crate::hosts::{Host, HostRecord};
+
+/// A sandbox that only its host knows.
+#[derive(Debug, Clone)]
+pub struct Orphan {
+    pub record: HostRecord,
+    /// True if the reconciler leaves it alone.
+    pub is_held: bool,
+}
+
+/// Lists the sandboxes of a host that have no row.
+///
+/// # Errors
+/// The host's; the store's.
+pub async fn list_orphans(store: &Store, host: &Host) -> Result<Vec<Orphan>> {
+    host.connect().await?;
+    let mut orphans = Vec::new();
+    for record in host.list_records().await? {
+        let id = &record.report.id;
+        if store.sandbox_get_any_team(id).await?.is_none() {
+            let is_held = !store.sandbox_was_deleted(id).await?;
+            orphans.push(Orphan { record, is_held });
+        }
+    }
+    Ok(orphans)
+}
+
+/// Gives a sandbox of a host a row, as one of `team`.
+///
+/// # Errors
+/// `NotFound` if the host has no such sandbox, or it has a row; `AgentError` if this version cannot
+/// read its record; the host's; the store's.
+pub async fn adopt_orphan(
+    store: &Store,
+    host: &Host,
+    id: &SandboxId,
+    team: &TeamId,
+) -> Result<Sandbox> {
+    let HostRecord {
+        report,
+        spec,
+        created_at,
+    } = find_orphan(store, host, id).await?.record;
+    let spec = spec.ok_or_else(|| {
+        let text = format!("the host's record of sandbox {id} cannot be read by this version");
+        Error::new(ErrorCode::AgentError, text)
+    })?;
+    let adopted = AdoptedSandbox {
+        report,
+        spec,
+        attributes: SandboxAttributes::default(),
+        team_id: team.clone(),
+        key_id: Actor::OPERATOR.to_owned(),
+        created_at,
+    };
+    let row = store.sandbox_adopt(&adopted, now_ms()).await?;
+    row.ok_or_else(|| no_orphan(id))
+}
+
+/// Removes a sandbox without a row from its host, with everything in it.
+///
+/// # Errors
+/// As [`adopt_orphan`]. The removal is noted once the store has answered, and carried out later if
+/// the host fails.
+pub async fn remove_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<()> {
+    let orphan = find_orphan(store, host, id).await?;
+    store
+        .event_record(&NewEvent {
+            kind: EventKind::SandboxDeleted,
+            team_id: None,
+            subject: id.to_string(),
+            sandbox_id: Some(id.clone()),
+            generation: Some(orphan.record.report.generation),
+            data: json!({ "host_id": orphan.record.report.host_id, "orphan": true }),
+            now: now_ms(),
+        })
+        .await?;
+    host.remove_sandbox(id)
+        .await
+        .map_err(|error| error.and("the removal is noted, and the control plane will carry it out"))
+}
+
+async fn find_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<Orphan> {
+    let mut orphans = list_orphans(store, host).await?.into_iter();
+    let found = orphans.find(|orphan| orphan.record.report.id == *id);
+    found.ok_or_else(|| no_orphan(id))
+}
+
+fn no_orphan(id: &SandboxId) -> Error {
+    let text = format!(
+        "the host has no sandbox {id} that the database does not know; `wrenn-cp orphans list` shows those"
+    );
+    Error::new(ErrorCode::NotFound, text)
+}
