@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | part of a create | `POST /v1/sandboxes` | the host's `EnsureSandbox`, called from this process |
 //! | mixed reads, [`READS_PER_SEC`] a second | the last third of the time | the first third |
+//! | scrape of its metrics | with [`SCRAPED_SANDBOXES`] sandboxes or more | – |
 //! | idle streams | its memory with [`STREAMS`] followed logs, less that without | – |
 //!
 //! Creates are measured on SQLite and on PostgreSQL.
@@ -41,6 +42,11 @@ const READS_PER_SEC: u32 = 500;
 const READING: Duration = Duration::from_secs(12);
 /// Growth of the median of reads from the first third to the last, beyond which it is no noise.
 const MAX_GROWTH: f64 = 1.3;
+/// Sandboxes of the plane that is scraped.
+const SCRAPED_SANDBOXES: usize = 1000;
+const SCRAPES: usize = 200;
+/// Milliseconds of a scrape: it reads no sandbox.
+const MAX_SCRAPE_MS: f64 = 5.0;
 const STREAMS: usize = 1000;
 /// MB that [`STREAMS`] may take.
 const MAX_STREAMS_MB: f64 = 100.0;
@@ -62,6 +68,7 @@ pub async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     ];
     rows.push(sqlite.reads().await?);
     rows.push(sqlite.streams().await?);
+    rows.push(sqlite.scrapes().await?);
     drop(sqlite);
     let database = Database::create().await?;
     let postgres = Plane::start(place, "postgres", Some(database.url())).await?;
@@ -75,6 +82,8 @@ struct Plane {
     client: Client,
     process: Process,
     host: FakeHost,
+    /// Address of its metrics.
+    metrics: String,
 }
 
 impl Drop for Plane {
@@ -92,11 +101,15 @@ impl Plane {
         let program = dir.join("wrenn-cp");
         symlink(place.control_plane(), &program)?;
         let host = FakeHost::start();
+        // Free a moment ago: the program tells its port to nobody.
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let metrics = metrics.to_string();
         let mut settings = vec![
             format!("WRENN_DIR={}", dir.display()),
             format!("AGENT_TOKEN={TOKEN}"),
             format!("CP_HOST_AGENT_ADDR={}", host.url()),
             "CP_LISTEN_ADDR=127.0.0.1:0".to_owned(),
+            format!("CP_METRICS_ADDR={metrics}"),
         ];
         settings.extend(database.map(|url| format!("DATABASE_URL={url}")));
         let spawn = |args: &[&str]| {
@@ -116,6 +129,35 @@ impl Plane {
             client,
             process,
             host,
+            metrics,
+        })
+    }
+
+    async fn scrapes(&self) -> anyhow::Result<Row> {
+        let request = CreateSandbox::default();
+        let missing = SCRAPED_SANDBOXES.saturating_sub(self.client.list_all().await?.len());
+        stream::iter(0..missing)
+            .map(|_| self.client.create(&request))
+            .buffer_unordered(AT_ONCE)
+            .try_for_each(async |_| Ok(()))
+            .await?;
+        let http = reqwest::Client::new();
+        let url = format!("http://{}/metrics", self.metrics);
+        let mut times = Vec::with_capacity(SCRAPES);
+        for _ in 0..SCRAPES {
+            let began = Instant::now();
+            let text = http.get(&url).send().await?.text().await?;
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
+            ensure!(text.contains("wrenn_cp_hosts"), "no metrics: {text}");
+        }
+        Ok(Row {
+            name: "scrape of the control plane with 1000 sandboxes",
+            unit: "ms",
+            n: SCRAPES,
+            ours: summarize(&times, Better::Lower),
+            bare: None,
+            ratio: None,
+            target: Target::AtMost(MAX_SCRAPE_MS),
         })
     }
 
