@@ -29,6 +29,8 @@ pub struct EventStream {
     live: Receiver<FeedMessage>,
     /// True if all that is missing comes from the feed.
     caught_up: bool,
+    /// Cursor of the last event when this reading of the table began; `None` before its first page.
+    last: Option<i64>,
 }
 
 impl EventStream {
@@ -48,6 +50,7 @@ impl EventStream {
             pending: VecDeque::new(),
             live,
             caught_up: false,
+            last: None,
         }
     }
 
@@ -57,20 +60,38 @@ impl EventStream {
     /// `Expired` if events that it would have returned are not kept any more; `Unauthorized` if the
     /// key was revoked; the store's.
     pub(crate) async fn fill(&mut self) -> Result<()> {
-        if !self.store.key_exists(&self.key_id).await? {
-            return Err(revoked());
-        }
-        // Before the page: what is recorded later comes from the feed.
-        let last = self.store.event_last().await?;
+        let is_first = self.last.is_none();
+        let last = match self.last {
+            Some(last) => last,
+            None => {
+                self.check_key().await?;
+                // Before the first page: what is recorded later is on a page or comes from the feed.
+                *self.last.insert(self.store.event_last().await?)
+            }
+        };
         match self.store.event_list(&self.query, self.after, PAGE).await? {
             Events::Page(events) => {
                 self.caught_up = events.len() < PAGE as usize;
                 self.passed = self.caught_up.then_some(last);
+                if self.caught_up {
+                    self.last = None;
+                    if !is_first {
+                        // It may be long since the first page.
+                        self.check_key().await?;
+                    }
+                }
                 self.pending = events.into();
                 Ok(())
             }
             Events::Expired => Err(expired()),
             Events::Unknown => Err(unknown_cursor()),
+        }
+    }
+
+    async fn check_key(&self) -> Result<()> {
+        match self.store.key_exists(&self.key_id).await? {
+            true => Ok(()),
+            false => Err(revoked()),
         }
     }
 
@@ -123,4 +144,89 @@ impl EventStream {
 fn revoked() -> Error {
     let text = "the key was revoked; use another one";
     Error::new(ErrorCode::Unauthorized, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use store::Actor;
+
+    use super::*;
+    use crate::auth;
+    use crate::events::LiveEvents;
+
+    async fn stream_of(store: &Store, live: &LiveEvents, key_id: &str) -> EventStream {
+        let query = EventQuery::default();
+        let last = store.event_last().await.unwrap();
+        let receiver = live.subscribe();
+        EventStream::new(
+            store.clone(),
+            query,
+            key_id.to_owned(),
+            Some(last),
+            receiver,
+        )
+    }
+
+    /// Records events, and sends them as the feed does.
+    async fn record(store: &Store, live: &LiveEvents, count: usize) -> Vec<i64> {
+        let after = store.event_last().await.unwrap();
+        for _ in 0..count {
+            auth::create_key(store, "of an event").await.unwrap();
+        }
+        let query = EventQuery::default();
+        let limit = u32::try_from(count).unwrap();
+        let found = store.event_list(&query, Some(after), limit).await.unwrap();
+        let Events::Page(events) = found else {
+            panic!("expired");
+        };
+        let cursors = events.iter().map(|event| event.cursor).collect();
+        for event in events {
+            live.0.send(FeedMessage::Event(event.into())).unwrap();
+        }
+        cursors
+    }
+
+    async fn store() -> (tempfile::TempDir, Store, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let url = crate::config::sqlite_in(directory.path());
+        let store = Store::open(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        let store = store.acting_for(Actor::local(Actor::OPERATOR));
+        let (key, _) = auth::create_key(&store, "of the stream").await.unwrap();
+        (directory, store, key.id)
+    }
+
+    #[tokio::test]
+    async fn lagged_stream_reads_table_once() {
+        let (_directory, store, key) = store().await;
+        // Shorter than what comes, of which the table has several pages.
+        let live = LiveEvents(tokio::sync::broadcast::Sender::new(16));
+        let mut stream = stream_of(&store, &live, &key).await;
+        stream.fill().await.unwrap();
+        assert!(stream.caught_up);
+        let cursors = record(&store, &live, 3 * PAGE as usize + 7).await;
+        let mut got = Vec::new();
+        for _ in &cursors {
+            got.push(stream.next().await.unwrap().cursor);
+        }
+        assert_eq!(got, cursors);
+        // What is left in the queue comes no second time.
+        let later = record(&store, &live, 1).await;
+        assert_eq!(stream.next().await.unwrap().cursor, later[0]);
+    }
+
+    #[tokio::test]
+    async fn lagged_stream_ends_with_key() {
+        let (_directory, store, key) = store().await;
+        let live = LiveEvents(tokio::sync::broadcast::Sender::new(1));
+        let mut stream = stream_of(&store, &live, &key).await;
+        stream.fill().await.unwrap();
+        // The last key cannot be revoked.
+        auth::create_key(&store, "another one").await.unwrap();
+        auth::revoke_key(&store, &key).await.unwrap();
+        // The event of the deletion is pushed out of the queue.
+        record(&store, &live, 3).await;
+        let error = stream.next().await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unauthorized);
+    }
 }
