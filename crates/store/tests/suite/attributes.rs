@@ -377,6 +377,7 @@ pub async fn rows_of_ids_are_of_team(db: Db) {
     assert_eq!(found, [first, second]);
     assert_eq!(store.sandboxes_get(&team, &[]).await.unwrap(), []);
     let connections = store.connections();
-    assert!(connections.idle > 0, "{connections:?}");
-    assert!(connections.in_use + connections.idle <= connections.most);
+    // A connection goes back to the pool a moment after its call.
+    let open = connections.in_use + connections.idle;
+    assert!((1..=connections.most).contains(&open), "{connections:?}");
 }
