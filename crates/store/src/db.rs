@@ -147,6 +147,24 @@ fn failed(call: &Call<'_>, source: sqlx::Error) -> Error {
     }
 }
 
+/// Returns the first row as what it stands for; `None` if there is no row.
+pub(crate) fn one<R, T: TryFrom<R, Error = Error>>(rows: Vec<R>) -> Result<Option<T>, Error> {
+    rows.into_iter().next().map(T::try_from).transpose()
+}
+
+/// Returns the rows as what they stand for.
+pub(crate) fn all<R, T: TryFrom<R, Error = Error>>(rows: Vec<R>) -> Result<Vec<T>, Error> {
+    rows.into_iter().map(T::try_from).collect()
+}
+
+/// Returns the places of `count` parameters from number `first` on, with commas between them.
+pub(crate) fn places(first: usize, count: usize) -> String {
+    let places: Vec<String> = (first..first + count)
+        .map(|number| format!("${number}"))
+        .collect();
+    places.join(", ")
+}
+
 /// Returns the number in the only row of a `SELECT count(*)`.
 pub(crate) fn single_count(rows: Vec<(i64,)>) -> Result<u64, Error> {
     let number = rows.first().map_or(0, |row| row.0);

@@ -3,7 +3,7 @@
 use model::{EventKind, Scopes, TeamId};
 use serde_json::json;
 
-use crate::db::{row, rows, single_count, without_nul};
+use crate::db::{all, one, row, rows, single_count, without_nul};
 use crate::transaction::rows_in;
 use crate::{Error, NewEvent, Store};
 
@@ -122,8 +122,7 @@ impl Store {
     pub async fn key_find(&self, hash: &[u8; 32]) -> Result<Option<Key>, Error> {
         let sql = "SELECT id, team_id, scopes, name, created_at FROM keys WHERE hash = $1";
         let db = self.read("looking for a key");
-        let found = rows!(db, KeyRow, sql, hash.as_slice())?;
-        found.into_iter().next().map(Key::try_from).transpose()
+        one(rows!(db, KeyRow, sql, hash.as_slice())?)
     }
 
     /// Returns true if there is a key with this id.
@@ -141,8 +140,7 @@ impl Store {
     /// As [`Store::key_find`].
     pub async fn key_list(&self) -> Result<Vec<Key>, Error> {
         let sql = "SELECT id, team_id, scopes, name, created_at FROM keys ORDER BY created_at, id";
-        let found = rows!(self.read("listing keys"), KeyRow, sql)?;
-        found.into_iter().map(Key::try_from).collect()
+        all(rows!(self.read("listing keys"), KeyRow, sql)?)
     }
 
     /// Forgets a key: it opens nothing from now on. False: there was none with this id.

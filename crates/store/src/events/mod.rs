@@ -31,7 +31,7 @@ use model::{EventKind, Generation, SandboxId, TeamId};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
-use crate::db::{stored_generation, wait_for_statement};
+use crate::db::{places, stored_generation, wait_for_statement};
 use crate::transaction::{Connection, Transaction};
 use crate::{Error, Store};
 
@@ -165,18 +165,11 @@ pub(crate) use bind_event;
 /// Returns the statement of PostgreSQL that does what `sql` does, and records an event if that gives
 /// a row. The columns of the event come after the `bound` parameters of `sql`.
 pub(crate) fn with_event(sql: &str, bound: usize) -> String {
-    let places = event_places(bound);
+    let places = places(bound + 1, COLUMN_COUNT);
     format!(
         "WITH changed AS ({sql}), recorded AS \
          (INSERT INTO events ({COLUMNS}) SELECT {places} FROM changed) SELECT * FROM changed"
     )
-}
-
-fn event_places(bound: usize) -> String {
-    let places: Vec<String> = (1..=COLUMN_COUNT)
-        .map(|number| format!("${}", bound + number))
-        .collect();
-    places.join(", ")
 }
 
 impl Store {
@@ -203,11 +196,8 @@ impl Transaction<'_> {
     /// Records an event of the transaction's change. Comes last in a transaction: what it locks keeps
     /// all other writers of events waiting.
     pub(crate) async fn record(&mut self, event: &NewEvent) -> Result<(), Error> {
-        let sql = format!(
-            "INSERT INTO events ({COLUMNS}) VALUES ({})",
-            event_places(0)
-        );
-        let sql = AssertSqlSafe(sql);
+        let places = places(1, COLUMN_COUNT);
+        let sql = AssertSqlSafe(format!("INSERT INTO events ({COLUMNS}) VALUES ({places})"));
         let columns = self.store.event_columns(event)?;
         match &mut self.connection {
             Connection::Sqlite(begun) => {

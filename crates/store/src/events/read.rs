@@ -4,7 +4,7 @@ use model::{EventKind, SandboxId, TeamId};
 use sqlx::AssertSqlSafe;
 
 use super::{Actor, Event};
-use crate::db::{row, rows};
+use crate::db::{all, places, row, rows};
 use crate::transaction::rows_in;
 use crate::{Error, Store};
 
@@ -121,12 +121,9 @@ impl Store {
         after: Option<i64>,
         limit: u32,
     ) -> Result<Events, Error> {
-        let kinds: Vec<String> = (7..7 + query.kinds.len())
-            .map(|number| format!("${number}"))
-            .collect();
-        let kinds = match kinds.is_empty() {
-            true => String::new(),
-            false => format!(" AND kind IN ({})", kinds.join(", ")),
+        let kinds = match query.kinds.len() {
+            0 => String::new(),
+            count => format!(" AND kind IN ({})", places(7, count)),
         };
         let team = query.team.as_ref().map(|_| {
             if query.with_installation {
@@ -171,8 +168,7 @@ impl Store {
         {
             return Ok(refusal);
         }
-        let events: Result<Vec<Event>, Error> = found.into_iter().map(Event::try_from).collect();
-        Ok(Events::Page(events?))
+        Ok(Events::Page(all(found)?))
     }
 
     /// Returns the cursor of the newest event; 0: there was none.

@@ -7,8 +7,8 @@ use super::events::sandbox_event;
 use super::insert::{labels_text, spec_text};
 use super::report::printable;
 use super::row::{SandboxRow, columns};
-use super::{Report, Sandbox, one};
-use crate::db::{stored_generation, without_nul};
+use super::{Report, Sandbox};
+use crate::db::{one, stored_generation, without_nul};
 use crate::transaction::rows_in;
 use crate::{Error, Store};
 

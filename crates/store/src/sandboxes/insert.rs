@@ -6,10 +6,10 @@ use model::{
 };
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
+use super::Sandbox;
 use super::events::sandbox_event;
 use super::row::{SandboxRow, columns};
-use super::{Sandbox, one};
-use crate::db::{rows, stored_generation, without_nul};
+use crate::db::{one, rows, stored_generation, without_nul};
 use crate::transaction::change;
 use crate::{Error, Store};
 

@@ -7,9 +7,9 @@
 use model::{LabelFilter, SandboxState, TeamId};
 use sqlx::AssertSqlSafe;
 
+use super::Sandbox;
 use super::row::{SandboxRow, columns};
-use super::{Sandbox, all};
-use crate::db::{rows, single_count, without_nul};
+use crate::db::{all, rows, single_count, without_nul};
 use crate::{Cursor, Error, Store};
 
 /// Conditions on sandboxes, all of which hold.

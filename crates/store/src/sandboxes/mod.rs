@@ -33,7 +33,7 @@ use model::{
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-use crate::db::{row as row_type, rows};
+use crate::db::{all, one, places, row as row_type, rows};
 use crate::transaction::rows_in;
 use crate::{Cursor, Error, NewEvent, Store};
 use events::sandbox_event;
@@ -130,13 +130,10 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<String> = (2..ids.len() + 2)
-            .map(|number| format!("${number}"))
-            .collect();
         let sql = format!(
             "SELECT {} FROM sandboxes WHERE team_id = $1 AND id IN ({})",
             columns!(),
-            places.join(", ")
+            places(2, ids.len())
         );
         // Nothing in it but numbers is made here.
         let sql = AssertSqlSafe(sql);
@@ -235,10 +232,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<String> = (5..ids.len() + 5)
-            .map(|number| format!("${number}"))
-            .collect();
-        let places = places.join(", ");
+        let places = places(5, ids.len());
         let sql = format!(
             "UPDATE sandboxes SET deleting = TRUE, last_updated = CASE WHEN deleting THEN last_updated ELSE $1 END, \
              idempotency_key = CASE WHEN deleting THEN idempotency_key END, \
@@ -254,7 +248,7 @@ impl Store {
         let call = self.write("giving sandboxes up");
         let all_of_them = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         let ids = ids.iter().map(SandboxId::as_str);
-        let given_up =
+        let given_up: Vec<Sandbox> =
             all(rows!(call, SandboxRow, sql, now, all_of_them, running, paused; each ids)?)?;
         for row in &given_up {
             self.changes.publish(&row.id);
@@ -312,12 +306,4 @@ impl RemovedRow {
             now,
         }
     }
-}
-
-fn one(rows: Vec<SandboxRow>) -> Result<Option<Sandbox>, Error> {
-    rows.into_iter().next().map(Sandbox::try_from).transpose()
-}
-
-fn all(rows: Vec<SandboxRow>) -> Result<Vec<Sandbox>, Error> {
-    rows.into_iter().map(Sandbox::try_from).collect()
 }

@@ -4,8 +4,8 @@ use model::{Generation, NetworkSpec, SandboxId, SandboxState, StopReason};
 
 use super::events::report_events;
 use super::row::{SandboxRow, columns};
-use super::{Disk, Sandbox, one};
-use crate::db::stored_generation;
+use super::{Disk, Sandbox};
+use crate::db::{one, stored_generation};
 use crate::transaction::change;
 use crate::{Error, Store};
 

@@ -5,11 +5,11 @@ use model::{
     EventKind, SandboxAttributes, SandboxId, SandboxName, SandboxSpec, SandboxState, StopReason,
 };
 
+use super::Sandbox;
 use super::events::{sandbox_event, update_event};
 use super::insert::{labels_text, spec_text};
 use super::row::{SandboxRow, columns, is_alive};
-use super::{Sandbox, one};
-use crate::db::{row, rows};
+use crate::db::{one, row, rows};
 use crate::transaction::rows_in;
 use crate::{Error, Store};
 

@@ -3,7 +3,7 @@
 use model::{DeliveryId, DeliveryState, TeamId, WebhookId};
 use sqlx::AssertSqlSafe;
 
-use crate::db::{row, rows};
+use crate::db::{all, one, row, rows};
 use crate::transaction::rows_in;
 use crate::{Error, Store};
 
@@ -96,7 +96,7 @@ pub struct WebhookBound {
     pub before: i64,
 }
 
-/// What waits for all webhooks.
+/// Deliveries of all webhooks that have not arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WebhookBacklog {
     /// Time of the oldest event that an enabled webhook has not got.
@@ -128,15 +128,14 @@ impl Store {
         let before = before.unwrap_or(i64::MAX);
         let limit = i64::from(limit);
         let db = self.read("listing deliveries");
-        let found = rows!(
+        all(rows!(
             db,
             DeliveryRow,
             AssertSqlSafe(sql),
             webhook.as_str(),
             before,
             limit
-        )?;
-        found.into_iter().map(Delivery::try_from).collect()
+        )?)
     }
 
     /// Finds a delivery of a webhook.
@@ -152,14 +151,13 @@ impl Store {
             "SELECT {DELIVERY_COLUMNS} FROM webhook_deliveries WHERE webhook_id = $1 AND message_id = $2"
         );
         let db = self.read("looking for a delivery");
-        let found = rows!(
+        one(rows!(
             db,
             DeliveryRow,
             AssertSqlSafe(sql),
             webhook.as_str(),
             id.as_str()
-        )?;
-        found.into_iter().next().map(Delivery::try_from).transpose()
+        )?)
     }
 
     /// Inserts a delivery that is of no event. Returns false if the team has no such webhook.
@@ -207,14 +205,13 @@ impl Store {
              WHERE webhook_id = $1 AND message_id = $2 RETURNING {DELIVERY_COLUMNS}"
         );
         let db = self.write("sending a delivery again");
-        let found = rows!(
+        one(rows!(
             db,
             DeliveryRow,
             AssertSqlSafe(sql),
             webhook.as_str(),
             id.as_str()
-        )?;
-        found.into_iter().next().map(Delivery::try_from).transpose()
+        )?)
     }
 
     /// Has all deliveries of a webhook that were given up sent again. Returns their number.

@@ -32,7 +32,7 @@ use std::fmt;
 use model::{EventKind, TeamId, WebhookId};
 use serde_json::json;
 
-use crate::db::{row, rows, single_count, without_nul};
+use crate::db::{all, one, row, rows, single_count, without_nul};
 use crate::transaction::{Transaction, rows_in};
 use crate::{Backend, Error, NewEvent, Store};
 
@@ -228,8 +228,7 @@ impl Store {
             " FROM webhooks WHERE id = $1 AND team_id = $2"
         );
         let db = self.read("looking for a webhook");
-        let found = rows!(db, WebhookRow, sql, id.as_str(), team.as_str())?;
-        found.into_iter().next().map(Webhook::try_from).transpose()
+        one(rows!(db, WebhookRow, sql, id.as_str(), team.as_str())?)
     }
 
     /// Lists the webhooks of a team, oldest first.
@@ -242,13 +241,8 @@ impl Store {
             webhook_columns!(),
             " FROM webhooks WHERE team_id = $1 ORDER BY created_at, id"
         );
-        let found = rows!(
-            self.read("listing webhooks"),
-            WebhookRow,
-            sql,
-            team.as_str()
-        )?;
-        found.into_iter().map(Webhook::try_from).collect()
+        let db = self.read("listing webhooks");
+        all(rows!(db, WebhookRow, sql, team.as_str())?)
     }
 
     /// Changes a webhook of a team, and returns it as it is then; `None`: there is none. One that is
@@ -310,11 +304,7 @@ impl Store {
         });
         transaction.record(&event).await?;
         transaction.commit().await?;
-        changed
-            .into_iter()
-            .next()
-            .map(Webhook::try_from)
-            .transpose()
+        one(changed)
     }
 
     /// Deletes a webhook of a team with all its deliveries. Returns false if there is none.
@@ -380,8 +370,7 @@ impl Transaction<'_> {
             "UPDATE webhooks SET enabled = enabled WHERE id = $1 AND team_id = $2 RETURNING ",
             webhook_columns!()
         );
-        let locked = rows_in!(self, WebhookRow, sql, id.as_str(), team.as_str())?;
-        locked.into_iter().next().map(Webhook::try_from).transpose()
+        one(rows_in!(self, WebhookRow, sql, id.as_str(), team.as_str())?)
     }
 
     /// Has all that waits for a webhook sent at once.

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 
 use super::{NewDelivery, Webhook, WebhookRow, webhook_columns, webhook_event};
-use crate::db::{row, rows};
+use crate::db::{places, row, rows};
 use crate::events::{Event, EventRow, ROW_COLUMNS};
 use crate::transaction::{Transaction, rows_in};
 use crate::{Backend, Error, Store};
@@ -102,8 +102,8 @@ impl Subscription {
 }
 
 impl Store {
-    /// Makes deliveries of the next events, at most `limit`. `render` makes the message of an event, if there is to be one.
-    /// Returns true if there may be more.
+    /// Makes deliveries of the next events, at most `limit`. `render` makes the message of an event,
+    /// if there is to be one. Returns true if there may be more.
     ///
     /// # Errors
     /// The database fails.
@@ -365,14 +365,11 @@ impl Transaction<'_> {
         receivers: &[&str],
         delivery: &NewDelivery,
     ) -> Result<(), Error> {
-        let numbers: Vec<String> = (5..5 + receivers.len())
-            .map(|number| format!("${number}"))
-            .collect();
         let sql = format!(
             "INSERT INTO webhook_deliveries (webhook_id, message_id, kind, payload, state, attempts, due_at, created_at) \
              SELECT id, $1, $2, $3, 'pending', 0, 0, $4 FROM webhooks WHERE id IN ({}) \
              ON CONFLICT DO NOTHING RETURNING position",
-            numbers.join(", ")
+            places(5, receivers.len())
         );
         rows_in!(
             self,
