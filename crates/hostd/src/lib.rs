@@ -135,7 +135,6 @@ impl Agent {
         };
         let never = std::future::pending();
         tokio::spawn(listener::serve(listener, router, limits, never));
-        tokio::spawn(runtime::metrics::keep_up());
     }
 
     /// Exports the metrics by OTLP, where the environment says so, for as long as the process lives.

@@ -140,6 +140,7 @@ pub fn install(metrics: &[Metric]) {
         let handle = recorder.handle();
         // An error means that another recorder was installed before, which no program of ours does.
         let _ = ::metrics::set_global_recorder(recorder);
+        keep_up(handle.clone());
         handle
     });
     for outcome in SPAN_OUTCOMES {
@@ -166,14 +167,18 @@ pub fn render() -> String {
     })
 }
 
-/// Keeps histograms small where nothing scrapes. Never returns.
-pub async fn keep_up() {
-    let mut ticks = tokio::time::interval(UPKEEP);
-    loop {
-        ticks.tick().await;
-        if let Some(handle) = RECORDER.get() {
+/// Keeps histograms small where nothing scrapes, for as long as the process lives. In a thread, which
+/// needs no runtime.
+fn keep_up(handle: PrometheusHandle) {
+    let thread = std::thread::Builder::new().name("metrics".to_owned());
+    let started = thread.spawn(move || {
+        loop {
+            std::thread::sleep(UPKEEP);
             handle.run_upkeep();
         }
+    });
+    if let Err(error) = started {
+        tracing::warn!(%error, "histograms are emptied by scrapes alone: no thread can be started");
     }
 }
 
