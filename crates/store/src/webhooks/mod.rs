@@ -330,11 +330,14 @@ impl Store {
         Ok(true)
     }
 
-    /// Returns the present time as the database computes it, in milliseconds since the Unix epoch.
+    /// Returns the present time as the database computes it, in milliseconds since the Unix epoch: the
+    /// same throughout a statement, so that an index can find what is due.
     const fn database_clock(&self) -> &'static str {
         match self.backend {
             Backend::Sqlite(_) => "CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)",
-            Backend::Postgres(_) => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+            Backend::Postgres(_) => {
+                "CAST(extract(epoch FROM statement_timestamp()) * 1000 AS BIGINT)"
+            }
         }
     }
 }
