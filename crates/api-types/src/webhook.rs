@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use model::DeliveryState as DeliveryStatus;
+
 /// A receiver of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Webhook {
@@ -120,29 +122,6 @@ pub struct WebhookDelivery {
     /// Body of the request, byte by byte; only of a single delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<String>,
-}
-
-/// State of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryStatus {
-    /// To be sent, for the first time or again.
-    Pending,
-    /// The receiver has answered with 2xx.
-    Delivered,
-    /// Given up; it can be sent again.
-    Dead,
-}
-
-impl DeliveryStatus {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Delivered => "delivered",
-            Self::Dead => "dead",
-        }
-    }
 }
 
 /// Answer to a request to send dead letters again.

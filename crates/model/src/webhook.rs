@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::InvalidValue;
 
 /// `wh-` and 16 hexadecimal digits.
@@ -79,13 +81,15 @@ impl FromStr for DeliveryId {
 }
 
 /// State of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = DeliveryStatus))]
+#[serde(rename_all = "snake_case")]
 pub enum DeliveryState {
     /// To be sent, for the first time or again.
     Pending,
-    /// The receiver has confirmed it.
+    /// The receiver has answered with 2xx.
     Delivered,
-    /// Given up; it can be sent again by hand.
+    /// Given up; it can be sent again.
     Dead,
 }
 

@@ -20,7 +20,7 @@ use utoipa::IntoParams;
 
 use super::error::error_body;
 use super::extract::Query;
-use super::sandbox_list::{MAX_LIMIT, NEXT_CURSOR};
+use super::sandbox_list::{NEXT_CURSOR, page_limit};
 use super::view::format_time;
 use crate::app::App;
 use crate::app::events::EventFilter;
@@ -96,11 +96,7 @@ pub async fn list_events(
     Extension(principal): Extension<Principal>,
     Query(query): Query<ListEventsQuery>,
 ) -> Result<Response> {
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        let text = format!("limit must be from 1 to {MAX_LIMIT}, not {limit}");
-        return Err(Error::invalid(text));
-    }
+    let limit = page_limit(query.limit, DEFAULT_LIMIT)?;
     let filter = parse_filter(query.r#type, query.sandbox, query.since)?;
     let after = query.cursor.as_deref().map(parse_cursor).transpose()?;
     let page = app.list_events(&principal, filter, after, limit).await?;

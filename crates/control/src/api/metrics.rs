@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::IntoParams;
 
 use super::extract::{Id, Query};
-use super::sandbox_list::{MAX_LIMIT, NEXT_CURSOR};
+use super::sandbox_list::{MAX_LIMIT, NEXT_CURSOR, page_limit};
 use super::view;
 use crate::app::App;
 use crate::app::metrics::MAX_IDS;
@@ -153,7 +153,7 @@ pub async fn get_usage(
         Some(ids) => (app.get_usage(&principal, &parse_ids(ids)?).await?, None),
         None => {
             let cursor = query.cursor.as_deref().map(str::parse).transpose()?;
-            let limit = page_limit(query.limit)?;
+            let limit = page_limit(query.limit, MAX_LIMIT)?;
             app.list_present_usage(&principal, cursor.as_ref(), limit)
                 .await?
         }
@@ -168,15 +168,6 @@ pub async fn get_usage(
         response.headers_mut().insert(NEXT_CURSOR, value);
     }
     Ok(response)
-}
-
-fn page_limit(limit: Option<u32>) -> Result<u32> {
-    let limit = limit.unwrap_or(MAX_LIMIT);
-    if (1..=MAX_LIMIT).contains(&limit) {
-        return Ok(limit);
-    }
-    let text = format!("limit must be from 1 to {MAX_LIMIT}, not {limit}");
-    Err(Error::invalid(text))
 }
 
 fn parse_ids(text: &str) -> Result<Vec<SandboxId>> {

@@ -24,6 +24,19 @@ pub const MAX_LIMIT: u32 = 1000;
 /// Conditions on labels in one query: each costs a look-up for each row.
 const MAX_LABELS: usize = 16;
 
+/// Returns the number of entries of a page, of which the query wants `limit`.
+///
+/// # Errors
+/// `InvalidRequest` if that is not within 1 and [`MAX_LIMIT`].
+pub(super) fn page_limit(limit: Option<u32>, default: u32) -> Result<u32> {
+    let limit = limit.unwrap_or(default);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    let text = format!("limit must be from 1 to {MAX_LIMIT}, not {limit}");
+    Err(Error::invalid(text))
+}
+
 /// Conditions, all of which hold.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]

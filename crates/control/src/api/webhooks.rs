@@ -11,13 +11,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use http::{HeaderValue, StatusCode};
-use model::{DeliveryId, DeliveryState, WebhookId};
+use model::{DeliveryId, WebhookId};
 use serde::Deserialize;
 use stdx::time::now_ms;
 use utoipa::IntoParams;
 
 use super::extract::{Json, NoQuery, OptionalJson, Part, Query};
-use super::sandbox_list::{MAX_LIMIT, NEXT_CURSOR};
+use super::sandbox_list::{NEXT_CURSOR, page_limit};
 use super::view::format_time;
 use crate::app::webhooks::WebhookRequest;
 use crate::app::{App, spawn_detached};
@@ -115,7 +115,7 @@ pub async fn update_webhook(
 
 /// Delete a webhook
 ///
-/// What waits for it is not sent any more, but for an attempt that is under way.
+/// Deliveries that wait are dropped; an attempt that is under way may still arrive.
 #[utoipa::path(
     delete, path = "/v1/webhooks/{webhook}", tag = "webhooks",
     responses((status = 204, description = "It is gone"))
@@ -205,15 +205,10 @@ pub async fn list_webhook_deliveries(
     Part(id): Part<WebhookId>,
     Query(query): Query<ListDeliveriesQuery>,
 ) -> Result<Response> {
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        let text = format!("limit must be from 1 to {MAX_LIMIT}, not {limit}");
-        return Err(Error::invalid(text));
-    }
+    let limit = page_limit(query.limit, DEFAULT_LIMIT)?;
     let before = query.cursor.as_deref().map(parse_cursor).transpose()?;
-    let state = query.status.map(stored_state);
     let found = app
-        .list_deliveries(&principal, &id, state, before, limit)
+        .list_deliveries(&principal, &id, query.status, before, limit)
         .await?;
     let last = found.last().map(|delivery| delivery.position);
     let is_full = found.len() == limit as usize;
@@ -295,14 +290,6 @@ fn parse_cursor(text: &str) -> Result<i64> {
     })
 }
 
-const fn stored_state(status: DeliveryStatus) -> DeliveryState {
-    match status {
-        DeliveryStatus::Pending => DeliveryState::Pending,
-        DeliveryStatus::Delivered => DeliveryState::Delivered,
-        DeliveryStatus::Dead => DeliveryState::Dead,
-    }
-}
-
 fn with_secret(webhook: store::Webhook) -> Webhook {
     let secret = Some(webhook.secret.clone());
     Webhook {
@@ -328,17 +315,13 @@ fn view_webhook(webhook: store::Webhook) -> Webhook {
 }
 
 fn view_delivery(delivery: store::Delivery, with_payload: bool) -> WebhookDelivery {
-    let is_pending = delivery.state == DeliveryState::Pending;
+    let is_pending = delivery.state == DeliveryStatus::Pending;
     // Of one that was never tried, or is to be tried at once, the time is long past.
     let next = delivery.due_at.max(delivery.created_at);
     WebhookDelivery {
         id: delivery.id,
         kind: delivery.kind,
-        status: match delivery.state {
-            DeliveryState::Pending => DeliveryStatus::Pending,
-            DeliveryState::Delivered => DeliveryStatus::Delivered,
-            DeliveryState::Dead => DeliveryStatus::Dead,
-        },
+        status: delivery.state,
         attempts: delivery.attempts,
         next_attempt_at: is_pending.then(|| format_time(next)),
         last_attempt_at: delivery.last_attempt_at.map(format_time),
