@@ -3,10 +3,10 @@
 //! There are two reasons for one. Its row has gone: the deletion passed by the host while that was
 //! away. Or the store never had one, or has it no more, because it is older than the sandbox: a
 //! backup was restored, or `DATABASE_URL` leads to another database. The events tell which, since
-//! every row that goes leaves one in the same transaction. So the reconciler removes only what an
-//! event says was deleted, and holds everything else for an operator: it runs on, nobody can reach
-//! it, and nothing of it is lost. That needs no mark on a restored database, and holds whichever
-//! program restored it.
+//! every row that goes leaves one in the same transaction. So the reconciler removes only sandboxes
+//! that an event calls deleted, and holds all others for an operator: they run on, cannot be reached,
+//! and lose nothing. That needs no mark on a restored database, and holds whichever program restored
+//! it.
 //!
 //! A sandbox whose deletion is no longer among the events that are kept is held as well.
 //!
@@ -45,6 +45,16 @@ pub async fn list_orphans(store: &Store, host: &Host) -> Result<Vec<Orphan>> {
     Ok(orphans)
 }
 
+/// Finds the record of a sandbox of a host that has no row.
+async fn find_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<HostRecord> {
+    host.connect().await?;
+    let mut records = host.list_records().await?.into_iter();
+    match records.find(|record| record.report.id == *id) {
+        Some(record) if store.sandbox_get_any_team(id).await?.is_none() => Ok(record),
+        _ => Err(no_orphan(id)),
+    }
+}
+
 /// Gives a sandbox of a host a row, as one of `team`.
 ///
 /// # Errors
@@ -60,7 +70,7 @@ pub async fn adopt_orphan(
         report,
         spec,
         created_at,
-    } = find_orphan(store, host, id).await?.record;
+    } = find_orphan(store, host, id).await?;
     let spec = spec.ok_or_else(|| {
         let text = format!("the host's record of sandbox {id} cannot be read by this version");
         Error::new(ErrorCode::AgentError, text)
@@ -83,27 +93,21 @@ pub async fn adopt_orphan(
 /// As [`adopt_orphan`]. The removal is noted once the store has answered, and carried out later if
 /// the host fails.
 pub async fn remove_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<()> {
-    let orphan = find_orphan(store, host, id).await?;
+    let report = find_orphan(store, host, id).await?.report;
     store
         .event_record(&NewEvent {
             kind: EventKind::SandboxDeleted,
             team_id: None,
             subject: id.to_string(),
             sandbox_id: Some(id.clone()),
-            generation: Some(orphan.record.report.generation),
-            data: json!({ "host_id": orphan.record.report.host_id, "orphan": true }),
+            generation: Some(report.generation),
+            data: json!({ "host_id": report.host_id, "orphan": true }),
             now: now_ms(),
         })
         .await?;
     host.remove_sandbox(id)
         .await
         .map_err(|error| error.and("the removal is noted, and the control plane will carry it out"))
-}
-
-async fn find_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<Orphan> {
-    let mut orphans = list_orphans(store, host).await?.into_iter();
-    let found = orphans.find(|orphan| orphan.record.report.id == *id);
-    found.ok_or_else(|| no_orphan(id))
 }
 
 fn no_orphan(id: &SandboxId) -> Error {

@@ -73,13 +73,7 @@ impl Host {
 
     /// Lists the reports of all sandboxes that the host has, without malformed ones.
     pub async fn list_sandboxes(&self) -> Result<Vec<SandboxReport>> {
-        let request = rpc::ListSandboxesRequest::default();
-        let listed = unary!(
-            self,
-            sandboxes.list_sandboxes_with_options(request),
-            ASK_TIMEOUT
-        )?;
-        let reports = listed.sandboxes.into_iter();
+        let reports = self.list_messages().await?.into_iter();
         Ok(reports
             .filter_map(|report| self.valid_report(report))
             .collect())
@@ -90,14 +84,8 @@ impl Host {
     /// # Errors
     /// The host's, or that it cannot be reached.
     pub async fn list_records(&self) -> Result<Vec<HostRecord>> {
-        let request = rpc::ListSandboxesRequest::default();
-        let listed = unary!(
-            self,
-            sandboxes.list_sandboxes_with_options(request),
-            ASK_TIMEOUT
-        )?;
         let mut records = Vec::new();
-        for report in listed.sandboxes {
+        for report in self.list_messages().await? {
             let spec = report.spec.as_option().map(rpc::spec::from_message);
             let created_at = report.created_at_ms;
             if let Some(SandboxReport::Present { report, .. }) = self.valid_report(report) {
@@ -109,6 +97,16 @@ impl Host {
             }
         }
         Ok(records)
+    }
+
+    async fn list_messages(&self) -> Result<Vec<rpc::SandboxReport>> {
+        let request = rpc::ListSandboxesRequest::default();
+        let listed = unary!(
+            self,
+            sandboxes.list_sandboxes_with_options(request),
+            ASK_TIMEOUT
+        )?;
+        Ok(listed.sandboxes)
     }
 
     /// Makes the sandbox exist and run.
