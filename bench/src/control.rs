@@ -101,7 +101,7 @@ impl Plane {
         let program = dir.join("wrenn-cp");
         symlink(place.control_plane(), &program)?;
         let host = FakeHost::start();
-        // Free a moment ago: the program tells its port to nobody.
+        // A port that was free a moment ago: the program does not report the one that it binds.
         let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let metrics = metrics.to_string();
         let mut settings = vec![

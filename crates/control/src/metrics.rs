@@ -139,7 +139,7 @@ pub(crate) struct Reading {
     pub(crate) webhooks: Option<WebhookReading>,
 }
 
-/// What waits for webhooks.
+/// Deliveries of all webhooks that have not arrived.
 pub(crate) struct WebhookReading {
     /// Age of the oldest event that waits.
     pub(crate) oldest: Duration,

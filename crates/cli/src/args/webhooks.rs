@@ -17,7 +17,7 @@ pub struct WebhookArgs {
     pub command: WebhookCommand,
 }
 
-/// What to do with webhooks.
+/// Commands of `wrenn webhook`.
 #[derive(Debug, Subcommand)]
 pub enum WebhookCommand {
     /// Send events to a URL, and print the secret that signs them
@@ -59,7 +59,7 @@ pub struct WebhookCreateArgs {
     #[arg(short, long = "event", value_name = "TYPE")]
     pub events: Vec<String>,
 
-    /// What it is for
+    /// Description, for people
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
 }
@@ -77,7 +77,7 @@ pub struct WebhookUpdateArgs {
     #[arg(short, long = "event", value_name = "TYPE")]
     pub events: Vec<String>,
 
-    /// What it is for
+    /// Description, for people
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
 

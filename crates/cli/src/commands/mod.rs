@@ -52,7 +52,7 @@ impl Session {
     fn open(connection: &ConnectionArgs, json: bool) -> anyhow::Result<Self> {
         let settings = Settings::load(connection)?;
         let client = Client::new(&settings.url, &settings.key)?;
-        // What this command does becomes part of the trace of the program that starts it.
+        // Continues the trace of the program that starts this command.
         let client = match env_var("TRACEPARENT") {
             Some(trace) => client.with_traceparent(&trace),
             None => client,

@@ -88,7 +88,7 @@ impl App {
         principal.require_read(Resource::Events)?;
         self.check_webhook(&request)?;
         let change = WebhookChange {
-            // What a key may not read, it may not send to a place of its own.
+            // A key must not send events to a URL of its own that it may not read itself.
             without_installation: request.url.is_some() && !principal.is_operator(),
             url: request.url,
             description: request.description,

@@ -210,7 +210,7 @@ mod tests {
             got.push(stream.next().await.unwrap().cursor);
         }
         assert_eq!(got, cursors);
-        // What is left in the queue comes no second time.
+        // Events that are still in the queue are not returned again.
         let later = record(&store, &live, 1).await;
         assert_eq!(stream.next().await.unwrap().cursor, later[0]);
     }

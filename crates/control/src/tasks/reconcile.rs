@@ -121,7 +121,7 @@ fn log_failure(id: &SandboxId, outcome: Result<()>, what: &str) {
     }
 }
 
-/// What became of a sandbox without a row.
+/// Result for a sandbox without a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Orphan {
     Done,

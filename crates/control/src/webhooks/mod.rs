@@ -6,8 +6,8 @@
 //! attempt, [`schedule`] says when the next one is, and the task `tasks::webhooks` does all that for
 //! what is due.
 //!
-//! What a receiver does, slow, silent or hostile, costs at most one place in the lane of its kind
-//! for [`WebhookSettings::timeout`], some KiB of memory, and its own deliveries.
+//! A receiver that is slow, silent or hostile costs at most one place in its lane for
+//! [`WebhookSettings::timeout`], some KiB of memory, and its own deliveries.
 
 mod address;
 mod attempt;
