@@ -396,7 +396,7 @@ pub(super) fn check_templates(config: &Config) -> Check {
     let passed_over: Vec<String> = passed_over
         .iter()
         .take(10)
-        .map(|file| format!("{} is none: {}", name(file), chain(&file.why)))
+        .map(|file| format!("{} cannot be used: {}", name(file), chain(&file.why)))
         .collect();
     let names: Vec<&str> = found
         .iter()
@@ -417,7 +417,7 @@ pub(super) fn check_templates(config: &Config) -> Check {
         Check::warning(
             NAME,
             found.join("; "),
-            "give the file another name (lower-case letters, digits, . _ -)",
+            "give the file another name (lower-case letters, digits, . _ -), or correct a configuration",
         )
     }
 }

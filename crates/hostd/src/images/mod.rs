@@ -1,4 +1,5 @@
-//! Templates on this host: each file `NAME.ext4` in the images directory is one.
+//! Templates on this host: each file `NAME.ext4` in the images directory is one, with its
+//! configuration in `NAME.json` where it has one.
 //!
 //! The directory is read afresh each time, so that an image that is put there works at once and one
 //! that is still being written under a temporary name (hidden, or without `.ext4`) is not seen.
@@ -6,6 +7,7 @@
 //! `wrenn doctor`.
 
 pub mod checksums;
+mod config;
 pub mod identity;
 
 use std::collections::BTreeSet;
@@ -15,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use model::TemplateName;
+use model::{ImageConfig, TemplateName};
 use parking_lot::Mutex;
 use stdx::error::chain;
 
 use crate::file_set::{FileSet, Sizes};
 use checksums::{Checksums, Damaged};
+pub use config::ConfigError;
 
 /// A bootable image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,14 @@ pub struct Image {
 }
 
 impl Image {
+    /// Reads its configuration; `None` if it has none. Blocking.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the file and what is wrong in it.
+    pub fn read_config(&self) -> Result<Option<ImageConfig>, ConfigError> {
+        config::read_config(&self.path)
+    }
+
     /// Measures the bytes that it takes on disk. Blocking.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -57,6 +68,8 @@ pub enum Error {
     Unknown { name: String, known: Vec<String> },
     #[error("cannot read the images directory {dir}")]
     Io { dir: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
 /// The images directory.
@@ -68,14 +81,14 @@ pub struct Images {
     checksums: Arc<Checksums>,
 }
 
-/// A file that looks like an image and is none.
+/// A file that looks like an image and is none, or a configuration that cannot be used.
 #[derive(Debug)]
 pub struct PassedOver {
     pub path: PathBuf,
     pub why: NotAnImage,
 }
 
-/// Reason why a file is no image, to follow its name.
+/// Reason why a file cannot be used, to follow its name.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAnImage {
     #[error("its name is not UTF-8; rename it")]
@@ -88,6 +101,8 @@ pub enum NotAnImage {
     Io(#[from] io::Error),
     #[error("it is no regular file")]
     NotRegular,
+    #[error("nothing is created from its image")]
+    Config(#[from] ConfigError),
 }
 
 impl Images {
@@ -151,7 +166,7 @@ impl Images {
         let mut logged = self.logged.lock();
         for PassedOver { path, why } in passed_over {
             if logged.insert(path.clone()) {
-                tracing::warn!(path = %path.display(), why = chain(&why), "a file in the images directory is no template");
+                tracing::warn!(path = %path.display(), why = chain(&why), "a file in the images directory cannot be used");
             }
         }
         Ok(images)
@@ -181,7 +196,14 @@ impl Images {
         let mut passed_over = Vec::new();
         for path in paths.into_iter().filter(|path| looks_like_image(path)) {
             match read_image(&path) {
-                Ok(image) => images.push(image),
+                Ok(image) => {
+                    if let Err(error) = image.read_config() {
+                        let path = config::config_path(&path);
+                        let why = error.into();
+                        passed_over.push(PassedOver { path, why });
+                    }
+                    images.push(image);
+                }
                 Err(why) => passed_over.push(PassedOver { path, why }),
             }
         }

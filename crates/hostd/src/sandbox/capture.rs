@@ -242,12 +242,10 @@ fn new_manifest(
     let record = handle.record.borrow();
     let disk = record.disk.ok_or(StepError::NeverPaused)?;
     let token = has_identity.then(|| record.token.clone());
-    Ok(Snapshot::new(
-        record.spec.machine_size(),
-        disk,
-        &vms.engine_name(),
-        token,
-    ))
+    let size = record.spec.machine_size();
+    let mut manifest = Snapshot::new(size, disk, &vms.engine_name(), token);
+    manifest.image_config.clone_from(&record.image_config);
+    Ok(manifest)
 }
 
 async fn prepare_dir(

@@ -108,9 +108,10 @@ impl SandboxError {
                 ErrorCode::ResourceExhausted
             }
             Self::Full(_) => ErrorCode::Unavailable,
-            Self::NotRunning { .. } | Self::ResumeBackoff(_) | Self::Paused => {
-                ErrorCode::FailedPrecondition
-            }
+            Self::NotRunning { .. }
+            | Self::ResumeBackoff(_)
+            | Self::Paused
+            | Self::Template(images::Error::Config(_)) => ErrorCode::FailedPrecondition,
             Self::NameTaken { .. } => ErrorCode::AlreadyExists,
             Self::TemplateInUse { .. } => ErrorCode::Aborted,
             Self::Template(images::Error::Io { .. })

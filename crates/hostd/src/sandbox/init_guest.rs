@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use guest_rpc::http::{InitRequest, Ipv6};
-use model::SandboxId;
+use model::{ImageConfig, SandboxId};
 use rand::RngExt;
 use runtime::trace::in_current_context;
 use sha2::{Digest, Sha256};
@@ -149,11 +149,16 @@ async fn send_init(
 
 fn init_request(slots: &SlotResources, handle: &Handle, is_restored: bool) -> InitRequest {
     let record = handle.record.borrow().clone();
+    let image = record.image_config.as_deref();
+    let mut envs = image.map(ImageConfig::environment).unwrap_or_default();
+    envs.extend(record.spec.envs);
     let entropy: [u8; 64] = rand::rng().random();
     let now = stdx::time::since_epoch();
     InitRequest {
         access_token: Some(record.token),
-        env_vars: Some(record.spec.envs),
+        env_vars: Some(envs),
+        default_user: image.map(|config| config.user().to_owned()),
+        default_workdir: image.map(|config| config.working_dir().to_owned()),
         time_ns: u64::try_from(now.as_nanos()).ok(),
         entropy: Some(BASE64_STANDARD.encode(entropy)),
         hostname: Some(handle.id.to_string()),
@@ -171,7 +176,6 @@ fn init_request(slots: &SlotResources, handle: &Handle, is_restored: bool) -> In
             gateway: GATEWAY_IP6,
             gateway_mac: TAP_MAC,
         }),
-        ..InitRequest::default()
     }
 }
 

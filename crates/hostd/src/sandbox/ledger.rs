@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use linux::{file, untrusted_dir};
-use model::{Generation, SandboxId, SandboxSpec};
+use model::{Generation, ImageConfig, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use super::keep_alive::KeepAliveLimit;
@@ -53,6 +53,10 @@ pub struct Record {
     /// Template that it was made from, whose files are not removed before this record.
     #[serde(default)]
     pub snapshot: Option<TemplateId>,
+    /// Configuration of the image that its disk began with, as it was then: the image's own may
+    /// change. `None` for images without one, and for sandboxes of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_config: Option<Box<ImageConfig>>,
     /// Access token of calls to the guest agent.
     pub token: String,
     /// Time for which background commands may keep it in use.
@@ -293,6 +297,10 @@ pub(super) mod tests {
                 base: None,
             }),
             snapshot: None,
+            image_config: Some(Box::new(ImageConfig {
+                user: "app".to_owned(),
+                ..ImageConfig::default()
+            })),
             token: "secret".to_owned(),
             keep_alive: KeepAliveLimit::Millis(5),
             created_at_ms: 1,
@@ -316,6 +324,7 @@ pub(super) mod tests {
             (records[0].disk, &records[0].spec),
             (record.disk, &record.spec)
         );
+        assert_eq!(records[0].image_config, record.image_config);
         ledger.remove(&record.id).unwrap();
         ledger.remove(&record.id).unwrap();
         assert!(ledger.read_records().unwrap().0.is_empty());

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use linux::untrusted_dir::remove_tree;
 use linux::{file, sparse};
-use model::MachineSize;
+use model::{ImageConfig, MachineSize};
 use serde::{Deserialize, Serialize};
 use stdx::io::OptionalExt;
 
@@ -52,6 +52,10 @@ pub struct Snapshot {
     /// The guest's file system takes no writes until it is thawed: a restored guest can be discarded
     /// without a trace.
     pub frozen: bool,
+    /// Configuration of the image that its disk began with; `None` for images without one, and from
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_config: Option<Box<ImageConfig>>,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
 }
@@ -72,6 +76,7 @@ impl Snapshot {
             engine,
             token,
             frozen: false,
+            image_config: None,
             created_at_ms,
         }
     }
@@ -269,6 +274,24 @@ mod tests {
         other.write_manifest(dir.path()).unwrap();
         let error = Snapshot::read(dir.path()).unwrap_err().to_string();
         assert!(error.contains("version 99"), "{error}");
+    }
+
+    #[test]
+    fn manifest_without_image_config_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut written = snapshot();
+        written.image_config = Some(Box::new(ImageConfig {
+            user: "app".to_owned(),
+            ..ImageConfig::default()
+        }));
+        let mut manifest = serde_json::to_value(&written).unwrap();
+        let path = dir.path().join(MANIFEST);
+        fs::write(&path, manifest.to_string()).unwrap();
+        assert_eq!(Snapshot::read(dir.path()).unwrap(), written);
+        // As versions before wrote it.
+        manifest.as_object_mut().unwrap().remove("image_config");
+        fs::write(&path, manifest.to_string()).unwrap();
+        assert_eq!(Snapshot::read(dir.path()).unwrap().image_config, None);
     }
 
     #[test]

@@ -54,6 +54,7 @@ fn record(id: &SandboxId, phase: Phase) -> Record {
             base: None,
         }),
         snapshot: None,
+        image_config: None,
         token: String::new(),
         keep_alive: Default::default(),
         created_at_ms: 0,

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model::{Generation, SandboxId, SandboxSpec};
+use model::{Generation, ImageConfig, SandboxId, SandboxSpec};
 
 use crate::boot::BootFiles;
 use crate::disk::{self, Backend, DiskRecord};
 use crate::host::SharedState;
-use crate::images::Images;
 use crate::images::identity::ImageIdentity;
+use crate::images::{self, Images};
 use crate::operation::OperationKind;
 use crate::sandbox::boot_source::BootSource;
 use crate::sandbox::error::SandboxError;
@@ -30,6 +30,7 @@ pub(super) enum Origin {
         dir: PathBuf,
         disk: DiskRecord,
         template: Option<TemplateId>,
+        image_config: Option<Box<ImageConfig>>,
         /// That of the sandbox whose commands are in it.
         keep_alive: KeepAliveLimit,
     },
@@ -60,6 +61,7 @@ struct Found {
     disk: DiskRecord,
     template: Option<TemplateId>,
     pin: Option<Pin>,
+    image_config: Option<Box<ImageConfig>>,
     keep_alive: KeepAliveLimit,
 }
 
@@ -79,6 +81,7 @@ pub(super) fn begin_sandbox(
             dir,
             disk,
             template,
+            image_config,
             keep_alive,
         } => Found {
             source: BootSource::Snapshot { dir, image: None },
@@ -87,6 +90,7 @@ pub(super) fn begin_sandbox(
                 .as_ref()
                 .and_then(|template| catalog.templates.pin_template(template, &id)),
             template,
+            image_config,
             keep_alive,
         },
     };
@@ -101,6 +105,7 @@ pub(super) fn begin_sandbox(
         slot: Some(slot),
         disk: Some(found.disk),
         snapshot: found.template,
+        image_config: found.image_config,
         token: stdx::random::hex::<32>(),
         keep_alive: found.keep_alive,
         created_at_ms: stdx::time::now_ms(),
@@ -168,6 +173,7 @@ fn from_template(
             base,
         },
         template: Some(template.id),
+        image_config: template.snapshot.image_config,
         pin: Some(pin),
     })
 }
@@ -176,6 +182,7 @@ fn from_base_image(catalog: &Catalog, spec: &SandboxSpec) -> Result<Found, Sandb
     let found = catalog.images.find_image(&spec.template);
     let image = found.map_err(|error| catalog.templates.add_known(error))?;
     check_content(catalog, &image.path)?;
+    let image_config = image.read_config().map_err(images::Error::from)?;
     let size_bytes = disk::size_bytes(&image.path, spec.disk_mb).map_err(SandboxError::Disk)?;
     Ok(Found {
         keep_alive: KeepAliveLimit::Nothing,
@@ -186,6 +193,7 @@ fn from_base_image(catalog: &Catalog, spec: &SandboxSpec) -> Result<Found, Sandb
         },
         source: BootSource::Image(image.path),
         template: None,
+        image_config: image_config.map(Box::new),
         pin: None,
     })
 }

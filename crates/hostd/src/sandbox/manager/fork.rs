@@ -90,6 +90,7 @@ impl Manager {
                 dir: dir.to_owned(),
                 disk,
                 template: record.snapshot.clone(),
+                image_config: record.image_config.clone(),
                 keep_alive: record.keep_alive,
             };
             let begun = self.find_or_begin(child, record.spec.clone(), origin).await;
