@@ -6,32 +6,28 @@
 //! | part of a create | `POST /v1/sandboxes` | the host's `EnsureSandbox`, called from this process |
 //! | mixed reads, [`READS_PER_SEC`] a second | the last third of the time | the first third |
 //! | scrape of its metrics | with [`SCRAPED_SANDBOXES`] sandboxes or more | – |
+//! | pages of lists, see [`pages`] | `GET /v1/sandboxes` | the query of its store |
 //! | idle streams | its memory with [`STREAMS`] followed logs, less that without | – |
 //!
-//! Creates are measured on SQLite and on PostgreSQL.
+//! Creates and pages are measured on SQLite and on PostgreSQL.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use client::ListQuery;
 use client::types::CreateSandbox;
-use client::{Client, ListQuery};
-use connectrpc::client::{ClientConfig, HttpClient};
 use futures::{StreamExt, TryStreamExt, stream};
 use host_rpc::EnsureSandboxRequest;
 use host_rpc::client::HostClient;
-use linux::process::Process;
 use model::{SandboxId, SandboxSpec};
-use testkit::host::{FakeHost, TOKEN};
 use testkit::postgres::Database;
 
 use crate::memory::{Kind, process_memory};
+use crate::pages;
 use crate::pairs::{Pairs, Side, print_progress, side_order};
 use crate::place::Place;
+use crate::plane::Plane;
 use crate::report::{Row, Target};
-use crate::server::{connect, spawn_program};
 use crate::stats::{Better, summarize};
 
 const CREATES: usize = 200;
@@ -52,7 +48,6 @@ const STREAMS: usize = 1000;
 const MAX_STREAMS_MB: f64 = 100.0;
 /// Number of streams that are opened at a time.
 const AT_ONCE: usize = 32;
-const START_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Measures the control plane; see the module.
@@ -69,70 +64,17 @@ pub async fn measure(place: &Place) -> anyhow::Result<Vec<Row>> {
     rows.push(sqlite.reads().await?);
     rows.push(sqlite.streams().await?);
     rows.push(sqlite.scrapes().await?);
+    rows.extend(pages::measure(&sqlite, &pages::SQLITE).await?);
     drop(sqlite);
     let database = Database::create().await?;
     let postgres = Plane::start(place, "postgres", Some(database.url())).await?;
     let name = "control plane's part of a create, PostgreSQL";
     rows.insert(1, postgres.creates(name).await?);
+    rows.extend(pages::measure(&postgres, &pages::POSTGRES).await?);
     Ok(rows)
 }
 
-/// A control plane with a host of its own.
-struct Plane {
-    client: Client,
-    process: Process,
-    host: FakeHost,
-    /// Address of its metrics.
-    metrics: String,
-}
-
-impl Drop for Plane {
-    /// Kills the program; the cleanup of the run looks for it again.
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-    }
-}
-
 impl Plane {
-    async fn start(place: &Place, name: &str, database: Option<String>) -> anyhow::Result<Self> {
-        let dir = place.run().join("control").join(name);
-        fs::create_dir_all(&dir)?;
-        // Under a name in the run's directory, by which the cleanup finds it.
-        let program = dir.join("wrenn-cp");
-        symlink(place.control_plane(), &program)?;
-        let host = FakeHost::start();
-        // A port that was free a moment ago: the program does not report the one that it binds.
-        let metrics = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let metrics = metrics.to_string();
-        let mut settings = vec![
-            format!("WRENN_DIR={}", dir.display()),
-            format!("AGENT_TOKEN={TOKEN}"),
-            format!("CP_HOST_AGENT_ADDR={}", host.url()),
-            "CP_LISTEN_ADDR=127.0.0.1:0".to_owned(),
-            format!("CP_METRICS_ADDR={metrics}"),
-        ];
-        settings.extend(database.map(|url| format!("DATABASE_URL={url}")));
-        let spawn = |args: &[&str]| {
-            let args = args.iter().map(Into::into);
-            spawn_program(place, &program, &settings, args).context("cannot start `wrenn-cp`")
-        };
-        let migration = spawn(&["migrate"])?;
-        ensure!(
-            tokio::task::spawn_blocking(move || migration.wait(START_TIMEOUT))
-                .await??
-                .is_some(),
-            "`wrenn-cp migrate` does not end"
-        );
-        let process = spawn(&[])?;
-        let client = connect_when_ready(&dir, &process, place).await?;
-        Ok(Self {
-            client,
-            process,
-            host,
-            metrics,
-        })
-    }
-
     async fn scrapes(&self) -> anyhow::Result<Row> {
         let request = CreateSandbox::default();
         let missing = SCRAPED_SANDBOXES.saturating_sub(self.client.list_all().await?.len());
@@ -247,12 +189,6 @@ impl Plane {
             target: Target::AtMost(MAX_STREAMS_MB),
         })
     }
-
-    fn host_client(&self) -> anyhow::Result<HostClient> {
-        let config = ClientConfig::new(self.host.url().parse()?)
-            .with_default_header("authorization", format!("Bearer {TOKEN}"));
-        Ok(HostClient::new(HttpClient::plaintext(), config))
-    }
 }
 
 async fn create_directly(host: &HostClient) -> anyhow::Result<()> {
@@ -264,26 +200,4 @@ async fn create_directly(host: &HostClient) -> anyhow::Result<()> {
     };
     host.sandboxes().ensure_sandbox(request).await?;
     Ok(())
-}
-
-/// Returns a client once there are credentials, and the host answers through their address.
-async fn connect_when_ready(
-    dir: &Path,
-    process: &Process,
-    place: &Place,
-) -> anyhow::Result<Client> {
-    let deadline = Instant::now() + START_TIMEOUT;
-    loop {
-        ensure!(
-            process.has_ended()?.is_none() && Instant::now() < deadline,
-            "`wrenn-cp` does not answer; {} says why",
-            place.log().display()
-        );
-        if let Some(client) = connect(dir).await
-            && client.templates().await.is_ok()
-        {
-            return Ok(client);
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }
