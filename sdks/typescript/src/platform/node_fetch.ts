@@ -1,0 +1,104 @@
+/**
+ * `fetch` over `node:http`, for Node, Deno and Bun.
+ *
+ * The `fetch` of Node takes an answer for complete whose connection was reset, if its header says `connection: close`, and gives
+ * up a server that is silent for five minutes. This one tells of every body that breaks off, has no limit of time but that of
+ * the call, and reads an answer that comes before all of the request was sent.
+ */
+
+import { Agent as HttpAgent, request as httpRequest, type ClientRequest, type IncomingMessage } from "node:http";
+import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import type { ReadableStream as NodeReadableStream } from "node:stream/web";
+
+/** Connections that wait for the next request, and seconds after which TCP asks whether a peer is there. */
+const AGENT_OPTIONS = { keepAlive: true, keepAliveMsecs: 30_000, maxFreeSockets: 32 };
+
+const http = new HttpAgent(AGENT_OPTIONS);
+const https = new HttpsAgent(AGENT_OPTIONS);
+
+/** Statuses whose answers have no body. */
+const WITHOUT_BODY = new Set([101, 204, 205, 304]);
+
+/** Sends a request. Of `init` it reads what this package uses: method, headers as an object, body, signal. */
+export async function nodeFetch(url: URL, init: RequestInit): Promise<Response> {
+  const { method, headers, body, signal } = init;
+  signal?.throwIfAborted();
+  const isSecure = url.protocol === "https:";
+  const fields: Record<string, string> = { ...(headers as Record<string, string>) };
+  if (body instanceof Blob) {
+    fields["content-length"] = String(body.size);
+  } else if (typeof body === "string" || body instanceof Uint8Array) {
+    fields["content-length"] = String(Buffer.byteLength(body));
+  }
+  const request = (isSecure ? httpsRequest : httpRequest)(url, {
+    method,
+    headers: fields,
+    agent: isSecure ? https : http,
+    signal: signal ?? undefined,
+  });
+  const answer = answerOf(request);
+  const sending = sendBody(request, body).catch((error: unknown) => {
+    // An answer that is there says more than a connection that takes no more bytes.
+    request.destroy(error as Error);
+  });
+  const response = await answer;
+  void sending;
+  return responseOf(response);
+}
+
+function answerOf(request: ClientRequest): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    request.on("response", resolve);
+    request.on("error", reject);
+  });
+}
+
+async function sendBody(request: ClientRequest, body: RequestInit["body"]): Promise<void> {
+  if (body === null || body === undefined) {
+    request.end();
+  } else if (typeof body === "string" || body instanceof Uint8Array) {
+    request.end(body);
+  } else {
+    const stream = body instanceof Blob ? body.stream() : (body as ReadableStream<Uint8Array>);
+    await pipeline(Readable.fromWeb(stream as NodeReadableStream<Uint8Array>), request);
+  }
+}
+
+function responseOf(response: IncomingMessage): Response {
+  const headers = new Headers();
+  for (let index = 0; index < response.rawHeaders.length; index += 2) {
+    headers.append(response.rawHeaders[index]!, response.rawHeaders[index + 1]!);
+  }
+  const status = response.statusCode ?? 0;
+  if (WITHOUT_BODY.has(status) || response.headers["content-length"] === "0") {
+    response.resume();
+    return new Response(null, { status, headers });
+  }
+  return new Response(bodyOf(response), { status, headers });
+}
+
+/** Returns the body as a stream that is read as it is asked for, and fails where the answer breaks off. */
+function bodyOf(response: IncomingMessage): ReadableStream<Uint8Array> {
+  const parts = response[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        const { done, value } = await parts.next();
+        if (!done) {
+          controller.enqueue(new Uint8Array(value.buffer, value.byteOffset, value.length));
+          return;
+        }
+        if (!response.complete) {
+          throw new Error("the answer broke off");
+        }
+        controller.close();
+      },
+      cancel() {
+        response.destroy();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}

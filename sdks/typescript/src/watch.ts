@@ -1,0 +1,123 @@
+/** Changes of a directory, and matches of a search, as they come. */
+
+import { iterate, linesOf } from "./bytes.js";
+import { fromWire, type Received } from "./casing.js";
+import type { RequestOptions } from "./deadline.js";
+import { ConnectionBrokenError } from "./errors.js";
+import { createApiError } from "./answers.js";
+import type { Schemas, SearchMatch, SearchSummary, WatchEvent } from "./models.js";
+import { MessageSocket } from "./socket.js";
+import { describe, type OpenAnswer, type Transport } from "./transport.js";
+
+type ServerMessage = Received<Schemas["WatchServerMessage"]>;
+
+/** Changes of a directory: every one since `watchDir` returned, in order. */
+export class DirectoryWatch implements AsyncIterable<WatchEvent>, AsyncDisposable {
+  private hasEnded = false;
+
+  private constructor(private readonly socket: MessageSocket) {}
+
+  /** @internal */
+  static async start(
+    transport: Transport,
+    sandboxId: string,
+    query: { path: string; recursive?: boolean; user?: string },
+    options: RequestOptions,
+  ): Promise<DirectoryWatch> {
+    const socket = await MessageSocket.connect(transport, "watch_files", { path: { id: sandboxId }, query }, options);
+    const watch = new DirectoryWatch(socket);
+    const first = await socket.receiveJson<ServerMessage>();
+    if (first.type === "error") {
+      socket.close();
+      throw errorOf(first);
+    }
+    return watch;
+  }
+
+  /** Waits for the next change; `undefined` when the watch was closed, or the directory is gone. */
+  async read(): Promise<WatchEvent | undefined> {
+    if (this.hasEnded) {
+      return undefined;
+    }
+    let message: ServerMessage;
+    try {
+      message = await this.socket.receiveJson<ServerMessage>();
+    } catch (error) {
+      if (this.hasEnded) {
+        return undefined;
+      }
+      throw error;
+    }
+    if (message.type === "ended" || message.type === "error") {
+      this.close();
+      if (message.type === "error") {
+        throw errorOf(message);
+      }
+      return undefined;
+    }
+    return message.type === "started" ? this.read() : message;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<WatchEvent, void, void> {
+    for (;;) {
+      const event = await this.read();
+      if (event === undefined) {
+        return;
+      }
+      yield event;
+    }
+  }
+
+  /** Ends the watch. */
+  close(): void {
+    this.hasEnded = true;
+    this.socket.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+}
+
+function errorOf(message: Extract<ServerMessage, { type: "error" }>): Error {
+  return createApiError(message.data, { status: 0, code: message.code as Schemas["ErrorDetail"]["code"] });
+}
+
+/** Iterates over the JSON lines of an answer. */
+export async function* jsonLines<T>(answer: OpenAnswer): AsyncGenerator<Received<T>, void, void> {
+  try {
+    for await (const line of linesOf(iterate(answer.response.body!))) {
+      if (line !== "") {
+        yield fromWire(JSON.parse(line) as T);
+      }
+    }
+  } catch (error) {
+    throw describe(error, answer.url);
+  } finally {
+    answer.release();
+  }
+}
+
+/** Matches of a search, as they are found. */
+export class FileSearch implements AsyncIterable<SearchMatch> {
+  private end: SearchSummary | undefined;
+
+  /** @internal */
+  constructor(private readonly answer: OpenAnswer) {}
+
+  /** What was searched, and why there may be more matches; absent until all matches were read. */
+  get summary(): SearchSummary | undefined {
+    return this.end;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<SearchMatch, void, void> {
+    for await (const message of jsonLines<Schemas["SearchMessage"]>(this.answer)) {
+      if (message.type === "end") {
+        this.end = message;
+        return;
+      }
+      yield message;
+    }
+    throw new ConnectionBrokenError("the search broke off: there may be more matches");
+  }
+}
