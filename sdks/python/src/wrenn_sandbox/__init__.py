@@ -1,0 +1,95 @@
+"""Sandboxes of a Wrenn server: microVMs that run untrusted code.
+
+```python
+from wrenn_sandbox import Sandbox
+
+with Sandbox.create() as sandbox:
+    print(sandbox.commands.run("echo hi").stdout)
+```
+
+Each class is here twice: `Sandbox` blocks, `AsyncSandbox` is awaited.
+"""
+
+from . import errors, models
+from ._async.client import AsyncClient
+from ._async.commands import AsyncCommandHandle, AsyncCommands, AsyncPty
+from ._async.connection import AsyncByteStream
+from ._async.events import AsyncEvents, AsyncEventStream
+from ._async.files import AsyncFiles, AsyncWatch
+from ._async.sandbox import (
+    AsyncCheckpoints,
+    AsyncLogs,
+    AsyncSandbox,
+    AsyncSandboxPaginator,
+    AsyncTemplate,
+)
+from ._async.webhooks import AsyncWebhooks
+from ._models import AutoCheckpoint, NetworkRules, SandboxInfo
+from ._sync.client import Client
+from ._sync.commands import CommandHandle, Commands, Pty
+from ._sync.connection import ByteStream
+from ._sync.events import Events, EventStream
+from ._sync.files import Files, Watch
+from ._sync.sandbox import Checkpoints, Logs, Sandbox, SandboxPaginator, Template
+from ._sync.webhooks import Webhooks
+from ._values import (
+    CommandOutput,
+    CommandResult,
+    OutputChunk,
+    OutputPart,
+    PtySize,
+    SearchMatch,
+    SearchResult,
+    WatchEvent,
+    WriteEntry,
+)
+from .errors import *  # noqa: F403
+from .errors import __all__ as _errors
+
+__all__ = [
+    "AsyncByteStream",
+    "AsyncCheckpoints",
+    "AsyncClient",
+    "AsyncCommandHandle",
+    "AsyncCommands",
+    "AsyncEventStream",
+    "AsyncEvents",
+    "AsyncFiles",
+    "AsyncLogs",
+    "AsyncPty",
+    "AsyncSandbox",
+    "AsyncSandboxPaginator",
+    "AsyncTemplate",
+    "AsyncWatch",
+    "AsyncWebhooks",
+    "AutoCheckpoint",
+    "ByteStream",
+    "Checkpoints",
+    "Client",
+    "CommandHandle",
+    "CommandOutput",
+    "CommandResult",
+    "Commands",
+    "EventStream",
+    "Events",
+    "Files",
+    "Logs",
+    "NetworkRules",
+    "OutputChunk",
+    "OutputPart",
+    "Pty",
+    "PtySize",
+    "Sandbox",
+    "SandboxInfo",
+    "SandboxPaginator",
+    "SearchMatch",
+    "SearchResult",
+    "Template",
+    "Watch",
+    "WatchEvent",
+    "Webhooks",
+    "WriteEntry",
+    "errors",
+    "models",
+]
+__all__ += _errors

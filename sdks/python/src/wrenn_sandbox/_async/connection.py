@@ -1,0 +1,407 @@
+"""Requests to a server: limits of time, retries, and the only place that turns answers into errors.
+
+A request is tried again as sdks/README.md says. Nothing is kept between two requests but a pool of
+connections, so a call that is cancelled leaves nothing behind on this side.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import types
+from collections.abc import AsyncIterator, Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from .. import _io_async as io
+from .. import _settings
+from .._operations import OPERATIONS, Operation
+from .._values import ATTEMPTS, FAST_TIMEOUT, SLOW_TIMEOUT, back_off, parse_json
+from ..errors import (
+    ConnectionBrokenError,
+    CredentialsError,
+    NotFoundError,
+    OperationTimeoutError,
+    ProtocolError,
+    UnreachableError,
+    WrennError,
+    error_from_answer,
+    parse_error_body,
+)
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds until a connection is made."""
+
+MAX_ERROR_BODY = 64 * 1024
+"""Bytes of an error's body that are read; an error of the API is far smaller."""
+
+WITHOUT_LIMIT = float("inf")
+"""Timeout of calls that carry data of any size: only each read and write has a limit."""
+
+Body = bytes | Callable[[], AsyncIterator[bytes]]
+
+try:
+    _VERSION = version("wrenn-sandbox")
+except PackageNotFoundError:
+    _VERSION = "0"
+
+
+class _Retry(Exception):
+    """An attempt that failed, and may be made again after a pause."""
+
+    def __init__(self, error: WrennError, retry_after: str | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after = retry_after
+
+
+class Answer(NamedTuple):
+    """Head and body of an answer."""
+
+    status: int
+    headers: httpx.Headers
+    content: bytes
+
+
+class AsyncConnection:
+    """A server, a key, and a pool of connections."""
+
+    def __init__(
+        self,
+        *,
+        api_url: str | None = None,
+        api_key: str | None = None,
+        request_timeout: float | None = None,
+        proxy: str | None = None,
+        ca_file: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        url, key = _settings.load(api_url, api_key)
+        self.url = url
+        self.request_timeout = request_timeout
+        self._proxy = proxy
+        self._tls = _tls_context(url, ca_file)
+        self._headers = {
+            "x-api-key": key,
+            "user-agent": f"wrenn-python/{_VERSION}",
+            **(headers or {}),
+        }
+        try:
+            self._http = httpx.AsyncClient(
+                headers=self._headers,
+                # For plain HTTP no certificates are loaded: with none, all TLS fails.
+                verify=self._tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                proxy=proxy,
+                follow_redirects=False,
+                limits=httpx.Limits(max_connections=200, max_keepalive_connections=20),
+            )
+        except UnicodeEncodeError as error:
+            raise CredentialsError(
+                "the API key has characters that no key has; it looks like wrn_ and 40 hex digits"
+            ) from error
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    def route(
+        self,
+        operation: Operation,
+        path: Mapping[str, str],
+        query: Mapping[str, Any] | None,
+        scheme: str = "http",
+    ) -> str:
+        """Returns the URL of a route. Every value is escaped, so that none can leave its place."""
+        escaped = {name: quote(value, safe="") for name, value in path.items()}
+        if any(value in ("", ".", "..") for value in escaped.values()):
+            raise NotFoundError(f"{dict(path)} names nothing")
+        url = self.url + operation.path.format(**escaped)
+        if scheme == "ws":
+            url = "ws" + url.removeprefix("http")
+        values = {name: _query(value) for name, value in (query or {}).items()}
+        values = {name: value for name, value in values.items() if value is not None}
+        return f"{url}?{urlencode(values, doseq=True)}" if values else url
+
+    async def call(
+        self,
+        name: str,
+        *,
+        path: Mapping[str, str] | None = None,
+        query: Mapping[str, Any] | None = None,
+        json_body: Any = None,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        is_repeatable: bool | None = None,
+        is_used_up: bool = False,
+    ) -> Answer:
+        """Sends a request, again where it may be, and returns the answer with its body.
+
+        `is_used_up`: the body is a stream of the caller, which cannot be sent twice.
+        """
+
+        async def attempt(deadline: float, operation: Operation) -> Answer:
+            response = await self._send(operation, path, query, json_body, body, headers, deadline)
+            try:
+                content = await _read(response, deadline, operation.is_repeatable)
+            finally:
+                await response.aclose()
+            return Answer(response.status_code, response.headers, content)
+
+        answer: Answer = await self._with_retries(name, attempt, timeout, is_repeatable, is_used_up)
+        return answer
+
+    async def stream(
+        self,
+        name: str,
+        *,
+        path: Mapping[str, str] | None = None,
+        query: Mapping[str, Any] | None = None,
+        json_body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        is_endless: bool = False,
+    ) -> AsyncByteStream:
+        """Sends a request, and returns the body of the answer as it comes.
+
+        `is_endless`: the next part may come at any time.
+        """
+
+        async def attempt(deadline: float, operation: Operation) -> AsyncByteStream:
+            response = await self._send(
+                operation, path, query, json_body, None, headers, deadline, is_endless
+            )
+            return AsyncByteStream(response)
+
+        stream: AsyncByteStream = await self._with_retries(name, attempt, timeout)
+        return stream
+
+    async def json(self, name: str, **request: Any) -> Any:
+        """Sends a request, and returns the JSON of the answer."""
+        response = await self.call(name, **request)
+        return parse_json(response.content)
+
+    async def delete(self, name: str, path: Mapping[str, str], **request: Any) -> bool:
+        """Sends a `DELETE`; false if there is nothing to delete."""
+        try:
+            await self.call(name, path=path, **request)
+        except NotFoundError as error:
+            # What an attempt before this one deleted is no longer there.
+            return bool(getattr(error, "was_repeated", False))
+        return True
+
+    async def web_socket(
+        self, name: str, *, path: Mapping[str, str], query: Mapping[str, Any] | None = None
+    ) -> io.WebSocket:
+        """Opens a WebSocket."""
+        headers = {key: value for key, value in self._headers.items() if key != "user-agent"}
+
+        async def attempt(deadline: float, operation: Operation) -> io.WebSocket:
+            url = self.route(operation, path, query, scheme="ws")
+            left = max(0.1, deadline - io.monotonic())
+            try:
+                return await io.WebSocket.open(
+                    url, headers, self._tls, self._proxy, min(left, CONNECT_TIMEOUT * 3)
+                )
+            except WrennError as error:
+                raise _classified(error, is_foreign=False, is_repeatable=True) from error
+
+        # Nothing has begun before the WebSocket is open.
+        opened: io.WebSocket = await self._with_retries(name, attempt, None, True)
+        return opened
+
+    async def _with_retries(
+        self,
+        name: str,
+        attempt: Callable[[float, Operation], Any],
+        timeout: float | None,
+        is_repeatable: bool | None = None,
+        is_used_up: bool = False,
+    ) -> Any:
+        operation = OPERATIONS[name]
+        if is_repeatable is not None:
+            operation = operation._replace(is_repeatable=is_repeatable)
+        limit = self.request_timeout or timeout or FAST_TIMEOUT
+        deadline = io.monotonic() + limit
+        number = 0
+        is_broken = False
+        while True:
+            try:
+                return await attempt(deadline, operation)
+            except _Retry as failed:
+                error = failed.error
+                pause = back_off(number, failed.retry_after)
+                is_broken = is_broken or isinstance(error, ConnectionBrokenError)
+            except NotFoundError as missing:
+                missing.was_repeated = is_broken  # type: ignore[attr-defined]
+                raise
+            number += 1
+            if number >= ATTEMPTS or is_used_up or io.monotonic() + pause >= deadline:
+                raise error
+            await io.sleep(pause)
+
+    async def _send(
+        self,
+        operation: Operation,
+        path: Mapping[str, str] | None,
+        query: Mapping[str, Any] | None,
+        json_body: Any,
+        body: Body | None,
+        headers: Mapping[str, str] | None,
+        deadline: float,
+        is_endless: bool = False,
+    ) -> httpx.Response:
+        url = self.route(operation, path or {}, query)
+        fields = dict(headers or {})
+        content: Any = body() if callable(body) else body
+        if json_body is not None:
+            content = json.dumps(json_body).encode()
+            fields["content-type"] = "application/json"
+        left = max(0.05, deadline - io.monotonic())
+        each = min(left, SLOW_TIMEOUT)
+        read = None if is_endless else each
+        times = httpx.Timeout(each, connect=min(left, CONNECT_TIMEOUT), read=read)
+        request = self._http.build_request(
+            operation.method, url, content=content, headers=fields, timeout=times
+        )
+        try:
+            response = await io.within(
+                None if left == WITHOUT_LIMIT else left, self._http.send(request, stream=True)
+            )
+        except (httpx.HTTPError, OSError) as error:
+            known = _transport_error(error, self.url)
+            raise _classified(known, True, operation.is_repeatable) from error
+        if response.status_code < 300:
+            return response
+        if response.status_code < 400:
+            await response.aclose()
+            raise ProtocolError(
+                f"{url} redirects to {response.headers.get('location')}, which is not followed: "
+                "it would take the key there"
+            )
+        body_read = await _read_error(response, deadline)
+        raise _answer_error(response, body_read, operation.is_repeatable)
+
+
+class AsyncByteStream:
+    """Bytes of an answer as they come; a slow reader slows the sender down."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.headers = response.headers
+        self._response = response
+        self._parts = response.aiter_bytes()
+
+    def __aiter__(self) -> AsyncByteStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._parts.__anext__()
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            await self.aclose()
+            raise _transport_error(error, str(self._response.url)) from error
+
+    async def aread(self) -> bytes:
+        """Reads what is left."""
+        return b"".join([part async for part in self])
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+    async def __aenter__(self) -> AsyncByteStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _tls_context(url: str, ca_file: str | None) -> ssl.SSLContext | None:
+    if not url.startswith("https"):
+        return None
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=ca_file)
+    return httpx.create_ssl_context()
+
+
+def _query(value: Any) -> Any:
+    """Value of a parameter as it stands in a URL."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value
+
+
+async def _read(response: httpx.Response, deadline: float, is_repeatable: bool) -> bytes:
+    """Reads the body. One that breaks off is a broken connection."""
+    parts = []
+    try:
+        async for part in response.aiter_bytes():
+            parts.append(part)
+            if io.monotonic() > deadline:
+                raise OperationTimeoutError("the answer takes longer than the call may")
+    except (httpx.HTTPError, OSError) as error:
+        if isinstance(error, WrennError):
+            raise
+        known = _transport_error(error, str(response.url))
+        raise _classified(known, True, is_repeatable) from error
+    return b"".join(parts)
+
+
+async def _read_error(response: httpx.Response, deadline: float) -> bytes:
+    body = b""
+    try:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > MAX_ERROR_BODY or io.monotonic() > deadline:
+                break
+    except (httpx.HTTPError, OSError):
+        pass
+    finally:
+        await response.aclose()
+    return body[:MAX_ERROR_BODY]
+
+
+def _answer_error(response: httpx.Response, body: bytes, is_repeatable: bool) -> Exception:
+    request_id = response.headers.get("x-request-id")
+    error = error_from_answer(response.status_code, body, request_id)
+    is_foreign = parse_error_body(body) is None
+    return _classified(error, is_foreign, is_repeatable, response.headers.get("retry-after"))
+
+
+def _classified(
+    error: WrennError, is_foreign: bool, is_repeatable: bool, retry_after: str | None = None
+) -> Exception:
+    """Returns the error, as one after which the request may be sent again where that is so."""
+    if isinstance(error, UnreachableError):
+        return _Retry(error)
+    if isinstance(error, ConnectionBrokenError):
+        return _Retry(error) if is_repeatable else error
+    if error.status == 429 or (error.status == 503 and not is_foreign):
+        return _Retry(error, retry_after)
+    if error.status in (502, 503, 504) and is_foreign and is_repeatable:
+        return _Retry(error, retry_after)
+    return error
+
+
+def _transport_error(error: Exception, url: str) -> WrennError:
+    if isinstance(error, WrennError):
+        return error
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        return UnreachableError(
+            f"no connection to {url} ({error}); is the server running? Start it with `wrenn up`"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return OperationTimeoutError(f"{url} takes longer to answer than the call may")
+    if isinstance(
+        error, httpx.DecodingError | httpx.UnsupportedProtocol | httpx.LocalProtocolError
+    ):
+        return ProtocolError(f"the server's answer cannot be read: {error}")
+    return ConnectionBrokenError(
+        f"the connection to {url} broke off ({error}); what was asked may have been done"
+    )

@@ -1,0 +1,208 @@
+"""What awaited calls need of the system; `_io_sync` has the same for blocking ones."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import IO, Any, TypeVar
+
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from ._net import (
+    CLOSE_TIMEOUT,
+    MAX_FRAME,
+    broken,
+    keep_alive,
+    loopback_pair,
+    opening_error,
+    reset_on_close,
+)
+from ._values import CHUNK
+from .errors import OperationTimeoutError, WrennError
+
+T = TypeVar("T")
+
+monotonic = time.monotonic
+sleep = asyncio.sleep
+PortStream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+ByteSource = Iterable[bytes] | AsyncIterable[bytes]
+
+
+async def within(seconds: float | None, action: Awaitable[T]) -> T:
+    """Awaits an action for so long at most."""
+    try:
+        return await asyncio.wait_for(action, seconds)
+    except (asyncio.TimeoutError, TimeoutError) as error:
+        if isinstance(error, WrennError):
+            raise
+        raise OperationTimeoutError(f"it took longer than {seconds} seconds") from error
+
+
+async def iterate(source: ByteSource) -> AsyncIterator[bytes]:
+    """Iterates over a source of either kind."""
+    if isinstance(source, AsyncIterable):
+        async for part in source:
+            yield part
+    else:
+        for part in source:
+            yield part
+
+
+async def read_file(file: IO[bytes]) -> bytes:
+    """Reads a part of a file, without blocking others."""
+    return await asyncio.to_thread(file.read, CHUNK)
+
+
+async def write_file(file: IO[bytes], data: bytes) -> None:
+    """Writes to a file, without blocking others."""
+    await asyncio.to_thread(file.write, data)
+
+
+async def call_in_background(function: Callable[[], T]) -> T:
+    """Calls a function that takes its time."""
+    return await asyncio.to_thread(function)
+
+
+class Task:
+    """An action beside others."""
+
+    def __init__(self, action: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._task = asyncio.ensure_future(action())
+
+    async def stop(self) -> None:
+        """Ends it, and waits for that."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class WebSocket:
+    """A WebSocket whose errors are those of this package."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        headers: dict[str, str],
+        tls: ssl.SSLContext | None,
+        proxy: str | None,
+        timeout: float,
+    ) -> WebSocket:
+        try:
+            connection = await connect(
+                url,
+                additional_headers=headers,
+                ssl=tls,
+                proxy=proxy or True,
+                open_timeout=timeout,
+                # A reader that is slow would miss the answers to pings; TCP finds dead peers.
+                ping_interval=None,
+                close_timeout=CLOSE_TIMEOUT,
+                compression=None,
+                max_size=MAX_FRAME,
+                process_exception=lambda error: error,
+            )
+        except BaseException as error:
+            known = opening_error(error, url)
+            if known is None:
+                raise
+            raise known from error
+        keep_alive(connection.transport.get_extra_info("socket"))
+        return cls(connection)
+
+    async def recv(self, timeout: float | None = None) -> str | bytes:
+        try:
+            return await within(timeout, self._connection.recv())
+        except websockets.ConnectionClosed as error:
+            raise broken(error) from error
+
+    async def send(self, data: str | bytes) -> None:
+        try:
+            await self._connection.send(data)
+        except websockets.ConnectionClosed as error:
+            raise broken(error) from error
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    def abort(self) -> None:
+        """Closes without a word."""
+        self._connection.transport.abort()
+
+
+async def port_stream(web_socket: WebSocket) -> PortStream:
+    """Returns reader and writer of what passes through a WebSocket with binary frames."""
+    outer, inner = loopback_pair()
+    reader, writer = await asyncio.open_connection(sock=inner)
+    task = asyncio.ensure_future(_carry(web_socket, inner, reader, writer))
+    stream = await asyncio.open_connection(sock=outer)
+    # The writer keeps the task: a loop has only weak references to its tasks.
+    stream[1].wrenn_task = task  # type: ignore[attr-defined]
+    _TASKS.add(task)
+    task.add_done_callback(_TASKS.discard)
+    return stream
+
+
+_TASKS: set[asyncio.Future[None]] = set()
+
+
+async def _carry(
+    web_socket: WebSocket,
+    inner: socket.socket,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    async def to_sandbox() -> None:
+        while True:
+            data = await reader.read(CHUNK)
+            await web_socket.send(data)
+            if not data:
+                return
+
+    async def from_sandbox() -> None:
+        while True:
+            data = await web_socket.recv()
+            if not data:
+                writer.write_eof()
+                return
+            writer.write(data if isinstance(data, bytes) else data.encode())
+            await writer.drain()
+
+    tasks = [asyncio.ensure_future(to_sandbox()), asyncio.ensure_future(from_sandbox())]
+    try:
+        await asyncio.gather(*tasks)
+        await web_socket.close()
+    except (OSError, WrennError):
+        reset_on_close(writer.get_extra_info("socket"))
+        web_socket.abort()
+    finally:
+        for task in tasks:
+            task.cancel()
+        writer.close()
+
+
+class _DefaultClients:
+    """Clients by their options, one set for each event loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_loop: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+    def get(self, options: Any, make: Callable[[], T]) -> T:
+        with self._lock:
+            clients = self._by_loop.setdefault(asyncio.get_running_loop(), {})
+            if options not in clients:
+                clients[options] = make()
+            client: T = clients[options]
+            return client
+
+
+default_clients = _DefaultClients()

@@ -1,0 +1,78 @@
+"""Sockets and WebSockets: what blocking and awaited calls share."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+
+import websockets
+
+from .errors import (
+    ConnectionBrokenError,
+    OperationTimeoutError,
+    UnreachableError,
+    WrennError,
+    error_from_answer,
+)
+
+MAX_FRAME = 4 * 1024 * 1024
+"""Largest frame that is accepted; the server sends far smaller ones."""
+
+
+CLOSE_TIMEOUT = 3.0
+"""Seconds for the other side to answer that a WebSocket is closed."""
+
+
+def opening_error(error: BaseException, url: str) -> WrennError | None:
+    """Returns the error of a WebSocket that did not open; `None` if it is none of that."""
+    if isinstance(error, websockets.InvalidStatus):
+        response = error.response
+        request_id = response.headers.get("x-request-id")
+        return error_from_answer(response.status_code, bytes(response.body or b""), request_id)
+    if isinstance(error, websockets.InvalidHandshake | websockets.ConnectionClosed | EOFError):
+        return ConnectionBrokenError(f"the connection to {url} broke off: {error}")
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return ConnectionBrokenError(f"the connection to {url} broke off: {error}")
+    if isinstance(error, TimeoutError):
+        return OperationTimeoutError(f"{url} does not answer")
+    if isinstance(error, OSError):
+        return UnreachableError(f"no connection to {url}: {error}; is the server running?")
+    return None
+
+
+def broken(error: BaseException) -> ConnectionBrokenError:
+    return ConnectionBrokenError(
+        f"the connection to the server broke off ({error}): the sandbox stopped, or the server did"
+    )
+
+
+def keep_alive(connection: socket.socket | None) -> None:
+    """Has the kernel find a dead peer behind an idle stream, within a minute."""
+    if connection is None:
+        return
+    # It may be closed already, which the next read tells.
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def loopback_pair() -> tuple[socket.socket, socket.socket]:
+    """Returns two connected TCP sockets: unlike those of `socketpair` they can be reset."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
+        first = socket.create_connection(listener.getsockname())
+        second, peer = listener.accept()
+    if peer != first.getsockname():
+        first.close()
+        second.close()
+        raise UnreachableError("another program took the local socket; try again")
+    for end in (first, second):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return first, second
+
+
+def reset_on_close(connection: socket.socket) -> None:
+    """Has the other end read an error, not an end, when this one is closed."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

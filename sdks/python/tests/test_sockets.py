@@ -1,0 +1,288 @@
+"""WebSockets of commands, watches and ports, against a server that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import websockets
+from fake import Answer, FakeServer
+from websockets.sync.server import ServerConnection, serve
+
+import wrenn_sandbox as sdk
+from wrenn_sandbox import AsyncClient, AsyncSandbox, Client, Sandbox
+from wrenn_sandbox._models import CommandInfo
+from wrenn_sandbox._sync.commands import _BackgroundHandle
+
+KEY = "wrn_test"
+COMMAND = {
+    "id": "cmd-1",
+    "cmd": "cat",
+    "args": [],
+    "keep_alive": False,
+    "pid": 7,
+    "started_at": "2026-01-01T00:00:00Z",
+    "state": "running",
+    "terminal": False,
+    "output": {"start": 0, "end": 0, "dropped": 0},
+}
+Script = Callable[[ServerConnection], None]
+
+
+class Sockets:
+    """Carries out one script for each WebSocket, in order; the last one again and again."""
+
+    def __init__(self) -> None:
+        self.scripts: list[Script] = []
+        self.paths: list[str] = []
+        self.server = serve(self.handle, "127.0.0.1", 0, compression=None)
+        self.url = f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def handle(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        assert connection.request.headers["x-api-key"] == KEY
+        self.paths.append(connection.request.path)
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        with contextlib.suppress(websockets.ConnectionClosed):
+            script(connection)
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+
+
+@pytest.fixture
+def sockets() -> Iterator[Sockets]:
+    server = Sockets()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sandbox(sockets: Sockets) -> Iterator[Sandbox]:
+    with Client(sockets.url, KEY) as client:
+        yield Sandbox("sb-1", client._connection)
+
+
+def frames(*values: Any) -> Script:
+    def send(connection: ServerConnection) -> None:
+        for value in values:
+            connection.send(json.dumps(value))
+
+    return send
+
+
+def follower(sandbox: Sandbox) -> _BackgroundHandle:
+    return _BackgroundHandle(sandbox.commands, CommandInfo.from_json(COMMAND), 0)
+
+
+def output(data: str, offset: int) -> dict[str, Any]:
+    return {"type": "stdout", "data": data, "next_offset": offset}
+
+
+EXIT = {"type": "exit", "exit_code": 0}
+
+
+def test_lost_output_is_told_and_passed(sandbox: Sandbox, sockets: Sockets) -> None:
+    lost = {"type": "dropped", "bytes": 10, "next_offset": 10}
+    sockets.scripts = [frames({"type": "attached"}, lost, output("YQ==", 11), EXIT)]
+    handle = follower(sandbox)
+    with pytest.raises(sdk.OutputLostError) as caught:
+        handle.wait()
+    assert caught.value.lost_bytes == 10
+    assert handle.wait().stdout == "a"
+    assert handle.exit_code == 0
+
+
+def test_handle_attaches_behind_what_came(sandbox: Sandbox, sockets: Sockets) -> None:
+    away = {"type": "error", "code": "host_unavailable", "data": "restart"}
+    sockets.scripts = [
+        frames({"type": "attached"}, output("YQ==", 1)),
+        frames(away),
+        frames({"type": "attached"}, output("Yg==", 2), EXIT),
+    ]
+    assert [chunk.data for chunk in follower(sandbox).chunks()] == [b"a", b"b"]
+    assert [path.split("offset=")[1][0] for path in sockets.paths] == ["0", "1", "1"]
+
+
+def test_refused_attach_ends_handle(sandbox: Sandbox, sockets: Sockets) -> None:
+    sockets.scripts = [frames({"type": "error", "code": "invalid_state", "data": "it is paused"})]
+    handle = follower(sandbox)
+    with pytest.raises(sdk.InvalidStateError, match="paused"):
+        handle.wait()
+    with pytest.raises(sdk.InvalidStateError, match="disconnected"):
+        handle.wait()
+
+
+def test_stream_is_held_back(sandbox: Sandbox, sockets: Sockets) -> None:
+    sent = []
+
+    def flood(connection: ServerConnection) -> None:
+        connection.send('{"type": "start", "pid": 3}')
+        frame = json.dumps({"type": "stdout", "data": "YWFh" * 16384})
+        while True:
+            connection.send(frame)
+            sent.append(len(frame))
+
+    sockets.scripts = [flood]
+    handle = sandbox.commands.stream(["yes"])
+    assert handle.pid == 3
+    while len(sent) < 20:
+        pass
+    for _ in range(5):
+        next(handle)
+    # What sockets and queues hold, and no more.
+    count = 0
+    while len(sent) != count:
+        count = len(sent)
+        threading.Event().wait(0.2)
+    assert sum(sent) < 20_000_000
+    handle.disconnect()
+    with pytest.raises(StopIteration):
+        next(handle)
+    with pytest.raises(sdk.InvalidStateError):
+        handle.send_stdin("late")
+
+
+def test_stream_has_input_signals_and_terminal(sandbox: Sandbox, sockets: Sockets) -> None:
+    got: list[dict[str, Any]] = []
+
+    def echo(connection: ServerConnection) -> None:
+        got.append(json.loads(connection.recv()))
+        connection.send('{"type": "start", "pid": 3}')
+        for _ in range(3):
+            got.append(json.loads(connection.recv()))
+        connection.send('{"type": "stdout", "data": "/w=="}')
+        connection.send('{"type": "exit", "exit_code": 0}')
+
+    sockets.scripts = [echo]
+    with sandbox.commands.stream(
+        "cat", pty={"rows": 2, "cols": 3}, stdin=True, timeout=9
+    ) as handle:
+        handle.resize(sdk.PtySize(4, 5))
+        handle.send_stdin(b"\xff")
+        handle.close_stdin()
+        seen: list[str] = []
+        result = handle.wait(on_stdout=seen.append)
+    assert (result.stdout_bytes, seen) == (b"\xff", ["\ufffd"])
+    assert got[0]["terminal"] == {"rows": 2, "cols": 3}
+    assert got[0]["timeout_sec"] == 9
+    assert [frame["type"] for frame in got[1:]] == ["resize", "stdin", "stdin_close"]
+    assert handle.kill() is False
+
+
+def test_stream_that_does_not_begin_is_told(sandbox: Sandbox, sockets: Sockets) -> None:
+    sockets.scripts = [frames(EXIT)]
+    with pytest.raises(sdk.ProtocolError):
+        sandbox.commands.stream(["true"])
+    sockets.scripts = [frames({"type": "ended", "data": "x"})]
+    with pytest.raises(sdk.ProtocolError):
+        sandbox.files.watch_dir("/")
+    with pytest.raises(ValueError, match="at least one word"):
+        sandbox.commands.run([])
+
+
+def test_watch_ends_with_its_directory(sandbox: Sandbox, sockets: Sockets) -> None:
+    begun = {"type": "started"}
+    lost = {"type": "lost", "data": "too many"}
+    sockets.scripts = [frames(begun, lost, {"type": "ended", "data": "removed"})]
+    with sandbox.files.watch_dir("/a") as watch:
+        assert [(event.type, event.message) for event in watch] == [("lost", "too many")]
+        assert watch.next() is None
+
+    def wait(connection: ServerConnection) -> None:
+        connection.send(json.dumps(begun))
+        connection.recv()
+
+    sockets.scripts = [wait]
+    with sandbox.files.watch_dir("/a") as watch, pytest.raises(sdk.OperationTimeoutError):
+        watch.next(0.1)
+    sockets.scripts = [frames(begun, {"type": "error", "code": "invalid_state", "data": "paused"})]
+    with sandbox.files.watch_dir("/a") as watch, pytest.raises(sdk.InvalidStateError):
+        watch.next()
+    sockets.scripts = [frames(begun)]
+    with sandbox.files.watch_dir("/a") as watch, pytest.raises(sdk.ConnectionBrokenError):
+        watch.next()
+
+
+def cut(connection: ServerConnection) -> None:
+    """Answers a few bytes, and ends without a word."""
+    connection.send(b"some")
+    connection.recv()
+    connection.socket.close()
+
+
+def test_broken_port_is_reset(sandbox: Sandbox, sockets: Sockets) -> None:
+    sockets.scripts = [cut]
+    with sandbox.connect_port(80) as connection:
+        assert connection.recv(4) == b"some"
+        connection.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            connection.recv(4)
+    assert sockets.paths == ["/v1/sandboxes/sb-1/tunnel?port=80"]
+
+
+def test_broken_port_is_reset_awaited(sockets: Sockets) -> None:
+    sockets.scripts = [cut]
+
+    async def awaited() -> None:
+        async with AsyncClient(sockets.url, KEY) as client:
+            sandbox = AsyncSandbox("sb-1", client._connection)
+            reader, writer = await sandbox.connect_port(80)
+            assert await reader.readexactly(4) == b"some"
+            writer.write(b"x")
+            with pytest.raises(ConnectionResetError):
+                await reader.read(4)
+            writer.close()
+
+    asyncio.run(awaited())
+
+
+def test_cancelled_command_closes_connection(sockets: Sockets) -> None:
+    closed = threading.Event()
+
+    def wait(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send('{"type": "start", "pid": 3}')
+        try:
+            connection.recv()
+        except websockets.ConnectionClosed:
+            closed.set()
+
+    sockets.scripts = [wait]
+
+    async def awaited() -> None:
+        async with AsyncClient(sockets.url, KEY) as client:
+            sandbox = AsyncSandbox("sb-1", client._connection)
+            task = asyncio.ensure_future(sandbox.commands.run(["sleep", "60"]))
+            while not sockets.paths:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(awaited())
+    assert closed.wait(5)
+
+
+def test_refused_socket_has_its_error(fake: FakeServer) -> None:
+    body = {"error": {"code": "not_found", "message": "no such sandbox"}}
+    fake.answers = [Answer(404, body, (("x-request-id", "r1"),))]
+    with Client(fake.url, KEY) as client, pytest.raises(sdk.NotFoundError) as caught:
+        Sandbox("sb-1", client._connection).commands.run("true")
+    assert caught.value.request_id == "r1"
+
+    async def awaited() -> None:
+        async with AsyncClient(fake.url, KEY) as client:
+            with pytest.raises(sdk.NotFoundError):
+                await AsyncSandbox("sb-1", client._connection).connect_port(1)
+
+    asyncio.run(awaited())
