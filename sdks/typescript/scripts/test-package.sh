@@ -17,8 +17,8 @@ console.log(typeof Sandbox.create, typeof new Client().health, VERSION, infos.le
 TEXT
 sed 's/^import .*/import sdk = require("@wrenn\/sandbox");/; s/: SandboxInfo/: sdk.SandboxInfo/
     s/Sandbox\.create/sdk.&/; s/new Client/new sdk.Client/; s/VERSION/sdk.&/' module.mts >common.cts
-node "$tsc" --module nodenext --target es2022 --lib es2022,esnext.disposable,dom,dom.iterable,dom.asynciterable --strict \
-    --types node module.mts common.cts
+lib=es2022,esnext.disposable,dom,dom.iterable,dom.asynciterable
+node "$tsc" --module nodenext --target es2022 --lib "$lib" --strict --types node module.mts common.cts
 wanted="function function $(node -p 'require("@wrenn/sandbox/package.json").version') 0"
 for program in module.mjs common.cjs; do
     [[ $(node "$program") == "$wanted" ]] || { echo "$program does not say: $wanted" >&2; exit 1; }

@@ -1,5 +1,6 @@
 /** Bodies of uploads. Text, bytes and blobs can be sent again; streams cannot, and are never held in memory. */
 
+import { randomId } from "#platform";
 import { iterate, toBytes, toStream, type Data } from "./bytes.js";
 import type { RawBody } from "./transport.js";
 
@@ -38,7 +39,7 @@ export function rawBody(data: Data, contentType: string): RawBody {
 
 /** Makes the form of an upload: fields, and the file behind them. */
 export function uploadForm(fields: Record<string, string | undefined>, data: Data): RawBody {
-  const boundary = `wrenn-${crypto.randomUUID()}`;
+  const boundary = `wrenn-${randomId()}`;
   const contentType = `multipart/form-data; boundary=${boundary}`;
   const parts = Object.entries(fields)
     .filter(([, value]) => value !== undefined)

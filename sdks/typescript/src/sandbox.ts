@@ -1,5 +1,6 @@
 /** Sandboxes. */
 
+import { randomId } from "#platform";
 import type { Sent } from "./casing.js";
 import { Checkpoints, falseIfMissing } from "./checkpoints.js";
 import { splitConnection, timesOf, type Client, type Connection, type MetricsOptions } from "./client.js";
@@ -97,7 +98,7 @@ export class Sandbox implements AsyncDisposable {
   static async create(template?: string | CreateOptions, options: CreateOptions = {}): Promise<Sandbox> {
     const given = typeof template === "object" ? template : { ...options, template: template ?? options.template };
     const { client, request, rest } = splitConnection(given);
-    const { idempotencyKey = crypto.randomUUID(), ...fields } = rest;
+    const { idempotencyKey = randomId(), ...fields } = rest;
     const headers = { "idempotency-key": idempotencyKey };
     const input = { body: createBody(fields), headers, repeatable: true };
     const info = await client.transport.json("create_sandbox", input, { ...LONG, ...request });
@@ -287,7 +288,7 @@ export class Sandbox implements AsyncDisposable {
 
   /** Makes children that go on from its present state: all, or none. */
   async fork(options: RequestOptions & { count?: number; idempotencyKey?: string } = {}): Promise<Sandbox[]> {
-    const { count, idempotencyKey = crypto.randomUUID(), ...rest } = options;
+    const { count, idempotencyKey = randomId(), ...rest } = options;
     const headers = { "idempotency-key": idempotencyKey };
     const input = { path: this.path, body: { count }, headers, repeatable: true };
     const children = await this.transport.json("fork_sandbox", input, { ...LONG, ...rest });

@@ -9,6 +9,12 @@ export function platformFetch(url: URL, init: RequestInit): Promise<Response> {
   return fetch(url, init);
 }
 
+/** Returns text that no other call returns. Pages without TLS have no `randomUUID`. */
+export function randomId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 export function environment(_name: string): string | undefined {
   return undefined;
 }

@@ -1,5 +1,6 @@
 /** What Node, Deno and Bun have and browsers do not: the environment, files, and WebSockets with header fields. */
 
+import { randomUUID } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
 import { readFile, rename, rm, stat } from "node:fs/promises";
 import { homedir } from "node:os";
@@ -26,6 +27,9 @@ const CHUNK = 64 * 1024;
 const MAX_ERROR_BODY = 64 * 1024;
 
 export const runtime: "node" | "browser" = "node";
+
+/** Returns text that no other call returns. Node 18 has no global `crypto`. */
+export const randomId: () => string = randomUUID;
 
 export function environment(name: string): string | undefined {
   return process.env[name] || undefined;
