@@ -111,11 +111,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let metrics = metrics.bind().await;
     let metrics = metrics.context("cannot listen on the address of CP_METRICS_ADDR")?;
     let control = ControlPlane::start(settings).await?;
+    let mut metrics_address = None;
     if let Some(listener) = metrics {
+        metrics_address = listener.local_addr().ok().map(tracing::field::display);
         control.serve_metrics(listener);
     }
     control.export_metrics();
-    tracing::info!(%listen, store = store.backend(), "the control plane serves; its API is shown at /docs");
+    tracing::info!(%listen, metrics = metrics_address, store = store.backend(), "the control plane serves; its API is shown at /docs");
     control
         .serve(listener, shutdown)
         .await
@@ -210,6 +212,12 @@ pub async fn restore(config: &Config, file: Option<&Path>) -> anyhow::Result<()>
         say(format_args!(
             "{} sandboxes whose end (ends_at) is over live for another hour",
             restored.postponed_ends
+        ))?;
+    }
+    if restored.disabled_webhooks > 0 {
+        say(format_args!(
+            "{} webhooks are disabled: their URLs and secrets are those of the backup; `wrenn webhooks update ID --enable` enables one",
+            restored.disabled_webhooks
         ))?;
     }
     say(format_args!(

@@ -25,9 +25,15 @@ pub enum Error {
         source: Cause,
     },
 
-    /// The file that a database is to be restored from holds none of ours.
-    #[error("{path:?} is no backup of Wrenn, or is damaged: {problem}; the database is as it was")]
+    /// The file that a database is to be restored from is no backup of ours.
+    #[error("cannot restore {path:?}: {problem}; the database is as it was")]
     NotABackup { path: PathBuf, problem: String },
+
+    /// A restore by the programs of PostgreSQL went wrong.
+    #[error(
+        "the database was restored in part: {problem}; restore it again, into an empty database (docs/operations.md)"
+    )]
+    NotWhole { problem: String },
 
     /// The database that is to be replaced is open in another process.
     #[error(

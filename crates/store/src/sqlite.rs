@@ -102,12 +102,15 @@ async fn open_writer(path: &Path) -> Result<SqlitePool, sqlx::Error> {
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
-/// Returns true for `SQLITE_BUSY`, and for its extended codes, which have it in their lowest byte.
+/// Returns true for `SQLITE_BUSY`.
 pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(|said| said.code()?.parse::<u32>().ok());
-    code.is_some_and(|code| code & 0xff == 5)
+    code_of(error) == Some(5)
+}
+
+/// Returns the code of an error of SQLite, which extended codes have in their lowest byte.
+pub(crate) fn code_of(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
+    Some(code & 0xff)
 }
 
 /// Makes the file readable by its owner alone: it holds hashes of keys and environments of

@@ -1,6 +1,7 @@
 //! A database from a backup that is older than what hosts and clients know: `wrenn-cp` as a program,
 //! over either database, with the tools that an operator has.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -9,7 +10,6 @@ use client::{Client, EventQuery};
 use reqwest::Method;
 use testkit::host::{FakeHost, TOKEN};
 use testkit::postgres::{self, Database};
-use tokio::net::TcpListener;
 
 use crate::support::{eventually, refused};
 
@@ -19,14 +19,20 @@ struct Installation {
     /// PostgreSQL, else SQLite in `dir`.
     postgres: Option<Database>,
     host: FakeHost,
-    api: String,
-    metrics: String,
-    plane: Option<Child>,
+    plane: Option<Plane>,
 }
 
-async fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
+/// A running control plane, and the addresses that it has said in its log.
+struct Plane {
+    process: Child,
+    api: String,
+    metrics: String,
+}
+
+/// Returns the value of a field in a line of the log.
+fn log_field(line: &str, name: &str) -> Option<String> {
+    let (_, rest) = line.split_once(&format!("{name}="))?;
+    rest.split_whitespace().next().map(str::to_owned)
 }
 
 impl Installation {
@@ -35,8 +41,6 @@ impl Installation {
             dir: tempfile::tempdir().unwrap(),
             postgres,
             host: FakeHost::start(),
-            api: free_address().await,
-            metrics: free_address().await,
             plane: None,
         };
         new.succeed(&["migrate"]);
@@ -49,10 +53,11 @@ impl Installation {
             .args(args)
             .current_dir(self.dir.path())
             .env("WRENN_DIR", self.dir.path())
-            .env("CP_LISTEN_ADDR", &self.api)
-            .env("CP_METRICS_ADDR", &self.metrics)
+            .env("CP_LISTEN_ADDR", "127.0.0.1:0")
+            .env("CP_METRICS_ADDR", "127.0.0.1:0")
             .env("CP_HOST_AGENT_ADDR", self.host.url())
             .env("AGENT_TOKEN", TOKEN)
+            .env_remove("RUST_LOG")
             .env_remove("DATABASE_URL");
         if let Some(database) = &self.postgres {
             command.env("DATABASE_URL", database.url());
@@ -79,24 +84,42 @@ impl Installation {
     }
 
     async fn start(&mut self) {
+        let path = self.dir.path().join("log");
+        let log = std::fs::File::create(&path).unwrap();
         let mut command = self.command(&["serve"]);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        self.plane = Some(command.spawn().unwrap());
-        eventually("the control plane", async || {
+        let process = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let (api, metrics) = eventually("the control plane", async || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let line = text
+                .lines()
+                .find(|line| line.contains("the control plane serves"))?;
+            Some((log_field(line, "listen")?, log_field(line, "metrics")?))
+        })
+        .await;
+        self.plane = Some(Plane {
+            process,
+            api,
+            metrics,
+        });
+        eventually("a healthy control plane", async || {
             self.health().await.filter(|health| health.status == "ok")
         })
         .await;
     }
 
+    fn plane(&self) -> &Plane {
+        self.plane.as_ref().unwrap()
+    }
+
     async fn health(&self) -> Option<api_types::Health> {
-        let answer = reqwest::get(format!("http://{}/health", self.api)).await;
+        let answer = reqwest::get(format!("http://{}/health", self.plane().api)).await;
         answer.ok()?.json().await.ok()
     }
 
     fn kill(&mut self) {
-        let mut plane = self.plane.take().unwrap();
-        plane.kill().unwrap();
-        plane.wait().unwrap();
+        let mut process = self.plane.take().unwrap().process;
+        process.kill().unwrap();
+        process.wait().unwrap();
     }
 
     fn key(&self) -> String {
@@ -107,7 +130,7 @@ impl Installation {
     }
 
     fn client(&self) -> Client {
-        Client::new(&format!("http://{}", self.api), &self.key()).unwrap()
+        Client::new(&format!("http://{}", self.plane().api), &self.key()).unwrap()
     }
 
     async fn last_cursor(&self) -> String {
@@ -117,7 +140,7 @@ impl Installation {
 
     /// Value of the metric of held sandboxes.
     async fn held(&self) -> Option<u32> {
-        let answer = reqwest::get(format!("http://{}/metrics", self.metrics)).await;
+        let answer = reqwest::get(format!("http://{}/metrics", self.plane().metrics)).await;
         let text = answer.ok()?.text().await.ok()?;
         let mut lines = text.lines();
         let value = lines.find_map(|line| line.strip_prefix("wrenn_cp_held_sandboxes "));
@@ -126,35 +149,38 @@ impl Installation {
 
     fn back_up(&self) -> PathBuf {
         let file = self.dir.path().join("backup");
+        let path = file.display().to_string();
         match &self.postgres {
             None => drop(self.succeed(&["backup", "backup"])),
             Some(database) => {
-                postgres_tool("pg_dump", &["--format=custom", "--file"], &file, database)
+                postgres_tool("pg_dump", &["--format=custom", "--file", &path], database);
             }
         }
         file
     }
 
+    /// Restores as docs/operations.md says.
     fn restore(&self, file: &Path) -> String {
-        match &self.postgres {
-            None => self.succeed(&["restore", "backup"]),
-            Some(database) => {
-                postgres_tool("pg_restore", &["--clean", "--if-exists"], file, database);
-                self.succeed(&["restore"])
-            }
-        }
+        let Some(database) = &self.postgres else {
+            return self.succeed(&["restore", "backup"]);
+        };
+        let sql = ["DROP SCHEMA public CASCADE", "CREATE SCHEMA public"];
+        let args = ["--command", sql[0], "--command", sql[1]];
+        postgres_tool("psql", &args, database);
+        let file = file.display().to_string();
+        let args = ["--single-transaction", "--exit-on-error", &file];
+        postgres_tool("pg_restore", &args, database);
+        self.succeed(&["restore"])
     }
 }
 
-fn postgres_tool(name: &str, args: &[&str], file: &Path, database: &Database) {
+fn postgres_tool(name: &str, args: &[&str], database: &Database) {
     let url = database.url();
     // Options after the ? are the driver's own.
     let url = url.split('?').next().unwrap();
     let done = Command::new(postgres::program(name).unwrap())
+        .args(["--dbname", url])
         .args(args)
-        .arg(file)
-        .arg("--dbname")
-        .arg(url)
         .output()
         .unwrap();
     assert!(done.status.success(), "{name}: {done:?}");
@@ -200,6 +226,7 @@ async fn restore_story(postgres: Option<Database>) {
     let said = place.restore(&file);
     assert!(said.contains("wrenn-cp orphans list"), "{said}");
     place.start().await;
+    let client = place.client();
 
     eventually("two are held", async || {
         place.held().await.filter(|held| *held == 2)
@@ -253,7 +280,7 @@ async fn restore_story(postgres: Option<Database>) {
 /// A cursor from before the backup goes on; one from after it is refused with a reason.
 async fn check_cursors(place: &Installation, before: &str, after: &str) {
     let get = |cursor: &str| {
-        let url = format!("http://{}/v1/events?cursor={cursor}", place.api);
+        let url = format!("http://{}/v1/events?cursor={cursor}", place.plane().api);
         let request = reqwest::Client::new().request(Method::GET, url);
         request.header("x-api-key", place.key())
     };
@@ -276,4 +303,39 @@ async fn restore_leaves_newer_sandboxes_to_operator() {
 #[tokio::test]
 async fn restored_postgres_leaves_newer_sandboxes() {
     restore_story(Some(Database::create().await.unwrap())).await;
+}
+
+/// A control plane keeps the database open that something has damaged under it.
+#[tokio::test]
+async fn damaged_database_in_use_is_kept() {
+    let mut place = Installation::new(None).await;
+    place.start().await;
+    place.back_up();
+    let path = place.dir.path().join("wrenn.db");
+    let damage = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    damage.write_all_at(&[0xa5; 100], 0).unwrap();
+    let log = place.dir.path().join("wrenn.db-wal");
+    assert!(log.exists());
+    let in_use = place.fail(&["restore", "backup"]);
+    assert!(in_use.contains("in use"), "{in_use}");
+    assert!(log.exists());
+    place.kill();
+    let restored = place.succeed(&["restore", "backup"]);
+    assert!(restored.contains("wrenn.db.before-restore"), "{restored}");
+    place.start().await;
+}
+
+#[tokio::test]
+async fn backup_in_use_is_no_source() {
+    let mut place = Installation::new(None).await;
+    place.start().await;
+    let other = Installation::new(None).await;
+    let path = place.dir.path().join("wrenn.db").display().to_string();
+    let in_use = other.fail(&["restore", &path]);
+    assert!(
+        in_use.contains(&path) && in_use.contains("in use"),
+        "{in_use}"
+    );
+    place.kill();
+    other.succeed(&["restore", &path]);
 }

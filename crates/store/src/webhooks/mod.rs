@@ -384,7 +384,7 @@ impl Transaction<'_> {
     }
 }
 
-fn webhook_event(kind: EventKind, team: &TeamId, id: &WebhookId, now: i64) -> NewEvent {
+pub(crate) fn webhook_event(kind: EventKind, team: &TeamId, id: &WebhookId, now: i64) -> NewEvent {
     NewEvent {
         kind,
         team_id: Some(team.clone()),

@@ -4,9 +4,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use model::{Generation, SandboxAttributes, SandboxId, SandboxState, StopReason, TeamId};
+use model::{
+    EventKind, Generation, SandboxAttributes, SandboxId, SandboxState, StopReason, TeamId,
+    WebhookId,
+};
 use store::{
-    AdoptedSandbox, Applied, Error, EventQuery, Events, EventsBound, NewSandbox,
+    AdoptedSandbox, Applied, Error, EventQuery, Events, EventsBound, NewSandbox, NewWebhook,
     RESTORED_END_GRACE_MS, Report, Store,
 };
 
@@ -137,6 +140,138 @@ async fn damaged_database_is_replaced() {
     assert_eq!(std::fs::read(log).unwrap(), b"its log");
 }
 
+/// Copies the files of a database in use, as they are on disk when its process is killed.
+fn copy_as_killed(from: &Path, to: &Path) {
+    for suffix in ["", "-wal"] {
+        let name = format!("wrenn.db{suffix}");
+        std::fs::copy(from.join(&name), to.join(&name)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn log_without_database_is_moved_aside() {
+    let db = Db::sqlite();
+    let store = db.store().await;
+    let old = insert(&store, 1).await.id;
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("backup");
+    store.backup(&file).await.unwrap();
+    for number in 2..50 {
+        insert(&store, number).await;
+    }
+    let target = Db::sqlite();
+    copy_as_killed(db.directory(), target.directory());
+    store.close().await;
+    // As operators do it: the database out of the way, its log forgotten.
+    let path = target.directory().join("wrenn.db");
+    std::fs::rename(&path, target.directory().join("broken.db")).unwrap();
+    let log = std::fs::read(target.directory().join("wrenn.db-wal")).unwrap();
+    assert!(log.len() > 4096);
+    let restored = Store::restore(&target.url, &file, NOW).await.unwrap();
+    assert_eq!(restored.before, None);
+    assert_eq!(ids(&target.url).await, [old]);
+    let kept = target.directory().join("wrenn.db.before-restore-wal");
+    assert_eq!(std::fs::read(kept).unwrap(), log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn log_beside_backup_is_restored() {
+    let db = Db::sqlite();
+    let store = db.store().await;
+    for number in 0..20 {
+        insert(&store, number).await;
+    }
+    let snapshot = tempfile::tempdir().unwrap();
+    copy_as_killed(db.directory(), snapshot.path());
+    store.close().await;
+    let target = Db::sqlite();
+    let file = snapshot.path().join("wrenn.db");
+    let read = || std::fs::read(&file).unwrap();
+    let before = read();
+    Store::restore(&target.url, &file, NOW).await.unwrap();
+    assert_eq!(ids(&target.url).await.len(), 20);
+    assert!(read() == before, "the backup is as it was");
+    assert_eq!(names(target.directory()), ["wrenn.db"]);
+}
+
+#[tokio::test]
+async fn restore_refuses_its_own_files() {
+    let db = Db::sqlite();
+    let store = db.store().await;
+    let old = insert(&store, 1).await.id;
+    let copy = db.directory().join("wrenn.db.restore");
+    store.backup(&copy).await.unwrap();
+    store.close().await;
+    let link = db.directory().join("link");
+    std::os::unix::fs::symlink("wrenn.db", &link).unwrap();
+    for file in [&copy, &db.directory().join("wrenn.db"), &link] {
+        let refused = Store::restore(&db.url, file, NOW).await.unwrap_err();
+        assert!(matches!(refused, Error::NotABackup { .. }), "{refused:?}");
+    }
+    let all = ["link", "wrenn.db", "wrenn.db.restore"];
+    assert_eq!(names(db.directory()), all);
+    assert_eq!(ids(&db.url).await, [old]);
+}
+
+/// What root restores is of the user whose service it is.
+#[tokio::test]
+async fn restored_database_has_owner_of_service() {
+    let backup = Db::sqlite();
+    let store = backup.store().await;
+    let file = backup.directory().join("backup");
+    store.backup(&file).await.unwrap();
+    store.close().await;
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    for has_database in [false, true] {
+        let db = Db::sqlite();
+        let path = db.directory().join("wrenn.db");
+        if has_database {
+            db.store().await.close().await;
+        }
+        let mut owned = vec![db.directory()];
+        owned.extend(has_database.then_some(path.as_path()));
+        if is_root {
+            for path in owned {
+                std::os::unix::fs::chown(path, Some(65534), Some(65533)).unwrap();
+            }
+        }
+        Store::restore(&db.url, &file, NOW).await.unwrap();
+        let directory = std::fs::metadata(db.directory()).unwrap();
+        let restored = std::fs::metadata(&path).unwrap();
+        let owner = (directory.uid(), directory.gid());
+        assert_eq!((restored.uid(), restored.gid()), owner);
+        assert_eq!(restored.mode() & 0o777, 0o600);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn second_restore_gives_new_cursors() {
+    let db = Db::sqlite();
+    let store = db.store().await;
+    insert(&store, 1).await;
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("backup");
+    store.backup(&file).await.unwrap();
+    store.close().await;
+    let mut given_out = Vec::new();
+    // As a clock has them, a moment apart.
+    for now in [1_800_000_000_000, 1_800_000_001_000] {
+        Store::restore(&db.url, &file, now).await.unwrap();
+        let store = db.empty().await;
+        for cursor in &given_out {
+            assert_eq!(page(&store, Some(*cursor)).await, Events::Unknown);
+        }
+        for number in 0..3 {
+            insert(&store, number).await;
+            let last = store.event_last().await.unwrap();
+            assert!(!given_out.contains(&last), "{last} comes twice");
+            assert!(last < 1 << 53, "{last} is no whole number of JSON");
+            given_out.push(last);
+        }
+        store.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn damaged_backup_is_refused() {
     let db = Db::sqlite();
@@ -226,6 +361,40 @@ pub async fn restored_cursors_are_new(db: Db) {
     assert_eq!(page(&store, None).await, Events::Page(all[4..].to_vec()));
     assert_eq!(page(&store, Some(all[2].cursor)).await, Events::Expired);
     assert_eq!(page(&store, Some(later)).await, Events::Unknown);
+}
+
+pub async fn restored_webhooks_are_disabled(db: Db) {
+    let store = db.store().await;
+    let team = TeamId::default();
+    let new = NewWebhook {
+        id: WebhookId::random(),
+        team_id: team.clone(),
+        with_installation: false,
+        url: "https://example.com/".to_owned(),
+        description: String::new(),
+        kinds: Vec::new(),
+        secret: "whsec_".to_owned(),
+        now: 1,
+    };
+    assert!(store.webhook_insert(&new, 2).await.unwrap());
+    store.close().await;
+    let restored = Store::finish_restore(&db.url, NOW).await.unwrap();
+    assert_eq!(restored.disabled_webhooks, 1);
+    let store = db.empty().await;
+    let found = store.webhook_find(&team, &new.id).await.unwrap().unwrap();
+    assert!(!found.enabled);
+    assert!(found.disabled_reason.unwrap().contains("backup"));
+    let query = EventQuery {
+        kinds: vec![EventKind::WebhookDisabled],
+        ..EventQuery::default()
+    };
+    let Events::Page(told) = store.event_list(&query, None, 9).await.unwrap() else {
+        panic!("expired");
+    };
+    assert_eq!((told.len(), told[0].actor.id.as_str()), (1, "operator"));
+    store.close().await;
+    let again = Store::finish_restore(&db.url, NOW).await.unwrap();
+    assert_eq!(again.disabled_webhooks, 0);
 }
 
 pub async fn restored_ends_are_put_off(db: Db) {

@@ -47,6 +47,7 @@ suite! {
     backup::lost_sandbox_returns_without_taken_name,
     backup::restored_cursors_are_new,
     backup::restored_ends_are_put_off,
+    backup::restored_webhooks_are_disabled,
     cursors::pages_hold_every_row_once,
     errors::a_row_edited_by_hand_is_named,
     errors::texts_with_nul_are_the_same_everywhere,
