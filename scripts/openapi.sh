@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes the API document as the routes say it to api/openapi.json. A test fails when the two differ.
+# Writes the API document as the routes say it to api/openapi.json, and what SDKs generate of it. A test fails when they
+# differ.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,3 +10,4 @@ trap 'rm -f "$new"' EXIT
 target/debug/wrenn-cp openapi >"$new"
 chmod 0644 "$new"
 cmp -s "$new" api/openapi.json || { mv "$new" api/openapi.json && echo 'api/openapi.json has changed'; }
+python3 sdks/python/generate.py

@@ -20,6 +20,7 @@ suite_stories() {
     (cd tests/e2e && "${program##* }" --test-threads=1)
 }
 suite_api() { scripts/check-api.sh; }
+suite_sdks() { scripts/test-sdks.sh; }
 # What needs device-mapper, in a VM that has it.
 suite_lab() { scripts/lab.sh run; }
 suite_scripts() { scripts/tests/run.sh; }
@@ -39,7 +40,7 @@ suite_leftovers() {
     echo 'test result: ok. 1 passed; 0 failed'
 }
 # name:seconds it may take
-all=(crates:1500 stories:2100 api:1800 lab:1200 scripts:240 leftovers:60)
+all=(crates:1500 stories:2100 api:1800 sdks:600 lab:1200 scripts:240 leftovers:60)
 
 say() { printf '\n=== %s\n' "$*"; }
 

@@ -41,7 +41,7 @@ check pyright "$bin/pyright" --pythonpath "$bin/python"
 report=$(mktemp)
 trap 'rm -f "$report" "$report.coverage"' EXIT
 export COVERAGE_FILE=$report.coverage
-"$bin/coverage" run -m pytest -p no:cacheprovider -q --junit-xml "$report" "$@" || true
+"$bin/coverage" run -m pytest -p no:cacheprovider -q --durations 10 --junit-xml "$report" "$@" || true
 check coverage "$bin/coverage" report --skip-covered --fail-under "$([[ $# == 0 ]] && echo 90 || echo 0)"
 read -r ok bad < <(python3 - "$report" <<'PYTHON'
 import sys

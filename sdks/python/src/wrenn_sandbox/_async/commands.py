@@ -181,7 +181,9 @@ class _AsyncStreamHandle(AsyncCommandHandle):
         self._socket = await self._commands._connection.web_socket(
             "exec_stream", path=self._commands._path
         )
-        await self._send(start)
+        # A server that refuses closes at once; what it said is still to be read.
+        with contextlib.suppress(ConnectionBrokenError):
+            await self._send(start)
 
     async def start_and_check(self, start: dict[str, Any]) -> None:
         """Starts, and waits until the program runs, or does not."""

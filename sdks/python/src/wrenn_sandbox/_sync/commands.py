@@ -182,7 +182,9 @@ class _StreamHandle(CommandHandle):
         self._socket = self._commands._connection.web_socket(
             "exec_stream", path=self._commands._path
         )
-        self._send(start)
+        # A server that refuses closes at once; what it said is still to be read.
+        with contextlib.suppress(ConnectionBrokenError):
+            self._send(start)
 
     def start_and_check(self, start: dict[str, Any]) -> None:
         """Starts, and waits until the program runs, or does not."""

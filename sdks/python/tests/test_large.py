@@ -1,0 +1,26 @@
+"""50 MB each way: identical, with bounded memory."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).parent / "large.py"
+MOST_MB = 24
+"""Queues and buffers of a few streams; a single copy of the data would be twice that."""
+
+
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
+def test_large_data_is_identical_and_bounded(mode: str, shared_id: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, str(PROGRAM), mode, shared_id], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert told["done"] == ["file", "socket", "stream"]
+    assert told["wrong"] == []
+    assert told["growth_mb"] < MOST_MB
