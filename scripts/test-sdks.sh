@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Tests the SDKs against a real server with real VMs: test-sdks.sh [NAME…], by default every sdks/NAME that has a test.sh.
 #
-# The server is `wrenn up` in a directory of its own, which the SDKs find by WRENN_DIR; all of it goes at the end. Each
-# suite ends with a line as `cargo test` has it, and so does this one's sum.
+# The server is `wrenn up` in a directory of its own, which suites find by WRENN_API_URL and WRENN_API_KEY, or by WRENN_DIR;
+# all of it goes at the end. A suite counts its tests in a line as `cargo test` has it; one without counts as one test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,8 +36,6 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# What the environment says of another server is not for these tests.
-unset WRENN_API_URL WRENN_API_KEY
 export WRENN_DIR=$dir AGENT_KERNEL_PATH=$data/kernels/vmlinux AGENT_IMAGES_PATH=$data/images AGENT_ENVD_PATH=$envd
 export CP_METRICS_ADDR=off AGENT_METRICS_ADDR=off
 
@@ -52,10 +50,21 @@ for _ in {1..240}; do
 done
 [[ -s $dir/ready ]] || { cat "$dir/up.log"; echo "wrenn up does not become ready" >&2; exit 1; }
 
+# Also what the environment says of another server: that is not for these tests.
+WRENN_API_URL=$(sed -n 's/^WRENN_API_URL=//p' "$dir/credentials")
+WRENN_API_KEY=$(sed -n 's/^WRENN_API_KEY=//p' "$dir/credentials")
+export WRENN_API_URL WRENN_API_KEY
+
 status=0
 for suite in "${suites[@]}"; do
     printf -- '--- %s\n' "$suite"
-    "sdks/$suite/test.sh" || status=1
+    suite_status=0
+    "sdks/$suite/test.sh" 2>&1 | tee "$dir/suite.log" || suite_status=1
+    ((suite_status == 0)) || status=1
+    grep -q '^test result: ' "$dir/suite.log" || {
+        ((suite_status == 0)) || echo "test sdks::$suite ... FAILED"
+        echo "test result: $suite. $((1 - suite_status)) passed; $suite_status failed"
+    }
 done
 kill -0 "$server" 2>/dev/null || { tail -n 50 "$dir/up.log"; echo "wrenn up ended during the tests" >&2; status=1; }
 left=$("$wrenn" ls --all -q)

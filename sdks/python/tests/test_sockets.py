@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -216,7 +217,7 @@ def cut(connection: ServerConnection) -> None:
     """Answers a few bytes, and ends without a word."""
     connection.send(b"some")
     connection.recv()
-    connection.socket.close()
+    connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 def test_broken_port_is_reset(sandbox: Sandbox, sockets: Sockets) -> None:
