@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import pathlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import trustme
 import websockets
 from fake import Answer, FakeServer
 from websockets.sync.server import ServerConnection, serve
@@ -38,10 +41,10 @@ Script = Callable[[ServerConnection], None]
 class Sockets:
     """Carries out one script for each WebSocket, in order; the last one again and again."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.scripts: list[Script] = []
         self.paths: list[str] = []
-        self.server = serve(self.handle, "127.0.0.1", 0, compression=None)
+        self.server = serve(self.handle, "127.0.0.1", 0, compression=None, ssl=tls)
         self.url = f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever)
         self.thread.start()
@@ -287,3 +290,20 @@ def test_refused_socket_has_its_error(fake: FakeServer) -> None:
                 await AsyncSandbox("sb-1", client._connection).connect_port(1)
 
     asyncio.run(awaited())
+
+
+def test_socket_trusts_own_authority(tmp_path: pathlib.Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    sockets = Sockets(context)
+    sockets.scripts = [frames({"type": "start", "pid": 3}, EXIT)]
+    url = sockets.url.replace("http://127.0.0.1", "https://localhost")
+    try:
+        with Client(url, KEY, ca_file=str(tmp_path / "ca.pem")) as client:
+            assert Sandbox("sb-1", client._connection).commands.run("true").exit_code == 0
+        with Client(url, KEY) as client, pytest.raises(sdk.UnreachableError):
+            Sandbox("sb-1", client._connection).commands.run("true")
+    finally:
+        sockets.stop()

@@ -44,7 +44,6 @@ from ._values import (
     WriteEntry,
 )
 from .errors import *  # noqa: F403
-from .errors import __all__ as _errors
 
 __all__ = [
     "AsyncByteStream",
@@ -92,4 +91,4 @@ __all__ = [
     "errors",
     "models",
 ]
-__all__ += _errors
+__all__ += errors.__all__
