@@ -106,7 +106,7 @@ CALLS: dict[str, Call] = {
     "delete_checkpoint": lambda c, S, s, t: s.checkpoints.delete("a"),
     "set_auto_checkpoint": lambda c, S, s, t: s.checkpoints.set_auto(every_sec=9),
     "remove_auto_checkpoint": lambda c, S, s, t: s.checkpoints.remove_auto(),
-    "start_command": lambda c, S, s, t: s.commands.run(["a"], True, name="n", user="u"),
+    "start_command": lambda c, S, s, t: s.commands.run(["a"], True, name="n", timeout=60),
     "start_command_on_terminal": lambda c, S, s, t: s.pty.create(cmd="a", cwd="/", timeout=5),
     "list_commands": lambda c, S, s, t: s.commands.list(),
     "get_command": lambda c, S, s, t: s.commands.connect("c", tail_bytes=1),

@@ -23,6 +23,7 @@ from .._values import (
     MAX_STDIN,
     MAX_STDIN_BODY,
     PATIENCE,
+    UNSET,
     CommandOutput,
     CommandResult,
     OutputChunk,
@@ -30,6 +31,7 @@ from .._values import (
     OutputPart,
     PtySize,
     StreamName,
+    Unset,
     as_bytes,
     back_off,
     command_words,
@@ -375,7 +377,7 @@ class AsyncCommands:
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
         stdin: bytes | str | bool | None = None,
-        timeout: int | None = COMMAND_TIMEOUT,
+        timeout: int | Unset | None = UNSET,
         check: bool = True,
         name: str | None = None,
         keep_alive: bool = False,
@@ -389,13 +391,14 @@ class AsyncCommands:
         `keep_alive` for as long as it runs.
         """
         if background:
-            limit = None if timeout == COMMAND_TIMEOUT else timeout
+            limit = None if isinstance(timeout, Unset) else timeout
             start = self._start(cmd, envs, user, cwd, limit)
             start = {**start, **without_none({"name": name}), "keep_alive": keep_alive}
             return await self._start_background({**start, "stdin": bool(stdin)})
         data = None if stdin is None or isinstance(stdin, bool) else as_bytes(stdin)
         handle = _AsyncStreamHandle(self, is_terminal=False)
-        start = self._start(cmd, envs, user, cwd, timeout)
+        limit = COMMAND_TIMEOUT if isinstance(timeout, Unset) else timeout
+        start = self._start(cmd, envs, user, cwd, limit)
         async with handle:
             await handle.start({**_STREAM_START, **start, "stdin": data is not None})
             # Beside the reading: a command may write while it does not read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import contextlib
 import hashlib
 import io as std_io
 import os
@@ -166,9 +167,8 @@ class AsyncFiles:
 
     async def make_dir(self, path: str, *, user: str | None = None) -> bool:
         """Makes a directory and its parents; false if it is there."""
-        if await self.exists(path, user=user):
-            info = await self.get_info(path, user=user)
-            if info.kind == "directory":
+        with contextlib.suppress(NotFoundError):
+            if (await self.get_info(path, user=user)).kind == "directory":
                 return False
         body = without_none({"path": path, "user": user})
         await self._connection.call("make_directory", path=self._path, json_body=body)

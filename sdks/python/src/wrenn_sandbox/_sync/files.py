@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import contextlib
 import hashlib
 import io as std_io
 import os
@@ -167,9 +168,8 @@ class Files:
 
     def make_dir(self, path: str, *, user: str | None = None) -> bool:
         """Makes a directory and its parents; false if it is there."""
-        if self.exists(path, user=user):
-            info = self.get_info(path, user=user)
-            if info.kind == "directory":
+        with contextlib.suppress(NotFoundError):
+            if (self.get_info(path, user=user)).kind == "directory":
                 return False
         body = without_none({"path": path, "user": user})
         self._connection.call("make_directory", path=self._path, json_body=body)
