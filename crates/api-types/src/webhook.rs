@@ -25,6 +25,9 @@ pub struct Webhook {
     /// RFC 3339; time since which every attempt has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<String>,
+    /// RFC 3339; nothing is sent until then, since the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_until: Option<String>,
     /// The secret that signs; only in the answers that make one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")]

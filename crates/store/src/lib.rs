@@ -52,8 +52,8 @@ pub use sandboxes::{
 };
 pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
 pub use webhooks::{
-    Attempt, AttemptNote, Delivery, DueDelivery, NewDelivery, NewWebhook, Noted, Webhook,
-    WebhookBacklog, WebhookBound, WebhookChange, WebhookTurn,
+    Attempt, AttemptNote, Delivery, DueDelivery, NewDelivery, NewWebhook, Noted, VisibleDeliveries,
+    Webhook, WebhookBacklog, WebhookBound, WebhookChange, WebhookTurn,
 };
 
 /// An open database. Cheap to clone; all clones share their connections.

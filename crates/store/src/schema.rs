@@ -20,10 +20,10 @@ macro_rules! migrator {
 }
 
 pub(crate) static SQLITE: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks"),
+    || migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks", "0010_webhook_pauses"),
 );
 pub(crate) static POSTGRES: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks"),
+    || migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks", "0010_webhook_pauses"),
 );
 
 /// Returns the step in a file whose name is `VERSION_DESCRIPTION`.
@@ -140,7 +140,7 @@ mod tests {
     const ID: &str = "sb-0123456789abcdefghij";
 
     /// What a database of each version has, as that version wrote it.
-    const ROWS: [(i64, &str); 8] = [
+    const ROWS: [(i64, &str); 11] = [
         (
             1,
             "INSERT INTO sandboxes (id, state, generation, spec, key_id, created_at, last_updated, host_id) VALUES \
@@ -172,6 +172,23 @@ mod tests {
         (
             8,
             "UPDATE sandboxes SET name = 'web', labels = '{\"env\":\"prod\"}', template = 'minimal'",
+        ),
+        (
+            9,
+            "INSERT INTO webhooks (id, team_id, with_installation, url, description, kinds, after_cursor, secret, \
+             enabled, is_slow, leased_until, served_at, created_at) VALUES \
+             ('wh-0123456789abcdef', 'ours', FALSE, 'https://example.com/', '', '[]', 0, 'whsec_', TRUE, FALSE, 0, 0, 1)",
+        ),
+        (
+            9,
+            "INSERT INTO webhook_deliveries (webhook_id, message_id, kind, payload, state, attempts, due_at, created_at) \
+             VALUES ('wh-0123456789abcdef', 'evt-1', 'host.lost', '{\"data\":{}}', 'pending', 0, 0, 1), \
+             ('wh-0123456789abcdef', 'evt-2', 'key.created', '{\"data\":{\"team_id\":\"ours\"}}', 'pending', 0, 0, 1), \
+             ('wh-0123456789abcdef', 'evt-3', 'webhook.test', '{\"data\":{}}', 'pending', 0, 0, 1)",
+        ),
+        (
+            10,
+            "UPDATE webhook_deliveries SET is_installation = TRUE WHERE message_id = 'evt-1'",
         ),
     ];
 
@@ -232,6 +249,15 @@ mod tests {
         assert!(
             matches!(events().await.unwrap(), crate::Events::Page(page) if page.len() == before + 2)
         );
+        // The event of the installation is not the team's.
+        let visible = crate::VisibleDeliveries {
+            webhook: &"wh-0123456789abcdef".parse().unwrap(),
+            with_installation: false,
+        };
+        let kept = store.delivery_list(visible, None, None, 9).await.unwrap();
+        let kept: Vec<&str> = kept.iter().map(|delivery| delivery.id.as_str()).collect();
+        let expected: &[&str] = if from >= 9 { &["evt-3", "evt-2"] } else { &[] };
+        assert_eq!(kept, expected, "{from}");
         store.close().await;
     }
 

@@ -127,6 +127,13 @@ fn print_webhook(session: &Session, webhook: &Webhook) -> anyhow::Result<()> {
                 .map(|since| format!("since {since}")),
         ),
         (
+            "Paused",
+            webhook
+                .paused_until
+                .as_ref()
+                .map(|until| format!("until {until}")),
+        ),
+        (
             "Old secret",
             webhook
                 .previous_secret_expires_at

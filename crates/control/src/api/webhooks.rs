@@ -226,6 +226,9 @@ pub async fn list_webhook_deliveries(
 }
 
 /// Get a delivery of a webhook
+///
+/// With the event that it tells, so that the key needs the scope `events:read`, too. Those of events
+/// of the installation are for operators alone.
 #[utoipa::path(
     get, path = "/v1/webhooks/{webhook}/deliveries/{delivery}", tag = "webhooks",
     responses((status = 200, description = "The delivery with its payload", body = WebhookDelivery))
@@ -243,7 +246,8 @@ pub async fn get_webhook_delivery(
 
 /// Send a delivery of a webhook again
 ///
-/// At once, whatever its state, with the same id, and with as many attempts as a new one.
+/// At once, whatever its state, with the same id, and with as many attempts as a new one. The key needs
+/// the scope `events:read`, too.
 #[utoipa::path(
     post, path = "/v1/webhooks/{webhook}/deliveries/{delivery}/redeliver", tag = "webhooks",
     responses(
@@ -264,6 +268,8 @@ pub async fn redeliver_webhook_delivery(
 }
 
 /// Send all dead letters of a webhook again
+///
+/// The key needs the scope `events:read`, too.
 #[utoipa::path(
     post, path = "/v1/webhooks/{webhook}/redeliver", tag = "webhooks",
     responses(
@@ -308,6 +314,7 @@ fn view_webhook(webhook: store::Webhook) -> Webhook {
         enabled: webhook.enabled,
         disabled_reason: webhook.disabled_reason,
         failing_since: webhook.failing_since.map(format_time),
+        paused_until: (webhook.not_before > now_ms()).then(|| format_time(webhook.not_before)),
         secret: None,
         previous_secret_expires_at: previous.filter(|until| *until > now_ms()).map(format_time),
         created_at: format_time(webhook.created_at),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::{DeliveryId, DeliveryState, ErrorCode, EventKind, InvalidValue, Resource, WebhookId};
 use stdx::time::now_ms;
-use store::{Delivery, NewWebhook, Webhook, WebhookChange};
+use store::{Delivery, NewWebhook, VisibleDeliveries, Webhook, WebhookChange};
 
 use super::App;
 use crate::auth::Principal;
@@ -152,7 +152,7 @@ impl App {
             return Err(no_webhook(id));
         }
         self.webhooks.wake.notify_one();
-        self.find_delivery(id, &message.id).await
+        self.find_delivery(principal, id, &message.id).await
     }
 
     /// Lists deliveries of a webhook before a position, newest first.
@@ -168,21 +168,24 @@ impl App {
         limit: u32,
     ) -> Result<Vec<Delivery>> {
         self.get_webhook(principal, id).await?;
-        Ok(self.store.delivery_list(id, state, before, limit).await?)
+        let visible = visible_deliveries(principal, id);
+        let found = self.store.delivery_list(visible, state, before, limit);
+        Ok(found.await?)
     }
 
-    /// Returns a delivery of a webhook.
+    /// Returns a delivery of a webhook, with the event that it tells.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `Forbidden` without the scope for events.
     pub async fn get_delivery(
         &self,
         principal: &Principal,
         id: &WebhookId,
         delivery: &DeliveryId,
     ) -> Result<Delivery> {
+        principal.require_read(Resource::Events)?;
         self.get_webhook(principal, id).await?;
-        self.find_delivery(id, delivery).await
+        self.find_delivery(principal, id, delivery).await
     }
 
     /// Sends a delivery again, whatever its state.
@@ -196,8 +199,10 @@ impl App {
         delivery: &DeliveryId,
     ) -> Result<Delivery> {
         principal.require_write(Resource::Webhooks)?;
+        principal.require_read(Resource::Events)?;
         self.require_enabled(principal, id).await?;
-        let sent = self.store.delivery_send_again(id, delivery).await?;
+        let visible = visible_deliveries(principal, id);
+        let sent = self.store.delivery_send_again(visible, delivery).await?;
         self.webhooks.wake.notify_one();
         sent.ok_or_else(|| no_delivery(delivery))
     }
@@ -208,8 +213,10 @@ impl App {
     /// `NotFound`; `InvalidState` if the webhook is disabled.
     pub async fn redeliver_dead(&self, principal: &Principal, id: &WebhookId) -> Result<u64> {
         principal.require_write(Resource::Webhooks)?;
+        principal.require_read(Resource::Events)?;
         self.require_enabled(principal, id).await?;
-        let count = self.store.delivery_send_dead_again(id).await?;
+        let visible = visible_deliveries(principal, id);
+        let count = self.store.delivery_send_dead_again(visible).await?;
         self.webhooks.wake.notify_one();
         Ok(count)
     }
@@ -219,8 +226,14 @@ impl App {
         found.ok_or_else(|| no_webhook(id))
     }
 
-    async fn find_delivery(&self, id: &WebhookId, delivery: &DeliveryId) -> Result<Delivery> {
-        let found = self.store.delivery_find(id, delivery).await?;
+    async fn find_delivery(
+        &self,
+        principal: &Principal,
+        id: &WebhookId,
+        delivery: &DeliveryId,
+    ) -> Result<Delivery> {
+        let visible = visible_deliveries(principal, id);
+        let found = self.store.delivery_find(visible, delivery).await?;
         found.ok_or_else(|| no_delivery(delivery))
     }
 
@@ -263,6 +276,14 @@ impl App {
             EventKind::matching(kind)?;
         }
         Ok(())
+    }
+}
+
+/// Returns what a caller may see of the deliveries of a webhook of its team.
+fn visible_deliveries<'a>(principal: &Principal, webhook: &'a WebhookId) -> VisibleDeliveries<'a> {
+    VisibleDeliveries {
+        webhook,
+        with_installation: principal.is_operator(),
     }
 }
 

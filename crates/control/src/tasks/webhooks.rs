@@ -19,13 +19,14 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::webhooks::{
-    AttemptOutcome, KEEP_FINISHED, MAX_FINISHED, MAX_PENDING, Secret, event_message, next_delay,
+    AttemptOutcome, KEEP_FINISHED, MAX_FINISHED, MAX_PENDING, Secret, bounded_retry_after,
+    event_message, next_delay,
 };
 
 /// Events of which one transaction makes deliveries.
 const PAGE: u32 = 100;
-/// Deliveries of a turn. With fewer due, they are sent one after the other, in order; a receiver
-/// that is this far behind gets them at once.
+/// Deliveries of a turn. They are sent one after the other, in order, up to the first that fails; a
+/// receiver that is this far behind, and whose last answer was good, gets them at once.
 const TURN: u32 = 8;
 /// Webhooks that are served at once: those that answer well, and those that do not.
 const FAST_LANE: usize = 128;
@@ -136,7 +137,7 @@ async fn run_turn(app: &App, turn: WebhookTurn) {
 
 async fn send_due(app: &App, turn: &WebhookTurn) -> Result<()> {
     let due = app.store.webhook_due(turn, TURN).await?;
-    if due.len() == TURN as usize {
+    if due.len() == TURN as usize && turn.webhook.failing_since.is_none() {
         let attempts = due.iter().map(|delivery| send_one(app, turn, delivery));
         for sent in join_all(attempts).await {
             sent?;
@@ -221,6 +222,9 @@ fn note(
         error: outcome.error(),
         is_slow: elapsed >= SLOW,
         now,
+        // What it asks for holds for all that waits for it.
+        min_pause: settings.min_pause.max(bounded_retry_after(retry_after)),
+        max_pause: settings.max_pause,
         disable_before: now.saturating_sub_unsigned(settings.disable_after.as_millis() as u64),
         lease: settings.lease,
     }

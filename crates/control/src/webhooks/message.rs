@@ -15,6 +15,7 @@ const TEST: &str = "webhook.test";
 pub(crate) fn event_message(event: store::Event) -> Result<NewDelivery, InvalidValue> {
     let id: DeliveryId = event_id(&event).parse()?;
     let created_at = event.created_at;
+    let is_installation = event.team_id.is_none();
     let event = view_event(event);
     let payload = json!({ "type": event.kind, "timestamp": event.time, "data": event });
     Ok(NewDelivery {
@@ -22,6 +23,7 @@ pub(crate) fn event_message(event: store::Event) -> Result<NewDelivery, InvalidV
         kind: event.kind,
         payload: payload.to_string(),
         created_at,
+        is_installation,
     })
 }
 
@@ -35,5 +37,6 @@ pub(crate) fn test_message(webhook: &WebhookId, now: i64) -> Result<NewDelivery,
         kind: TEST.to_owned(),
         payload: payload.to_string(),
         created_at: now,
+        is_installation: false,
     })
 }

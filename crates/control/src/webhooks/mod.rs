@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 pub(crate) use attempt::{AttemptOutcome, Sender};
 pub(crate) use message::{event_message, test_message};
-pub(crate) use schedule::next_delay;
+pub(crate) use schedule::{bounded_retry_after, next_delay};
 pub(crate) use signature::Secret;
 pub(crate) use url::WebhookUrl;
 
@@ -56,6 +56,10 @@ pub struct WebhookSettings {
     pub lease: Duration,
     /// Delays after the first attempt, the second and so on; after the last one it is given up.
     pub delays: Vec<Duration>,
+    /// Time for which a receiver is left alone after a failed attempt: as long as it has failed, within
+    /// these bounds.
+    pub min_pause: Duration,
+    pub max_pause: Duration,
     /// Time without a single success after which a webhook is disabled.
     pub disable_after: Duration,
 }
@@ -68,6 +72,10 @@ impl Default for WebhookSettings {
             timeout: Duration::from_secs(15),
             lease: Duration::from_secs(60),
             delays: schedule::DELAYS.to_vec(),
+            // A receiver that refuses single messages gets the others a moment later.
+            min_pause: Duration::from_secs(1),
+            // One that is back gets what waited within this time.
+            max_pause: Duration::from_secs(60),
             // Before the last attempt of an event, so that a receiver with few events is disabled, too.
             disable_after: Duration::from_secs(3 * 24 * 60 * 60),
         }

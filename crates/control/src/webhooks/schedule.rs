@@ -33,9 +33,13 @@ pub(crate) fn next_delay(
     random: f64,
 ) -> Option<Duration> {
     let delay = *delays.get(attempts.checked_sub(1)?)?;
-    let wished = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
     let jitter = 1.0 + JITTER * random.clamp(0.0, 1.0);
-    Some(delay.max(wished).mul_f64(jitter))
+    Some(delay.max(bounded_retry_after(retry_after)).mul_f64(jitter))
+}
+
+/// Returns the time that a receiver asked to be left alone for, within its bound.
+pub(crate) fn bounded_retry_after(retry_after: Option<Duration>) -> Duration {
+    retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
 }
 
 #[cfg(test)]

@@ -95,6 +95,9 @@ const SCOPES: &[(&str, &str)] = &[
 const MORE_SCOPES: &[(&str, &str)] = &[
     ("create_webhook", "events:read"),
     ("update_webhook", "events:read"),
+    ("get_webhook_delivery", "events:read"),
+    ("redeliver_webhook_delivery", "events:read"),
+    ("redeliver_dead_letters", "events:read"),
 ];
 /// Operations that answer a stranger with a list of its own.
 const LISTS: &[&str] = &[
@@ -331,7 +334,13 @@ async fn every_operation_needs_its_scope() {
             assert!(message.contains(&scope.to_string()), "{message}");
         }
         let more = MORE_SCOPES.iter().filter(|(id, _)| *id == operation.id);
-        let more = more.map(|(_, scope)| scope.parse::<Scope>().unwrap());
+        let more: Vec<Scope> = more.map(|(_, scope)| scope.parse().unwrap()).collect();
+        for scope in &more {
+            let without = key(&plane, TeamId::DEFAULT, scopes_without(*scope)).await;
+            let request = operation.request(&plane, &without, &id);
+            let message = refused(request, 403, "forbidden").await;
+            assert!(message.contains(&scope.to_string()), "{message}");
+        }
         let scopes = std::iter::once(scope).chain(more).collect();
         let with = key(&plane, TeamId::DEFAULT, Scopes::Only(scopes)).await;
         let request = operation.request(&plane, &with, &id);

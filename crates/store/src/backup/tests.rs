@@ -9,7 +9,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use super::files::PartFile;
 use super::replace::{lock_database, replace_database};
 use super::*;
-use crate::schema::{POSTGRES, apply_migrations, needed_version};
+use crate::schema::{POSTGRES, apply_migrations};
 
 const NOW: i64 = 1_800_000_000_000;
 
@@ -121,9 +121,11 @@ const WHOLE: [&str; 2] = ["--single-transaction", "--exit-on-error"];
 async fn dump_of_earlier_schema_is_restored() {
     let database = testkit::postgres::Database::create().await.unwrap();
     let url = database.url();
+    // Before the last step that made tables, which stay behind where a dump does not have them.
+    const STEP_WITH_TABLES: i64 = 9;
     let earlier = POSTGRES
         .iter()
-        .filter(|step| step.version < needed_version());
+        .filter(|step| step.version < STEP_WITH_TABLES);
     let earlier = sqlx::migrate::Migrator::with_migrations(earlier.cloned().collect());
     let mut connection = PgConnection::connect(&url).await.unwrap();
     apply_migrations(&earlier, &mut connection).await.unwrap();

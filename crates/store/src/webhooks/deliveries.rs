@@ -19,6 +19,16 @@ pub struct NewDelivery {
     pub payload: String,
     /// Time of the event, in milliseconds since the Unix epoch.
     pub created_at: i64,
+    /// True if the event is of the installation, which operators alone see.
+    pub is_installation: bool,
+}
+
+/// Deliveries of a webhook that a caller may see, who has checked whose it is.
+#[derive(Debug, Clone, Copy)]
+pub struct VisibleDeliveries<'a> {
+    pub webhook: &'a WebhookId,
+    /// Those of events of the installation, too.
+    pub with_installation: bool,
 }
 
 /// A message and what came of it.
@@ -106,13 +116,13 @@ pub struct WebhookBacklog {
 }
 
 impl Store {
-    /// Lists deliveries of a webhook before a position, newest first. The caller has checked whose it is.
+    /// Lists deliveries of a webhook before a position, newest first.
     ///
     /// # Errors
     /// The database fails, or holds a row that this program cannot read.
     pub async fn delivery_list(
         &self,
-        webhook: &WebhookId,
+        visible: VisibleDeliveries<'_>,
         state: Option<DeliveryState>,
         before: Option<i64>,
         limit: u32,
@@ -123,7 +133,7 @@ impl Store {
         };
         let sql = format!(
             "SELECT {DELIVERY_COLUMNS} FROM webhook_deliveries WHERE webhook_id = $1 AND state IN ({states}) \
-             AND position < $2 ORDER BY position DESC LIMIT $3"
+             AND position < $2 AND ($4 OR NOT is_installation) ORDER BY position DESC LIMIT $3"
         );
         let before = before.unwrap_or(i64::MAX);
         let limit = i64::from(limit);
@@ -132,9 +142,10 @@ impl Store {
             db,
             DeliveryRow,
             AssertSqlSafe(sql),
-            webhook.as_str(),
+            visible.webhook.as_str(),
             before,
-            limit
+            limit,
+            visible.with_installation
         )?)
     }
 
@@ -144,19 +155,21 @@ impl Store {
     /// As [`Store::delivery_list`].
     pub async fn delivery_find(
         &self,
-        webhook: &WebhookId,
+        visible: VisibleDeliveries<'_>,
         id: &DeliveryId,
     ) -> Result<Option<Delivery>, Error> {
         let sql = format!(
-            "SELECT {DELIVERY_COLUMNS} FROM webhook_deliveries WHERE webhook_id = $1 AND message_id = $2"
+            "SELECT {DELIVERY_COLUMNS} FROM webhook_deliveries WHERE webhook_id = $1 AND message_id = $2 \
+             AND ($3 OR NOT is_installation)"
         );
         let db = self.read("looking for a delivery");
         one(rows!(
             db,
             DeliveryRow,
             AssertSqlSafe(sql),
-            webhook.as_str(),
-            id.as_str()
+            visible.webhook.as_str(),
+            id.as_str(),
+            visible.with_installation
         )?)
     }
 
@@ -186,6 +199,7 @@ impl Store {
         transaction
             .insert_deliveries(&[webhook.as_str()], delivery)
             .await?;
+        transaction.end_pause(webhook).await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -197,33 +211,50 @@ impl Store {
     /// As [`Store::delivery_list`].
     pub async fn delivery_send_again(
         &self,
-        webhook: &WebhookId,
+        visible: VisibleDeliveries<'_>,
         id: &DeliveryId,
     ) -> Result<Option<Delivery>, Error> {
         let sql = format!(
             "UPDATE webhook_deliveries SET state = 'pending', attempts = 0, due_at = 0 \
-             WHERE webhook_id = $1 AND message_id = $2 RETURNING {DELIVERY_COLUMNS}"
+             WHERE webhook_id = $1 AND message_id = $2 AND ($3 OR NOT is_installation) \
+             RETURNING {DELIVERY_COLUMNS}"
         );
-        let db = self.write("sending a delivery again");
-        one(rows!(
-            db,
+        let mut transaction = self.begin("sending a delivery again").await?;
+        transaction.end_pause(visible.webhook).await?;
+        let sent = rows_in!(
+            &mut transaction,
             DeliveryRow,
             AssertSqlSafe(sql),
-            webhook.as_str(),
-            id.as_str()
-        )?)
+            visible.webhook.as_str(),
+            id.as_str(),
+            visible.with_installation
+        )?;
+        transaction.commit().await?;
+        one(sent)
     }
 
     /// Has all deliveries of a webhook that were given up sent again. Returns their number.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn delivery_send_dead_again(&self, webhook: &WebhookId) -> Result<u64, Error> {
+    pub async fn delivery_send_dead_again(
+        &self,
+        visible: VisibleDeliveries<'_>,
+    ) -> Result<u64, Error> {
         let sql = "UPDATE webhook_deliveries SET state = 'pending', attempts = 0, due_at = 0 \
-                   WHERE webhook_id = $1 AND state = 'dead' RETURNING position";
-        let db = self.write("sending deliveries again");
-        let changed = rows!(db, (i64,), sql, webhook.as_str())?;
-        Ok(changed.len() as u64)
+                   WHERE webhook_id = $1 AND state = 'dead' AND ($2 OR NOT is_installation) \
+                   RETURNING position";
+        let mut transaction = self.begin("sending deliveries again").await?;
+        transaction.end_pause(visible.webhook).await?;
+        let sent = rows_in!(
+            &mut transaction,
+            (i64,),
+            sql,
+            visible.webhook.as_str(),
+            visible.with_installation
+        )?;
+        transaction.commit().await?;
+        Ok(sent.len() as u64)
     }
 
     /// Gives up and deletes what is beyond the bound, of every webhook.

@@ -14,8 +14,12 @@
 //!   sends what is due in order. Control planes that share a PostgreSQL pass over rows that another
 //!   one has locked (`SKIP LOCKED`). A lease is renewed by each note and ends by itself; who lost one
 //!   can note nothing. Leases and due times are by the database's clock, which all control planes
-//!   share; a lease that ends later than any that begins now was set before that clock was set back,
-//!   and counts as ended.
+//!   share; a lease that ends much later than any that begins now was set before that clock was set
+//!   back, and counts as ended.
+//!   A webhook that leads elsewhere, signs otherwise or is disabled from now on loses its lease, so that
+//!   nothing but what is under way goes the old way; the result of that is not noted.
+//! - **Receivers are left alone** for a time after a failed attempt (`not_before`): what waits for one
+//!   that is down costs an attempt for each pause, and not one for each message.
 //! - **Two lanes.** Webhooks whose last attempt failed or took long are leased apart from the others,
 //!   so that they cannot take the places of those.
 //! - **Bounded.** What waits for one webhook, and what was delivered or given up, is bounded by
@@ -36,7 +40,7 @@ use crate::db::{all, one, row, rows, single_count, without_nul};
 use crate::transaction::{Transaction, rows_in};
 use crate::{Backend, Error, NewEvent, Store};
 
-pub use deliveries::{Delivery, NewDelivery, WebhookBacklog, WebhookBound};
+pub use deliveries::{Delivery, NewDelivery, VisibleDeliveries, WebhookBacklog, WebhookBound};
 pub use queue::{Attempt, AttemptNote, DueDelivery, Noted, WebhookTurn};
 
 /// A webhook to make.
@@ -71,6 +75,8 @@ pub struct Webhook {
     pub disabled_reason: Option<String>,
     /// Time of the first attempt that failed since one that did not.
     pub failing_since: Option<i64>,
+    /// Time before which nothing is sent to it.
+    pub not_before: i64,
     pub created_at: i64,
 }
 
@@ -128,6 +134,7 @@ row! {
         enabled: bool,
         disabled_reason: Option<String>,
         failing_since: Option<i64>,
+        not_before: i64,
         created_at: i64,
     }
 }
@@ -136,7 +143,7 @@ row! {
 macro_rules! webhook_columns {
     () => {
         "id, team_id, with_installation, url, description, kinds, secret, previous_secret, \
-         previous_expires_at, enabled, disabled_reason, failing_since, created_at"
+         previous_expires_at, enabled, disabled_reason, failing_since, not_before, created_at"
     };
 }
 use webhook_columns;
@@ -167,6 +174,7 @@ impl TryFrom<WebhookRow> for Webhook {
             enabled: row.enabled,
             disabled_reason: row.disabled_reason,
             failing_since: row.failing_since,
+            not_before: row.not_before,
             created_at: row.created_at,
         })
     }
@@ -246,7 +254,7 @@ impl Store {
     }
 
     /// Changes a webhook of a team, and returns it as it is then; `None`: there is none. One that is
-    /// enabled gets what waits at once, and events from now on.
+    /// enabled or leads elsewhere gets what waits at once; one that is enabled gets events from now on.
     ///
     /// # Errors
     /// As [`Store::webhook_find`]; text with a NUL in it.
@@ -267,12 +275,19 @@ impl Store {
             return Ok(None);
         };
         let is_enabled_anew = change.enabled == Some(true) && !before.enabled;
+        let is_moved = change.url.as_ref().is_some_and(|url| *url != before.url);
+        let is_lease_ended = is_moved
+            || change.secret.is_some()
+            || change.enabled.is_some_and(|it| it != before.enabled);
         let sql = concat!(
             "UPDATE webhooks SET url = coalesce($3, url), description = coalesce($4, description), \
              kinds = coalesce($5, kinds), enabled = coalesce($6, enabled), \
              disabled_reason = CASE WHEN coalesce($6, enabled) THEN NULL ELSE disabled_reason END, \
              after_cursor = coalesce($7, after_cursor), \
-             failing_since = CASE WHEN $7 IS NULL THEN failing_since END, \
+             failing_since = CASE WHEN $11 THEN NULL ELSE failing_since END, \
+             not_before = CASE WHEN $11 THEN 0 ELSE not_before END, \
+             lease = CASE WHEN $12 THEN NULL ELSE lease END, \
+             leased_until = CASE WHEN $12 THEN 0 ELSE leased_until END, \
              previous_secret = CASE WHEN $8 IS NULL THEN previous_secret ELSE secret END, \
              previous_expires_at = coalesce($9, previous_expires_at), secret = coalesce($8, secret), \
              with_installation = with_installation AND NOT $10 \
@@ -292,9 +307,14 @@ impl Store {
             is_enabled_anew.then_some(after),
             change.secret.as_ref().map(|(secret, _)| secret.as_str()),
             change.secret.as_ref().map(|(_, until)| *until),
-            change.without_installation
+            change.without_installation,
+            is_enabled_anew || is_moved,
+            is_lease_ended
         )?;
-        if is_enabled_anew {
+        if change.without_installation {
+            transaction.delete_installation_deliveries(id).await?;
+        }
+        if is_enabled_anew || is_moved {
             transaction.make_due(id).await?;
         }
         let mut event = webhook_event(EventKind::WebhookUpdated, team, id, now);
@@ -318,6 +338,8 @@ impl Store {
         now: i64,
     ) -> Result<bool, Error> {
         let mut transaction = self.begin("deleting a webhook").await?;
+        // Otherwise a fan-out that has read the row fails to insert what it refers to.
+        transaction.lock_progress().await?;
         let sql = "DELETE FROM webhooks WHERE id = $1 AND team_id = $2 RETURNING id";
         let deleted = rows_in!(&mut transaction, (String,), sql, id.as_str(), team.as_str())?;
         if deleted.is_empty() {
@@ -338,6 +360,22 @@ impl Store {
             Backend::Postgres(_) => {
                 "CAST(extract(epoch FROM statement_timestamp()) * 1000 AS BIGINT)"
             }
+        }
+    }
+
+    /// Returns the name of the function of the database for the larger of two numbers.
+    const fn larger_of(&self) -> &'static str {
+        match self.backend {
+            Backend::Sqlite(_) => "max",
+            Backend::Postgres(_) => "greatest",
+        }
+    }
+
+    /// Returns the name of the function of the database for the smaller of two numbers.
+    const fn smaller_of(&self) -> &'static str {
+        match self.backend {
+            Backend::Sqlite(_) => "min",
+            Backend::Postgres(_) => "least",
         }
     }
 }
@@ -374,6 +412,18 @@ impl Transaction<'_> {
             webhook_columns!()
         );
         one(rows_in!(self, WebhookRow, sql, id.as_str(), team.as_str())?)
+    }
+
+    /// Deletes deliveries of events that a webhook gets no more.
+    async fn delete_installation_deliveries(&mut self, id: &WebhookId) -> Result<(), Error> {
+        let sql = "DELETE FROM webhook_deliveries WHERE webhook_id = $1 AND is_installation RETURNING position";
+        rows_in!(self, (i64,), sql, id.as_str()).map(drop)
+    }
+
+    /// Ends the pause of a receiver, since a user asks for an attempt.
+    pub(super) async fn end_pause(&mut self, id: &WebhookId) -> Result<(), Error> {
+        let sql = "UPDATE webhooks SET not_before = 0 WHERE id = $1 RETURNING id";
+        rows_in!(self, (String,), sql, id.as_str()).map(drop)
     }
 
     /// Has all that waits for a webhook sent at once.

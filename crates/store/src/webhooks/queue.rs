@@ -58,6 +58,10 @@ pub struct AttemptNote {
     pub now: i64,
     /// A webhook that fails since before this time is disabled.
     pub disable_before: i64,
+    /// Time for which a receiver that failed is left alone: as long as it has failed, within these
+    /// bounds.
+    pub min_pause: Duration,
+    pub max_pause: Duration,
     /// Duration for which the lease is renewed.
     pub lease: Duration,
 }
@@ -170,11 +174,12 @@ impl Store {
         let now = self.database_clock();
         let skip_locked = match self.backend {
             Backend::Sqlite(_) => "",
-            Backend::Postgres(_) => "FOR UPDATE SKIP LOCKED",
+            // A fan-out holds the keys of webhooks, which is no reason to pass them over.
+            Backend::Postgres(_) => "FOR NO KEY UPDATE SKIP LOCKED",
         };
         let sql = format!(
             "WITH chosen AS MATERIALIZED (SELECT id FROM webhooks WHERE enabled AND is_slow = $1 \
-             AND (leased_until <= {now} OR leased_until > {now} + $3) \
+             AND (leased_until <= {now} OR leased_until > {now} + 2 * $3) AND not_before <= {now} \
              AND EXISTS (SELECT 1 FROM webhook_deliveries WHERE webhook_id = webhooks.id \
              AND state = 'pending' AND due_at <= {now}) ORDER BY served_at LIMIT $2 {skip_locked}) \
              UPDATE webhooks SET lease = $4, leased_until = {now} + $3, served_at = {now} \
@@ -294,8 +299,11 @@ impl Store {
     pub async fn webhook_next_due(&self) -> Result<Option<Duration>, Error> {
         let now = self.database_clock();
         let sql = format!(
-            "SELECT min((SELECT min(due_at) FROM webhook_deliveries WHERE webhook_id = webhooks.id \
-             AND state = 'pending')) - {now} FROM webhooks WHERE enabled AND leased_until <= {now}"
+            "SELECT min({later}(not_before, due_at)) - {now} FROM (SELECT not_before, \
+             (SELECT min(due_at) FROM webhook_deliveries WHERE webhook_id = webhooks.id \
+             AND state = 'pending') AS due_at FROM webhooks WHERE enabled AND leased_until <= {now}) \
+             AS receivers WHERE due_at IS NOT NULL",
+            later = self.larger_of()
         );
         let db = self.read("looking for the next delivery");
         let found = rows!(db, (Option<i64>,), AssertSqlSafe(sql))?;
@@ -313,11 +321,15 @@ impl Transaction<'_> {
         note: &AttemptNote,
     ) -> Result<Option<Option<String>>, Error> {
         let is_failure = note.attempt != Attempt::Delivered;
+        let now = self.store.database_clock();
+        let (larger, smaller) = (self.store.larger_of(), self.store.smaller_of());
+        // An answer that is good ends no pause: it is of an attempt beside the one that failed.
         let sql = format!(
-            "UPDATE webhooks SET leased_until = {} + $3, is_slow = $4, \
-             failing_since = CASE WHEN $5 THEN coalesce(failing_since, $6) END \
+            "UPDATE webhooks SET leased_until = {now} + $3, is_slow = $4, \
+             failing_since = CASE WHEN $5 THEN coalesce(failing_since, $6) END, \
+             not_before = CASE WHEN $5 THEN {larger}(not_before, {now} + \
+             {larger}($7, {smaller}($8, $6 - coalesce(failing_since, $6)))) ELSE not_before END \
              WHERE id = $1 AND lease = $2 RETURNING {}",
-            self.store.database_clock(),
             webhook_columns!()
         );
         let noted = rows_in!(
@@ -329,7 +341,9 @@ impl Transaction<'_> {
             stored_duration(note.lease),
             is_failure || note.is_slow,
             is_failure,
-            note.now
+            note.now,
+            stored_duration(note.min_pause),
+            stored_duration(note.max_pause)
         )?;
         let Some(row) = noted.into_iter().next() else {
             return Ok(None);
@@ -366,10 +380,10 @@ impl Transaction<'_> {
         delivery: &NewDelivery,
     ) -> Result<(), Error> {
         let sql = format!(
-            "INSERT INTO webhook_deliveries (webhook_id, message_id, kind, payload, state, attempts, due_at, created_at) \
-             SELECT id, $1, $2, $3, 'pending', 0, 0, $4 FROM webhooks WHERE id IN ({}) \
+            "INSERT INTO webhook_deliveries (webhook_id, message_id, kind, payload, state, attempts, due_at, created_at, is_installation) \
+             SELECT id, $1, $2, $3, 'pending', 0, 0, $4, $5 FROM webhooks WHERE id IN ({}) \
              ON CONFLICT DO NOTHING RETURNING position",
-            places(5, receivers.len())
+            places(6, receivers.len())
         );
         rows_in!(
             self,
@@ -378,7 +392,8 @@ impl Transaction<'_> {
             delivery.id.as_str(),
             &delivery.kind,
             &delivery.payload,
-            delivery.created_at;
+            delivery.created_at,
+            delivery.is_installation;
             each receivers.iter().copied()
         )
         .map(drop)

@@ -89,4 +89,7 @@ suite! {
     webhooks::failing_webhook_is_disabled,
     webhooks::dead_letters_are_sent_again,
     webhooks::queue_stays_in_its_bounds,
+    webhooks::failed_receiver_is_left_alone,
+    webhooks::changed_receiver_ends_lease,
+    webhooks::installation_deliveries_stay_with_operators,
 }

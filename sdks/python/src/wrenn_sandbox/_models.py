@@ -1673,6 +1673,9 @@ class Webhook(Model):
     failing_since: str | None = None
     """RFC 3339; time since which every attempt has failed."""
 
+    paused_until: str | None = None
+    """RFC 3339; nothing is sent until then, since the last attempt failed."""
+
     previous_secret_expires_at: str | None = None
     """RFC 3339; until then the secret before signs as well."""
 
@@ -1690,6 +1693,7 @@ class Webhook(Model):
             url=data["url"],
             disabled_reason=data.get("disabled_reason"),
             failing_since=data.get("failing_since"),
+            paused_until=data.get("paused_until"),
             previous_secret_expires_at=data.get("previous_secret_expires_at"),
             secret=data.get("secret"),
         )

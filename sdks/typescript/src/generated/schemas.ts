@@ -1352,6 +1352,8 @@ export interface components {
       failing_since?: string | null;
       /** @example wh-4f2e9d0c3a1b7e8d */
       id: string;
+      /** @description RFC 3339; nothing is sent until then, since the last attempt failed. */
+      paused_until?: string | null;
       /** @description RFC 3339; until then the secret before signs as well. */
       previous_secret_expires_at?: string | null;
       /**

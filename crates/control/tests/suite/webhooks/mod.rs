@@ -1,5 +1,7 @@
 //! Webhooks: what happens is sent, signed and at least once, whatever the receiver does.
 
+mod access;
+mod failures;
 mod libraries;
 mod receiver;
 
@@ -7,9 +9,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener as StdListener;
 use std::time::Duration;
 
-use api_types::{
-    CreateWebhook, DeliveryStatus, RotateSecret, UpdateWebhook, Webhook, WebhookDelivery,
-};
+use api_types::{CreateWebhook, DeliveryStatus, RotateSecret, Webhook, WebhookDelivery};
 use client::{Client, DeliveryQuery, EventQuery};
 use control::{Settings, WebhookSettings, auth};
 use reqwest::Method;
@@ -24,6 +24,8 @@ fn quick() -> WebhookSettings {
     WebhookSettings {
         allowed: vec!["127.0.0.0/8".parse().unwrap()],
         delays: vec![Duration::from_millis(10); 3],
+        min_pause: Duration::ZERO,
+        max_pause: Duration::ZERO,
         ..WebhookSettings::default()
     }
 }
@@ -120,156 +122,6 @@ async fn events_are_sent_in_order() {
     assert_eq!(client.webhook(&webhook.id).await.unwrap().secret, None);
     client.delete_webhook(&webhook.id).await.unwrap();
     assert_eq!(client.webhooks().await.unwrap(), []);
-}
-
-#[tokio::test]
-async fn failed_attempts_repeat_same_message() {
-    let (_host, _ground, plane) = with_webhooks(WebhookSettings {
-        timeout: Duration::from_millis(300),
-        ..quick()
-    })
-    .await;
-    let client = plane.client();
-    let replies = [Reply::Status(500), Reply::Hang, Reply::Redirect];
-    let receiver = Receiver::start(&replies).await;
-    let webhook = create(&client, &receiver.url, &["key.created"]).await;
-    make_key(&plane).await;
-    let requests = receiver.count(4).await;
-    let delivered = newest(&client, &webhook.id, DeliveryStatus::Delivered).await;
-    assert_eq!((delivered.attempts, delivered.last_error), (4, None));
-    for request in &requests {
-        assert_eq!(
-            (request.id(), request.path.as_str()),
-            (delivered.id.as_str(), "/")
-        );
-        assert_eq!(request.body, requests[0].body);
-    }
-    assert_eq!(receiver.requests().len(), 4);
-    assert_eq!(
-        client.webhook(&webhook.id).await.unwrap().failing_since,
-        None
-    );
-}
-
-#[tokio::test]
-async fn dead_letter_can_be_redelivered() {
-    let (_host, _ground, plane) = with_webhooks(quick()).await;
-    let client = plane.client();
-    let receiver = Receiver::start(&[Reply::Status(503); 4]).await;
-    let webhook = create(&client, &receiver.url, &["key.created"]).await;
-    make_key(&plane).await;
-    let dead = newest(&client, &webhook.id, DeliveryStatus::Dead).await;
-    assert_eq!((dead.attempts, dead.last_status), (4, Some(503)));
-    assert!(dead.last_error.unwrap().contains("503"));
-    assert!(
-        client
-            .webhook(&webhook.id)
-            .await
-            .unwrap()
-            .failing_since
-            .is_some()
-    );
-    let sent = client.redeliver(&webhook.id, &dead.id).await.unwrap();
-    assert_eq!(sent.id, dead.id);
-    let delivered = newest(&client, &webhook.id, DeliveryStatus::Delivered).await;
-    assert_eq!(delivered.attempts, 1);
-    let requests = receiver.count(5).await;
-    assert!(requests.iter().all(|request| request.id() == dead.id));
-    let none = client.redeliver_dead_letters(&webhook.id).await.unwrap();
-    assert_eq!(none.count, 0);
-    // Without events, and whatever types it gets.
-    let test = client.test_webhook(&webhook.id).await.unwrap();
-    assert_eq!(test.kind, "webhook.test");
-    let requests = receiver.count(6).await;
-    assert_eq!(requests[5].id(), test.id);
-    assert_eq!(requests[5].json()["type"], "webhook.test");
-}
-
-#[tokio::test]
-async fn gone_receiver_disables_webhook() {
-    let (_host, _ground, plane) = with_webhooks(quick()).await;
-    let client = plane.client();
-    let receiver = Receiver::start(&[Reply::Status(410)]).await;
-    let webhook = create(&client, &receiver.url, &["key.created"]).await;
-    make_key(&plane).await;
-    newest(&client, &webhook.id, DeliveryStatus::Dead).await;
-    let disabled = client.webhook(&webhook.id).await.unwrap();
-    assert!(!disabled.enabled);
-    assert!(disabled.disabled_reason.unwrap().contains("410"));
-    let query = EventQuery {
-        kinds: Some("webhook.disabled".to_owned()),
-        ..EventQuery::default()
-    };
-    let events = client.events(&query).await.unwrap().items;
-    assert_eq!((events.len(), &events[0].subject), (1, &webhook.id));
-    let path = format!("/v1/webhooks/{}/test", webhook.id);
-    let message = refused(plane.request(Method::POST, &path), 409, "invalid_state").await;
-    assert!(message.contains("enable"), "{message}");
-    let enable = UpdateWebhook {
-        enabled: Some(true),
-        ..UpdateWebhook::default()
-    };
-    let enabled = client.update_webhook(&webhook.id, &enable).await.unwrap();
-    assert!(enabled.enabled && enabled.disabled_reason.is_none());
-    let again = client.redeliver_dead_letters(&webhook.id).await.unwrap();
-    assert_eq!(again.count, 1);
-    newest(&client, &webhook.id, DeliveryStatus::Delivered).await;
-}
-
-/// More silent receivers than there are places for them, for ever.
-#[tokio::test]
-async fn silent_receivers_delay_no_other() {
-    const SILENT: usize = 40;
-    let (_host, _ground, plane) = with_webhooks(WebhookSettings {
-        timeout: Duration::from_secs(600),
-        lease: Duration::from_secs(1200),
-        ..quick()
-    })
-    .await;
-    let client = plane.client();
-    let bad = Receiver::start(&[Reply::Status(500); SILENT]).await;
-    for number in 0..SILENT {
-        let new = store::NewWebhook {
-            id: model::WebhookId::random(),
-            team_id: model::TeamId::default(),
-            with_installation: false,
-            url: format!("{}/{number}", bad.url),
-            description: String::new(),
-            kinds: vec!["key.created".to_owned()],
-            secret: "whsec_c2VjcmV0".to_owned(),
-            now: 1,
-        };
-        assert!(plane.store.webhook_insert(&new, u64::MAX).await.unwrap());
-    }
-    make_key(&plane).await;
-    bad.count(SILENT).await;
-    bad.state.lock().silent = Some("/");
-    // The second attempts, of which none ends.
-    bad.count(SILENT + 32).await;
-    let good = Receiver::start(&[]).await;
-    let id = good_webhook(&plane, &good.url).await;
-    for _ in 0..3 {
-        make_key(&plane).await;
-    }
-    assert_eq!(good.count(3).await.len(), 3);
-    let api = client.webhook(&id).await.unwrap();
-    assert!(api.failing_since.is_none());
-}
-
-/// Creates a webhook although its team has more than it may.
-async fn good_webhook(plane: &Plane, url: &str) -> String {
-    let new = store::NewWebhook {
-        id: model::WebhookId::random(),
-        team_id: model::TeamId::default(),
-        with_installation: false,
-        url: url.to_owned(),
-        description: String::new(),
-        kinds: vec!["key.created".to_owned()],
-        secret: "whsec_c2VjcmV0".to_owned(),
-        now: 1,
-    };
-    assert!(plane.store.webhook_insert(&new, u64::MAX).await.unwrap());
-    new.id.to_string()
 }
 
 #[tokio::test]

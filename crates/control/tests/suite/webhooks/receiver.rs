@@ -18,6 +18,8 @@ use crate::support::eventually;
 #[derive(Debug, Clone, Copy)]
 pub enum Reply {
     Status(u16),
+    /// 429, to be asked again after so many seconds.
+    RetryAfter(u32),
     /// To its own path `/elsewhere`.
     Redirect,
     /// None, for as long as the connection lasts.
@@ -110,6 +112,10 @@ async fn receive(
     };
     match reply {
         Reply::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+        Reply::RetryAfter(seconds) => {
+            let after = ("retry-after", seconds.to_string());
+            (StatusCode::TOO_MANY_REQUESTS, [after]).into_response()
+        }
         Reply::Redirect => (StatusCode::FOUND, [("location", "/elsewhere")]).into_response(),
         Reply::Hang => std::future::pending().await,
     }

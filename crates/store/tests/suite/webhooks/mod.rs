@@ -1,15 +1,20 @@
 //! The queue of webhooks: every event that is wanted is sent, by one sender at a time.
 
+mod postgres_only;
+mod receivers;
+
 use std::time::Duration;
 
 use model::{DeliveryState, EventKind, TeamId, WebhookId};
 use serde_json::json;
 use store::{
     Attempt, AttemptNote, DueDelivery, Event, EventQuery, Events, NewDelivery, NewEvent,
-    NewWebhook, Noted, Store, WebhookBound, WebhookChange, WebhookTurn,
+    NewWebhook, Noted, Store, VisibleDeliveries, WebhookBound, WebhookChange, WebhookTurn,
 };
 
 use crate::db::Db;
+
+pub use receivers::*;
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -47,7 +52,16 @@ fn render(event: Event) -> Option<NewDelivery> {
         kind: event.kind,
         payload: event.subject,
         created_at: event.created_at,
+        is_installation: event.team_id.is_none(),
     })
+}
+
+/// All deliveries of a webhook, as an operator sees them.
+const fn visible(webhook: &WebhookId) -> VisibleDeliveries<'_> {
+    VisibleDeliveries {
+        webhook,
+        with_installation: true,
+    }
 }
 
 async fn fan_out(store: &Store) {
@@ -56,8 +70,10 @@ async fn fan_out(store: &Store) {
 
 /// Payloads of all deliveries, oldest first.
 async fn payloads(store: &Store, webhook: &WebhookId) -> Vec<String> {
-    let all = store.delivery_list(webhook, None, None, 100).await.unwrap();
-    all.into_iter()
+    let all = store.delivery_list(visible(webhook), None, None, 100);
+    all.await
+        .unwrap()
+        .into_iter()
         .rev()
         .map(|delivery| delivery.payload)
         .collect()
@@ -81,6 +97,8 @@ fn note(attempt: Attempt) -> AttemptNote {
         status: Some(500),
         is_slow: false,
         now: 1000,
+        min_pause: Duration::ZERO,
+        max_pause: Duration::ZERO,
         disable_before: 0,
         lease: LEASE,
     }
@@ -181,7 +199,8 @@ pub async fn racing_fan_outs_send_once(db: Db) {
     for race in racing.collect::<Vec<_>>() {
         race.await.unwrap();
     }
-    let all = stores[0].delivery_list(&id, None, None, 100).await.unwrap();
+    let all = stores[0].delivery_list(visible(&id), None, None, 100);
+    let all = all.await.unwrap();
     assert_eq!(all.len(), EVENTS);
     let cursor = |id: &str| id[4..].parse::<i64>().unwrap();
     assert!(
@@ -320,28 +339,40 @@ pub async fn dead_letters_are_sent_again(db: Db) {
     let backlog = store.webhook_backlog().await.unwrap();
     assert_eq!((backlog.oldest, backlog.dead), (None, 2));
     let dead = Some(DeliveryState::Dead);
-    let listed = store.delivery_list(&id, dead, None, 1).await.unwrap();
+    let listed = store
+        .delivery_list(visible(&id), dead, None, 1)
+        .await
+        .unwrap();
     assert_eq!((listed.len(), listed[0].payload.as_str()), (1, "b"));
     let before = Some(listed[0].position);
-    let rest = store.delivery_list(&id, dead, before, 9).await.unwrap();
+    let rest = store
+        .delivery_list(visible(&id), dead, before, 9)
+        .await
+        .unwrap();
     assert_eq!(
         (rest.len(), rest[0].attempts, rest[0].last_status),
         (1, 1, Some(500))
     );
     let again = rest[0].id.parse().unwrap();
     let sent = store
-        .delivery_send_again(&id, &again)
+        .delivery_send_again(visible(&id), &again)
         .await
         .unwrap()
         .unwrap();
     assert_eq!((sent.state, sent.attempts), (DeliveryState::Pending, 0));
-    assert_eq!(store.delivery_send_dead_again(&id).await.unwrap(), 1);
+    assert_eq!(
+        store.delivery_send_dead_again(visible(&id)).await.unwrap(),
+        1
+    );
     assert_eq!(due(&store, &turn).await.len(), 2);
     let backlog = store.webhook_backlog().await.unwrap();
     assert_eq!((backlog.oldest, backlog.dead), (Some(7), 0));
     let unknown = "evt-0".parse().unwrap();
     assert_eq!(
-        store.delivery_send_again(&id, &unknown).await.unwrap(),
+        store
+            .delivery_send_again(visible(&id), &unknown)
+            .await
+            .unwrap(),
         None
     );
 }
@@ -365,7 +396,8 @@ pub async fn queue_stays_in_its_bounds(db: Db) {
         before: 0,
     };
     store.webhook_trim(bound).await.unwrap();
-    let all = store.delivery_list(&id, None, None, 100).await.unwrap();
+    let all = store.delivery_list(visible(&id), None, None, 100);
+    let all = all.await.unwrap();
     let of = |state| {
         let found = all.iter().filter(|it| it.state == state);
         found.map(|it| it.payload.as_str()).collect::<Vec<_>>()
