@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use client::types::{OnTimeout, SandboxStatus};
+use client::types::{DeliveryStatus, OnTimeout, SandboxStatus};
 
 /// Parses MiB of memory or disk: `512`, `512m` or `2g`.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
@@ -109,6 +109,12 @@ pub fn on_timeout_parser() -> impl TypedValueParser<Value = OnTimeout> {
         PossibleValue::new(action.as_str()).help(help)
     });
     PossibleValuesParser::new(values).try_map(|text| text.parse::<OnTimeout>())
+}
+
+/// Returns the parser of states of a delivery.
+pub fn delivery_status_parser() -> impl TypedValueParser<Value = DeliveryStatus> {
+    let values = DeliveryStatus::ALL.map(DeliveryStatus::as_str);
+    PossibleValuesParser::new(values).try_map(|text| text.parse::<DeliveryStatus>())
 }
 
 /// `NAME=VALUE`, or `NAME` for the value that it has here. Both are bytes, as they are for Linux.

@@ -19,6 +19,8 @@ mod cursor;
 mod db;
 mod error;
 mod events;
+#[cfg(test)]
+mod explain;
 mod keys;
 mod notifications;
 mod postgres;
@@ -53,7 +55,7 @@ pub use sandboxes::{
 pub use snapshots::{MAX_SNAPSHOT_LEASE, SnapshotClaim};
 pub use webhooks::{
     Attempt, AttemptNote, Delivery, DueDelivery, NewDelivery, NewWebhook, Noted, VisibleDeliveries,
-    Webhook, WebhookBacklog, WebhookBound, WebhookChange, WebhookTurn,
+    WaitingWebhook, Webhook, WebhookBacklog, WebhookBound, WebhookChange, WebhookTurn,
 };
 
 /// An open database. Cheap to clone; all clones share their connections.

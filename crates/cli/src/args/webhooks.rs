@@ -1,9 +1,9 @@
 //! Flags of `wrenn webhook`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use client::types::DeliveryStatus;
 
-use crate::values::parse_seconds;
+use crate::values::{delivery_status_parser, parse_seconds};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -107,30 +107,13 @@ pub struct WebhookDeliveriesArgs {
     pub delivery: Option<String>,
 
     /// Only those in this state
-    #[arg(long, value_name = "STATUS", conflicts_with = "delivery")]
-    pub status: Option<StatusArg>,
+    #[arg(long, value_name = "STATUS", conflicts_with = "delivery",
+        value_parser = delivery_status_parser())]
+    pub status: Option<DeliveryStatus>,
 
     /// Most of them
     #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 100)]
     pub limit: u32,
-}
-
-/// State of a delivery.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum StatusArg {
-    Pending,
-    Delivered,
-    Dead,
-}
-
-impl From<StatusArg> for DeliveryStatus {
-    fn from(status: StatusArg) -> Self {
-        match status {
-            StatusArg::Pending => Self::Pending,
-            StatusArg::Delivered => Self::Delivered,
-            StatusArg::Dead => Self::Dead,
-        }
-    }
 }
 
 #[derive(Debug, Args)]

@@ -213,7 +213,7 @@ async fn deliveries(session: &Session, args: WebhookDeliveriesArgs) -> anyhow::R
     }
     let mut found: Vec<WebhookDelivery> = Vec::new();
     let mut query = DeliveryQuery {
-        status: args.status.map(Into::into),
+        status: args.status,
         ..DeliveryQuery::default()
     };
     while (found.len() as u32) < args.limit {

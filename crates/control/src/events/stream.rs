@@ -13,6 +13,17 @@ use crate::error::{Error, Result};
 /// Rows of the table that one client holds in memory.
 const PAGE: u32 = 100;
 
+/// Where the next events come from, once those in memory are returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// A reading of the table, which has not begun.
+    Table,
+    /// The next page of a reading that began when `last` was the cursor of the last event.
+    NextPage { last: i64 },
+    /// The feed. Of what lies up to `passed` nothing is missing.
+    Feed { passed: i64 },
+}
+
 /// Events of one client, in order, each once.
 #[derive(Debug)]
 pub struct EventStream {
@@ -22,15 +33,10 @@ pub struct EventStream {
     key_id: String,
     /// Cursor of the last event that was returned, or passed over.
     after: Option<i64>,
-    /// Cursor up to which nothing is missing once `pending` is returned.
-    passed: Option<i64>,
     /// Events from the table, to be returned.
     pending: VecDeque<Event>,
     live: Receiver<FeedMessage>,
-    /// True if all that is missing comes from the feed.
-    caught_up: bool,
-    /// Cursor of the last event when this reading of the table began; `None` before its first page.
-    last: Option<i64>,
+    source: Source,
 }
 
 impl EventStream {
@@ -46,11 +52,9 @@ impl EventStream {
             query,
             key_id,
             after,
-            passed: None,
             pending: VecDeque::new(),
             live,
-            caught_up: false,
-            last: None,
+            source: Source::Table,
         }
     }
 
@@ -60,32 +64,30 @@ impl EventStream {
     /// `Expired` if events that it would have returned are not kept any more; `Unauthorized` if the
     /// key was revoked; the store's.
     pub(crate) async fn fill(&mut self) -> Result<()> {
-        let is_first = self.last.is_none();
-        let last = match self.last {
-            Some(last) => last,
-            None => {
+        let (last, is_first) = match self.source {
+            Source::NextPage { last } => (last, false),
+            Source::Table | Source::Feed { .. } => {
                 self.check_key().await?;
                 // Before the first page: what is recorded later is on a page or comes from the feed.
-                *self.last.insert(self.store.event_last().await?)
+                (self.store.event_last().await?, true)
             }
         };
-        match self.store.event_list(&self.query, self.after, PAGE).await? {
-            Events::Page(events) => {
-                self.caught_up = events.len() < PAGE as usize;
-                self.passed = self.caught_up.then_some(last);
-                if self.caught_up {
-                    self.last = None;
-                    if !is_first {
-                        // It may be long since the first page.
-                        self.check_key().await?;
-                    }
-                }
-                self.pending = events.into();
-                Ok(())
-            }
-            Events::Expired => Err(expired()),
-            Events::Unknown => Err(unknown_cursor()),
+        let events = match self.store.event_list(&self.query, self.after, PAGE).await? {
+            Events::Page(events) => events,
+            Events::Expired => return Err(expired()),
+            Events::Unknown => return Err(unknown_cursor()),
+        };
+        let is_last = events.len() < PAGE as usize;
+        if is_last && !is_first {
+            // It may be long since the first page.
+            self.check_key().await?;
         }
+        self.source = match is_last {
+            true => Source::Feed { passed: last },
+            false => Source::NextPage { last },
+        };
+        self.pending = events.into();
+        Ok(())
     }
 
     async fn check_key(&self) -> Result<()> {
@@ -105,11 +107,11 @@ impl EventStream {
                 self.after = Some(event.cursor);
                 return Ok(event);
             }
-            if !self.caught_up {
+            let Source::Feed { passed } = self.source else {
                 self.fill().await?;
                 continue;
-            }
-            self.after = self.after.max(self.passed.take());
+            };
+            self.after = self.after.max(Some(passed));
             let message = match self.live.recv().await {
                 Ok(message) => message,
                 Err(RecvError::Lagged(_)) => FeedMessage::Gap,
@@ -125,7 +127,7 @@ impl EventStream {
                         return Ok(Event::clone(&event));
                     }
                 }
-                FeedMessage::Gap => self.caught_up = false,
+                FeedMessage::Gap => self.source = Source::Table,
             }
         }
     }
@@ -203,7 +205,7 @@ mod tests {
         let live = LiveEvents(tokio::sync::broadcast::Sender::new(16));
         let mut stream = stream_of(&store, &live, &key).await;
         stream.fill().await.unwrap();
-        assert!(stream.caught_up);
+        assert!(matches!(stream.source, Source::Feed { .. }));
         let cursors = record(&store, &live, 3 * PAGE as usize + 7).await;
         let mut got = Vec::new();
         for _ in &cursors {

@@ -7,7 +7,7 @@ use stdx::time::now_ms;
 use store::{EventQuery, Events, EventsBound, EventsWaker};
 
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::events::{EventSettings, FeedMessage};
 
 /// Rows read at once.
@@ -102,8 +102,6 @@ async fn trim_all(app: &App, settings: EventSettings) -> Result<()> {
         before: now_ms() - i64::from(settings.keep_days) * DAY_MS,
         rows: settings.max_rows,
     };
-    while app.store.event_trim(bound).await.map_err(Error::from)? {
-        tokio::task::yield_now().await;
-    }
+    app.store.event_trim(bound).await?;
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! The task that sends events to webhooks.
 //!
 //! Each round makes deliveries of new events, leases as many webhooks as there are free places in
-//! their lane, and gives each a turn: a task that sends some of what is due. `store::webhooks` says
-//! why nothing is lost whenever this process dies.
+//! their lane (`webhooks::lanes`), and gives each a turn: a task that sends some of what is due.
+//! `store::webhooks` says why nothing is lost whenever this process dies.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ use futures::FutureExt;
 use futures::future::join_all;
 use stdx::time::now_ms;
 use store::{Attempt, AttemptNote, DueDelivery, EventsWaker, Noted, WebhookBound, WebhookTurn};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,8 +19,8 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::metrics;
 use crate::webhooks::{
-    AttemptOutcome, KEEP_FINISHED, MAX_FINISHED, MAX_PENDING, Secret, bounded_retry_after,
-    event_message, next_delay,
+    AttemptOutcome, KEEP_FINISHED, Lane, Lanes, MAX_FINISHED, MAX_PENDING, Place, Secret,
+    bounded_retry_after, event_message, next_delay,
 };
 
 /// Events of which one transaction makes deliveries.
@@ -28,9 +28,8 @@ const PAGE: u32 = 100;
 /// Deliveries of a turn. They are sent one after the other, in order, up to the first that fails; a
 /// receiver that is this far behind, and whose last answer was good, gets them at once.
 const TURN: u32 = 8;
-/// Webhooks that are served at once: those that answer well, and those that do not.
-const FAST_LANE: usize = 128;
-const SLOW_LANE: usize = 32;
+/// Webhooks of a lane that a round looks at: more than those of all teams that have no place free.
+const CANDIDATES: u32 = 1000;
 /// Time of an answer from which on a receiver is served with those that fail.
 const SLOW: Duration = Duration::from_secs(2);
 /// Interval of rounds that nothing asked for: for what other processes made due.
@@ -53,12 +52,11 @@ pub(super) async fn run_webhooks(app: Arc<App>) {
 }
 
 async fn send(app: &Arc<App>, turns: &TaskTracker) {
-    let fast = Arc::new(Semaphore::new(FAST_LANE));
-    let slow = Arc::new(Semaphore::new(SLOW_LANE));
+    let lanes = Lanes::new(&app.webhooks.settings);
     let mut waker = app.store.events_waker();
     let mut is_failing = false;
     loop {
-        match run_round(app, turns, &fast, &slow).await {
+        match run_round(app, turns, &lanes).await {
             Ok(next) => {
                 is_failing = false;
                 wait(app, &mut waker, next).await;
@@ -83,43 +81,53 @@ async fn wait(app: &App, waker: &mut EventsWaker, next: Duration) {
 }
 
 /// Returns the time until something is due that can be sent then.
-async fn run_round(
-    app: &Arc<App>,
-    turns: &TaskTracker,
-    fast: &Arc<Semaphore>,
-    slow: &Arc<Semaphore>,
-) -> Result<Duration> {
+async fn run_round(app: &Arc<App>, turns: &TaskTracker, lanes: &Lanes) -> Result<Duration> {
     let render = |event| event_message(event).ok();
     while app.store.webhook_fan_out(PAGE, render).await? {}
     let mut is_full = false;
-    for (lane, is_slow) in [(fast, false), (slow, true)] {
-        let free = lane.available_permits();
-        if free == 0 {
-            is_full = true;
-            continue;
-        }
-        let token = format!("{:032x}", rand::random::<u128>());
-        let lease = app.webhooks.settings.lease;
-        let leased = app
-            .store
-            .webhook_lease(is_slow, free as u32, lease, &token)
-            .await?;
-        for turn in leased {
-            let Ok(permit) = Arc::clone(lane).try_acquire_owned() else {
-                // Only this task acquires them.
-                break;
-            };
-            let app = Arc::clone(app);
-            turns.spawn(async move {
-                run_turn(&app, turn).await;
-                drop(permit);
-                app.webhooks.wake.notify_one();
-            });
-        }
+    for (lane, is_slow) in [(&lanes.fast, false), (&lanes.slow, true)] {
+        is_full |= !begin_turns(app, turns, lane, is_slow).await?;
     }
     // A turn that ends wakes this task.
     let next = app.store.webhook_next_due().await?.filter(|_| !is_full);
     Ok(next.unwrap_or(POLL))
+}
+
+/// Begins turns of webhooks that wait in a lane. Returns false if there is no place for some of them.
+async fn begin_turns(
+    app: &Arc<App>,
+    turns: &TaskTracker,
+    lane: &Arc<Lane>,
+    is_slow: bool,
+) -> Result<bool> {
+    if lane.is_full() {
+        return Ok(false);
+    }
+    let lease = app.webhooks.settings.lease;
+    let waiting = app.store.webhook_waiting(is_slow, CANDIDATES, lease);
+    let waiting = waiting.await?;
+    let mut places: HashMap<&str, Place> = waiting
+        .iter()
+        .filter_map(|webhook| Some((webhook.id.as_str(), lane.acquire(&webhook.team_id)?)))
+        .collect();
+    let ids: Vec<&str> = places.keys().copied().collect();
+    if ids.is_empty() {
+        return Ok(waiting.is_empty());
+    }
+    let token = format!("{:032x}", rand::random::<u128>());
+    for turn in app.store.webhook_lease(&ids, lease, &token).await? {
+        let Some(place) = places.remove(turn.webhook.id.as_str()) else {
+            // Only those were leased.
+            continue;
+        };
+        let app = Arc::clone(app);
+        turns.spawn(async move {
+            run_turn(&app, turn).await;
+            drop(place);
+            app.webhooks.wake.notify_one();
+        });
+    }
+    Ok(ids.len() == waiting.len())
 }
 
 /// Sends some of what is due for a webhook.

@@ -6,7 +6,12 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
 
-use super::url::{WebhookUrl, is_allowed, refusal};
+use super::url::{WebhookUrl, is_allowed};
+
+/// Why nothing is sent to where a name leads. The address is in the log alone: it would tell keys what
+/// names of the operator's networks mean.
+const FORBIDDEN: &str = "the name of its URL leads to an address that is not of the public internet, or it is without \
+                         TLS; CP_WEBHOOK_ALLOW of the control plane allows networks, and its log has the address";
 
 /// Why an attempt has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +33,17 @@ pub(super) async fn connect(
     let may_connect = |address: &SocketAddr| is_allowed(address.ip(), url.is_https, allowed);
     let mut failure = match found.first() {
         None => AttemptError::Unreachable("its name has no address".to_owned()),
-        Some(first) => AttemptError::Forbidden(format!("its URL {}", refusal(first.ip()))),
+        Some(first) => {
+            if !found.iter().any(may_connect) {
+                tracing::info!(address = %first.ip(), "a webhook leads to an address that is not allowed");
+            }
+            AttemptError::Forbidden(FORBIDDEN.to_owned())
+        }
     };
     for address in found.into_iter().filter(may_connect) {
         match TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = AttemptError::Unreachable(format!("{address}: {error}")),
+            Err(error) => failure = AttemptError::Unreachable(error.to_string()),
         }
     }
     Err(failure)

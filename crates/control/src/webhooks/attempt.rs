@@ -29,6 +29,8 @@ const MAX_ANSWER: usize = 64 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of an answer's head.
 const MAX_HEAD: usize = 64 * 1024;
+/// Characters of the text that is kept of a failed attempt: names of a foreign certificate fill it.
+const MAX_ERROR: usize = 300;
 /// Value of `User-Agent`.
 const AGENT: &str = concat!("wrenn-webhooks/", env!("CARGO_PKG_VERSION"));
 
@@ -73,8 +75,15 @@ impl AttemptOutcome {
         }
     }
 
-    /// Says what failed, and what to do about it.
+    /// Says what failed, and what to do about it, in at most [`MAX_ERROR`] printable characters:
+    /// receivers have a say in it.
     pub(crate) fn error(&self) -> Option<String> {
+        let text = self.problem()?;
+        let printable = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+        Some(text.chars().take(MAX_ERROR).map(printable).collect())
+    }
+
+    fn problem(&self) -> Option<String> {
         Some(match self {
             Self::Delivered(_) => return None,
             Self::Refused {
@@ -309,6 +318,19 @@ mod tests {
         sender
             .send(&url, &[Secret::random()], "evt-1", 1, "{}")
             .await
+    }
+
+    #[test]
+    fn error_of_receiver_is_bounded() {
+        let long = format!("not for\0{}", "example.com, ".repeat(1000));
+        for outcome in [
+            AttemptOutcome::Unreachable(long.clone()),
+            AttemptOutcome::Forbidden(long),
+        ] {
+            let error = outcome.error().unwrap();
+            assert_eq!(error.chars().count(), MAX_ERROR);
+            assert!(error.contains("not for\u{FFFD}example.com"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -6,11 +6,13 @@
 //! attempt, [`schedule`] says when the next one is, and the task `tasks::webhooks` does all that for
 //! what is due.
 //!
-//! A receiver that is slow, silent or hostile costs at most one place in its lane for
+//! [`lanes`] keeps one team from taking the places of all. A receiver that is slow, silent or hostile
+//! costs at most one place in its lane for
 //! [`WebhookSettings::timeout`], some KiB of memory, and its own deliveries.
 
 mod address;
 mod attempt;
+mod lanes;
 mod message;
 mod schedule;
 mod signature;
@@ -22,6 +24,7 @@ use ipnet::IpNet;
 use tokio::sync::Notify;
 
 pub(crate) use attempt::{AttemptOutcome, Sender};
+pub(crate) use lanes::{Lane, Lanes, Place};
 pub(crate) use message::{event_message, test_message};
 pub(crate) use schedule::{bounded_retry_after, next_delay};
 pub(crate) use signature::Secret;
@@ -56,6 +59,10 @@ pub struct WebhookSettings {
     pub lease: Duration,
     /// Delays after the first attempt, the second and so on; after the last one it is given up.
     pub delays: Vec<Duration>,
+    /// Number of webhooks that are served at once: of those whose last answer was good, and of the
+    /// others.
+    pub fast_places: usize,
+    pub slow_places: usize,
     /// Time for which a receiver is left alone after a failed attempt: as long as it has failed, within
     /// these bounds.
     pub min_pause: Duration,
@@ -72,6 +79,9 @@ impl Default for WebhookSettings {
             timeout: Duration::from_secs(15),
             lease: Duration::from_secs(60),
             delays: schedule::DELAYS.to_vec(),
+            // Each costs a connection and a task while an attempt lasts.
+            fast_places: 128,
+            slow_places: 32,
             // A receiver that refuses single messages gets the others a moment later.
             min_pause: Duration::from_secs(1),
             // One that is back gets what waited within this time.

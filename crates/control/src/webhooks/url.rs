@@ -79,7 +79,7 @@ pub(super) fn is_allowed(address: IpAddr, is_https: bool, allowed: &[IpNet]) -> 
 }
 
 /// Says why nothing is sent to an address.
-pub(super) fn refusal(address: IpAddr) -> String {
+fn refusal(address: IpAddr) -> String {
     format!(
         "leads to {address}, which is not of the public internet, or is without TLS; CP_WEBHOOK_ALLOW of the control \
          plane allows networks"

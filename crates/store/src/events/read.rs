@@ -8,8 +8,15 @@ use crate::db::{all, places, row, rows};
 use crate::transaction::rows_in;
 use crate::{Error, Store};
 
+/// Most that the clocks of control planes differ, in milliseconds: five minutes, as for Kerberos (RFC
+/// 4120, 3.1.3).
+const CLOCK_SKEW: i64 = 5 * 60 * 1000;
 /// Rows that one transaction deletes: few enough that no writer waits for it.
 const TRIM_BATCH: i64 = 1000;
+
+/// Statement of [`Store::cursor_before`].
+const CURSOR_BEFORE: &str =
+    "SELECT cursor FROM events WHERE created_at < $1 ORDER BY created_at DESC, cursor DESC LIMIT 1";
 
 row! {
     pub(crate) struct EventRow {
@@ -144,6 +151,11 @@ impl Store {
         );
         // Nothing in it but numbers is made here.
         let sql = AssertSqlSafe(sql);
+        let begin = match (after, query.since) {
+            (Some(after), _) => after,
+            (None, Some(since)) => self.cursor_before(since).await?,
+            (None, None) => 0,
+        };
         let team = query.team.as_ref().map(TeamId::as_str);
         let installation = if query.with_installation {
             Some("")
@@ -154,7 +166,7 @@ impl Store {
             self.read("listing events"),
             EventRow,
             sql,
-            after.unwrap_or(0),
+            begin,
             team,
             installation,
             query.sandbox.as_ref().map(SandboxId::as_str),
@@ -169,6 +181,15 @@ impl Store {
             return Ok(refusal);
         }
         Ok(Events::Page(all(found)?))
+    }
+
+    /// Returns a cursor behind which all events of a time and later are. Times are not quite in the
+    /// order of cursors: each control plane has a clock of its own.
+    async fn cursor_before(&self, time: i64) -> Result<i64, Error> {
+        let before = time.saturating_sub(CLOCK_SKEW);
+        let call = self.read("looking for events of a time");
+        let found = rows!(call, (i64,), CURSOR_BEFORE, before)?;
+        Ok(found.first().map_or(0, |row| row.0))
     }
 
     /// Returns the cursor of the newest event; 0: there was none.
@@ -220,34 +241,110 @@ impl Store {
         Ok(found.first().map_or(0, |row| row.0))
     }
 
-    /// Deletes a batch of events beyond the bound, oldest first. Returns true if there may be more
-    /// of them.
+    /// Deletes events beyond the bound, oldest first, in batches. Returns their number.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn event_trim(&self, bound: EventsBound) -> Result<bool, Error> {
+    pub async fn event_trim(&self, bound: EventsBound) -> Result<u64, Error> {
+        // Once: it may read as many entries of the index as there are events that stay.
         let surplus = self.event_surplus(bound.rows).await?;
+        let mut deleted = 0;
+        loop {
+            let batch = self.trim_batch(surplus, bound.before).await?;
+            deleted += batch.unsigned_abs();
+            if batch < TRIM_BATCH {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// Deletes a batch of events up to the cursor `surplus`, or from before a time. Returns their
+    /// number.
+    async fn trim_batch(&self, surplus: i64, before: i64) -> Result<i64, Error> {
         let mut transaction = self.begin("deleting old events").await?;
         // Up to the first that stays, so that none is missing among those behind the horizon.
         let sql = "WITH batch AS (SELECT cursor, created_at FROM events ORDER BY cursor LIMIT $1) \
                    DELETE FROM events WHERE cursor IN (SELECT cursor FROM batch) \
                    AND cursor < coalesce((SELECT min(cursor) FROM batch \
                    WHERE cursor > $2 AND created_at >= $3), 9223372036854775807) RETURNING cursor";
-        let deleted = rows_in!(
-            &mut transaction,
-            (i64,),
-            sql,
-            TRIM_BATCH,
-            surplus,
-            bound.before
-        )?;
+        let deleted = rows_in!(&mut transaction, (i64,), sql, TRIM_BATCH, surplus, before)?;
         let Some(last) = deleted.iter().map(|row| row.0).max() else {
             transaction.rollback().await?;
-            return Ok(false);
+            return Ok(0);
         };
         let sql = "UPDATE events_horizon SET cursor = $1 WHERE cursor < $1 RETURNING cursor";
         rows_in!(&mut transaction, (i64,), sql, last)?;
         transaction.commit().await?;
-        Ok(deleted.len() as i64 == TRIM_BATCH)
+        Ok(deleted.len() as i64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, Executor as _, Row as _};
+
+    use super::*;
+
+    fn fill_sql(numbers: &str) -> String {
+        format!(
+            "INSERT INTO events (kind, team_id, subject, actor, data, created_at) \
+             SELECT 'key.created', 'default', 'key', 'system', '{{}}', n * 1000 FROM {numbers}"
+        )
+    }
+
+    /// Checks that events of a time and later are found, those of clocks that are late included.
+    async fn check_since(store: &Store, late_cursor: i64) {
+        let query = EventQuery {
+            since: Some(9_990_000),
+            ..EventQuery::default()
+        };
+        let Events::Page(events) = store.event_list(&query, None, 100).await.unwrap() else {
+            panic!("expired");
+        };
+        let cursors: Vec<i64> = events.iter().map(|event| event.cursor).collect();
+        assert_eq!(cursors.len(), 12);
+        assert_eq!(cursors[0], late_cursor);
+        assert!(cursors.is_sorted());
+        assert!(store.cursor_before(9_990_000).await.unwrap() > 9_600);
+        assert_eq!(store.cursor_before(i64::MIN).await.unwrap(), 0);
+    }
+
+    const LATE: &str = "UPDATE events SET created_at = 9990001 WHERE cursor = 9800";
+
+    #[tokio::test]
+    async fn sqlite_finds_time_by_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/wrenn.db", directory.path().display());
+        let store = Store::open(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let numbers = "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 10000) SELECT n FROM c)";
+        let fill = AssertSqlSafe(fill_sql(numbers));
+        connection.execute(fill).await.unwrap();
+        connection.execute(LATE).await.unwrap();
+        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {CURSOR_BEFORE}"));
+        let plan = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+        let by_index = "SEARCH events USING COVERING INDEX events_by_time (created_at<?)";
+        assert_eq!(steps, [by_index]);
+        check_since(&store, 9800).await;
+    }
+
+    #[tokio::test]
+    async fn postgres_finds_time_by_index() {
+        let database = testkit::postgres::Database::create().await.unwrap();
+        let store = Store::open(&database.url()).await.unwrap();
+        store.migrate().await.unwrap();
+        let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+        let fill = AssertSqlSafe(fill_sql("generate_series(1, 10000) AS n"));
+        connection.execute(fill).await.unwrap();
+        connection.execute(LATE).await.unwrap();
+        connection.execute("ANALYZE").await.unwrap();
+        let sql = AssertSqlSafe(format!("EXPLAIN (ANALYZE, FORMAT JSON) {CURSOR_BEFORE}"));
+        let explain = sqlx::query(sql).bind(9_000_000_i64);
+        let plan = explain.fetch_one(&mut connection).await.unwrap();
+        let (read, plan) = crate::explain::rows_read(&plan);
+        assert!(read <= 1.0, "{read} rows: {plan}");
+        check_since(&store, 9800).await;
     }
 }

@@ -283,20 +283,8 @@ mod tests {
                 .iter()
                 .fold(explain, |explain, text| explain.bind(text));
             let plan = explain.fetch_one(&mut connection).await.unwrap();
-            // JSON is text on the wire, too.
-            let plan = plan.get_unchecked::<String, _>(0);
-            let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
-            let read = rows_read(&plan[0]["Plan"]);
+            let (read, plan) = crate::explain::rows_read(&plan);
             assert!(read <= 100.0, "{filter:?} reads {read} rows: {plan}");
         }
-    }
-
-    /// Returns the number of rows that the leaves of a plan returned or dropped.
-    fn rows_read(plan: &serde_json::Value) -> f64 {
-        if let Some(inner) = plan["Plans"].as_array() {
-            return inner.iter().map(rows_read).sum();
-        }
-        let number = |name: &str| plan[name].as_f64().unwrap_or_default();
-        (number("Actual Rows") + number("Rows Removed by Filter")) * number("Actual Loops")
     }
 }

@@ -20,8 +20,9 @@
 //!   nothing but what is under way goes the old way; the result of that is not noted.
 //! - **Receivers are left alone** for a time after a failed attempt (`not_before`): what waits for one
 //!   that is down costs an attempt for each pause, and not one for each message.
-//! - **Two lanes.** Webhooks whose last attempt failed or took long are leased apart from the others,
-//!   so that they cannot take the places of those.
+//! - **Two lanes.** Webhooks whose last attempt failed or took long, or that were never served, are
+//!   leased apart from the others, so that they cannot take the places of those. The sender chooses
+//!   among those that wait ([`Store::webhook_waiting`]), since it knows how many places a team has.
 //! - **Bounded.** What waits for one webhook, and what was delivered or given up, is bounded by
 //!   number, and the latter by age ([`Store::webhook_trim`]).
 //!
@@ -29,6 +30,7 @@
 //! happens while it is disabled is not sent. What was waiting stays, and goes on when it is enabled.
 
 mod deliveries;
+mod fan_out;
 mod queue;
 
 use std::fmt;
@@ -41,7 +43,7 @@ use crate::transaction::{Transaction, rows_in};
 use crate::{Backend, Error, NewEvent, Store};
 
 pub use deliveries::{Delivery, NewDelivery, VisibleDeliveries, WebhookBacklog, WebhookBound};
-pub use queue::{Attempt, AttemptNote, DueDelivery, Noted, WebhookTurn};
+pub use queue::{Attempt, AttemptNote, DueDelivery, Noted, WaitingWebhook, WebhookTurn};
 
 /// A webhook to make.
 #[derive(Clone, PartialEq, Eq)]
@@ -91,6 +93,18 @@ pub struct WebhookChange {
     pub without_installation: bool,
     /// A new secret, and the time until which the one before signs as well.
     pub secret: Option<(String, i64)>,
+}
+
+impl WebhookChange {
+    /// Returns true if the webhook leads elsewhere afterwards.
+    fn moves(&self, before: &Webhook) -> bool {
+        self.url.as_ref().is_some_and(|url| *url != before.url)
+    }
+
+    /// Returns true if another secret signs afterwards, or if it is enabled or disabled.
+    fn changes_secret_or_state(&self, before: &Webhook) -> bool {
+        self.secret.is_some() || self.enabled.is_some_and(|it| it != before.enabled)
+    }
 }
 
 /// Without secrets, and without the URL, which may have one in it.
@@ -212,7 +226,7 @@ impl Store {
             after,
             &new.secret,
             true,
-            false,
+            true,
             new.now
         )?;
         let event = webhook_event(EventKind::WebhookCreated, &new.team_id, &new.id, new.now);
@@ -275,17 +289,15 @@ impl Store {
             return Ok(None);
         };
         let is_enabled_anew = change.enabled == Some(true) && !before.enabled;
-        let is_moved = change.url.as_ref().is_some_and(|url| *url != before.url);
-        let is_lease_ended = is_moved
-            || change.secret.is_some()
-            || change.enabled.is_some_and(|it| it != before.enabled);
+        let is_moved = change.moves(&before);
+        let is_lease_ended = is_moved || change.changes_secret_or_state(&before);
         let sql = concat!(
             "UPDATE webhooks SET url = coalesce($3, url), description = coalesce($4, description), \
              kinds = coalesce($5, kinds), enabled = coalesce($6, enabled), \
              disabled_reason = CASE WHEN coalesce($6, enabled) THEN NULL ELSE disabled_reason END, \
              after_cursor = coalesce($7, after_cursor), \
              failing_since = CASE WHEN $11 THEN NULL ELSE failing_since END, \
-             not_before = CASE WHEN $11 THEN 0 ELSE not_before END, \
+             not_before = CASE WHEN $11 THEN 0 ELSE not_before END, is_slow = is_slow OR $11, \
              lease = CASE WHEN $12 THEN NULL ELSE lease END, \
              leased_until = CASE WHEN $12 THEN 0 ELSE leased_until END, \
              previous_secret = CASE WHEN $8 IS NULL THEN previous_secret ELSE secret END, \

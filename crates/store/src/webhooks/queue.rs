@@ -1,4 +1,4 @@
-//! The queue: makes deliveries of events, leases webhooks to senders, and notes what came of it.
+//! The queue: leases webhooks to senders, and notes what came of it.
 
 use std::time::Duration;
 
@@ -6,9 +6,8 @@ use model::EventKind;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
-use super::{NewDelivery, Webhook, WebhookRow, webhook_columns, webhook_event};
+use super::{Webhook, WebhookRow, webhook_columns, webhook_event};
 use crate::db::{places, row, rows};
-use crate::events::{Event, EventRow, ROW_COLUMNS};
 use crate::transaction::{Transaction, rows_in};
 use crate::{Backend, Error, Store};
 
@@ -78,99 +77,57 @@ pub enum Noted {
 }
 
 row! {
-    struct Subscription {
-        id: String,
-        team_id: String,
-        with_installation: bool,
-        kinds: String,
-        after_cursor: i64,
-    }
-}
-
-impl Subscription {
-    /// Returns true if the webhook gets an event.
-    fn wants(&self, event: &Event) -> bool {
-        let kinds: Vec<String> = serde_json::from_str(&self.kinds).unwrap_or_default();
-        let is_kind = |filter: &String| match filter.strip_suffix('*') {
-            Some(subject) => event.kind.starts_with(subject),
-            None => event.kind == *filter,
-        };
-        let is_of_team = match &event.team_id {
-            Some(team) => team.as_str() == self.team_id,
-            None => self.with_installation,
-        };
-        is_of_team
-            && event.cursor > self.after_cursor
-            && (kinds.is_empty() || kinds.iter().any(is_kind))
+    /// A webhook that something is due for, and that no sender has.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct WaitingWebhook {
+        pub id: String,
+        pub team_id: String,
     }
 }
 
 impl Store {
-    /// Makes deliveries of the next events, at most `limit`. `render` makes the message of an event,
-    /// if there is to be one. Returns true if there may be more.
+    /// Lists webhooks of a lane that something is due for and that no sender has, those served longest
+    /// ago first. `lease` is the time for which senders lease.
     ///
     /// # Errors
     /// The database fails.
-    pub async fn webhook_fan_out(
-        &self,
-        limit: u32,
-        render: impl Fn(Event) -> Option<NewDelivery> + Send,
-    ) -> Result<bool, Error> {
-        // Most of the time there is nothing to lock for.
-        let sql = "SELECT cursor FROM webhook_progress WHERE EXISTS (SELECT 1 FROM webhooks WHERE enabled) \
-                   AND EXISTS (SELECT 1 FROM events WHERE events.cursor > webhook_progress.cursor)";
-        if rows!(self.read("looking for events to send"), (i64,), sql)?.is_empty() {
-            return Ok(false);
-        }
-        let mut transaction = self.begin("making deliveries").await?;
-        let position = transaction.lock_progress().await?;
-        let sql = "SELECT id, team_id, with_installation, kinds, after_cursor FROM webhooks WHERE enabled";
-        let subscriptions = rows_in!(&mut transaction, Subscription, sql)?;
-        let sql =
-            format!("SELECT {ROW_COLUMNS} FROM events WHERE cursor > $1 ORDER BY cursor LIMIT $2");
-        let events = rows_in!(
-            &mut transaction,
-            EventRow,
-            AssertSqlSafe(sql),
-            position,
-            i64::from(limit)
-        )?;
-        let Some(last) = events.last().map(|row| row.cursor) else {
-            transaction.rollback().await?;
-            return Ok(false);
-        };
-        let is_full = events.len() == limit as usize;
-        for row in events {
-            // One that cannot be read must not keep all others.
-            let Ok(event) = Event::try_from(row) else {
-                continue;
-            };
-            let wanted = subscriptions.iter().filter(|it| it.wants(&event));
-            let receivers: Vec<&str> = wanted.map(|it| it.id.as_str()).collect();
-            if receivers.is_empty() {
-                continue;
-            }
-            if let Some(delivery) = render(event) {
-                transaction.insert_deliveries(&receivers, &delivery).await?;
-            }
-        }
-        let sql = "UPDATE webhook_progress SET cursor = $1 RETURNING cursor";
-        rows_in!(&mut transaction, (i64,), sql, last)?;
-        transaction.commit().await?;
-        Ok(is_full)
-    }
-
-    /// Leases webhooks that something is due for, those served longest ago first.
-    ///
-    /// # Errors
-    /// The database fails, or holds a row that this program cannot read.
-    pub async fn webhook_lease(
+    pub async fn webhook_waiting(
         &self,
         is_slow: bool,
         limit: u32,
         lease: Duration,
+    ) -> Result<Vec<WaitingWebhook>, Error> {
+        let sql = format!(
+            "SELECT id, team_id FROM webhooks WHERE is_slow = $1 AND {} \
+             AND EXISTS (SELECT 1 FROM webhook_deliveries WHERE webhook_id = webhooks.id \
+             AND state = 'pending' AND due_at <= {}) ORDER BY served_at, created_at LIMIT $3",
+            self.leasable("$2"),
+            self.database_clock()
+        );
+        let db = self.read("looking for webhooks to serve");
+        rows!(
+            db,
+            WaitingWebhook,
+            AssertSqlSafe(sql),
+            is_slow,
+            stored_duration(lease),
+            i64::from(limit)
+        )
+    }
+
+    /// Leases those of the webhooks `ids` that no other sender has leased since.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn webhook_lease(
+        &self,
+        ids: &[&str],
+        lease: Duration,
         token: &str,
     ) -> Result<Vec<WebhookTurn>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         let now = self.database_clock();
         let skip_locked = match self.backend {
             Backend::Sqlite(_) => "",
@@ -178,30 +135,51 @@ impl Store {
             Backend::Postgres(_) => "FOR NO KEY UPDATE SKIP LOCKED",
         };
         let sql = format!(
-            "WITH chosen AS MATERIALIZED (SELECT id FROM webhooks WHERE enabled AND is_slow = $1 \
-             AND (leased_until <= {now} OR leased_until > {now} + 2 * $3) AND not_before <= {now} \
-             AND EXISTS (SELECT 1 FROM webhook_deliveries WHERE webhook_id = webhooks.id \
-             AND state = 'pending' AND due_at <= {now}) ORDER BY served_at LIMIT $2 {skip_locked}) \
-             UPDATE webhooks SET lease = $4, leased_until = {now} + $3, served_at = {now} \
+            "WITH chosen AS MATERIALIZED (SELECT id FROM webhooks WHERE id IN ({}) AND {} {skip_locked}) \
+             UPDATE webhooks SET lease = $2, leased_until = {now} + $1, served_at = {now} \
              WHERE id IN (SELECT id FROM chosen) RETURNING {}",
+            places(3, ids.len()),
+            self.leasable("$1"),
             webhook_columns!()
         );
         let leased = rows!(
             self.write("leasing webhooks"),
             WebhookRow,
             AssertSqlSafe(sql),
-            is_slow,
-            i64::from(limit),
             stored_duration(lease),
-            token
+            token;
+            each ids.iter().copied()
         )?;
-        let turn = |row| {
-            Ok(WebhookTurn {
-                webhook: Webhook::try_from(row)?,
-                lease: token.to_owned(),
-            })
-        };
-        leased.into_iter().map(turn).collect()
+        let mut turns = Vec::new();
+        for row in leased {
+            let id = row.id.clone();
+            match Webhook::try_from(row) {
+                Ok(webhook) => turns.push(WebhookTurn {
+                    webhook,
+                    lease: token.to_owned(),
+                }),
+                // It must not keep all others.
+                Err(error) => self.disable_unreadable(&id, &error).await?,
+            }
+        }
+        Ok(turns)
+    }
+
+    /// Returns the condition for a webhook to be leased; `lease` is the place of the parameter.
+    fn leasable(&self, lease: &str) -> String {
+        let now = self.database_clock();
+        format!(
+            "enabled AND not_before <= {now} AND (leased_until <= {now} OR leased_until > {now} + 2 * {lease})"
+        )
+    }
+
+    async fn disable_unreadable(&self, id: &str, error: &Error) -> Result<(), Error> {
+        tracing::error!(webhook = id, %error, "a webhook is disabled: its row cannot be read");
+        let sql = "UPDATE webhooks SET enabled = $2, disabled_reason = $3, lease = NULL, leased_until = 0 \
+                   WHERE id = $1 RETURNING id";
+        let reason = "its row cannot be read; the log of the control plane has more";
+        let db = self.write("disabling a webhook");
+        rows!(db, (String,), sql, id, false, reason).map(drop)
     }
 
     /// Lists what is due for a leased webhook, oldest first.
@@ -213,17 +191,32 @@ impl Store {
         turn: &WebhookTurn,
         limit: u32,
     ) -> Result<Vec<DueDelivery>, Error> {
-        let now = self.database_clock();
-        let sql = format!(
-            "SELECT position, message_id, payload, attempts FROM webhook_deliveries \
-             WHERE webhook_id = $1 AND state = 'pending' AND due_at <= {now} ORDER BY position LIMIT $2"
-        );
+        let sql = self.due_sql();
         let id = turn.webhook.id.as_str();
         let db = self.write("looking for deliveries");
         rows!(db, DueDelivery, AssertSqlSafe(sql), id, i64::from(limit))
     }
 
-    /// Notes the result of an attempt, and renews the lease.
+    /// Returns the statement of [`Store::webhook_due`]. Both of its halves end at their limit in the
+    /// order of an index, however many deliveries wait: new ones are due at 0.
+    fn due_sql(&self) -> String {
+        const COLUMNS: &str = "position, message_id, payload, attempts";
+        let half = |is_due: &str, order: &str| {
+            format!(
+                "SELECT {COLUMNS} FROM (SELECT {COLUMNS} FROM webhook_deliveries WHERE webhook_id = $1 \
+                 AND state = 'pending' AND {is_due} ORDER BY {order} LIMIT $2) AS half"
+            )
+        };
+        let again = format!("due_at > 0 AND due_at <= {}", self.database_clock());
+        format!(
+            "{} UNION ALL {} ORDER BY position LIMIT $2",
+            half("due_at = 0", "position"),
+            half(&again, "due_at, position")
+        )
+    }
+
+    /// Notes the result of an attempt, and renews the lease. A delivery that was given up or is to be
+    /// sent again since the attempt began stays as it is.
     ///
     /// # Errors
     /// The database fails.
@@ -249,7 +242,8 @@ impl Store {
         };
         let sql = format!(
             "UPDATE webhook_deliveries SET state = $2, attempts = attempts + 1, due_at = {} + $3, \
-             last_attempt_at = $4, last_status = $5, last_error = $6 WHERE position = $1 RETURNING position",
+             last_attempt_at = $4, last_status = $5, last_error = $6 WHERE position = $1 \
+             AND state = 'pending' AND attempts = $7 RETURNING position",
             self.database_clock()
         );
         rows_in!(
@@ -261,7 +255,8 @@ impl Store {
             wait,
             note.now,
             note.status.map(i64::from),
-            note.error.as_deref()
+            note.error.as_deref(),
+            delivery.attempts
         )?;
         if let Some(reason) = &disabled {
             let webhook = &turn.webhook;
@@ -372,34 +367,77 @@ impl Transaction<'_> {
         )?;
         Ok(Some(Some(reason.to_owned())))
     }
-
-    /// Inserts deliveries of one message to several webhooks.
-    pub(super) async fn insert_deliveries(
-        &mut self,
-        receivers: &[&str],
-        delivery: &NewDelivery,
-    ) -> Result<(), Error> {
-        let sql = format!(
-            "INSERT INTO webhook_deliveries (webhook_id, message_id, kind, payload, state, attempts, due_at, created_at, is_installation) \
-             SELECT id, $1, $2, $3, 'pending', 0, 0, $4, $5 FROM webhooks WHERE id IN ({}) \
-             ON CONFLICT DO NOTHING RETURNING position",
-            places(6, receivers.len())
-        );
-        rows_in!(
-            self,
-            (i64,),
-            AssertSqlSafe(sql),
-            delivery.id.as_str(),
-            &delivery.kind,
-            &delivery.payload,
-            delivery.created_at,
-            delivery.is_installation;
-            each receivers.iter().copied()
-        )
-        .map(drop)
-    }
 }
 
 fn stored_duration(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, Executor as _, Row as _};
+
+    use super::*;
+
+    /// A webhook with two deliveries that are due, among 10,000 that are not.
+    fn fill_sql(numbers: &str) -> [String; 2] {
+        [
+            "INSERT INTO webhooks (id, team_id, with_installation, url, description, kinds, after_cursor, secret, \
+             enabled, is_slow, leased_until, served_at, created_at) VALUES \
+             ('wh-0123456789abcdef', 'default', FALSE, '', '', '[]', 0, '', TRUE, TRUE, 0, 0, 1)"
+                .to_owned(),
+            format!(
+                "INSERT INTO webhook_deliveries \
+                 (webhook_id, message_id, kind, payload, state, attempts, due_at, created_at) \
+                 SELECT 'wh-0123456789abcdef', 'evt-' || n, 'key.created', '{{}}', 'pending', 0, \
+                 CASE n WHEN 9000 THEN 0 WHEN 9001 THEN 1 ELSE 9000000000000 END, 1 FROM {numbers}"
+            ),
+        ]
+    }
+
+    #[tokio::test]
+    async fn sqlite_finds_due_by_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/wrenn.db", directory.path().display());
+        let store = Store::open(&url).await.unwrap();
+        store.migrate().await.unwrap();
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let numbers = "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 10000) SELECT n FROM c)";
+        for sql in fill_sql(numbers) {
+            connection.execute(AssertSqlSafe(sql)).await.unwrap();
+        }
+        let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", store.due_sql()));
+        let plan = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|step| step.get("detail")).collect();
+        let searches = steps
+            .iter()
+            .filter(|step| step.contains("webhook_deliveries"));
+        let by_index = searches
+            .clone()
+            .filter(|step| step.contains("webhook_deliveries_due (webhook_id=? AND due_at"));
+        assert_eq!((searches.count(), by_index.count()), (2, 2), "{steps:?}");
+    }
+
+    #[tokio::test]
+    async fn postgres_finds_due_by_index() {
+        let database = testkit::postgres::Database::create().await.unwrap();
+        let store = Store::open(&database.url()).await.unwrap();
+        store.migrate().await.unwrap();
+        let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
+        for sql in fill_sql("generate_series(1, 10000) AS n") {
+            connection.execute(AssertSqlSafe(sql)).await.unwrap();
+        }
+        connection.execute("ANALYZE").await.unwrap();
+        let sql = format!("EXPLAIN (ANALYZE, FORMAT JSON) {}", store.due_sql());
+        let explain = sqlx::query(AssertSqlSafe(sql));
+        let explain = explain.bind("wh-0123456789abcdef").bind(8_i64);
+        let plan = explain.fetch_one(&mut connection).await.unwrap();
+        let (read, plan) = crate::explain::rows_read(&plan);
+        assert!(read <= 10.0, "{read} rows: {plan}");
+        let turn = store
+            .webhook_waiting(true, 1, Duration::ZERO)
+            .await
+            .unwrap();
+        assert_eq!(turn.len(), 1);
+    }
 }

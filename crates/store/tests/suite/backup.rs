@@ -357,7 +357,7 @@ pub async fn restored_cursors_are_new(db: Db) {
         "what was there goes on"
     );
     let bound = EventsBound { before: 0, rows: 4 };
-    while store.event_trim(bound).await.unwrap() {}
+    store.event_trim(bound).await.unwrap();
     assert_eq!(page(&store, None).await, Events::Page(all[4..].to_vec()));
     assert_eq!(page(&store, Some(all[2].cursor)).await, Events::Expired);
     assert_eq!(page(&store, Some(later)).await, Events::Unknown);

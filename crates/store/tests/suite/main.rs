@@ -92,4 +92,8 @@ suite! {
     webhooks::failed_receiver_is_left_alone,
     webhooks::changed_receiver_ends_lease,
     webhooks::installation_deliveries_stay_with_operators,
+    webhooks::lane_follows_last_attempt,
+    webhooks::lease_survives_step_of_clock,
+    webhooks::request_to_resend_outlives_attempt,
+    webhooks::unreadable_webhook_keeps_no_others,
 }

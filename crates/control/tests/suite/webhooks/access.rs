@@ -22,7 +22,7 @@ async fn installation_events_leak_to_no_key() {
     let operator = plane.client();
     let receiver = Receiver::start(&[]).await;
     let webhook = create(&operator, &receiver.url, &["host.*", "key.created"]).await;
-    let user = client_with(&plane, "webhooks:write,events:read").await;
+    let user = client_with(&plane, "webhooks:write events:read").await;
     host.stop();
     let of_host = eventually("the host is lost", async || {
         let all = deliveries(&operator, &webhook.id).await;

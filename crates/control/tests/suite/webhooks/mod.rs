@@ -225,6 +225,10 @@ async fn private_addresses_are_never_connected() {
         let dead = newest(&client, &webhook.id, DeliveryStatus::Dead).await;
         let error = dead.last_error.unwrap();
         assert!(error.contains("CP_WEBHOOK_ALLOW"), "{error}");
+        assert!(
+            !error.contains("127.0.0.1") && !error.contains("::1"),
+            "{error}"
+        );
         client.delete_webhook(&webhook.id).await.unwrap();
     }
     let connected = listener.accept().unwrap_err();

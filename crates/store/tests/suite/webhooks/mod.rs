@@ -1,5 +1,6 @@
 //! The queue of webhooks: every event that is wanted is sent, by one sender at a time.
 
+mod leases;
 mod postgres_only;
 mod receivers;
 
@@ -14,6 +15,7 @@ use store::{
 
 use crate::db::Db;
 
+pub use leases::*;
 pub use receivers::*;
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -79,11 +81,18 @@ async fn payloads(store: &Store, webhook: &WebhookId) -> Vec<String> {
         .collect()
 }
 
-async fn lease(store: &Store, is_slow: bool, lease: Duration, token: &str) -> Vec<WebhookTurn> {
-    store
-        .webhook_lease(is_slow, 10, lease, token)
-        .await
-        .unwrap()
+/// Webhooks that wait in a lane.
+async fn waiting(store: &Store, is_slow: bool, lease: Duration) -> Vec<String> {
+    let waiting = store.webhook_waiting(is_slow, 10, lease).await.unwrap();
+    waiting.into_iter().map(|webhook| webhook.id).collect()
+}
+
+/// Leases what waits in both lanes.
+async fn lease(store: &Store, lease: Duration, token: &str) -> Vec<WebhookTurn> {
+    let mut ids = waiting(store, false, lease).await;
+    ids.extend(waiting(store, true, lease).await);
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    store.webhook_lease(&ids, lease, token).await.unwrap()
 }
 
 async fn due(store: &Store, turn: &WebhookTurn) -> Vec<DueDelivery> {
@@ -215,11 +224,11 @@ pub async fn webhook_has_one_sender(db: Db) {
     for subject in ["a", "b"] {
         record(&one, EventKind::KeyCreated, Some("default"), subject).await;
     }
-    assert_eq!(lease(&one, false, LEASE, "1").await, [], "nothing is due");
+    assert_eq!(lease(&one, LEASE, "1").await, [], "nothing is due");
     fan_out(&one).await;
-    let first = lease(&one, false, LEASE, "1").await.remove(0);
+    let first = lease(&one, LEASE, "1").await.remove(0);
     assert_eq!(first.webhook.id, id);
-    assert_eq!(lease(&two, false, LEASE, "2").await, [], "it is leased");
+    assert_eq!(lease(&two, LEASE, "2").await, [], "it is leased");
     let found = due(&one, &first).await;
     let payloads: Vec<&str> = found.iter().map(|it| it.payload.as_str()).collect();
     assert_eq!(payloads, ["a", "b"]);
@@ -228,22 +237,18 @@ pub async fn webhook_has_one_sender(db: Db) {
     assert_eq!(noted.unwrap(), Noted::GoOn);
     one.webhook_release(&first).await.unwrap();
     // Of a process that died: the lease ends by itself.
-    let dead = lease(&two, false, Duration::ZERO, "2").await.remove(0);
-    let second = lease(&one, false, LEASE, "3").await.remove(0);
+    let dead = lease(&two, Duration::ZERO, "2").await.remove(0);
+    let second = lease(&one, LEASE, "3").await.remove(0);
     let found = due(&one, &second).await;
     assert_eq!((found.len(), found[0].payload.as_str()), (1, "b"));
     let lost = two.webhook_note(&dead, &found[0], &delivered).await;
     assert_eq!(lost.unwrap(), Noted::LeaseLost);
     two.webhook_release(&dead).await.unwrap();
-    assert_eq!(
-        lease(&two, false, LEASE, "4").await,
-        [],
-        "another one has it"
-    );
+    assert_eq!(lease(&two, LEASE, "4").await, [], "another one has it");
     let retry = note(Attempt::Retry(Duration::from_secs(3600)));
     one.webhook_note(&second, &found[0], &retry).await.unwrap();
     one.webhook_release(&second).await.unwrap();
-    assert_eq!(lease(&two, true, LEASE, "5").await, [], "not yet due");
+    assert_eq!(lease(&two, LEASE, "5").await, [], "not yet due");
     let wait = one.webhook_next_due().await.unwrap().unwrap();
     assert!(wait > Duration::from_secs(3500) && wait <= Duration::from_secs(3600));
     let change = WebhookChange {
@@ -253,7 +258,7 @@ pub async fn webhook_has_one_sender(db: Db) {
     let team = TeamId::default();
     one.webhook_update(&team, &id, &change, 2).await.unwrap();
     assert_eq!(
-        lease(&two, true, LEASE, "6").await,
+        lease(&two, LEASE, "6").await,
         [],
         "it was enabled all the time"
     );
@@ -267,7 +272,7 @@ pub async fn failing_webhook_is_disabled(db: Db) {
         record(&store, EventKind::KeyCreated, Some("default"), subject).await;
     }
     fan_out(&store).await;
-    let turn = lease(&store, false, LEASE, "1").await.remove(0);
+    let turn = lease(&store, LEASE, "1").await.remove(0);
     let found = due(&store, &turn).await;
     let send = async |delivery: &DueDelivery, note: AttemptNote| {
         store.webhook_note(&turn, delivery, &note).await.unwrap()
@@ -290,7 +295,7 @@ pub async fn failing_webhook_is_disabled(db: Db) {
     assert!(!disabled.enabled);
     assert!(disabled.disabled_reason.unwrap().contains("days"));
     store.webhook_release(&turn).await.unwrap();
-    assert_eq!(lease(&store, true, LEASE, "2").await, []);
+    assert_eq!(lease(&store, LEASE, "2").await, []);
     let query = EventQuery {
         kinds: vec![EventKind::WebhookDisabled],
         ..EventQuery::default()
@@ -313,7 +318,7 @@ pub async fn failing_webhook_is_disabled(db: Db) {
         (enabled.disabled_reason, enabled.failing_since),
         (None, None)
     );
-    let again = lease(&store, true, LEASE, "3").await.remove(0);
+    let again = lease(&store, LEASE, "3").await.remove(0);
     assert_eq!(due(&store, &again).await.len(), 2);
     let gone = store
         .webhook_note(&again, &found[2], &note(Attempt::Gone))
@@ -328,7 +333,7 @@ pub async fn dead_letters_are_sent_again(db: Db) {
         record(&store, EventKind::KeyCreated, Some("default"), subject).await;
     }
     fan_out(&store).await;
-    let turn = lease(&store, false, LEASE, "1").await.remove(0);
+    let turn = lease(&store, LEASE, "1").await.remove(0);
     for delivery in due(&store, &turn).await {
         store
             .webhook_note(&turn, &delivery, &note(Attempt::Dead))

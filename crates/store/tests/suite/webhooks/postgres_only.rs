@@ -52,7 +52,7 @@ async fn running_fan_out_hides_no_webhook() {
     let mut other = PgConnection::connect(&db.url).await.unwrap();
     other.execute("BEGIN").await.unwrap();
     other.execute(INSERT).await.unwrap();
-    assert_eq!(lease(&store, false, LEASE, "1").await.len(), 1);
+    assert_eq!(lease(&store, LEASE, "1").await.len(), 1);
     other.execute("ROLLBACK").await.unwrap();
     other.close().await.unwrap();
 }

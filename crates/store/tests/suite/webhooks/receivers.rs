@@ -5,7 +5,6 @@ use std::time::Duration;
 use model::{EventKind, TeamId};
 use store::{
     Attempt, AttemptNote, NewWebhook, Noted, Store, VisibleDeliveries, Webhook, WebhookChange,
-    WebhookTurn,
 };
 
 use super::{LEASE, due, fan_out, lease, note, payloads, record, visible, webhook};
@@ -20,19 +19,12 @@ async fn update(store: &Store, webhook: &Webhook, change: WebhookChange) {
 
 /// Notes a failed attempt of the oldest delivery, ends the turn, and returns the time until the next
 /// one.
-async fn fail(store: &Store, is_slow: bool, note: &AttemptNote) -> Duration {
-    let turn = lease(store, is_slow, LEASE, "fails").await.remove(0);
+async fn fail(store: &Store, note: &AttemptNote) -> Duration {
+    let turn = lease(store, LEASE, "fails").await.remove(0);
     let oldest = due(store, &turn).await.remove(0);
     store.webhook_note(&turn, &oldest, note).await.unwrap();
     store.webhook_release(&turn).await.unwrap();
     store.webhook_next_due().await.unwrap().unwrap()
-}
-
-/// Leases what is due in both lanes.
-async fn lease_any(store: &Store) -> Vec<WebhookTurn> {
-    let mut leased = lease(store, false, LEASE, "fast").await;
-    leased.extend(lease(store, true, LEASE, "slow").await);
-    leased
 }
 
 fn is_about(wait: Duration, expected: Duration) -> bool {
@@ -52,9 +44,9 @@ pub async fn failed_receiver_is_left_alone(db: Db) {
         max_pause: 3 * HOUR,
         ..note(Attempt::Retry(Duration::ZERO))
     };
-    let wait = fail(&store, false, &failed(1)).await;
+    let wait = fail(&store, &failed(1)).await;
     assert!(is_about(wait, HOUR), "{wait:?}");
-    let leased = lease(&store, true, LEASE, "1").await;
+    let leased = lease(&store, LEASE, "1").await;
     assert_eq!(leased, [], "others wait as well");
     // A user asks for it.
     assert_eq!(
@@ -62,10 +54,10 @@ pub async fn failed_receiver_is_left_alone(db: Db) {
         0
     );
     let two_hours = 2 * i64::try_from(HOUR.as_millis()).unwrap();
-    let wait = fail(&store, true, &failed(two_hours)).await;
+    let wait = fail(&store, &failed(two_hours)).await;
     assert!(is_about(wait, 2 * HOUR), "{wait:?}");
     store.delivery_send_dead_again(visible(&id)).await.unwrap();
-    let wait = fail(&store, true, &failed(100 * two_hours)).await;
+    let wait = fail(&store, &failed(100 * two_hours)).await;
     assert!(is_about(wait, 3 * HOUR), "{wait:?}");
     // It leads elsewhere: what was learned of the receiver before does not hold.
     let found = store.webhook_find(&TeamId::default(), &id).await;
@@ -77,7 +69,7 @@ pub async fn failed_receiver_is_left_alone(db: Db) {
         ..WebhookChange::default()
     };
     update(&store, &found, change).await;
-    let turn = lease(&store, true, LEASE, "2").await.remove(0);
+    let turn = lease(&store, LEASE, "2").await.remove(0);
     assert_eq!(turn.webhook.failing_since, None);
     assert_eq!(due(&store, &turn).await.len(), 3);
     // An attempt beside one that failed ends no pause.
@@ -140,7 +132,7 @@ pub async fn changed_receiver_ends_lease(db: Db) {
         ),
     ];
     for (change, expected) in changes {
-        let turn = lease_any(&store).await.remove(0);
+        let turn = lease(&store, LEASE, "any").await.remove(0);
         let delivery = due(&store, &turn).await.remove(0);
         update(&store, &turn.webhook, change.clone()).await;
         let retry = note(Attempt::Retry(Duration::ZERO));
@@ -148,7 +140,7 @@ pub async fn changed_receiver_ends_lease(db: Db) {
         assert_eq!(noted, expected, "{change:?}");
         store.webhook_release(&turn).await.unwrap();
     }
-    assert_eq!(lease_any(&store).await, [], "it is disabled");
+    assert_eq!(lease(&store, LEASE, "any").await, [], "it is disabled");
 }
 
 pub async fn installation_deliveries_stay_with_operators(db: Db) {
@@ -179,7 +171,7 @@ pub async fn installation_deliveries_stay_with_operators(db: Db) {
     assert_eq!(store.delivery_find(limited, &host).await.unwrap(), None);
     let sent = store.delivery_send_again(limited, &host).await.unwrap();
     assert_eq!(sent, None);
-    let turn = lease(&store, false, LEASE, "1").await.remove(0);
+    let turn = lease(&store, LEASE, "1").await.remove(0);
     for delivery in due(&store, &turn).await {
         let dead = note(Attempt::Dead);
         store.webhook_note(&turn, &delivery, &dead).await.unwrap();
