@@ -1,4 +1,4 @@
-"""Carries 50 MB each way through streams, sockets and files: large.py blocking|awaited
+"""Carries 50 MB each way through streams and sockets, and blocking also files: large.py MODE ID
 
 Prints as JSON how much more memory that took than the process had before, in MiB, and what did not
 come back as it was. A program of its own, so that nothing else is measured.
@@ -129,14 +129,6 @@ async def awaited(sandbox_id: str) -> dict[str, str]:
         await sender
         writer.close()
         found["socket"] = digest.hexdigest()
-
-    await sandbox.files.write("/tmp/large", parts())
-    digest = hashlib.sha256()
-    async with await sandbox.files.read("/tmp/large", "stream") as stream:
-        async for data in stream:
-            digest.update(data)
-    await sandbox.files.remove("/tmp/large")
-    found["file"] = digest.hexdigest()
     return found
 
 
