@@ -1,0 +1,517 @@
+package wrenn
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// pageSize is the number of entries of a page.
+const pageSize = 1000
+
+// Files are the files of a sandbox. A path is absolute, or starts at the user's home.
+type Files struct {
+	client    *Client
+	sandboxID string
+}
+
+// FileOptions say as whom files are used.
+type FileOptions struct {
+	// User in the guest. Default: that of the template.
+	User string
+	// Recursive: also all that is below a directory (Chmod, Chown, WatchDir).
+	Recursive bool
+	// NoOverwrite leaves a destination that is there alone (Rename).
+	NoOverwrite bool
+	// SingleFile: the path is a file, which is the only entry of the archive, without its holes.
+	SingleFile bool
+}
+
+// WriteOptions say how a file is written.
+type WriteOptions struct {
+	User string
+	// Mode has the permission bits. Default 0644.
+	Mode uint32
+	// SHA256 of the whole file in hexadecimal digits, which is checked before the file gets its place (Upload).
+	SHA256 string
+}
+
+// ListOptions say what of a directory is listed.
+type ListOptions struct {
+	User string
+	// Depth is the number of levels below the directory. Default 1, at most 32.
+	Depth int
+}
+
+// FileEntry is a file to write.
+type FileEntry struct {
+	Path string
+	Data io.Reader
+	WriteOptions
+}
+
+func (f *Files) path() map[string]string { return map[string]string{"id": f.sandboxID} }
+
+func (f *Files) request(operation string, body any) *call {
+	return &call{operation: operation, path: f.path(), body: body}
+}
+
+func pathRequest(path string, options []FileOptions) PathRequest {
+	return PathRequest{Path: path, User: textOrNil(firstOption(options).User)}
+}
+
+func textOrNil(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
+func trueOrNil(value bool) *bool {
+	if !value {
+		return nil
+	}
+	return &value
+}
+
+// Read reads a file whole.
+func (f *Files) Read(ctx context.Context, path string, options ...FileOptions) ([]byte, error) {
+	var data []byte
+	if err := f.client.json(ctx, f.request("stream_read_file", pathRequest(path, options)), &data); err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// Open opens a file for reading as it comes, of any size.
+func (f *Files) Open(ctx context.Context, path string, options ...FileOptions) (io.ReadCloser, error) {
+	return f.open(ctx, f.request("stream_read_file", pathRequest(path, options)))
+}
+
+func (f *Files) open(ctx context.Context, request *call) (io.ReadCloser, error) {
+	opened, err := f.client.open(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	return opened, nil
+}
+
+// Download copies a file to a writer.
+func (f *Files) Download(ctx context.Context, path string, writer io.Writer, options ...FileOptions) error {
+	reader, err := f.Open(ctx, path, options...)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	_, err = io.Copy(writer, reader)
+	return err
+}
+
+// Write writes a file from a reader, and makes its parents. Readers of bytes and strings can be sent again after a
+// break; others are sent as they come, and once.
+func (f *Files) Write(ctx context.Context, path string, data io.Reader, options ...WriteOptions) error {
+	selected := firstOption(options)
+	fields := [][2]string{{"path", path}}
+	if selected.User != "" {
+		fields = append(fields, [2]string{"user", selected.User})
+	}
+	if selected.Mode != 0 {
+		fields = append(fields, [2]string{"mode", fmt.Sprintf("%04o", selected.Mode&0o7777)})
+	}
+	request := f.request("stream_write_file", nil)
+	source := newSource(data)
+	setForm(request, fields, source)
+	return source.errorOr(f.client.json(ctx, request, nil))
+}
+
+// setForm makes the form of an upload: fields, and the file behind them.
+func setForm(request *call, fields [][2]string, data *source) {
+	boundary := "wrenn-" + randomID()
+	var head strings.Builder
+	for _, field := range fields {
+		fmt.Fprintf(&head, "--%s\r\nContent-Disposition: form-data; name=%q\r\n\r\n%s\r\n", boundary, field[0], field[1])
+	}
+	fmt.Fprintf(&head, "--%s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n", boundary)
+	head.WriteString("Content-Type: application/octet-stream\r\n\r\n")
+	tail := fmt.Sprintf("\r\n--%s--\r\n", boundary)
+	request.contentType = "multipart/form-data; boundary=" + boundary
+	request.isOnce, request.isRepeatable = data.isOnce, !data.isOnce
+	request.stream = func() (io.Reader, int64) {
+		content, length := data.open()
+		if length >= 0 {
+			length += int64(head.Len() + len(tail))
+		}
+		return io.MultiReader(strings.NewReader(head.String()), content, strings.NewReader(tail)), length
+	}
+}
+
+// source is what is sent, and the error of reading it, which is the one to tell.
+type source struct {
+	reader io.Reader
+	start  int64
+	length int64
+	isOnce bool
+	err    error
+}
+
+func newSource(reader io.Reader) *source {
+	s := &source{reader: reader, length: -1, isOnce: true}
+	known, hasLength := reader.(interface{ Len() int })
+	seeker, isSeeker := reader.(io.Seeker)
+	if hasLength && isSeeker {
+		if start, err := seeker.Seek(0, io.SeekCurrent); err == nil {
+			s.start, s.length, s.isOnce = start, int64(known.Len()), false
+		}
+	}
+	return s
+}
+
+func (s *source) open() (io.Reader, int64) {
+	if !s.isOnce {
+		// Readers of bytes and strings do not fail at this.
+		_, s.err = s.reader.(io.Seeker).Seek(s.start, io.SeekStart)
+	}
+	return readerFunc(func(buffer []byte) (int, error) {
+		n, err := s.reader.Read(buffer)
+		if err != nil && err != io.EOF {
+			s.err = err
+		}
+		return n, err
+	}), s.length
+}
+
+func (s *source) errorOr(err error) error {
+	if err != nil && s.err != nil {
+		return s.err
+	}
+	return err
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(buffer []byte) (int, error) { return f(buffer) }
+
+func randomID() string {
+	bytes := make([]byte, 16)
+	_, _ = rand.Read(bytes)
+	return hex.EncodeToString(bytes)
+}
+
+// WriteFiles writes several files, one after the other.
+func (f *Files) WriteFiles(ctx context.Context, entries []FileEntry) error {
+	for _, entry := range entries {
+		if err := f.Write(ctx, entry.Path, entry.Data, entry.WriteOptions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// List lists a directory, by the bytes of the names. For directories of any length see Scan.
+func (f *Files) List(ctx context.Context, path string, options ...ListOptions) ([]FileInfo, error) {
+	return collect(f.Scan(ctx, path, options...))
+}
+
+// Scan lists a directory page by page. What is there during the whole listing is listed exactly once.
+func (f *Files) Scan(ctx context.Context, path string, options ...ListOptions) iter.Seq2[FileInfo, error] {
+	selected := firstOption(options)
+	limit := int64(pageSize)
+	body := ListFilesRequest{Path: path, User: textOrNil(selected.User), Limit: &limit}
+	if selected.Depth != 0 {
+		depth := int64(selected.Depth)
+		body.Depth = &depth
+	}
+	return pages[FileInfo](ctx, f.client, func(cursor string) *call {
+		body.Cursor = textOrNil(cursor)
+		return f.request("list_files", body)
+	})
+}
+
+// pages iterates over the entries of all pages of a list.
+func pages[T any](ctx context.Context, c *Client, request func(cursor string) *call) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		for cursor, isFirst := "", true; isFirst || cursor != ""; isFirst = false {
+			var entries []T
+			header, err := c.page(ctx, request(cursor), &entries)
+			if err != nil {
+				yield(none, err)
+				return
+			}
+			for _, entry := range entries {
+				if !yield(entry, nil) {
+					return
+				}
+			}
+			cursor = header.Get("X-Next-Cursor")
+		}
+	}
+}
+
+func collect[T any](items iter.Seq2[T, error]) ([]T, error) {
+	found := []T{}
+	for item, err := range items {
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, item)
+	}
+	return found, nil
+}
+
+// Exists says whether something is there.
+func (f *Files) Exists(ctx context.Context, path string, options ...FileOptions) (bool, error) {
+	_, err := f.Info(ctx, path, options...)
+	return falseIfMissing(err)
+}
+
+// Info gets what is there.
+func (f *Files) Info(ctx context.Context, path string, options ...FileOptions) (*FileInfo, error) {
+	return fetch[FileInfo](ctx, f.client, f.request("stat_file", pathRequest(path, options)))
+}
+
+// MakeDir makes a directory and its parents; false if it is there.
+func (f *Files) MakeDir(ctx context.Context, path string, options ...FileOptions) (bool, error) {
+	err := f.client.json(ctx, f.request("make_directory", pathRequest(path, options)), nil)
+	if errors.Is(err, ErrConflict) {
+		if info, infoErr := f.Info(ctx, path, options...); infoErr == nil && info.Kind == FileKindDirectory {
+			return false, nil
+		}
+	}
+	return err == nil, err
+}
+
+// Rename moves or renames a file or directory, within a file system of the sandbox.
+func (f *Files) Rename(ctx context.Context, from, to string, options ...FileOptions) (*FileInfo, error) {
+	selected := firstOption(options)
+	body := MoveFileRequest{Source: from, Destination: to, User: textOrNil(selected.User)}
+	if selected.NoOverwrite {
+		no := false
+		body.Overwrite = &no
+	}
+	return fetch[FileInfo](ctx, f.client, f.request("move_file", body))
+}
+
+// Remove removes a file, or a directory with everything in it.
+func (f *Files) Remove(ctx context.Context, path string, options ...FileOptions) error {
+	return f.client.json(ctx, f.request("remove_file", pathRequest(path, options)), nil)
+}
+
+// Chmod changes permission bits, as chmod(1): octal, or symbolic as in u+x.
+func (f *Files) Chmod(ctx context.Context, path, mode string, options ...FileOptions) (*FileInfo, error) {
+	selected := firstOption(options)
+	body := ChmodRequest{Path: path, Mode: mode, User: textOrNil(selected.User), Recursive: trueOrNil(selected.Recursive)}
+	return fetch[FileInfo](ctx, f.client, f.request("change_mode", body))
+}
+
+// Chown changes owner and group, by name or number; empty ones stay. Only root may give files away.
+func (f *Files) Chown(ctx context.Context, path, owner, group string, options ...FileOptions) (*FileInfo, error) {
+	selected := firstOption(options)
+	body := ChownRequest{
+		Path: path, Owner: textOrNil(owner), Group: textOrNil(group), User: textOrNil(selected.User),
+		Recursive: trueOrNil(selected.Recursive),
+	}
+	return fetch[FileInfo](ctx, f.client, f.request("change_owner", body))
+}
+
+// SearchOptions say what is searched for: files by name, lines of them by content, or both.
+type SearchOptions struct {
+	// Name is a glob.
+	Name string
+	// Content is a regular expression in the syntax of ripgrep, or text with Literal.
+	Content    string
+	Literal    bool
+	IgnoreCase bool
+	// Depth is the number of levels below the directory.
+	Depth int
+	// Limit is the number of matches. Default 1000.
+	Limit int
+	// TimeoutSec is the longest time of the search in seconds. Default 30.
+	TimeoutSec int
+	User       string
+}
+
+// Search are the matches of a search, as they are found.
+type Search struct {
+	body    io.ReadCloser
+	summary *SearchMessage
+}
+
+// Search searches below a directory.
+func (f *Files) Search(ctx context.Context, path string, options SearchOptions) (*Search, error) {
+	body := SearchFilesRequest{
+		Path: path, Name: textOrNil(options.Name), Content: textOrNil(options.Content),
+		Literal: trueOrNil(options.Literal), IgnoreCase: trueOrNil(options.IgnoreCase), User: textOrNil(options.User),
+		Depth: numberOrNil(options.Depth), Limit: numberOrNil(options.Limit), TimeoutSec: numberOrNil(options.TimeoutSec),
+	}
+	opened, err := f.client.open(ctx, f.request("search_files", body))
+	if err != nil {
+		return nil, err
+	}
+	return &Search{body: opened}, nil
+}
+
+func numberOrNil(number int) *int64 {
+	if number == 0 {
+		return nil
+	}
+	value := int64(number)
+	return &value
+}
+
+// Matches iterates over the matches.
+func (s *Search) Matches() iter.Seq2[SearchMessage, error] {
+	return func(yield func(SearchMessage, error) bool) {
+		for message, err := range jsonLines[SearchMessage](s.body) {
+			if err == nil && message.Type == "end" {
+				s.summary = &message
+				return
+			}
+			if !yield(message, err) || err != nil {
+				return
+			}
+		}
+		yield(SearchMessage{}, broken(errors.New("the search broke off: there may be more matches")))
+	}
+}
+
+// Summary returns what was searched, and in Incomplete why there may be more matches; nil until all were read.
+func (s *Search) Summary() *SearchMessage { return s.summary }
+
+// jsonLines iterates over the JSON lines of a stream, and closes it at the end.
+func jsonLines[T any](body io.ReadCloser) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		defer body.Close()
+		reader := bufio.NewReader(body)
+		for {
+			var item T
+			line, err := reader.ReadBytes('\n')
+			if text := bytes.TrimSpace(line); len(text) > 0 {
+				if parseErr := json.Unmarshal(text, &item); parseErr != nil {
+					if err == nil || err == io.EOF {
+						err = unreadable(parseErr)
+					}
+					yield(item, err)
+					return
+				}
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				yield(item, err)
+				return
+			}
+		}
+	}
+}
+
+// Watch are the changes of a directory: every one since WatchDir returned, in order.
+type Watch struct {
+	socket *socket
+}
+
+// WatchDir watches a directory.
+func (f *Files) WatchDir(ctx context.Context, path string, options ...FileOptions) (*Watch, error) {
+	selected := firstOption(options)
+	query := url.Values{"path": {path}}
+	if selected.Recursive {
+		query.Set("recursive", "true")
+	}
+	if selected.User != "" {
+		query.Set("user", selected.User)
+	}
+	opened, err := f.client.dial(ctx, &call{operation: "watch_files", path: f.path(), query: query})
+	if err != nil {
+		return nil, err
+	}
+	var first WatchServerMessage
+	if err = opened.receiveJSON(&first); err == nil && first.Type == "error" {
+		err = errorFromMessage(orEmpty(first.Code), orEmpty(first.Data), nil)
+	}
+	if err != nil {
+		opened.close()
+		return nil, err
+	}
+	return &Watch{socket: opened}, nil
+}
+
+// Next waits for the next change; io.EOF when the watch was closed, or the directory is gone.
+func (w *Watch) Next() (WatchServerMessage, error) {
+	var message WatchServerMessage
+	err := w.socket.receiveJSON(&message)
+	switch {
+	case err != nil && w.socket.closed.Load():
+		return message, io.EOF
+	case err != nil:
+		return message, err
+	case message.Type == "ended":
+		w.Close()
+		return message, io.EOF
+	case message.Type == "error":
+		w.Close()
+		return message, errorFromMessage(orEmpty(message.Code), orEmpty(message.Data), nil)
+	}
+	return message, nil
+}
+
+// Events iterates over the changes.
+func (w *Watch) Events() iter.Seq2[WatchServerMessage, error] {
+	return func(yield func(WatchServerMessage, error) bool) {
+		for {
+			message, err := w.Next()
+			if err == io.EOF || !yield(message, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Close ends the watch.
+func (w *Watch) Close() error {
+	w.socket.close()
+	return nil
+}
+
+func archiveQuery(path string, options []FileOptions) url.Values {
+	selected := firstOption(options)
+	query := url.Values{"path": {path}}
+	if selected.User != "" {
+		query.Set("user", selected.User)
+	}
+	if selected.SingleFile {
+		query.Set("single_file", "true")
+	}
+	return query
+}
+
+// ReadArchive reads a directory as a tar archive, whose names are relative to it.
+func (f *Files) ReadArchive(ctx context.Context, path string, options ...FileOptions) (io.ReadCloser, error) {
+	return f.open(ctx, &call{operation: "read_archive", path: f.path(), query: archiveQuery(path, options)})
+}
+
+// WriteArchive unpacks a tar archive below a directory, which is made where it is missing.
+func (f *Files) WriteArchive(ctx context.Context, path string, tar io.Reader, options ...FileOptions) error {
+	source := newSource(tar)
+	request := &call{
+		operation: "write_archive", path: f.path(), query: archiveQuery(path, options),
+		stream: source.open, contentType: "application/x-tar", isOnce: source.isOnce,
+	}
+	return source.errorOr(f.client.json(ctx, request, nil))
+}
+
+// tusHeader has the version of the protocol of uploads.
+func tusHeader() http.Header { return http.Header{"Tus-Resumable": {"1.0.0"}} }

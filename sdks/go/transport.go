@@ -1,0 +1,346 @@
+package wrenn
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	// callTimeout is the time of a call whose context has no deadline, with its retries.
+	callTimeout = time.Minute
+	// longCallTimeout is that of calls that save, copy or start a machine.
+	longCallTimeout = 5 * time.Minute
+	// firstPause is the pause before the first retry; it doubles with each, and is up to a quarter longer by chance.
+	firstPause     = 200 * time.Millisecond
+	defaultRetries = 3
+	// maxErrorBody is the number of bytes of an error body that are read; an error of the API is far smaller.
+	maxErrorBody = 64 << 10
+
+	version   = "0.1.0"
+	userAgent = "wrenn-go/" + version
+)
+
+// repeatable are the operations by POST and PATCH that change nothing, or the same when they are done twice.
+var repeatable = map[string]bool{
+	"change_mode": true, "change_owner": true, "create_port_link": true, "keep_sandbox_alive": true, "list_files": true,
+	"pause_sandbox": true, "ping_sandbox": true, "read_file": true, "resume_sandbox": true, "search_files": true,
+	"stat_file": true, "stream_read_file": true,
+}
+
+// call is a request, and how it may be treated.
+type call struct {
+	operation string
+	path      map[string]string
+	query     url.Values
+	// body is sent as JSON.
+	body any
+	// stream makes the body anew for each attempt, with its length, or -1.
+	stream      func() (io.Reader, int64)
+	contentType string
+	header      http.Header
+	// isRepeatable is true for a request with an idempotency key, and for bytes that may be written twice.
+	isRepeatable bool
+	// isOnce is true for a body that can be read only once.
+	isOnce bool
+	isLong bool
+	// isUnlimited is true for a call without a time of its own.
+	isUnlimited bool
+}
+
+// budget returns a context that ends when the time of a call is over, if the caller's has no deadline. The timer can be
+// stopped, where what comes is a stream.
+func (c *Client) budget(ctx context.Context, request *call) (context.Context, func(), context.CancelFunc) {
+	limit := c.options.Timeout
+	if limit == 0 {
+		limit = callTimeout
+		if request.isLong {
+			limit = longCallTimeout
+		}
+	}
+	inner, cancel := context.WithCancelCause(ctx)
+	_, hasDeadline := ctx.Deadline()
+	if hasDeadline || request.isUnlimited || limit < 0 {
+		return inner, func() {}, func() { cancel(nil) }
+	}
+	timer := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
+	return inner, func() { timer.Stop() }, func() { timer.Stop(); cancel(nil) }
+}
+
+// contextError returns the error of a call whose context is done.
+func contextError(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.DeadlineExceeded) {
+		message := "no answer in time; ask for the state before the call is repeated"
+		return &Error{Code: "timeout", Message: message, Cause: context.DeadlineExceeded}
+	}
+	return cause
+}
+
+// json sends a request and reads its JSON answer into out, if that is not nil.
+func (c *Client) json(ctx context.Context, request *call, out any) error {
+	_, err := c.page(ctx, request, out)
+	return err
+}
+
+// page does the same, and returns the header of the answer.
+func (c *Client) page(ctx context.Context, request *call, out any) (http.Header, error) {
+	var header http.Header
+	ctx, _, cancel := c.budget(ctx, request)
+	defer cancel()
+	err := c.attempts(ctx, request, func(response *http.Response) error {
+		defer response.Body.Close()
+		header = response.Header
+		text, err := io.ReadAll(response.Body)
+		if err != nil {
+			return broken(err)
+		}
+		if out == nil || len(text) == 0 {
+			return nil
+		}
+		if raw, ok := out.(*[]byte); ok {
+			*raw = text
+			return nil
+		}
+		if err := json.Unmarshal(text, out); err != nil {
+			return unreadable(err)
+		}
+		return nil
+	})
+	return header, err
+}
+
+// open sends a request and returns the body of its answer as a stream.
+func (c *Client) open(ctx context.Context, request *call) (*body, error) {
+	inner, stopTimer, cancel := c.budget(ctx, request)
+	var result *body
+	err := c.attempts(inner, request, func(response *http.Response) error {
+		result = &body{ReadCloser: response.Body, ctx: inner, cancel: cancel}
+		return nil
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	stopTimer()
+	return result, nil
+}
+
+// body is the body of an answer, with errors of this package.
+type body struct {
+	io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func (b *body) Read(buffer []byte) (int, error) {
+	n, err := b.ReadCloser.Read(buffer)
+	if err != nil && err != io.EOF {
+		if b.ctx.Err() != nil {
+			return n, contextError(b.ctx)
+		}
+		return n, broken(err)
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	b.cancel()
+	return b.ReadCloser.Close()
+}
+
+func (c *Client) attempts(ctx context.Context, request *call, read func(*http.Response) error) error {
+	settings, err := c.load()
+	if err != nil {
+		return err
+	}
+	method := routes[request.operation][0]
+	address, err := addressOf(settings, request)
+	if err != nil {
+		return err
+	}
+	mayRepeat := !request.isOnce && (request.isRepeatable || repeatable[request.operation] || isRepeatableMethod(method))
+	retries := c.retries()
+	if request.isOnce {
+		retries = 0
+	}
+	for attempt := 0; ; attempt++ {
+		err := c.attempt(ctx, settings, method, address, request, read)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return contextError(ctx)
+		}
+		if attempt > 0 && method == http.MethodDelete && errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		pause, ok := pauseBefore(err, attempt, mayRepeat)
+		if deadline, has := ctx.Deadline(); has && time.Now().Add(pause).After(deadline) {
+			ok = false
+		}
+		if !ok || attempt >= retries {
+			return err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) attempt(
+	ctx context.Context, settings *settings, method, address string, request *call, read func(*http.Response) error,
+) error {
+	message, err := http.NewRequestWithContext(ctx, method, address, nil)
+	if err != nil {
+		return err
+	}
+	c.setHeader(message.Header, settings)
+	for name, values := range request.header {
+		message.Header[name] = values
+	}
+	if err := setBody(message, request); err != nil {
+		return err
+	}
+	response, err := c.http().Do(message)
+	if err != nil {
+		return describe(err)
+	}
+	if response.StatusCode < 300 {
+		return read(response)
+	}
+	defer response.Body.Close()
+	// A refusal whose body breaks off is one all the same: its status says it.
+	text, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
+	return errorFromAnswer(response.StatusCode, text, response.Header.Get)
+}
+
+func (c *Client) setHeader(header http.Header, settings *settings) {
+	for name, values := range c.options.Header {
+		header[name] = values
+	}
+	header.Set("User-Agent", userAgent)
+	header.Set("X-Api-Key", settings.key)
+}
+
+func setBody(message *http.Request, request *call) error {
+	switch {
+	case request.stream != nil:
+		reader, length := request.stream()
+		message.Body = io.NopCloser(reader)
+		message.ContentLength = length
+		if length == 0 {
+			message.Body = http.NoBody
+		}
+		message.Header.Set("Content-Type", request.contentType)
+		if !request.isOnce {
+			// For a connection that was closed while it waited: net/http takes another one if nothing was written.
+			message.GetBody = func() (io.ReadCloser, error) {
+				reader, _ := request.stream()
+				return io.NopCloser(reader), nil
+			}
+		}
+	case request.body != nil:
+		text, err := json.Marshal(request.body)
+		if err != nil {
+			return err
+		}
+		message.Body = io.NopCloser(bytes.NewReader(text))
+		message.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }
+		message.ContentLength = int64(len(text))
+		message.Header.Set("Content-Type", "application/json")
+	}
+	return nil
+}
+
+// addressOf returns the URL of an operation. Every segment is escaped, so that no id or name can leave its place.
+func addressOf(settings *settings, request *call) (string, error) {
+	segments := strings.Split(routes[request.operation][1], "/")
+	for index, segment := range segments {
+		name, isField := strings.CutPrefix(segment, "{")
+		if !isField {
+			continue
+		}
+		name = strings.TrimSuffix(name, "}")
+		value := request.path[name]
+		if value == "" || value == "." || value == ".." {
+			return "", &Error{Code: "invalid_request", Message: strings.TrimSpace(value + " is no " + name)}
+		}
+		segments[index] = url.PathEscape(value)
+	}
+	address := settings.url.String() + strings.Join(segments, "/")
+	if len(request.query) > 0 {
+		address += "?" + request.query.Encode()
+	}
+	return address, nil
+}
+
+func isRepeatableMethod(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodPut || method == http.MethodDelete
+}
+
+// describe turns what net/http returns into an error of this package.
+func describe(err error) error {
+	var own *Error
+	if errors.As(err, &own) {
+		return err
+	}
+	var dialing *net.OpError
+	var resolving *net.DNSError
+	if (errors.As(err, &dialing) && dialing.Op == "dial") || errors.As(err, &resolving) {
+		message := "no connection to the server; is it running? Start it with `wrenn up`"
+		return &Error{Code: "unreachable", Message: message, Cause: err}
+	}
+	return broken(err)
+}
+
+// pauseBefore returns the time to wait before a request is sent again, and whether it may be.
+func pauseBefore(err error, attempt int, mayRepeat bool) (time.Duration, bool) {
+	pause := firstPause << attempt
+	pause += rand.N(pause/4 + 1)
+	var own *Error
+	if !errors.As(err, &own) {
+		return 0, false
+	}
+	switch {
+	case own.Code == "unreachable":
+		return pause, true
+	case own.Code == "connection_broken":
+		return pause, mayRepeat
+	case own.Status == 429 || (own.Status == 503 && !own.isForeign):
+	case own.isForeign && (own.Status == 502 || own.Status == 503 || own.Status == 504) && mayRepeat:
+	default:
+		return 0, false
+	}
+	if own.RetryAfter > 0 {
+		pause = own.RetryAfter
+	}
+	return pause, true
+}
+
+// isTransient returns true for an error after which a stream may be opened again.
+func isTransient(err error) bool {
+	var own *Error
+	isOwn := errors.As(err, &own)
+	return isOwn && (own.Code == "unreachable" || own.Code == "connection_broken" || own.Code == "host_unavailable" ||
+		(own.isForeign && own.Status >= 500))
+}
+
+func sleep(ctx context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return contextError(ctx)
+	}
+}
