@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 : "${WRENN_API_URL:?set it to the address of a server for tests}" "${WRENN_API_KEY:?set it to a key of that server}"
 
+command -v go >/dev/null || { echo 'Go 1.24 or newer is needed: https://go.dev/dl/' >&2; exit 1; }
+
 # Percent of the statements that are written by hand; models.go has none.
 least=90
 profile=$(mktemp)
