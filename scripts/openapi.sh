@@ -11,3 +11,14 @@ target/debug/wrenn-cp openapi >"$new"
 chmod 0644 "$new"
 cmp -s "$new" api/openapi.json || { mv "$new" api/openapi.json && echo 'api/openapi.json has changed'; }
 python3 sdks/python/generate.py
+# Where their tools are; their tests tell of files that are not current.
+if command -v npm >/dev/null; then
+    cd sdks/typescript
+    [[ -d node_modules ]] || npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+    node scripts/generate.mjs
+    cd ../..
+fi
+if command -v go >/dev/null; then
+    cd sdks/go
+    go run ./internal/generate
+fi

@@ -921,6 +921,8 @@ type Webhook struct {
 	// RFC 3339; time since which every attempt has failed.
 	FailingSince *string `json:"failing_since,omitempty"`
 	ID           string  `json:"id"`
+	// RFC 3339; nothing is sent until then, since the last attempt failed.
+	PausedUntil *string `json:"paused_until,omitempty"`
 	// RFC 3339; until then the secret before signs as well.
 	PreviousSecretExpiresAt *string `json:"previous_secret_expires_at,omitempty"`
 	// The secret that signs; only in the answers that make one.
