@@ -5,6 +5,7 @@
 
 mod auto_checkpoint;
 mod command;
+mod diff;
 mod disk_usage;
 mod error;
 mod event;
@@ -24,6 +25,7 @@ pub use command::{
     AttachServerMessage, BackgroundExec, Command, CommandList, CommandOutput, CommandSignal,
     CommandState, OutputStream, Process, ProcessList, StartCommand,
 };
+pub use diff::{DiffMessage, FileDiff, FilePatch, FileState, InodeKind};
 pub use disk_usage::{DiskUsage, SandboxDiskUsage, Sizes, Space};
 pub use error::{ErrorBody, ErrorDetail};
 pub use event::{Event, EventActor};

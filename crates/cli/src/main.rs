@@ -43,6 +43,8 @@ fn main() -> ExitCode {
         Command::Run(_) | Command::Exec(_) | Command::Attach(_) | Command::Shell(_) => {
             failure::WRENN_FAILED
         }
+        // As in diff(1) and grep(1).
+        Command::Saved(SavedCommand::Diff(ref args)) if args.exit_code => 2,
         _ => 1,
     };
     let subject = subject(&cli.command);

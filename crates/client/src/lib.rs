@@ -18,6 +18,7 @@
 
 mod commands;
 mod connection;
+mod diff;
 mod disk_usage;
 mod error;
 mod events;
@@ -42,6 +43,7 @@ pub use guest_rpc::{archive, bytes};
 
 pub use commands::{AttachEvent, AttachFrom, AttachOutput};
 pub use connection::Client;
+pub use diff::{DiffQuery, SandboxDiff};
 pub use error::{Error, Result};
 pub use events::{EventQuery, EventStream};
 pub use exec_stream::{ExecEvent, ExecInput, ExecOutput, ExecStart};

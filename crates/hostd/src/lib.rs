@@ -7,6 +7,7 @@
 pub mod boot;
 pub mod config;
 pub mod disk;
+pub mod disk_diff;
 pub mod disk_usage;
 pub mod doctor;
 mod egress;
@@ -32,6 +33,7 @@ pub mod stats;
 pub mod token;
 mod watched_files;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +50,14 @@ use network::{Networks, SandboxNetworks};
 pub use config::Config;
 pub use egress::{EgressError, EgressProvider, SandboxEgress};
 pub use start_error::StartError;
-pub use vmm::pager::serve_if_asked;
+
+/// Becomes a helper of the agent if the arguments say so (the pager of a VM's memory, or the reader
+/// of disks), and then returns only when that has ended. To be called first in `main`, while there
+/// is no other thread.
+#[must_use]
+pub fn serve_if_asked() -> Option<ExitCode> {
+    vmm::pager::serve_if_asked().or_else(::disk_diff::serve_if_asked)
+}
 
 /// Times that a shutdown waits for sandboxes that are being created, and then for responses in
 /// flight.

@@ -28,7 +28,7 @@ pub use error::{ErrorCode, InvalidValue};
 pub use event::EventKind;
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, SandboxName, TemplateName};
 pub use image_config::{Healthcheck, ImageConfig};
-pub use kind::{FileKind, LogSource, TemplateKind};
+pub use kind::{FileKind, InodeKind, LogSource, TemplateKind};
 pub use label::{LabelFilter, Labels};
 pub use network::NetworkSpec;
 pub use shared_limit::{LimitOrigin, SharedLimit};

@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 17] = [
+const MAY: [(&str, &[&str]); 18] = [
     ("stdx", &[]),
     ("runtime", &["stdx"]),
     ("model", &[]),
@@ -28,6 +28,7 @@ const MAY: [(&str, &[&str]); 17] = [
         ],
     ),
     ("linux", &["stdx"]),
+    ("disk-diff", &["linux", "model"]),
     ("sparse", &[]),
     ("listener", &[]),
     ("vmm", &["linux", "stdx"]),
@@ -37,6 +38,7 @@ const MAY: [(&str, &[&str]); 17] = [
             "model",
             "host-rpc",
             "guest-rpc",
+            "disk-diff",
             "linux",
             "listener",
             "runtime",

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::diff::DiffArgs;
 use crate::values::{AutoCheckpointTime, parse_memory};
 
 /// Commands about saved states of sandboxes.
@@ -23,6 +24,8 @@ pub enum SavedCommand {
     Undo(UndoArgs),
     /// Show or set when checkpoints of a sandbox are made automatically
     AutoCheckpoint(AutoCheckpointArgs),
+    /// Show which files differ between two checkpoints, or between one and now
+    Diff(DiffArgs),
     /// Show what sandboxes and saved states take on disk, and what deleting them would free
     Df(DfArgs),
 }
@@ -53,6 +56,10 @@ pub struct UndoArgs {
     /// Show where an undo of 1, 2, ... goes, and change nothing
     #[arg(short, long, conflicts_with = "target")]
     pub list: bool,
+
+    /// Show which files an undo would add (A), change (C) and delete (D), and change nothing
+    #[arg(long, conflicts_with = "list")]
+    pub dry_run: bool,
 }
 
 /// Where an undo goes.

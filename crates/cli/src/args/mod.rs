@@ -10,6 +10,7 @@ use client::types::OnTimeout;
 
 mod attributes;
 mod background;
+mod diff;
 mod events;
 mod fs;
 mod help;
@@ -21,6 +22,7 @@ mod webhooks;
 
 pub use attributes::{AttributeArgs, KeepAliveArgs, RenameArgs, UpdateArgs, WaitArgs, WaitGoal};
 pub use background::{AttachArgs, KillArgs, PsArgs, ShellArgs};
+pub use diff::DiffArgs;
 pub use events::EventsArgs;
 pub use fs::{
     FsArgs, FsChmodArgs, FsChownArgs, FsCommand, FsFindArgs, FsGrepArgs, FsLsArgs, FsMkdirArgs,

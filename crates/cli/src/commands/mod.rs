@@ -8,6 +8,7 @@ mod cp;
 mod create;
 mod description;
 mod df;
+mod diff;
 mod doctor;
 mod events;
 mod exec;
@@ -116,6 +117,7 @@ async fn dispatch_saved(session: &Session, command: SavedCommand) -> anyhow::Res
         SavedCommand::Checkpoints(args) => {
             return checkpoint::manage_checkpoints(session, args).await;
         }
+        SavedCommand::Diff(args) => return diff::print_diff(session, args).await,
         SavedCommand::Fork(args) => pause::fork_sandbox(session, &args).await,
         SavedCommand::Snapshot(args) => snapshot::create_snapshot(session, args).await,
         SavedCommand::Checkpoint(args) => checkpoint::create_checkpoint(session, &args).await,

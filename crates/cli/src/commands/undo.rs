@@ -1,9 +1,10 @@
 //! `wrenn undo`, `wrenn auto-checkpoint`.
 
+use anyhow::Context;
 use client::types::{AutoCheckpoint, UndoSandbox};
 
-use super::Session;
 use super::checkpoint::print_checkpoints;
+use super::{Session, diff};
 use crate::args::{AutoCheckpointArgs, UndoArgs, UndoTarget};
 use crate::ids;
 use crate::output::{self, Progress, format_size, printable};
@@ -13,6 +14,9 @@ pub async fn undo_sandbox(session: &Session, args: UndoArgs) -> anyhow::Result<(
     let id = ids::resolve_id(&session.client, &args.id).await?;
     if args.list {
         return list_steps(session, &id).await;
+    }
+    if args.dry_run {
+        return show_undo(session, &id, args.target).await;
     }
     let undo = match args.target {
         Some(UndoTarget::Checkpoint(name)) => UndoSandbox {
@@ -38,6 +42,29 @@ pub async fn undo_sandbox(session: &Session, args: UndoArgs) -> anyhow::Result<(
         printable(&undone.saved_as)
     ));
     Ok(())
+}
+
+/// Shows what an undo would change on the disk.
+async fn show_undo(session: &Session, id: &str, target: Option<UndoTarget>) -> anyhow::Result<()> {
+    let checkpoint = match target {
+        Some(UndoTarget::Checkpoint(name)) => name,
+        target => {
+            let steps = session.client.history(id).await?.steps;
+            let wanted = match target {
+                Some(UndoTarget::Steps(steps)) => usize::try_from(steps)?,
+                _ => 1,
+            };
+            let step = steps.get(wanted - 1);
+            let step = step.with_context(|| {
+                let count = steps.len();
+                format!(
+                    "the history of the sandbox has {count} steps, so {wanted} cannot be undone"
+                )
+            })?;
+            step.name.clone()
+        }
+    };
+    diff::print_undo(session, id, &checkpoint).await
 }
 
 async fn list_steps(session: &Session, id: &str) -> anyhow::Result<()> {

@@ -338,3 +338,48 @@ async fn rules_for_the_network_are_given_shown_and_changed() {
         .json();
     assert_eq!(json, serde_json::json!({ "allow_internet": true }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn diff_prints_as_docker_and_git() {
+    let server = Server::start().await;
+    server.add(A);
+    let run = async |args: &[&str]| wrenn(&server, &[&["diff", A], args].concat()).await;
+    assert_eq!(run(&[]).await.with(0).text(), "A /a\\u{1b}\nC /b\nD /d");
+    let patch = run(&["one", "two", "-p"]).await.with(0).text();
+    assert!(
+        patch.contains("diff --git a/b b/b\n--- a/b\n+++ b/b\n@@ -1 +1 @@\n-b\n+c"),
+        "{patch}"
+    );
+    assert!(!patch.contains('\u{1b}'), "{patch:?}");
+    let stat = run(&["--stat"]).await.with(0).text();
+    assert!(
+        stat.contains("/d       | Bin 7 -> 0 bytes\n 3 files changed, 2 insertions(+)"),
+        "{stat}"
+    );
+    let json = wrenn(&server, &["--json", "diff", A]).await.with(0).text();
+    assert!(
+        json.lines().all(|line| line.starts_with("{\"type\":")),
+        "{json}"
+    );
+    assert!(
+        run(&["--limit", "3"])
+            .await
+            .with(0)
+            .stderr
+            .contains("There may be more")
+    );
+    let undo = wrenn(&server, &["undo", A, "name", "--dry-run"]).await;
+    assert_eq!(undo.with(0).text(), "D /a\\u{1b}\nC /b\nA /d");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn diff_exits_as_diff_does() {
+    let server = Server::start().await;
+    server.add(A);
+    let run = async |args: &[&str]| wrenn(&server, &[&["diff", A], args].concat()).await;
+    run(&["one"]).await.with(0);
+    run(&["one", "--exit-code"]).await.with(1);
+    run(&["same", "--exit-code"]).await.with(0);
+    run(&["broken"]).await.with(1);
+    run(&["broken", "--exit-code"]).await.with(2);
+}

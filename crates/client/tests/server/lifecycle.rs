@@ -1,15 +1,17 @@
 //! States, forks, checkpoints and snapshots of the fake server.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use client::types::{
-    AutoCheckpoint, Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, History,
-    NetworkRules, SandboxStatus, Template, TemplateKind, UndoSandbox, Undone,
+    AutoCheckpoint, Checkpoint, CreateCheckpoint, CreateSnapshot, DiffMessage, FileDiff, FilePatch,
+    FileState, ForkSandbox, History, InodeKind, NetworkRules, SandboxStatus, Template,
+    TemplateKind, UndoSandbox, Undone,
 };
 
 use super::{Shared, World, refusal, template};
@@ -33,6 +35,7 @@ pub fn of_sandbox() -> Routes {
             put(set_auto_checkpoint).delete(remove_auto_checkpoint),
         )
         .route("/undo", get(history).post(undo))
+        .route("/diff", get(diff))
 }
 
 pub fn snapshots() -> Routes {
@@ -252,4 +255,71 @@ async fn delete_snapshot(State(world): Shared, Path(name): Path<String>) -> Resp
         Some(_) => StatusCode::NO_CONTENT.into_response(),
         None => missing(&name),
     }
+}
+
+/// One file of each kind of change, of checkpoints other than `same`; an answer from `broken` has no
+/// end.
+async fn diff(Query(query): Query<HashMap<String, String>>) -> Response {
+    let from = query.get("from").cloned().unwrap_or_default();
+    let patch = |text: &str| {
+        query.contains_key("patches").then(|| FilePatch {
+            text: text.to_owned(),
+            is_cut: false,
+            is_binary: text.is_empty(),
+        })
+    };
+    let state = |size| FileState {
+        kind: InodeKind::File,
+        size,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        symlink_target: None,
+        device: None,
+        sha256: None,
+    };
+    let change = |path: &str, before, after, text: &str| {
+        DiffMessage::Change(Box::new(FileDiff {
+            path: path.to_owned(),
+            before,
+            after,
+            content_changed: true,
+            attributes_changed: false,
+            patch: patch(text),
+        }))
+    };
+    let mut lines = vec![DiffMessage::Start {
+        from: from.clone(),
+        to: query.get("to").cloned(),
+        from_unflushed: false,
+        to_unflushed: false,
+    }];
+    if from != "same" {
+        lines.extend([
+            change(
+                "/a\u{1b}",
+                None,
+                Some(state(5)),
+                "@@ -0,0 +1 @@\n+a\u{1b}\n",
+            ),
+            change(
+                "/b",
+                Some(state(4)),
+                Some(state(6)),
+                "@@ -1 +1 @@\n-b\n+c\n",
+            ),
+            change("/d", Some(state(7)), None, ""),
+        ]);
+    }
+    if from != "broken" {
+        lines.push(DiffMessage::End {
+            incomplete: query.get("limit").map(|_| "the limit".to_owned()),
+            compared: 3,
+            unreadable: 0,
+        });
+    }
+    let text = lines
+        .iter()
+        .map(|line| serde_json::to_string(line).expect("JSON") + "\n");
+    text.collect::<String>().into_response()
 }

@@ -6,6 +6,7 @@ mod attach;
 mod checkpoints;
 mod commands;
 mod console;
+mod diff;
 mod disk_usage;
 mod docs;
 pub mod document;
@@ -94,6 +95,7 @@ fn of_whole_sandboxes() -> OpenApiRouter<Arc<App>> {
             undo::remove_auto_checkpoint
         ))
         .routes(routes!(undo::undo_sandbox, undo::get_history))
+        .routes(routes!(diff::diff_sandbox))
 }
 
 /// Returns the routes about what is in a sandbox.

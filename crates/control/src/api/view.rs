@@ -8,8 +8,9 @@ use time::macros::format_description;
 
 use crate::app::metrics::HostUsage;
 use crate::hosts::{
-    Checkpoint, CommandInfo, DiskUsage, FileInfo, History, LogEntry, ResourceSizes, SandboxSpace,
-    SandboxUsage, Sizes, Space, Template, UsagePoint, UsageSeries,
+    Checkpoint, CommandInfo, DiffStart, DiffSummary, DiskUsage, FileChanged, FileInfo, FileState,
+    History, LogEntry, ResourceSizes, SandboxSpace, SandboxUsage, Sizes, Space, Template,
+    UsagePoint, UsageSeries,
 };
 
 /// RFC 3339, always with three digits for milliseconds, so that times sort as text.
@@ -86,6 +87,57 @@ pub fn checkpoint(checkpoint: Checkpoint) -> api_types::Checkpoint {
             .saturating_sub(checkpoint.exclusive_bytes),
         automatic: checkpoint.automatic,
         created_at: format_time(checkpoint.created_at),
+    }
+}
+
+#[must_use]
+pub fn diff_start(start: DiffStart) -> api_types::DiffMessage {
+    api_types::DiffMessage::Start {
+        from: start.from,
+        to: start.to,
+        from_unflushed: start.from_unflushed,
+        to_unflushed: start.to_unflushed,
+    }
+}
+
+#[must_use]
+pub fn diff_end(summary: DiffSummary) -> api_types::DiffMessage {
+    api_types::DiffMessage::End {
+        incomplete: summary.incomplete,
+        compared: summary.compared,
+        unreadable: summary.unreadable,
+    }
+}
+
+#[must_use]
+pub fn file_diff(change: FileChanged) -> api_types::FileDiff {
+    api_types::FileDiff {
+        path: change.path,
+        before: change.before.map(file_state),
+        after: change.after.map(file_state),
+        content_changed: change.content_changed,
+        attributes_changed: change.attributes_changed,
+        patch: change.patch.map(|patch| api_types::FilePatch {
+            text: patch.text,
+            is_cut: patch.is_cut,
+            is_binary: patch.is_binary,
+        }),
+    }
+}
+
+fn file_state(state: FileState) -> api_types::FileState {
+    let device = state
+        .device
+        .map(|(major, minor)| format!("{major}:{minor}"));
+    api_types::FileState {
+        kind: state.kind,
+        size: state.size,
+        mode: state.mode,
+        uid: state.uid,
+        gid: state.gid,
+        symlink_target: state.symlink_target,
+        device,
+        sha256: state.sha256,
     }
 }
 

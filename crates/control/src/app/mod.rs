@@ -11,6 +11,7 @@
 mod actors;
 pub mod checkpoints;
 pub mod commands;
+pub mod diff;
 pub mod disk_usage;
 pub mod events;
 pub mod exec;

@@ -9,6 +9,7 @@ mod background;
 mod calls;
 mod commands;
 mod connection;
+mod diff;
 mod disk_usage;
 mod file_streams;
 mod files;
@@ -45,6 +46,9 @@ pub(crate) use calls::{GUEST_TIMEOUT, RESUME_TIMEOUT};
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};
 use connection::HostConnection;
 pub use connection::HostDown;
+pub use diff::{
+    DiffEvent, DiffQuery, DiffStart, DiffStream, DiffSummary, FileChanged, FilePatch, FileState,
+};
 pub use disk_usage::{DiskUsage, DiskUsageScope, SandboxSpace, Sizes, Space};
 pub use file_streams::{
     ChangeStream, FileChange, FileEvent, FileMatch, MatchStream, SearchEvent, SearchQuery,

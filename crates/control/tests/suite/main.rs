@@ -9,6 +9,7 @@ mod conformance;
 mod console;
 mod create;
 mod delete;
+mod diff;
 mod disk_usage;
 mod document;
 mod events;

@@ -28,6 +28,7 @@ const SCOPES: &[(&str, &str)] = &[
     ("remove_auto_checkpoint", "sandboxes:write"),
     ("undo_sandbox", "sandboxes:write"),
     ("get_history", "sandboxes:read"),
+    ("diff_sandbox", "sandboxes:read"),
     ("exec", "sandboxes:write"),
     ("signal_exec", "sandboxes:write"),
     ("exec_stream", "sandboxes:write"),

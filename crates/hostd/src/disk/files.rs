@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use disk_diff::disk::Layout;
 use linux::{file, overlay, sparse};
 
 use super::names::{BASE, COW, OVERLAY, RAW};
@@ -50,6 +51,24 @@ pub(super) fn create_overlay(image: &Path, dir: &Path, bytes: u64) -> Result<Pat
     let path = dir.join(OVERLAY);
     overlay::create(&base, &path, bytes).map_err(io_error("create the overlay", &path))?;
     Ok(path)
+}
+
+/// Opens the files of a disk for reading, and returns how they are to be read.
+pub(crate) fn open_files(dir: &Path) -> Result<(Layout, Vec<File>), Error> {
+    let layouts = [
+        (Layout::DeviceMapper, &[BASE, COW][..]),
+        (Layout::Qcow2, &[BASE, OVERLAY]),
+        (Layout::Raw, &[RAW]),
+    ];
+    let is_there = |names: &[&str]| names.iter().all(|name| dir.join(name).exists());
+    let found = layouts.into_iter().find(|(_, names)| is_there(names));
+    let (layout, names) = found.unwrap_or((Layout::Raw, &[RAW]));
+    let open = |name: &&str| {
+        let path = dir.join(name);
+        File::open(&path).map_err(io_error("read", &path))
+    };
+    let files: Result<Vec<File>, Error> = names.iter().map(open).collect();
+    Ok((layout, files?))
 }
 
 /// Copies all files of a disk, but links the base, which is shared.

@@ -40,7 +40,7 @@ use model::SandboxId;
 use vmm::{Disk, DiskFormat};
 
 pub use choice::{Backend, BackendUnusable, Choice, Chosen, choose_backend};
-pub(crate) use files::copy_disk as copy_files;
+pub(crate) use files::{copy_disk as copy_files, open_files};
 pub use names::device_name;
 pub use recent_use::RecentUse;
 pub use record::DiskRecord;
@@ -164,6 +164,11 @@ impl Disks {
     #[must_use]
     pub fn with_reader(self, reader: u32) -> Self {
         Self { reader, ..self }
+    }
+
+    /// Returns the user of programs that read what a VMM has written.
+    pub(crate) fn reader(&self) -> u32 {
+        self.reader
     }
 
     /// Returns the backend of new disks, and the reason for it.

@@ -18,6 +18,7 @@ use vmm::{AfterSnapshot, Vm};
 
 use super::base_image;
 use super::clock;
+use super::command::SnapshotParts;
 use super::context::Context;
 use super::handle::Handle;
 use super::ledger::PAUSED;
@@ -42,6 +43,8 @@ const THAW_AFTER_MS: u64 = 300_000;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SnapshotOptions {
     pub(super) memory: bool,
+    /// Unused blocks are trimmed before, so that they are not copied.
+    pub(super) trim: bool,
     /// A copy of the disk; without it the disk is only made durable where it is.
     pub(super) disk: bool,
     /// The guest has its identity, and so its token.
@@ -52,9 +55,20 @@ impl SnapshotOptions {
     /// Memory and disk of a guest with an identity.
     pub(super) const WHOLE: Self = Self {
         memory: true,
+        trim: false,
         disk: true,
         has_identity: true,
     };
+}
+
+impl From<SnapshotParts> for SnapshotOptions {
+    fn from(parts: SnapshotParts) -> Self {
+        Self {
+            memory: parts == SnapshotParts::MemoryAndDisk,
+            trim: parts == SnapshotParts::TrimmedDisk,
+            ..Self::WHOLE
+        }
+    }
 }
 
 /// Takes a snapshot of the VM, or without one of the saved state, into `dir`.
@@ -268,9 +282,7 @@ async fn prepare_dir(
 /// Returns true if the guest has frozen its file system.
 async fn freeze(handle: &Handle, options: SnapshotOptions) -> bool {
     let request = FreezeRequest {
-        // Disk-only snapshots are not latency-critical: trim first, so that unused blocks are not
-        // copied.
-        trim: !options.memory,
+        trim: options.trim,
         limit_ms: Some(TRIM_MS),
         thaw_after_ms: Some(THAW_AFTER_MS),
         ..FreezeRequest::default()

@@ -22,7 +22,7 @@ pub(crate) enum Command {
     /// Writes a snapshot into the directory, which is created; the sandbox goes on as it was.
     Snapshot {
         dir: PathBuf,
-        memory: bool,
+        parts: SnapshotParts,
     },
     /// Replaces the present state by the checkpoint in the directory, and pauses the sandbox there.
     Rollback {
@@ -38,6 +38,15 @@ pub(crate) enum Command {
     AllowKeepAlive(Duration),
     /// Replaces the policy for automatic checkpoints.
     SetAutoCheckpoint(Option<AutoCheckpoint>),
+}
+
+/// Parts of a snapshot that a command asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SnapshotParts {
+    MemoryAndDisk,
+    Disk,
+    /// The disk, which the guest trims before: for a template, where unused blocks would be copied.
+    TrimmedDisk,
 }
 
 /// A command, and the sender of its outcome to its caller.

@@ -6,6 +6,7 @@ use model::{SandboxId, SandboxState};
 
 use super::state::Phase;
 use super::step_error::StepError;
+use crate::disk_diff::DiffError;
 use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::template::OtherSizes;
 use crate::{disk, images};
@@ -57,6 +58,13 @@ pub enum SandboxError {
          `wrenn undo SANDBOX --list` lists them, and a policy (auto_checkpoint) makes them"
     )]
     NoHistory { asked: u32, steps: usize },
+    #[error(
+        "the sandbox has no checkpoint to compare with; `wrenn checkpoint SANDBOX` makes one, and \
+         `wrenn auto-checkpoint` does so from now on"
+    )]
+    NothingBefore,
+    #[error(transparent)]
+    Diff(#[from] DiffError),
     #[error("snapshot {name} is in use by {}; delete those first", users.join(", "))]
     TemplateInUse { name: String, users: Vec<String> },
     #[error(transparent)]
@@ -99,6 +107,7 @@ impl SandboxError {
             Self::Template(images::Error::Unknown { .. })
             | Self::Unknown(_)
             | Self::NoCheckpoint { .. }
+            | Self::Diff(DiffError::NoSuchPath(_))
             | Self::NoHistory { .. } => ErrorCode::NotFound,
             Self::Disk(disk::Error::TooSmall { .. }) | Self::OtherSizes(_) => {
                 ErrorCode::InvalidArgument
@@ -111,12 +120,15 @@ impl SandboxError {
             Self::NotRunning { .. }
             | Self::ResumeBackoff(_)
             | Self::Paused
-            | Self::Template(images::Error::Config(_)) => ErrorCode::FailedPrecondition,
+            | Self::Template(images::Error::Config(_))
+            | Self::NothingBefore
+            | Self::Diff(DiffError::Resumed) => ErrorCode::FailedPrecondition,
             Self::NameTaken { .. } => ErrorCode::AlreadyExists,
             Self::TemplateInUse { .. } => ErrorCode::Aborted,
             Self::Template(images::Error::Io { .. })
             | Self::Disk(_)
             | Self::Failed(_)
+            | Self::Diff(_)
             | Self::Silent(_)
             | Self::Task(_) => ErrorCode::Internal,
         }

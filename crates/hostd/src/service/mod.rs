@@ -8,6 +8,7 @@ mod alive;
 mod auth;
 mod background;
 mod commands;
+mod diff;
 mod disk_usage;
 mod error;
 mod file_search;

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
+use connectrpc::{
+    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
 use host_rpc as rpc;
 use host_rpc::SnapshotService;
 use model::{AutoCheckpoint, CheckpointName, TemplateName};
 use stdx::task::run_blocking;
 
+use super::diff;
 use super::error::{from_sandbox_error, invalid_argument};
 use super::templates::template_message;
 use super::{Agent, report_of, run_detached, sandbox_id};
@@ -169,6 +172,20 @@ impl SnapshotService for Agent {
             saved_as: undone.saved_as.to_string(),
             ..Default::default()
         })
+    }
+
+    async fn diff_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::DiffSandboxRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::DiffSandboxResponse>> {
+        let request = request.to_owned_message();
+        let id = sandbox_id(&request.sandbox_id)?;
+        let query = diff::query_from(&request)?;
+        let manager = Arc::clone(&self.manager);
+        // Detached, so that a snapshot of the disk is removed also when the caller hangs up.
+        let begun = run_detached(async move { manager.diff_sandbox(&id, query).await }).await?;
+        Response::stream_ok(diff::stream_diff(begun))
     }
 }
 

@@ -108,12 +108,17 @@ pub(crate) enum Prepared {
     },
 }
 
+/// Creates the directory of a sandbox's checkpoints if need be.
+pub(crate) fn create_root(root: &Path) -> io::Result<()> {
+    match stdx::fs::create_private_dir(root) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Creates `root` if need be, and clears the way for a checkpoint in `dir`.
 pub(crate) fn prepare_dir(root: &Path, dir: &Path) -> io::Result<Prepared> {
-    match stdx::fs::create_private_dir(root) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    create_root(root)?;
     if read_checkpoint(dir).is_some() {
         return Ok(Prepared::Taken);
     }
@@ -127,6 +132,11 @@ pub(crate) fn prepare_dir(root: &Path, dir: &Path) -> io::Result<Prepared> {
 /// Returns the path in which a new checkpoint is written, before it has its name.
 pub(crate) fn staging_dir(root: &Path, name: &CheckpointName) -> PathBuf {
     root.join(format!(".{name}-{}", stdx::random::hex::<8>()))
+}
+
+/// Returns the path of a snapshot that gets no name: its files are opened and it is removed.
+pub(crate) fn unnamed_dir(root: &Path) -> PathBuf {
+    root.join(format!(".diff-{}", stdx::random::hex::<8>()))
 }
 
 /// Removes checkpoints that an earlier run of the agent did not finish.

@@ -7,6 +7,7 @@
 mod agent;
 mod agent_port;
 mod clock;
+mod diff;
 mod full;
 mod hostile_guest;
 mod images;

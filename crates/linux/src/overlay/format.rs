@@ -18,7 +18,7 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION: u64 = 3;
 const CLUSTER_BITS: u64 = 16;
 /// Bytes of a cluster.
-pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Entries of an L2 table, which is a cluster.
 const ENTRIES: u64 = CLUSTER / 8;
 const HEADER_BYTES: u32 = 104;
@@ -98,13 +98,35 @@ fn header(name: &[u8], bytes: u64, l1_entries: u64) -> Vec<u8> {
     fields.concat()
 }
 
-/// Refuses an overlay of another size than the disk, and everything that [`create`] and QEMU with
-/// such an overlay do not produce: encryption, snapshots, bitmaps, data in another file,
-/// compression, clusters that are named twice.
+/// Refuses what [`read_clusters`] does not read.
 ///
 /// # Errors
 /// `InvalidData` with the feature that it has.
 pub(super) fn check(overlay: &File, size_bytes: u64) -> io::Result<()> {
+    walk_clusters(overlay, size_bytes, &mut |_, _| {})
+}
+
+/// Returns the clusters of the disk that an overlay has, by number and in order: their offset in
+/// the overlay, or `None` if they read as zeroes. Clusters that are missing are those of the base.
+///
+/// # Errors
+/// `InvalidData` for an overlay of another size than the disk, and for everything that [`create`]
+/// and QEMU with such an overlay do not produce: encryption, snapshots, bitmaps, data in another
+/// file, compression, clusters that are named twice.
+pub fn read_clusters(overlay: &File, size_bytes: u64) -> io::Result<Vec<(u64, Option<u64>)>> {
+    let mut clusters = Vec::new();
+    walk_clusters(overlay, size_bytes, &mut |number, offset| {
+        clusters.push((number, offset));
+    })?;
+    Ok(clusters)
+}
+
+/// Calls `each` with the number of each cluster and its offset. Takes no more memory than a table.
+fn walk_clusters(
+    overlay: &File,
+    size_bytes: u64,
+    each: &mut dyn FnMut(u64, Option<u64>),
+) -> io::Result<()> {
     let mut header = [0; HEADER_BYTES as usize];
     overlay.read_exact_at(&mut header, 0)?;
     let number = |range: std::ops::Range<usize>| {
@@ -136,7 +158,7 @@ pub(super) fn check(overlay: &File, size_bytes: u64) -> io::Result<()> {
     if let Some((what, _)) = unexpected.iter().find(|(_, found)| *found) {
         return Err(invalid(format!("the overlay has {what}")));
     }
-    Walk::new(overlay)?.run(number(40..48), l1_entries)
+    Walk::new(overlay)?.run(number(40..48), l1_entries, each)
 }
 
 /// Check of each entry of all tables.
@@ -158,17 +180,29 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn run(&mut self, l1_offset: u64, l1_entries: u64) -> io::Result<()> {
+    fn run(
+        &mut self,
+        l1_offset: u64,
+        l1_entries: u64,
+        each: &mut dyn FnMut(u64, Option<u64>),
+    ) -> io::Result<()> {
         // Never more than a cluster in memory, however large the disk.
         for first in (0..l1_entries).step_by(ENTRIES as usize) {
             let count = (l1_entries - first).min(ENTRIES);
             let offset = l1_offset.checked_add(8 * first);
             let offset = offset.ok_or_else(|| invalid("the overlay has a table beyond its end"))?;
-            for entry in self.read(offset, count)? {
+            for (table, entry) in (first..).zip(self.read(offset, count)?) {
                 self.check_entry(entry, COPIED)?;
                 if entry & OFFSET != 0 {
-                    for entry in self.read(entry & OFFSET, ENTRIES)? {
+                    let entries = self.read(entry & OFFSET, ENTRIES)?;
+                    for (number, entry) in (table * ENTRIES..).zip(entries) {
                         self.check_entry(entry, COPIED | ZERO)?;
+                        let offset = entry & OFFSET;
+                        if entry & ZERO != 0 {
+                            each(number, None);
+                        } else if offset != 0 {
+                            each(number, Some(offset));
+                        }
                     }
                 }
             }

@@ -50,7 +50,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum number of bytes of its standard error that are read.
 const MAX_STDERR: u64 = 4096;
 
-pub use format::create;
+pub use format::{CLUSTER, create, read_clusters};
 
 /// Conversion of an overlay to a plain image.
 #[derive(Debug, Clone, Copy)]

@@ -8,6 +8,7 @@
 //! Sandboxes play a few programs (`programs`) and keep files in memory (`files`).
 
 mod background;
+mod comparing;
 mod cut;
 mod files;
 mod lifecycle;

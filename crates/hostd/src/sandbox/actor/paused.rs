@@ -90,11 +90,8 @@ impl Actor {
         match &request.command {
             Command::Pause => request.complete(Ok(())),
             Command::Resume => return Some(Next::Resume(request)),
-            Command::Snapshot { dir, memory } => {
-                let options = SnapshotOptions {
-                    memory: *memory,
-                    ..SnapshotOptions::WHOLE
-                };
+            Command::Snapshot { dir, parts } => {
+                let options = SnapshotOptions::from(*parts);
                 let dir = dir.clone();
                 let taken = capture::spawn_snapshot(&self.context, None, dir, options).await;
                 request.complete(taken.map_err(Into::into));

@@ -98,12 +98,9 @@ impl Actor {
                 request.complete(Ok(()));
                 None
             }
-            Command::Snapshot { dir, memory } => {
+            Command::Snapshot { dir, parts } => {
                 let context = self.context.clone();
-                let options = capture::SnapshotOptions {
-                    memory: *memory,
-                    ..capture::SnapshotOptions::WHOLE
-                };
+                let options = capture::SnapshotOptions::from(*parts);
                 let taken = capture::spawn_snapshot(&context, Some(vm), dir.clone(), options).await;
                 request.complete(taken.map_err(Into::into));
                 None

@@ -9,7 +9,7 @@ use super::Manager;
 use crate::config::limits;
 use crate::operation::OperationKind;
 use crate::sandbox::capture::remove_snapshot;
-use crate::sandbox::command::Command;
+use crate::sandbox::command::{Command, SnapshotParts};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::handle::Handle;
 use crate::sandbox::ledger::CHECKPOINTS;
@@ -51,7 +51,7 @@ impl Manager {
         let staging = checkpoint::staging_dir(&root, name);
         let command = Command::Snapshot {
             dir: staging.clone(),
-            memory: true,
+            parts: SnapshotParts::MemoryAndDisk,
         };
         let published = match handle.send_command(command).await {
             Ok(()) => {

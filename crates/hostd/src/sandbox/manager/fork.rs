@@ -12,7 +12,7 @@ use super::Manager;
 use super::begin::Origin;
 use crate::operation::OperationKind;
 use crate::sandbox::capture::remove_snapshot;
-use crate::sandbox::command::Command;
+use crate::sandbox::command::{Command, SnapshotParts};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::fork_notes::ForkNotes;
 use crate::sandbox::handle::Handle;
@@ -41,7 +41,7 @@ impl Manager {
         let dir = self.host.templates.staging_dir();
         let command = Command::Snapshot {
             dir: dir.clone(),
-            memory: true,
+            parts: SnapshotParts::MemoryAndDisk,
         };
         if let Err(error) = source.send_command(command).await {
             remove_snapshot(&dir).await;

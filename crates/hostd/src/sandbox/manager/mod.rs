@@ -2,6 +2,7 @@
 
 mod begin;
 mod checkpoint;
+pub mod diff;
 mod fork;
 mod reclaim;
 mod registry;
@@ -26,6 +27,7 @@ use super::handle::Handle;
 use super::ledger::{Ledger, Record};
 use super::log::Log;
 use super::state::{End, Phase};
+use crate::disk_diff::Comparisons;
 use crate::generations::Generations;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
@@ -40,6 +42,7 @@ const PING_LIMIT: Duration = Duration::from_secs(5);
 pub struct Manager {
     pub(crate) host: Arc<Host>,
     registry: Registry,
+    comparisons: Comparisons,
     /// Lock of changes to names of templates. Only calls that make such a change wait for it.
     template_names: Mutex<()>,
 }
@@ -59,8 +62,10 @@ impl Manager {
         let recovered = OperationKind::Ledger.run_blocking(recover).await?;
         let generations = Arc::downgrade(&host.state.generations);
         tokio::spawn(Generations::keep_ahead(generations));
+        let reader = host.resources.disk.disks.reader();
         let manager = Arc::new(Self {
             host,
+            comparisons: Comparisons::new(reader),
             registry: Registry::default(),
             template_names: Mutex::default(),
         });

@@ -15,7 +15,7 @@ use crate::disk::{self, Disks};
 use crate::images::Images;
 use crate::operation::OperationKind;
 use crate::sandbox::capture::remove_snapshot;
-use crate::sandbox::command::Command;
+use crate::sandbox::command::{Command, SnapshotParts};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::handle::Handle;
 use crate::snapshot::format::{MEMORY, Snapshot};
@@ -44,7 +44,10 @@ impl Manager {
         };
         let command = Command::Snapshot {
             dir: staging.clone(),
-            memory,
+            parts: match memory {
+                true => SnapshotParts::MemoryAndDisk,
+                false => SnapshotParts::TrimmedDisk,
+            },
         };
         let published = match source.send_command(command).await {
             Ok(()) => {

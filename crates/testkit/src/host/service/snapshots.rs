@@ -3,7 +3,9 @@
 use host_rpc as rpc;
 use host_rpc::SnapshotService;
 
-use super::super::{lifecycle, saved};
+use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+
+use super::super::{comparing, lifecycle, saved};
 use super::{Agent, unary};
 
 #[allow(
@@ -60,4 +62,14 @@ impl SnapshotService for Agent {
         let sandbox = lifecycle::rollback(&self.shared, &request)?.into();
         rpc::RollbackSandboxResponse { sandbox, ..Default::default() }
     });
+
+    async fn diff_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::DiffSandboxRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::DiffSandboxResponse>> {
+        let request = request.to_owned_message();
+        self.shared.script.meet_barrier("DiffSandbox").await?;
+        Response::stream_ok(comparing::diff(&self.shared.world(), &request)?)
+    }
 }

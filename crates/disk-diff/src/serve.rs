@@ -1,0 +1,155 @@
+//! The process that compares: its task, its messages, and what it does.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use linux::descriptors;
+use serde::{Deserialize, Serialize};
+
+use crate::compare::{self, Bytes, Change, DiskSides, Limits, NoSuchPath, Summary};
+use crate::disk::{Disk, Layout};
+use crate::ext4::{Error, FileSystem};
+
+/// First argument of a program that is to become a reader.
+pub const ARGUMENT: &str = "compare-disks";
+/// Largest task, bytes: a path of 4096 bytes in hexadecimal digits, and numbers.
+const MAX_TASK: usize = 64 * 1024;
+/// Most descriptors of two disks.
+const MAX_FILES: usize = 4;
+
+/// Disk that is to be read. Its files come as descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    pub layout: Layout,
+    /// Bytes, as it was made with: sizes in files that a VMM has written are not trusted.
+    pub size: u64,
+}
+
+/// What is to be compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub before: Image,
+    pub after: Image,
+    /// Path of a directory or a file in both.
+    pub path: Bytes,
+    pub max_changes: u64,
+    pub max_time: Duration,
+    /// With unified diffs of texts, and hashes of other files.
+    pub patches: bool,
+}
+
+/// Message of a reader. The first one is `Started` or `Failed`, the last one `End` or `Failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    Started,
+    Change(Box<Change>),
+    End(Summary),
+    NoSuchPath,
+    Failed(String),
+}
+
+/// Becomes a reader if the arguments say so, and then returns only when that has ended. To be called
+/// first in `main`, while there is no other thread.
+#[must_use]
+pub fn serve_if_asked() -> Option<ExitCode> {
+    if std::env::args_os().nth(1)? != ARGUMENT {
+        return None;
+    }
+    Some(match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "disks cannot be compared: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve() -> io::Result<()> {
+    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let (message, files) = descriptors::receive(&control, MAX_TASK)?;
+    if message.is_empty() {
+        return Ok(());
+    }
+    let task: Task = serde_json::from_slice(&message)?;
+    let mut messages = BufWriter::new(control);
+    match compare_disks(&task, files, &mut messages) {
+        Ok(()) => {}
+        Err(Failure::Caller(error)) => return Err(error),
+        Err(Failure::Disk(side, error)) => {
+            send(&mut messages, &Message::Failed(format!("{side}: {error}")))?;
+        }
+        Err(Failure::NoSuchPath) => send(&mut messages, &Message::NoSuchPath)?,
+    }
+    messages.flush()
+}
+
+/// Reason why nothing is compared.
+enum Failure {
+    /// Nobody listens.
+    Caller(io::Error),
+    Disk(&'static str, Error),
+    NoSuchPath,
+}
+
+impl From<NoSuchPath> for Failure {
+    fn from(_: NoSuchPath) -> Self {
+        Self::NoSuchPath
+    }
+}
+
+fn compare_disks(task: &Task, files: Vec<OwnedFd>, to: &mut impl Write) -> Result<(), Failure> {
+    let deadline = Instant::now() + task.max_time;
+    let mut files: Vec<File> = files.into_iter().take(MAX_FILES).map(File::from).collect();
+    let of_after = files.split_off(task.before.layout.file_count().min(files.len()));
+    let before = open("the disk before", task.before, files)?;
+    let after = open("the disk after", task.after, of_after)?;
+    let sides = DiskSides::new(&before, &after, &task.path.0, deadline, task.patches)?;
+    send(to, &Message::Started).map_err(Failure::Caller)?;
+    to.flush().map_err(Failure::Caller)?;
+    let limits = Limits {
+        changes: task.max_changes,
+        deadline,
+    };
+    let report = |change| send(to, &Message::Change(Box::new(change)));
+    let summary = compare::compare(&sides, &absolute(&task.path.0), limits, report);
+    let summary = summary.map_err(Failure::Caller)?;
+    send(to, &Message::End(summary)).map_err(Failure::Caller)
+}
+
+fn open(side: &'static str, image: Image, files: Vec<File>) -> Result<FileSystem, Failure> {
+    let disk = Disk::open(image.layout, image.size, files).map_err(Error::Disk);
+    disk.and_then(FileSystem::open)
+        .map_err(|error| Failure::Disk(side, error))
+}
+
+/// Returns the path with a slash before each name, and none elsewhere but that of the root.
+fn absolute(path: &[u8]) -> Vec<u8> {
+    let names = path.split(|byte| *byte == b'/');
+    let names = names.filter(|name| !name.is_empty() && *name != b".");
+    let path: Vec<u8> = names.flat_map(|name| [b"/", name].concat()).collect();
+    if path.is_empty() { b"/".to_vec() } else { path }
+}
+
+/// Writes a message after its length in four bytes.
+fn send(to: &mut impl Write, message: &Message) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    to.write_all(&length.to_be_bytes())?;
+    to.write_all(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_absolute() {
+        for (path, expected) in [("", "/"), ("/", "/"), ("a//b/./", "/a/b"), ("/a", "/a")] {
+            assert_eq!(absolute(path.as_bytes()), expected.as_bytes(), "{path}");
+        }
+    }
+}

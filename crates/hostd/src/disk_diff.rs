@@ -1,0 +1,215 @@
+//! Comparison of two disks by a process of its own ([`disk_diff`]): its start, its messages, its end.
+//!
+//! A task owns the process, so that it ends with the comparison whatever happens: the caller hangs
+//! up, it passes its deadline, it breaks. Two run at a time, since each may use a processor and
+//! gigabytes of memory; more wait.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use disk_diff::compare::{Change, Summary};
+use disk_diff::reader::{MAX_MESSAGE, Reader};
+use disk_diff::{Message, Task};
+use futures::StreamExt;
+use linux::process::Ended;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+
+/// Comparisons at a time.
+const MAX_COMPARISONS: usize = 2;
+/// Time over that of the task after which a reader is killed: it looks at its clock between files.
+const GRACE: Duration = Duration::from_secs(10);
+/// Longest time for a killed reader to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for a reader that has said its last to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages that wait for a slow caller.
+const QUEUE: usize = 64;
+
+/// Reason why a comparison fails.
+#[derive(Debug, thiserror::Error)]
+pub enum DiffError {
+    #[error("there is no {0} in either state")]
+    NoSuchPath(String),
+    #[error("the disks cannot be compared: {0}")]
+    Unreadable(String),
+    #[error("the program that compares disks cannot be started")]
+    Start(#[source] io::Error),
+    #[error("the program that compares disks ended early: {0}")]
+    EndedEarly(String),
+    #[error("the sandbox was resumed while its disk was read; try again, or compare checkpoints")]
+    Resumed,
+}
+
+/// A part of the result.
+#[derive(Debug)]
+pub(crate) enum DiffPart {
+    Change(Box<Change>),
+    End(Summary),
+}
+
+/// Comparisons of one agent.
+#[derive(Debug)]
+pub(crate) struct Comparisons {
+    permits: Arc<Semaphore>,
+    /// User of the readers.
+    user: u32,
+}
+
+/// A comparison that has begun: parts come until the end or an error.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    parts: mpsc::Receiver<Result<DiffPart, DiffError>>,
+}
+
+impl Comparison {
+    /// Waits for the next part; `None` after the end.
+    pub(crate) async fn next(&mut self) -> Option<Result<DiffPart, DiffError>> {
+        self.parts.recv().await
+    }
+}
+
+impl Comparisons {
+    pub(crate) fn new(user: u32) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(MAX_COMPARISONS)),
+            user,
+        }
+    }
+
+    /// Waits for its turn. Before the disks are made ready, so that they are read as they are then.
+    pub(crate) async fn acquire_turn(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+
+    /// Starts a comparison of the disks that consist of `files`, and waits until both are read.
+    ///
+    /// # Errors
+    /// [`DiffError`], unless it fails later.
+    pub(crate) async fn start(
+        &self,
+        turn: Option<OwnedSemaphorePermit>,
+        task: Task,
+        files: Vec<File>,
+    ) -> Result<Comparison, DiffError> {
+        let user = self.user;
+        let deadline = Instant::now() + task.max_time + GRACE;
+        let path = String::from_utf8_lossy(&task.path.0).into_owned();
+        let start = move || Reader::spawn(&std::env::current_exe()?, user, &task, &files);
+        let reader = stdx::task::spawn_blocking(start).await;
+        let reader = reader.map_err(io::Error::other).and_then(|reader| reader);
+        let reader = reader.map_err(DiffError::Start)?;
+        let (sender, mut parts) = mpsc::channel(QUEUE);
+        let (started, is_started) = tokio::sync::oneshot::channel();
+        let follow = follow(reader, path, deadline, started, sender);
+        tokio::spawn(async move {
+            follow.await;
+            drop(turn);
+        });
+        if is_started.await.is_err() {
+            // It said why, or there is a panic.
+            let failed = parts.recv().await.and_then(Result::err);
+            let unknown = || DiffError::EndedEarly("for an unknown reason".to_owned());
+            return Err(failed.unwrap_or_else(unknown));
+        }
+        Ok(Comparison { parts })
+    }
+}
+
+/// Passes on the messages of a reader until its last one, and ends it.
+async fn follow(
+    mut reader: Reader,
+    path: String,
+    deadline: Instant,
+    started: tokio::sync::oneshot::Sender<()>,
+    parts: mpsc::Sender<Result<DiffPart, DiffError>>,
+) {
+    let passed = tokio::select! {
+        passed = pass_on(&mut reader, &path, started, &parts) => passed,
+        () = parts.closed() => Ok(Outcome::Broken),
+        () = tokio::time::sleep_until(deadline) => {
+            Err(DiffError::EndedEarly("it did not keep to its time".to_owned()))
+        }
+    };
+    let is_finished = matches!(passed, Ok(Outcome::Finished));
+    let end = move || end_process(&reader, is_finished);
+    let ended = stdx::task::spawn_blocking(end).await;
+    let failed = match passed {
+        Ok(Outcome::Finished) => return,
+        Ok(Outcome::Broken) => DiffError::EndedEarly(match ended {
+            Ok(Ok(words)) => words,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        }),
+        Err(error) => error,
+    };
+    let _ = parts.send(Err(failed)).await;
+}
+
+enum Outcome {
+    Finished,
+    /// It hung up before its end.
+    Broken,
+}
+
+async fn pass_on(
+    reader: &mut Reader,
+    path: &str,
+    started: tokio::sync::oneshot::Sender<()>,
+    parts: &mpsc::Sender<Result<DiffPart, DiffError>>,
+) -> Result<Outcome, DiffError> {
+    let broken = |error: io::Error| DiffError::EndedEarly(error.to_string());
+    let messages = reader.messages.try_clone().map_err(broken)?;
+    messages.set_nonblocking(true).map_err(broken)?;
+    let messages = tokio::net::UnixStream::from_std(messages).map_err(broken)?;
+    let codec = LengthDelimitedCodec::builder()
+        .max_frame_length(MAX_MESSAGE)
+        .new_codec();
+    let mut messages = FramedRead::new(messages, codec);
+    let mut started = Some(started);
+    while let Some(message) = messages.next().await {
+        let part = match parse(&message.map_err(broken)?)? {
+            Message::Started => {
+                if let Some(started) = started.take() {
+                    // The caller may be gone, which is noticed below.
+                    let _ = started.send(());
+                }
+                continue;
+            }
+            Message::Change(change) => DiffPart::Change(change),
+            Message::End(summary) => DiffPart::End(summary),
+            Message::NoSuchPath => return Err(DiffError::NoSuchPath(path.to_owned())),
+            Message::Failed(reason) => return Err(DiffError::Unreadable(reason)),
+        };
+        let is_last = matches!(part, DiffPart::End(_));
+        if parts.send(Ok(part)).await.is_err() || is_last {
+            return Ok(Outcome::Finished);
+        }
+    }
+    Ok(Outcome::Broken)
+}
+
+fn parse(message: &BytesMut) -> Result<Message, DiffError> {
+    serde_json::from_slice(message).map_err(|error| DiffError::EndedEarly(error.to_string()))
+}
+
+/// Ends a reader, and returns how that went.
+fn end_process(reader: &Reader, is_finished: bool) -> io::Result<String> {
+    let _ = reader.messages.shutdown(std::net::Shutdown::Both);
+    let mut ended = match is_finished {
+        true => reader.process.wait(END_TIMEOUT)?,
+        // It may be about to end with a reason.
+        false => reader.process.wait(Duration::from_millis(100))?,
+    };
+    if ended.is_none() {
+        reader.process.kill()?;
+        ended = reader.process.wait(KILL_TIMEOUT)?;
+    }
+    let how = ended.unwrap_or(Ended::Unknown).to_string();
+    Ok(reader.last_words().unwrap_or(how))
+}

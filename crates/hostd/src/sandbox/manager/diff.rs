@@ -1,0 +1,213 @@
+//! Comparison of the files of a sandbox at two moments, without its guest.
+//!
+//! | moment | its disk is read |
+//! |---|---|
+//! | a checkpoint | as it lies |
+//! | a paused sandbox | as it lies; a resume meanwhile fails the comparison |
+//! | a running sandbox | from a snapshot of the disk alone, which freezes the file system as a checkpoint does |
+//!
+//! Such a snapshot has no name any more when the comparison begins: the reader has its files open,
+//! and they go with it. If the agent dies before, the next one removes it with unfinished
+//! checkpoints.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use disk_diff::compare::Bytes;
+use disk_diff::{Image, Task};
+use model::{CheckpointName, Generation, SandboxId};
+use tokio::sync::watch;
+
+use super::Manager;
+use crate::disk;
+use crate::disk_diff::{Comparison, DiffError, DiffPart};
+use crate::operation::OperationKind;
+use crate::sandbox::base_image;
+use crate::sandbox::capture::remove_snapshot;
+use crate::sandbox::command::{Command, SnapshotParts};
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::handle::Handle;
+use crate::sandbox::ledger::{PAUSED, Record};
+use crate::sandbox::state::Phase;
+use crate::snapshot::checkpoint::{self, Checkpoint};
+use crate::snapshot::format::Snapshot;
+
+/// Moments and bounds of a comparison.
+#[derive(Debug, Clone)]
+pub struct DiffQuery {
+    /// Checkpoint before; the newest one where absent.
+    pub from: Option<CheckpointName>,
+    /// Checkpoint after; the present state where absent.
+    pub to: Option<CheckpointName>,
+    pub path: Vec<u8>,
+    pub patches: bool,
+    pub max_changes: u64,
+    pub max_time: Duration,
+}
+
+/// A comparison that has begun.
+#[derive(Debug)]
+pub struct Diff {
+    pub from: CheckpointName,
+    pub to: Option<CheckpointName>,
+    /// The guest had not flushed what it had written, before and after.
+    pub unflushed: [bool; 2],
+    comparison: Comparison,
+    still: Option<Still>,
+}
+
+/// A disk that is ready to be read.
+struct OpenDisk {
+    image: Image,
+    files: Vec<File>,
+    is_flushed: bool,
+}
+
+/// A paused sandbox that has to stay so.
+#[derive(Debug)]
+struct Still {
+    record: watch::Receiver<Record>,
+    generation: Generation,
+}
+
+impl Still {
+    fn new(handle: &Handle) -> Option<Self> {
+        let record = handle.record.clone();
+        let generation = {
+            let now = record.borrow();
+            matches!(now.phase, Phase::Paused { .. }).then_some(now.generation)?
+        };
+        Some(Self { record, generation })
+    }
+
+    fn check(&self) -> Result<(), DiffError> {
+        match self.record.borrow().generation == self.generation {
+            true => Ok(()),
+            false => Err(DiffError::Resumed),
+        }
+    }
+}
+
+impl Diff {
+    /// Waits for the next part; `None` after the end.
+    pub(crate) async fn next(&mut self) -> Option<Result<DiffPart, DiffError>> {
+        let part = self.comparison.next().await?;
+        let checked = self.still.as_ref().map_or(Ok(()), Still::check);
+        Some(checked.and(part))
+    }
+}
+
+impl Manager {
+    /// Begins a comparison of the sandbox's files at two moments.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoCheckpoint`], [`SandboxError::NothingBefore`], [`SandboxError::Diff`]; what
+    /// failed.
+    pub async fn diff_sandbox(
+        &self,
+        id: &SandboxId,
+        query: DiffQuery,
+    ) -> Result<Diff, SandboxError> {
+        let handle = self.find_sandbox(id).await?;
+        let turn = self.comparisons.acquire_turn().await;
+        let checkpoints = self.list_checkpoints(id).await?;
+        let from = match &query.from {
+            Some(name) => find_checkpoint(&checkpoints, name)?,
+            None => checkpoints.last().ok_or(SandboxError::NothingBefore)?,
+        };
+        let before = open_snapshot(from.dir.clone()).await?;
+        let (after, still) = match &query.to {
+            Some(name) => {
+                let to = find_checkpoint(&checkpoints, name)?;
+                (open_snapshot(to.dir.clone()).await?, None)
+            }
+            None => self.open_present(&handle).await?,
+        };
+        let unflushed = [!before.is_flushed, !after.is_flushed];
+        let task = Task {
+            before: before.image,
+            after: after.image,
+            path: Bytes(query.path),
+            max_changes: query.max_changes,
+            max_time: query.max_time,
+            patches: query.patches,
+        };
+        let files = before.files.into_iter().chain(after.files).collect();
+        let comparison = self.comparisons.start(turn, task, files).await?;
+        Ok(Diff {
+            from: from.name.clone(),
+            to: query.to,
+            unflushed,
+            comparison,
+            still,
+        })
+    }
+
+    /// Opens the disk of a sandbox as it is now.
+    async fn open_present(
+        &self,
+        handle: &Handle,
+    ) -> Result<(OpenDisk, Option<Still>), SandboxError> {
+        let own = self.host.state.ledger.sandbox_dir(&handle.id);
+        if let Some(still) = Still::new(handle) {
+            let open = move || {
+                let saved =
+                    Snapshot::read(&own.join(PAUSED)).map_err(disk::Error::snapshot(&own))?;
+                let dir = if saved.frozen { own } else { own.join(PAUSED) };
+                open_disk(&dir, &saved)
+            };
+            let disk = OperationKind::Disk.run_blocking(open).await?;
+            still.check()?;
+            return Ok((disk, Some(still)));
+        }
+        let root = self.checkpoints_dir(&handle.id);
+        let prepared = root.clone();
+        let prepare = move || checkpoint::create_root(&prepared);
+        OperationKind::Snapshot.run_blocking(prepare).await?;
+        let staging = checkpoint::unnamed_dir(&root);
+        let command = Command::Snapshot {
+            dir: staging.clone(),
+            parts: SnapshotParts::Disk,
+        };
+        let disk = match handle.send_command(command).await {
+            Ok(()) => open_snapshot(staging.clone()).await,
+            Err(error) => Err(error),
+        };
+        remove_snapshot(&staging).await;
+        Ok((disk?, None))
+    }
+}
+
+fn find_checkpoint<'a>(
+    checkpoints: &'a [Checkpoint],
+    name: &CheckpointName,
+) -> Result<&'a Checkpoint, SandboxError> {
+    let found = checkpoints
+        .iter()
+        .find(|checkpoint| checkpoint.name == *name);
+    found.ok_or_else(|| SandboxError::NoCheckpoint {
+        name: name.to_string(),
+        known: checkpoints.iter().map(|it| it.name.to_string()).collect(),
+    })
+}
+
+/// Opens the disk of a snapshot.
+async fn open_snapshot(dir: PathBuf) -> Result<OpenDisk, SandboxError> {
+    let open = move || {
+        let saved = Snapshot::read(&dir).map_err(disk::Error::snapshot(&dir))?;
+        open_disk(&dir, &saved)
+    };
+    Ok(OperationKind::Disk.run_blocking(open).await?)
+}
+
+fn open_disk(dir: &Path, saved: &Snapshot) -> Result<OpenDisk, disk::Error> {
+    base_image::check_unchanged(dir, Some(saved.disk))?;
+    let (layout, files) = disk::open_files(dir)?;
+    let size = saved.disk.size_bytes;
+    Ok(OpenDisk {
+        image: Image { layout, size },
+        files,
+        is_flushed: saved.frozen,
+    })
+}
