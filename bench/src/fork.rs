@@ -30,7 +30,7 @@ const MAX_RATIO: f64 = 1.15;
 /// Interval between two looks at the thread.
 const LOOK: Duration = Duration::from_micros(500);
 /// Busy loop, which ends in children as soon as they have a name of their own.
-const WORK: &str = "read a < /proc/sys/kernel/hostname; b=$a; \
+pub const WORK: &str = "read a < /proc/sys/kernel/hostname; b=$a; \
                     while [ \"$a\" = \"$b\" ]; do read b < /proc/sys/kernel/hostname; done";
 
 /// Measures forks; see the module.
@@ -63,7 +63,7 @@ pub async fn measure(
     for repeat in 0..REPEATS {
         for side in side_order(repeat) {
             let took = match side {
-                Side::Ours => standing_still(server, &source).await?,
+                Side::Ours => measure_stop(server, &source, fork(server, &source)).await?,
                 Side::Bare => pause(server, &source).await?,
             };
             still.push(side, took);
@@ -105,20 +105,27 @@ async fn pause(server: &Server, source: &Sandbox) -> anyhow::Result<f64> {
     Ok(took)
 }
 
-/// Measures how long the source did not run while it was forked, in milliseconds.
-async fn standing_still(server: &Server, source: &Sandbox) -> anyhow::Result<f64> {
-    let pid = monitor_of(&server.dir_of(source))?;
+/// Measures how long a sandbox that runs [`WORK`] did not run during `work`, in milliseconds.
+///
+/// # Errors
+/// The error of `work`; when the sandbox does not work.
+pub async fn measure_stop<T>(
+    server: &Server,
+    sandbox: &Sandbox,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<f64> {
+    let pid = monitor_of(&server.dir_of(sandbox))?;
     let over = Arc::new(AtomicBool::new(false));
     let watch = tokio::task::spawn_blocking({
         let over = Arc::clone(&over);
         move || longest_sleep(pid, &over)
     });
     // Not by the first error: the other thread wants to know that it is over.
-    let forked = fork(server, source).await;
+    let done = work.await;
     over.store(true, Ordering::Relaxed);
-    let still = watch.await?;
-    forked?;
-    Ok(still?.as_secs_f64() * 1000.0)
+    let stopped = watch.await?;
+    done?;
+    Ok(stopped?.as_secs_f64() * 1000.0)
 }
 
 /// Returns the longest time that the busiest thread sleeps, which is that of the virtual CPU.

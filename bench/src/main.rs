@@ -17,6 +17,7 @@
 //! If we are killed, the next run clears all of it before it begins ([`cleanup`]).
 
 mod bare;
+mod checkpoint;
 mod cleanup;
 mod command;
 mod control;
@@ -56,14 +57,26 @@ use report::{Report, Row};
 use server::{Guests, Server};
 
 /// Groups that can be chosen by name; without names everything is measured.
-const GROUPS: [&str; 13] = [
-    "disks", "network", "control", "create", "exec", "files", "ports", "memory", "warm", "resume",
-    "pause", "fork", "siblings",
+const GROUPS: [&str; 14] = [
+    "disks",
+    "network",
+    "control",
+    "create",
+    "exec",
+    "files",
+    "ports",
+    "memory",
+    "warm",
+    "resume",
+    "pause",
+    "fork",
+    "checkpoint",
+    "siblings",
 ];
 /// Groups of a server whose sandboxes boot, and of one whose sandboxes are restored from a guest
 /// that has booted.
 const COLD: [&str; 5] = ["create", "exec", "files", "ports", "memory"];
-const WARM: [&str; 5] = ["warm", "resume", "pause", "fork", "siblings"];
+const WARM: [&str; 6] = ["warm", "resume", "pause", "fork", "checkpoint", "siblings"];
 
 fn main() -> ExitCode {
     match bench() {
@@ -281,6 +294,7 @@ async fn warm(
                 .map(|row| vec![row]),
             "pause" => pause::measure(place, server).await,
             "fork" => fork::measure(place, server, cancelled).await.map(Vec::from),
+            "checkpoint" => checkpoint::measure(server).await.map(|row| vec![row]),
             _ => siblings::measure(place, server, cancelled)
                 .await
                 .map(|row| vec![row]),
