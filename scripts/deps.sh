@@ -24,10 +24,11 @@ declare -A purposes=(
     # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
     # Chromium and nginx for the port proxy: what browsers do with its answers, and what another proxy passes on.
     # faketime for a host whose clock is set; nft for rules of other programs, and to read ours back.
+    # patch for the unified diffs of `wrenn diff`.
     # Prometheus and its promtool for the metrics and alerts; npm for a library that verifies webhooks.
     [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv
         chromium:chromium nginx-light:nginx faketime:faketime nftables:nft
-        prometheus:prometheus ?npm:npm'
+        patch:patch prometheus:prometheus ?npm:npm'
     [lint]='shellcheck:shellcheck'
 )
 

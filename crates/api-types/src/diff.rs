@@ -30,12 +30,13 @@ pub enum DiffMessage {
         incomplete: Option<String>,
         /// Number of files and directories that were compared.
         compared: u64,
-        /// Number of files and directories that could not be read.
+        /// Number of changes that are unreadable.
         unreadable: u64,
     },
 }
 
-/// A file that is not as it was: new without `before`, gone without `after`.
+/// A file that is not as it was, or may be not: new without `before`, gone without `after`, unless
+/// it is unreadable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileDiff {
     #[schema(example = "/home/user/notes.txt")]
@@ -50,6 +51,10 @@ pub struct FileDiff {
     /// Extended attributes differ, such as capabilities of a program.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attributes_changed: bool,
+    /// Not all of it could be read at both moments, or of what is in a directory: it may differ in
+    /// more than is told here. A side that could not be read at all is absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
     /// How the content differs, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<FilePatch>,

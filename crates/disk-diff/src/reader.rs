@@ -32,7 +32,8 @@ pub struct Reader {
     pub process: Process,
     /// Its messages: four bytes of length, then JSON.
     pub messages: UnixStream,
-    words: PipeReader,
+    /// Its standard error.
+    pub words: PipeReader,
 }
 
 impl Reader {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use linux::descriptors;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{self, Bytes, Change, DiskSides, Limits, NoSuchPath, Summary};
+use crate::compare::{self, Bytes, Change, DiskSides, Limits, NoSides, Side, Summary};
 use crate::disk::{Disk, Layout};
 use crate::ext4::{Error, FileSystem};
 
@@ -42,13 +42,15 @@ pub struct Task {
     pub patches: bool,
 }
 
-/// Message of a reader. The first one is `Started` or `Failed`, the last one `End` or `Failed`.
+/// Message of a reader. The first one is `Started`, the last one `End`, unless it fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     Started,
     Change(Box<Change>),
     End(Summary),
     NoSuchPath,
+    /// The deadline passed before it could begin.
+    TimeOver,
     Failed(String),
 }
 
@@ -79,25 +81,34 @@ fn serve() -> io::Result<()> {
     match compare_disks(&task, files, &mut messages) {
         Ok(()) => {}
         Err(Failure::Caller(error)) => return Err(error),
-        Err(Failure::Disk(side, error)) => {
-            send(&mut messages, &Message::Failed(format!("{side}: {error}")))?;
-        }
-        Err(Failure::NoSuchPath) => send(&mut messages, &Message::NoSuchPath)?,
+        Err(Failure::NoSides(reason)) => send(&mut messages, &failure_message(&reason))?,
     }
     messages.flush()
 }
 
 /// Reason why nothing is compared.
 enum Failure {
-    /// Nobody listens.
+    /// The agent reads no more.
     Caller(io::Error),
-    Disk(&'static str, Error),
-    NoSuchPath,
+    NoSides(NoSides),
 }
 
-impl From<NoSuchPath> for Failure {
-    fn from(_: NoSuchPath) -> Self {
-        Self::NoSuchPath
+impl From<NoSides> for Failure {
+    fn from(reason: NoSides) -> Self {
+        Self::NoSides(reason)
+    }
+}
+
+fn failure_message(reason: &NoSides) -> Message {
+    match reason {
+        NoSides::NoSuchPath => Message::NoSuchPath,
+        NoSides::Unreadable(_, Error::TimeOver) => Message::TimeOver,
+        NoSides::Unreadable(Side::Before, error) => {
+            Message::Failed(format!("the disk before: {error}"))
+        }
+        NoSides::Unreadable(Side::After, error) => {
+            Message::Failed(format!("the disk after: {error}"))
+        }
     }
 }
 
@@ -105,9 +116,9 @@ fn compare_disks(task: &Task, files: Vec<OwnedFd>, to: &mut impl Write) -> Resul
     let deadline = Instant::now() + task.max_time;
     let mut files: Vec<File> = files.into_iter().take(MAX_FILES).map(File::from).collect();
     let of_after = files.split_off(task.before.layout.file_count().min(files.len()));
-    let before = open("the disk before", task.before, files)?;
-    let after = open("the disk after", task.after, of_after)?;
-    let sides = DiskSides::new(&before, &after, &task.path.0, deadline, task.patches)?;
+    let before = open(Side::Before, task.before, files, deadline)?;
+    let after = open(Side::After, task.after, of_after, deadline)?;
+    let sides = DiskSides::new(&before, &after, &task.path.0, task.patches)?;
     send(to, &Message::Started).map_err(Failure::Caller)?;
     to.flush().map_err(Failure::Caller)?;
     let limits = Limits {
@@ -120,10 +131,15 @@ fn compare_disks(task: &Task, files: Vec<OwnedFd>, to: &mut impl Write) -> Resul
     send(to, &Message::End(summary)).map_err(Failure::Caller)
 }
 
-fn open(side: &'static str, image: Image, files: Vec<File>) -> Result<FileSystem, Failure> {
+fn open(
+    side: Side,
+    image: Image,
+    files: Vec<File>,
+    deadline: Instant,
+) -> Result<FileSystem, NoSides> {
     let disk = Disk::open(image.layout, image.size, files).map_err(Error::Disk);
-    disk.and_then(FileSystem::open)
-        .map_err(|error| Failure::Disk(side, error))
+    disk.and_then(|disk| FileSystem::open(disk, deadline))
+        .map_err(|error| NoSides::Unreadable(side, error))
 }
 
 /// Returns the path with a slash before each name, and none elsewhere but that of the root.

@@ -6,8 +6,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With one checkpoint it is compared with the present state, with two the second with the first, with none the newest one
-with the present state. A, C and D stand for files that were added, changed and deleted. The disks are read without the
-guest: a paused sandbox stays paused. Times of files are not compared.")]
+with the present state. A, C and D stand for files that were added, changed and deleted, ? for what could not be read.
+The disks are read without the guest: a paused sandbox stays paused. Times of files are not compared.")]
 pub struct DiffArgs {
     /// Id of the sandbox, or the beginning of it
     #[arg(value_name = "SANDBOX")]
@@ -33,7 +33,7 @@ pub struct DiffArgs {
     #[arg(long)]
     pub stat: bool,
 
-    /// Exit with 1 if there are changes, with 2 on errors
+    /// Exit with 1 if there are changes, or may be, with 2 on errors
     #[arg(long)]
     pub exit_code: bool,
 

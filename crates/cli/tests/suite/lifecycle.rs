@@ -380,6 +380,13 @@ async fn diff_exits_as_diff_does() {
     run(&["one"]).await.with(0);
     run(&["one", "--exit-code"]).await.with(1);
     run(&["same", "--exit-code"]).await.with(0);
+    let damaged = run(&["damaged", "--exit-code"]).await.with(1);
+    assert_eq!(damaged.text(), "? /e");
+    assert!(
+        damaged
+            .stderr
+            .contains("There may be more: 1 is unreadable")
+    );
     run(&["broken"]).await.with(1);
     run(&["broken", "--exit-code"]).await.with(2);
 }

@@ -257,8 +257,8 @@ async fn delete_snapshot(State(world): Shared, Path(name): Path<String>) -> Resp
     }
 }
 
-/// One file of each kind of change, of checkpoints other than `same`; an answer from `broken` has no
-/// end.
+/// One file of each kind of change, of checkpoints other than `same`; one that cannot be read of
+/// `damaged`; an answer from `broken` has no end.
 async fn diff(Query(query): Query<HashMap<String, String>>) -> Response {
     let from = query.get("from").cloned().unwrap_or_default();
     let patch = |text: &str| {
@@ -285,6 +285,7 @@ async fn diff(Query(query): Query<HashMap<String, String>>) -> Response {
             after,
             content_changed: true,
             attributes_changed: false,
+            unreadable: false,
             patch: patch(text),
         }))
     };
@@ -311,11 +312,25 @@ async fn diff(Query(query): Query<HashMap<String, String>>) -> Response {
             change("/d", Some(state(7)), None, ""),
         ]);
     }
+    if from == "damaged" {
+        lines.truncate(1);
+        lines.push(DiffMessage::Change(Box::new(FileDiff {
+            path: "/e".to_owned(),
+            before: None,
+            after: None,
+            content_changed: false,
+            attributes_changed: false,
+            unreadable: true,
+            patch: None,
+        })));
+    }
     if from != "broken" {
+        let limit = query.get("limit").map(|_| "the limit".to_owned());
+        let unreadable = u64::from(from == "damaged");
         lines.push(DiffMessage::End {
-            incomplete: query.get("limit").map(|_| "the limit".to_owned()),
+            incomplete: limit.or_else(|| (unreadable > 0).then(|| "1 is unreadable".to_owned())),
             compared: 3,
-            unreadable: 0,
+            unreadable,
         });
     }
     let text = lines

@@ -76,15 +76,17 @@ impl DiffParams {
 /// JSON object per line, in the order of their paths. The first line is `start`; the last one,
 /// `end`, says whether these are all. The disks are read without the guest: a paused sandbox stays
 /// paused, and a running one is stopped no longer than for a checkpoint. Times of files are not
-/// compared, and contents whatever their times are. What is mounted in the guest, such as `/proc`
+/// compared, and contents whatever their times are. What could not be read is told, too, as
+/// `unreadable`. One comparison of a sandbox runs at a time. What is mounted in the guest, such as `/proc`
 /// and `/tmp` in memory, is not on the disk and not compared.
 #[utoipa::path(
     get, path = "/{id}/diff", tag = "checkpoints", params(DiffParams),
     responses(
         (status = 200, description = "One object per line", body = DiffMessage, content_type = "application/x-ndjson"),
-        (status = 409, description = "There is no checkpoint to compare with; the sandbox neither runs nor is paused, or was resumed meanwhile"),
+        (status = 409, description = "There is no checkpoint to compare with; the sandbox neither runs nor is paused, or was resumed meanwhile; another comparison of it is running"),
         (status = 502, description = "The host failed, or a disk cannot be read"),
-        (status = 504, description = "The host did not answer in time"),
+        (status = 503, description = "Too many comparisons wait on its host"),
+        (status = 504, description = "Others on its host took too long, or the disks could not be opened within `timeout_sec`"),
         (status = 507, description = "The disk of the host is full"),
     )
 )]

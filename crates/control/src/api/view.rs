@@ -117,6 +117,7 @@ pub fn file_diff(change: FileChanged) -> api_types::FileDiff {
         after: change.after.map(file_state),
         content_changed: change.content_changed,
         attributes_changed: change.attributes_changed,
+        unreadable: change.unreadable,
         patch: change.patch.map(|patch| api_types::FilePatch {
             text: patch.text,
             is_cut: patch.is_cut,

@@ -1,6 +1,7 @@
 //! Comparisons of files, as hosts stream them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::diff_sandbox_response;
@@ -10,6 +11,10 @@ use model::{CheckpointName, ErrorCode, InodeKind, SandboxId};
 use super::Host;
 use super::calls::{Messages, next_part, streaming};
 use crate::error::{Error, Result};
+
+/// Time for a comparison to begin, beyond its own: it may wait a minute for its turn, and for a
+/// snapshot of the disk.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Changes as they are found. The first event is [`DiffEvent::Started`].
 #[derive(Debug)]
@@ -51,6 +56,8 @@ pub struct FileChanged {
     pub after: Option<FileState>,
     pub content_changed: bool,
     pub attributes_changed: bool,
+    /// It may differ in more than is told.
+    pub unreadable: bool,
     pub patch: Option<FilePatch>,
 }
 
@@ -125,7 +132,7 @@ impl Host {
     /// Begins a comparison, and returns when both disks are read.
     ///
     /// # Errors
-    /// The host's, such as for a checkpoint or a path that does not exist.
+    /// The host's, such as for a checkpoint or a path that does not exist; `Timeout`.
     pub async fn diff_sandbox(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -143,8 +150,19 @@ impl Host {
             timeout_ms: query.timeout_ms,
             ..Default::default()
         };
-        let mut parts = streaming!(self, snapshots.diff_sandbox(request));
-        match parts.next_part().await? {
+        let limit = BEGIN_TIMEOUT + Duration::from_millis(request.timeout_ms.into());
+        let begin = async {
+            let mut parts = streaming!(self, snapshots.diff_sandbox(request));
+            let first = parts.next_part().await?;
+            Ok::<_, Error>((parts, first))
+        };
+        // Dropped, it hangs up, and the host does no more for it.
+        let begun = tokio::time::timeout(limit, begin).await.map_err(|_| {
+            let text = format!("the comparison did not begin within {} s", limit.as_secs());
+            Error::new(ErrorCode::Timeout, text)
+        })?;
+        let (parts, first) = begun?;
+        match first {
             Some(diff_sandbox_response::Event::Started(started)) => Ok(DiffStream {
                 started: Some(DiffStart {
                     from: started.from,
@@ -171,6 +189,7 @@ impl From<rpc::DiffChange> for FileChanged {
             after: change.after.into_option().map(FileState::from),
             content_changed: change.is_content_changed,
             attributes_changed: change.are_attributes_changed,
+            unreadable: change.is_unreadable,
             patch: patch.map(|patch| FilePatch {
                 text: patch.text,
                 is_cut: patch.is_cut,

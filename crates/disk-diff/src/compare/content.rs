@@ -1,7 +1,5 @@
 //! Contents of regular files.
 
-use std::time::Instant;
-
 use sha2::{Digest, Sha256};
 
 use super::text::BINARY_BYTES;
@@ -14,8 +12,11 @@ const PIECE: usize = 1 << 20;
 const PIECE_BLOCKS: u64 = 64;
 
 impl From<ext4::Error> for Unread {
-    fn from(_: ext4::Error) -> Self {
-        Self::Damaged
+    fn from(error: ext4::Error) -> Self {
+        match error {
+            ext4::Error::TimeOver => Self::TimeOver,
+            _ => Self::Damaged,
+        }
     }
 }
 
@@ -34,17 +35,9 @@ enum Place {
 pub(super) struct Content<'a> {
     pub(super) fs: &'a FileSystem,
     pub(super) inode: &'a Inode,
-    pub(super) deadline: Instant,
 }
 
 impl Content<'_> {
-    fn check_time(&self) -> Read<()> {
-        match Instant::now() >= self.deadline {
-            true => Err(Unread::TimeOver),
-            false => Ok(()),
-        }
-    }
-
     /// Reads all of a file that has at most `most` bytes.
     pub(super) fn read_all(&self, most: usize) -> Read<Option<Vec<u8>>> {
         let length = usize::try_from(self.inode.size).ok();
@@ -58,11 +51,11 @@ impl Content<'_> {
     }
 
     /// Returns true if its first bytes are those of a binary file.
-    pub(super) fn starts_binary(&self) -> bool {
+    pub(super) fn starts_binary(&self) -> Read<bool> {
         let mut start = vec![0; BINARY_BYTES];
-        let read = self.fs.runs(self.inode);
-        let read = read.and_then(|runs| self.fs.read(self.inode, &runs, 0, &mut start));
-        read.is_ok_and(|count| start[..count].contains(&0))
+        let runs = self.fs.runs(self.inode)?;
+        let count = self.fs.read(self.inode, &runs, 0, &mut start)?;
+        Ok(start[..count].contains(&0))
     }
 
     /// Returns the SHA-256 of a file that has at most `most` bytes.
@@ -75,7 +68,6 @@ impl Content<'_> {
         let mut piece = vec![0; PIECE];
         let mut offset = 0;
         loop {
-            self.check_time()?;
             match self.fs.read(self.inode, &runs, offset, &mut piece)? {
                 0 => return Ok(Some(hex::encode(hash.finalize()))),
                 count => {
@@ -114,7 +106,7 @@ impl Content<'_> {
             if !is_shared && !self.are_same_bytes(&runs, other, &others, bytes)? {
                 return Ok(false);
             }
-            self.check_time()?;
+            self.fs.check_time()?;
             next += count;
         }
         Ok(true)
@@ -143,7 +135,6 @@ impl Content<'_> {
         let mut ours = vec![0; PIECE];
         let mut theirs = vec![0; PIECE];
         while offset < range.end {
-            self.check_time()?;
             let left = usize::try_from(range.end - offset).unwrap_or(PIECE);
             let ours = &mut ours[..left.min(PIECE)];
             let theirs = &mut theirs[..left.min(PIECE)];

@@ -1,23 +1,27 @@
 //! The files of two disks as the trees that are compared.
 
 use std::cell::Cell;
-use std::time::Instant;
 
 use model::InodeKind;
 
 use super::content::Content;
 use super::text::{MAX_PATCH_BYTES, MAX_TEXT_BYTES, Patch};
 use super::{Bytes, Change, FileState, Listing, Read, Side, Sides};
-use crate::ext4::{FileSystem, Inode, ROOT};
+use crate::ext4::{self, Error, FileSystem, Inode, ROOT};
 
 /// Bytes of all unified diffs of one comparison together.
 const MAX_PATCHES_BYTES: usize = 32 << 20;
 /// Longest file whose hash is told. One of this size takes a second.
 const MAX_HASHED_BYTES: u64 = 256 << 20;
 
-/// The path exists on neither side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoSuchPath;
+/// Reason why there is nothing to compare.
+#[derive(Debug)]
+pub enum NoSides {
+    /// The path exists on neither side.
+    NoSuchPath,
+    /// Whether it exists cannot be read.
+    Unreadable(Side, Error),
+}
 
 /// File systems of two disks, below a path.
 #[derive(Debug)]
@@ -25,7 +29,6 @@ pub struct DiskSides<'a> {
     before: &'a FileSystem,
     after: &'a FileSystem,
     roots: [Option<u32>; 2],
-    deadline: Instant,
     /// Bytes that unified diffs may still have; `None` if none are wanted.
     patches: Option<Cell<usize>>,
 }
@@ -41,23 +44,22 @@ impl<'a> DiskSides<'a> {
     /// Finds the path on both disks. Symbolic links are not followed.
     ///
     /// # Errors
-    /// [`NoSuchPath`].
+    /// [`NoSides`].
     pub fn new(
         before: &'a FileSystem,
         after: &'a FileSystem,
         path: &[u8],
-        deadline: Instant,
         patches: bool,
-    ) -> Result<Self, NoSuchPath> {
-        let roots = [before, after].map(|fs| find(fs, path));
+    ) -> Result<Self, NoSides> {
+        let find = |side, fs| find(fs, path).map_err(|error| NoSides::Unreadable(side, error));
+        let roots = [find(Side::Before, before)?, find(Side::After, after)?];
         if roots == [None, None] {
-            return Err(NoSuchPath);
+            return Err(NoSides::NoSuchPath);
         }
         Ok(Self {
             before,
             after,
             roots,
-            deadline,
             patches: patches.then(|| Cell::new(MAX_PATCHES_BYTES)),
         })
     }
@@ -73,7 +75,6 @@ impl<'a> DiskSides<'a> {
         Content {
             fs: self.fs(side),
             inode: &file.inode,
-            deadline: self.deadline,
         }
     }
 
@@ -97,7 +98,9 @@ impl<'a> DiskSides<'a> {
             return Ok(Patch::new(&old, &new, left.min(MAX_PATCH_BYTES)));
         }
         for (side, file) in [(Side::Before, before), (Side::After, after)] {
-            if file.is_some_and(|file| self.content(side, file).starts_binary()) {
+            if let Some(file) = file
+                && self.content(side, file).starts_binary()?
+            {
                 return Ok(Patch::BINARY);
             }
         }
@@ -110,15 +113,22 @@ impl<'a> DiskSides<'a> {
     }
 }
 
-/// Returns the number of the inode at a path.
-fn find(fs: &FileSystem, path: &[u8]) -> Option<u32> {
+/// Returns the number of the inode at a path; `None` if there is none.
+fn find(fs: &FileSystem, path: &[u8]) -> ext4::Result<Option<u32>> {
     let names = path.split(|byte| *byte == b'/');
-    let mut names = names.filter(|name| !name.is_empty() && *name != b".");
-    names.try_fold(ROOT, |number, name| {
-        let directory = fs.inode(number).ok()?;
-        let entries = fs.entries(&directory, super::MAX_DIRECTORY).ok()?;
-        Some(entries.by_name.get(name)?.inode)
-    })
+    let names = names.filter(|name| !name.is_empty() && *name != b".");
+    let mut number = ROOT;
+    for name in names {
+        let directory = fs.inode(number)?;
+        if directory.kind != InodeKind::Directory {
+            return Ok(None);
+        }
+        let Some(found) = fs.find_entry(&directory, name)? else {
+            return Ok(None);
+        };
+        number = found;
+    }
+    Ok(Some(number))
 }
 
 impl Sides for DiskSides<'_> {
@@ -131,6 +141,11 @@ impl Sides for DiskSides<'_> {
             Side::Before => before,
             Side::After => after,
         }
+    }
+
+    fn missing(&self) -> Option<&'static str> {
+        let has_unread = self.before.has_unread_changes() || self.after.has_unread_changes();
+        has_unread.then_some("the journal has fast commits, which are not read")
     }
 
     fn open(&self, side: Side, entry: u32) -> Read<DiskFile> {

@@ -6,6 +6,10 @@
 //! not: a build writes them all, and nobody reviews them; and a content is never taken for the same
 //! because of its times, which root in a guest sets as it likes.
 //!
+//! What cannot be read is a change that says so ([`Change::is_unreadable`]): a guest must not be able
+//! to hide a difference by damage. What is below a directory that cannot be listed on one side is not
+//! walked, since all of it would seem new or gone.
+//!
 //! The walk ends early at its limits ([`Limits`]), and says so. It knows no format of a disk
 //! ([`Sides`]), so that tests compare it with a model.
 
@@ -19,12 +23,12 @@ use std::time::Instant;
 use model::InodeKind;
 use serde::{Deserialize, Serialize};
 
-pub use files::{DiskSides, NoSuchPath};
+pub use files::{DiskSides, NoSides};
 pub use text::{MAX_PATCH_BYTES, MAX_TEXT_BYTES, Patch};
 
-/// Levels of directories below the one that is compared. A path that programs can open has at most
-/// 2048; a file system that is damaged has circles.
-pub const MAX_DEPTH: usize = 2048;
+/// Longest path, bytes: no program can open a longer one at once (`PATH_MAX`), and with escapes it
+/// still fits into messages. A file system that is damaged has circles.
+pub const MAX_PATH: usize = 4096;
 /// Entries of one directory: 100 MB of memory with names of the usual length.
 pub const MAX_DIRECTORY: usize = 500_000;
 /// Entries that are looked at, of both sides together.
@@ -80,7 +84,8 @@ pub struct FileState {
     pub sha256: Option<String>,
 }
 
-/// A file that is not as it was. It is new without `before`, and gone without `after`.
+/// A file that is not as it was, or may be not. It is new without `before`, and gone without `after`,
+/// unless it is unreadable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub path: Bytes,
@@ -91,8 +96,18 @@ pub struct Change {
     /// The bytes of a regular file differ.
     pub is_content_changed: bool,
     pub are_attributes_changed: bool,
+    /// Not all of it could be read at both moments, or of what is in a directory: it may differ in
+    /// more than is told. A side that could not be read at all is absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unreadable: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<Patch>,
+}
+
+impl Change {
+    fn is_different(&self) -> bool {
+        self.before != self.after || self.is_content_changed || self.are_attributes_changed
+    }
 }
 
 /// Result of a comparison.
@@ -102,7 +117,7 @@ pub struct Summary {
     pub incomplete: Option<String>,
     /// Number of files and directories that were compared.
     pub compared: u64,
-    /// Number of files and directories that could not be read on one side or both.
+    /// Number of changes that are unreadable.
     pub unreadable: u64,
 }
 
@@ -123,11 +138,24 @@ pub enum Unread {
     TimeOver,
 }
 
+/// The deadline has passed.
+struct TimeOver;
+
+/// Returns what was read; `None` where it is damaged.
+fn unless_damaged<T>(read: Read<T>) -> Result<Option<T>, TimeOver> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Unread::Damaged) => Ok(None),
+        Err(Unread::TimeOver) => Err(TimeOver),
+    }
+}
+
 /// Entries of a directory.
 #[derive(Debug)]
 pub struct Listing<E> {
     pub entries: BTreeMap<Vec<u8>, E>,
     pub is_cut: bool,
+    /// Some entries could not be read.
     pub is_damaged: bool,
 }
 
@@ -140,6 +168,9 @@ pub trait Sides {
 
     /// Returns where the comparison begins; `None` on a side that has nothing there.
     fn root(&self, side: Side) -> Option<Self::Entry>;
+
+    /// Returns the reason why files may have changed that are not read.
+    fn missing(&self) -> Option<&'static str>;
 
     /// Looks at a file.
     fn open(&self, side: Side, entry: Self::Entry) -> Read<Self::File>;
@@ -163,11 +194,23 @@ pub trait Sides {
     ) -> Read<()>;
 }
 
-/// What each side has of one name.
-type Both<E> = (Option<E>, Option<E>);
+/// What one side has of a name.
+#[derive(Debug, Clone, Copy)]
+enum Presence<E> {
+    Missing,
+    There(E),
+    /// There, or not: that part of the directory cannot be read.
+    Unknown,
+}
+
+impl<E> From<Option<E>> for Presence<E> {
+    fn from(entry: Option<E>) -> Self {
+        entry.map_or(Self::Missing, Self::There)
+    }
+}
 
 /// Pair of a name, and what each side has there.
-type Pair<E> = (Vec<u8>, Option<E>, Option<E>);
+type Pair<E> = (Vec<u8>, Presence<E>, Presence<E>);
 
 /// A directory whose entries are being compared.
 struct Frame<E> {
@@ -219,7 +262,7 @@ struct Walk<'a, S: Sides, R> {
 impl<S: Sides, E, R: FnMut(Change) -> Result<(), E>> Walk<'_, S, R> {
     fn run(mut self) -> Result<Summary, E> {
         let roots = [Side::Before, Side::After].map(|side| self.sides.root(side));
-        let [before, after] = roots;
+        let [before, after] = roots.map(Presence::from);
         self.visit(before, after)?;
         while !self.is_over {
             let Some(frame) = self.frames.last_mut() else {
@@ -235,7 +278,19 @@ impl<S: Sides, E, R: FnMut(Change) -> Result<(), E>> Walk<'_, S, R> {
                 self.path.push(b'/');
             }
             self.path.extend(name);
+            if self.path.len() > MAX_PATH {
+                self.set_incomplete(format!("there are paths of more than {MAX_PATH} bytes"));
+                continue;
+            }
             self.visit(before, after)?;
+        }
+        if let Some(reason) = self.sides.missing() {
+            self.set_incomplete(reason);
+        }
+        match self.summary.unreadable {
+            0 => {}
+            1 => self.set_incomplete("a file or directory could not be read"),
+            count => self.set_incomplete(format!("{count} files or directories could not be read")),
         }
         Ok(self.summary)
     }
@@ -250,8 +305,9 @@ impl<S: Sides, E, R: FnMut(Change) -> Result<(), E>> Walk<'_, S, R> {
     }
 
     /// Compares what both sides have at the path.
-    fn visit(&mut self, before: Option<S::Entry>, after: Option<S::Entry>) -> Result<(), E> {
-        self.entries += u64::from(before.is_some()) + u64::from(after.is_some());
+    fn visit(&mut self, before: Presence<S::Entry>, after: Presence<S::Entry>) -> Result<(), E> {
+        let is_there = |entry: &Presence<S::Entry>| matches!(entry, Presence::There(_));
+        self.entries += u64::from(is_there(&before)) + u64::from(is_there(&after));
         self.summary.compared += 1;
         if self.entries >= MAX_ENTRIES {
             self.is_over = true;
@@ -265,11 +321,7 @@ impl<S: Sides, E, R: FnMut(Change) -> Result<(), E>> Walk<'_, S, R> {
         match self.compare_files(before, after) {
             Ok(None) => Ok(()),
             Ok(Some(change)) => self.add_change(change),
-            Err(Unread::Damaged) => {
-                self.summary.unreadable += 1;
-                Ok(())
-            }
-            Err(Unread::TimeOver) => {
+            Err(TimeOver) => {
                 self.time_over();
                 Ok(())
             }
@@ -289,108 +341,136 @@ impl<S: Sides, E, R: FnMut(Change) -> Result<(), E>> Walk<'_, S, R> {
     /// Compares two files, and has their directories walked.
     fn compare_files(
         &mut self,
-        before: Option<S::Entry>,
-        after: Option<S::Entry>,
-    ) -> Read<Option<Change>> {
-        let open = |side, entry: Option<S::Entry>| {
-            entry.map(|entry| self.sides.open(side, entry)).transpose()
-        };
-        let before = open(Side::Before, before)?;
-        let after = open(Side::After, after)?;
-        let change = self.find_change(before.as_ref(), after.as_ref())?;
-        self.push_directories(before.as_ref(), after.as_ref());
-        Ok(change)
+        before: Presence<S::Entry>,
+        after: Presence<S::Entry>,
+    ) -> Result<Option<Change>, TimeOver> {
+        let (before, is_before_known) = self.open(Side::Before, before)?;
+        let (after, is_after_known) = self.open(Side::After, after)?;
+        let mut change = self.find_change(before.as_ref(), after.as_ref())?;
+        let are_known = is_before_known && is_after_known;
+        if are_known {
+            change.is_unreadable |= !self.push_directories(before.as_ref(), after.as_ref())?;
+        } else {
+            change.is_unreadable = true;
+        }
+        if !change.is_unreadable && !change.is_different() {
+            return Ok(None);
+        }
+        // A content that only one side is known to have would be told as new or gone.
+        if are_known && self.changes < self.limits.changes {
+            let added = self
+                .sides
+                .add_content(before.as_ref(), after.as_ref(), &mut change);
+            change.is_unreadable |= unless_damaged(added)?.is_none();
+        }
+        self.summary.unreadable += u64::from(change.is_unreadable);
+        Ok(Some(change))
     }
 
+    /// Opens what a side has of a name, and returns false if that cannot be read.
+    fn open(
+        &self,
+        side: Side,
+        entry: Presence<S::Entry>,
+    ) -> Result<(Option<S::File>, bool), TimeOver> {
+        match entry {
+            Presence::Missing => Ok((None, true)),
+            Presence::Unknown => Ok((None, false)),
+            Presence::There(entry) => {
+                let opened = unless_damaged(self.sides.open(side, entry))?;
+                let is_known = opened.is_some();
+                Ok((opened, is_known))
+            }
+        }
+    }
+
+    /// Compares two files; what is in directories, and how contents differ, is not looked at.
     fn find_change(
         &self,
         before: Option<&S::File>,
         after: Option<&S::File>,
-    ) -> Read<Option<Change>> {
-        let states = [before, after].map(|file| file.map(|file| self.sides.state(file)));
-        let mut is_content_changed = false;
-        let mut are_attributes_changed = false;
-        if let (Some(before), Some(after), [Some(old), Some(new)]) = (before, after, states) {
-            let are_files = old.kind == InodeKind::File && new.kind == InodeKind::File;
-            is_content_changed = are_files
-                && (old.size != new.size || !self.sides.is_content_same(before, after)?);
-            are_attributes_changed = !self.sides.are_attributes_same(before, after)?;
-            if !is_content_changed && !are_attributes_changed && old == new {
-                return Ok(None);
-            }
-        }
-        let [old, new] = states;
-        if old.is_none() && new.is_none() {
-            return Ok(None);
-        }
+    ) -> Result<Change, TimeOver> {
+        let [old, new] = [before, after].map(|file| file.map(|file| self.sides.state(file)));
         let mut change = Change {
             path: Bytes(self.path.clone()),
             before: old.cloned(),
             after: new.cloned(),
-            is_content_changed,
-            are_attributes_changed,
+            is_content_changed: false,
+            are_attributes_changed: false,
+            is_unreadable: false,
             patch: None,
         };
-        if self.changes < self.limits.changes {
-            self.sides.add_content(before, after, &mut change)?;
+        if let (Some(before), Some(after), Some(old), Some(new)) = (before, after, old, new) {
+            let are_files = old.kind == InodeKind::File && new.kind == InodeKind::File;
+            if are_files && old.size != new.size {
+                change.is_content_changed = true;
+            } else if are_files {
+                let is_same = unless_damaged(self.sides.is_content_same(before, after))?;
+                change.is_content_changed = is_same == Some(false);
+                change.is_unreadable |= is_same.is_none();
+            }
+            let are_same = unless_damaged(self.sides.are_attributes_same(before, after))?;
+            change.are_attributes_changed = are_same == Some(false);
+            change.is_unreadable |= are_same.is_none();
         }
-        Ok(Some(change))
+        Ok(change)
     }
 
-    /// Has the entries of a directory compared next. What is a directory on one side only is walked
-    /// as well, since all in it is new or gone.
-    fn push_directories(&mut self, before: Option<&S::File>, after: Option<&S::File>) {
-        let mut pairs: BTreeMap<Vec<u8>, Both<S::Entry>> = BTreeMap::new();
+    /// Has the entries of a directory compared next, and returns false if not all of them are known.
+    /// What is a directory on one side only is walked as well, since all in it is new or gone.
+    fn push_directories(
+        &mut self,
+        before: Option<&S::File>,
+        after: Option<&S::File>,
+    ) -> Result<bool, TimeOver> {
+        let mut entries: BTreeMap<Vec<u8>, [Option<S::Entry>; 2]> = BTreeMap::new();
+        let mut is_damaged = [false; 2];
         for (side, file) in [(Side::Before, before), (Side::After, after)] {
             let Some(directory) =
                 file.filter(|file| self.sides.state(file).kind == InodeKind::Directory)
             else {
                 continue;
             };
-            if self.frames.len() >= MAX_DEPTH {
-                self.set_incomplete(format!(
-                    "there are more than {MAX_DEPTH} levels of directories"
-                ));
-                return;
-            }
-            let listing = match self.sides.list(side, directory, MAX_DIRECTORY) {
-                Ok(listing) => listing,
-                // Without one side everything would seem new or gone.
-                Err(Unread::Damaged) => {
-                    self.summary.unreadable += 1;
-                    return;
-                }
-                Err(Unread::TimeOver) => return self.time_over(),
+            let listing = self.sides.list(side, directory, MAX_DIRECTORY);
+            let Some(listing) = unless_damaged(listing)? else {
+                return Ok(false);
             };
-            self.summary.unreadable += u64::from(listing.is_damaged);
             if listing.is_cut {
                 self.set_incomplete(format!(
                     "a directory has more than {MAX_DIRECTORY} entries, which are not compared"
                 ));
-                return;
+                return Ok(false);
             }
+            is_damaged[side as usize] = listing.is_damaged;
             for (name, entry) in listing.entries {
-                let pair = pairs.entry(name).or_default();
-                match side {
-                    Side::Before => pair.0 = Some(entry),
-                    Side::After => pair.1 = Some(entry),
-                }
+                entries.entry(name).or_default()[side as usize] = Some(entry);
             }
         }
-        if pairs.is_empty() {
-            return;
-        }
-        if self.waiting + pairs.len() > MAX_WAITING {
+        if self.waiting + entries.len() > MAX_WAITING {
             self.set_incomplete("directories with too many entries lie in each other");
-            return;
+            return Ok(false);
         }
-        self.waiting += pairs.len();
-        let pairs = pairs.into_iter();
-        let pairs: Vec<Pair<S::Entry>> = pairs.map(|(name, (old, new))| (name, old, new)).collect();
+        if entries.is_empty() {
+            return Ok(is_damaged == [false; 2]);
+        }
+        self.waiting += entries.len();
+        let presence = |entry, is_damaged| match (entry, is_damaged) {
+            (None, true) => Presence::Unknown,
+            (entry, _) => Presence::from(entry),
+        };
+        let pairs = entries.into_iter().map(|(name, [old, new])| {
+            (
+                name,
+                presence(old, is_damaged[0]),
+                presence(new, is_damaged[1]),
+            )
+        });
+        let pairs: Vec<Pair<S::Entry>> = pairs.collect();
         self.frames.push(Frame {
             path: self.path.len(),
             pairs: pairs.into_iter(),
         });
+        Ok(is_damaged == [false; 2])
     }
 }
 

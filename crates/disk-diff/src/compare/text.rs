@@ -37,6 +37,28 @@ fn as_text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
+/// Returns the hunks of a unified diff. Only a line feed ends a line, as for `patch` and git: the
+/// lines that `similar` makes by itself end at a carriage return, too.
+fn unified_diff(before: &str, after: &str) -> String {
+    let [old, new] =
+        [before, after].map(|text| -> Vec<&str> { text.split_inclusive('\n').collect() });
+    let diff = TextDiff::configure()
+        .timeout(MAX_TIME)
+        .diff_slices(&old, &new);
+    let mut text = String::new();
+    for hunk in diff.unified_diff().context_radius(CONTEXT).iter_hunks() {
+        text += &format!("{}\n", hunk.header());
+        for change in hunk.iter_changes() {
+            let line = change.value();
+            text += &format!("{}{line}", change.tag());
+            if !line.ends_with('\n') {
+                text += "\n\\ No newline at end of file\n";
+            }
+        }
+    }
+    text
+}
+
 impl Patch {
     pub(super) const BINARY: Self = Self {
         text: String::new(),
@@ -55,10 +77,7 @@ impl Patch {
         let (Some(before), Some(after)) = (as_text(before), as_text(after)) else {
             return Self::BINARY;
         };
-        let diff = TextDiff::configure()
-            .timeout(MAX_TIME)
-            .diff_lines(before, after);
-        let mut text = diff.unified_diff().context_radius(CONTEXT).to_string();
+        let mut text = unified_diff(before, after);
         let most = most.min(MAX_PATCH_BYTES);
         let is_cut = text.len() > most;
         if is_cut {
@@ -76,6 +95,8 @@ impl Patch {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -87,6 +108,45 @@ mod tests {
             patch.text,
             "@@ -0,0 +1 @@\n+no line end\n\\ No newline at end of file\n"
         );
+    }
+
+    /// Runs `patch` on a text, and returns what it makes of it.
+    fn apply(before: &str, hunks: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, before).unwrap();
+        let patch = dir.path().join("patch");
+        std::fs::write(&patch, format!("--- file\n+++ file\n{hunks}")).unwrap();
+        let output = std::process::Command::new("patch")
+            .args(["--binary", "-s", "-i"])
+            .args([&patch, &file])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{hunks:?}: {output:?}");
+        std::fs::read_to_string(file).unwrap_or_default()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn patch_makes_one_of_other(
+            before in "([ab]{0,2}(\r\n|\r|\n)){0,8}[ab]{0,2}",
+            after in "([ab]{0,2}(\r\n|\r|\n)){0,8}[ab]{0,2}",
+        ) {
+            let patch = Patch::new(before.as_bytes(), after.as_bytes(), MAX_PATCH_BYTES);
+            prop_assert_eq!(patch.text.is_empty(), before == after);
+            if before != after {
+                prop_assert_eq!(apply(&before, &patch.text), after);
+            }
+        }
+    }
+
+    #[test]
+    fn carriage_return_ends_no_line() {
+        let patch = Patch::new(b"one\n", b"one\rtwo\r", MAX_PATCH_BYTES);
+        let expected = "@@ -1 +1 @@\n-one\n+one\rtwo\r\n\\ No newline at end of file\n";
+        assert_eq!(patch.text, expected);
     }
 
     #[test]

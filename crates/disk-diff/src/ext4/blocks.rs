@@ -6,6 +6,8 @@ use super::{Error, FileSystem, Inode, Result, u16_at, u32_at};
 /// Most runs of blocks that one file is read with. A file of 4 GiB in pieces of one block has that
 /// many; they take 24 MiB.
 pub const MAX_RUNS: usize = 1 << 20;
+/// Longest target of a symbolic link: the kernel takes no longer path (`PATH_MAX`).
+pub const MAX_TARGET: u64 = 4096;
 /// Most blocks of extents or of pointers of one file.
 pub const MAX_NODES: usize = 1 << 16;
 
@@ -142,7 +144,7 @@ impl FileSystem {
 
     /// Adds the blocks that a pointer leads to over so many levels, from the block `next` on.
     fn add_pointer(&self, pointer: u32, level: u32, next: &mut u64, runs: &mut Runs) -> Result<()> {
-        let per_block = self.block_size / 4;
+        let per_block = self.block_size() / 4;
         if pointer == 0 {
             *next = next.saturating_add(per_block.saturating_pow(level));
             return Ok(());
@@ -190,7 +192,7 @@ impl FileSystem {
             buffer[known..].fill(0);
             return Ok(count);
         }
-        let size = self.block_size;
+        let size = self.block_size();
         let mut done = 0;
         while done < count {
             let at = offset + done as u64;
@@ -231,8 +233,7 @@ impl FileSystem {
         if inode.is_short_link() {
             return Ok(inode.map[..length].to_vec());
         }
-        // The kernel makes none that is longer than a block.
-        if inode.size > self.block_size {
+        if inode.size > MAX_TARGET {
             return Err(Error::Damaged("target of a link"));
         }
         let mut target = vec![0; length];
@@ -242,10 +243,10 @@ impl FileSystem {
 
     /// Returns the content of a file that is in its inode: less than a block.
     pub(super) fn inline_content(&self, inode: &Inode) -> Result<Vec<u8>> {
-        let rest = self.attributes(inode)?.inline_data();
+        let rest = self.attributes(inode)?.inline_data;
         let mut content = inode.map[..MAP_BYTES].to_vec();
         content.extend(rest);
-        content.truncate(usize::try_from(self.block_size).unwrap_or(usize::MAX));
+        content.truncate(usize::try_from(self.block_size()).unwrap_or(usize::MAX));
         Ok(content)
     }
 }

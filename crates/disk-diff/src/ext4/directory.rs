@@ -32,12 +32,38 @@ pub struct Entries {
     pub is_damaged: bool,
 }
 
+/// Entries that a reading is for.
+#[derive(Debug, Clone, Copy)]
+enum Wanted<'a> {
+    /// All, up to a number of them.
+    UpTo(usize),
+    Named(&'a [u8]),
+}
+
 impl FileSystem {
     /// Reads a directory, up to `most` entries of it.
     ///
     /// # Errors
     /// [`Error::Damaged`] if none of it can be read.
     pub fn entries(&self, directory: &Inode, most: usize) -> Result<Entries> {
+        self.read_entries(directory, Wanted::UpTo(most))
+    }
+
+    /// Returns the number of the inode of a name in a directory; `None` if there is no such name.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the name may be in a part that cannot be read.
+    pub fn find_entry(&self, directory: &Inode, name: &[u8]) -> Result<Option<u32>> {
+        let found = self.read_entries(directory, Wanted::Named(name))?;
+        match found.by_name.get(name) {
+            Some(entry) => Ok(Some(entry.inode)),
+            None if found.is_cut => Err(Error::Damaged("a directory that is too long")),
+            None if found.is_damaged => Err(Error::Damaged("a directory")),
+            None => Ok(None),
+        }
+    }
+
+    fn read_entries(&self, directory: &Inode, wanted: Wanted<'_>) -> Result<Entries> {
         if directory.kind != InodeKind::Directory {
             return Err(Error::Damaged("a directory that is none"));
         }
@@ -46,33 +72,39 @@ impl FileSystem {
             let content = self.inline_content(directory)?;
             let (first, rest) = content.split_at(super::inode::MAP_BYTES.min(content.len()));
             for part in [first.get(INLINE_START..).unwrap_or_default(), rest] {
-                entries.add_block(part, most);
+                entries.add_block(part, wanted);
             }
             return Ok(entries);
         }
         let runs = self.runs(directory)?;
-        let end = directory.size / self.block_size;
-        entries.is_cut = end > MAX_BLOCKS;
+        let end = directory.size / self.block_size();
+        let is_long = end > MAX_BLOCKS;
         let end = end.min(MAX_BLOCKS);
+        let mut next = 0;
         for run in runs.as_slice() {
+            // The kernel makes no directory with holes, in which entries would be missing.
+            entries.is_damaged |= run.first > next && next < end;
+            next = run.end();
             for index in 0..run.count {
-                if run.first + index >= end || entries.by_name.len() >= most {
-                    return Ok(entries);
+                if run.first + index >= end || entries.is_cut {
+                    break;
                 }
                 match self.block(run.place + index) {
-                    Ok(block) => entries.add_block(&block, most),
+                    Ok(block) => entries.add_block(&block, wanted),
                     Err(Error::Damaged(_)) => entries.is_damaged = true,
                     Err(error) => return Err(error),
                 }
             }
         }
+        entries.is_damaged |= next < end;
+        entries.is_cut |= is_long;
         Ok(entries)
     }
 }
 
 impl Entries {
     /// Adds the entries of a block, or of a part of an inode.
-    fn add_block(&mut self, block: &[u8], most: usize) {
+    fn add_block(&mut self, block: &[u8], wanted: Wanted<'_>) {
         let mut rest = block;
         while rest.len() >= HEAD {
             let length = match u16_at(rest, 4) {
@@ -86,14 +118,14 @@ impl Entries {
             }
             let (entry, after) = rest.split_at(length);
             rest = after;
-            self.add_entry(entry, most);
+            self.add_entry(entry, wanted);
             if self.is_cut {
                 return;
             }
         }
     }
 
-    fn add_entry(&mut self, entry: &[u8], most: usize) {
+    fn add_entry(&mut self, entry: &[u8], wanted: Wanted<'_>) {
         let inode = u32_at(entry, 0);
         if inode == 0 {
             return;
@@ -109,9 +141,13 @@ impl Entries {
                 return;
             }
         };
-        if self.by_name.len() >= most {
-            self.is_cut = true;
-            return;
+        match wanted {
+            Wanted::UpTo(most) if self.by_name.len() >= most => {
+                self.is_cut = true;
+                return;
+            }
+            Wanted::Named(wanted) if wanted != name => return,
+            Wanted::UpTo(_) | Wanted::Named(_) => {}
         }
         // No kernel makes two of a name.
         let former = self.by_name.insert(name.to_vec(), Entry { inode });
@@ -139,12 +175,12 @@ mod tests {
         let mut entries = Entries::default();
         let names: [&[u8]; 6] = [b"fine", b"..", b"a/b", b"", b"nul\0", b"caf\xe9"];
         let block: Vec<u8> = names.iter().flat_map(|name| entry(7, name, 16)).collect();
-        entries.add_block(&block, 10);
+        entries.add_block(&block, Wanted::UpTo(10));
         let found: Vec<&[u8]> = entries.by_name.keys().map(Vec::as_slice).collect();
         assert_eq!(found, [&b"caf\xe9"[..], b"fine"]);
         assert!(entries.is_damaged && !entries.is_cut);
         let mut few = Entries::default();
-        few.add_block(&block, 1);
+        few.add_block(&block, Wanted::UpTo(1));
         assert!(few.is_cut && few.by_name.len() == 1);
     }
 
@@ -152,7 +188,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_to_an_end(block in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut entries = Entries::default();
-            entries.add_block(&block, 100);
+            entries.add_block(&block, Wanted::UpTo(100));
             prop_assert!(entries.by_name.len() <= block.len() / HEAD);
         }
     }

@@ -18,6 +18,8 @@ fn kind_from_mode(mode: u16) -> Option<InodeKind> {
 }
 
 const HAS_EXTENTS: u32 = 0x8_0000;
+/// `EXT4_EA_INODE_FL`: it has the value of an extended attribute, and no name.
+const IS_VALUE: u32 = 0x20_0000;
 const HAS_INLINE_DATA: u32 = 0x1000_0000;
 
 /// Bytes of the part that names blocks.
@@ -87,6 +89,10 @@ impl Inode {
 
     pub(super) fn has_extents(&self) -> bool {
         self.flags & HAS_EXTENTS != 0
+    }
+
+    pub(super) fn is_value(&self) -> bool {
+        self.flags & IS_VALUE != 0
     }
 
     /// Returns true if its content is in the inode itself.

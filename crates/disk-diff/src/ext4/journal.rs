@@ -5,13 +5,14 @@
 //!   superblock │ descriptor, blocks …, commit │ revocations, descriptor, blocks …, commit │ …
 //! ```
 //! A transaction counts once its commit block is there. Checksums are not verified: the disk is of
-//! one moment, and the kernel writes a commit after what it commits.
+//! one moment, and the kernel writes a commit after what it commits. Fast commits, which are behind
+//! the ring where that feature is in use, are not read; that there are some is told.
 
 use std::collections::HashMap;
 
 use model::InodeKind;
 
-use super::{FileSystem, Result, Runs, be32_at, blocks};
+use super::{Error, FileSystem, Result, Runs, be32_at, blocks, u16_at, u32_at};
 
 const MAGIC: u32 = 0xc03b_3998;
 /// Types of blocks.
@@ -31,11 +32,21 @@ const WIDE: u32 = 0x2;
 const CHECKSUM_2: u32 = 0x8;
 const CHECKSUM_3: u32 = 0x10;
 const FAST_COMMIT: u32 = 0x20;
+/// `EXT4_FC_TAG_HEAD`, first in a block of fast commits: tag, length, features, transaction.
+const FAST_HEAD: u16 = 9;
+const FAST_TRANSACTION: usize = 8;
+
+/// Most blocks whose content may be in the journal: as many as one of 8 GiB has. 100 MiB of memory.
+pub(super) const MAX_COPIES: usize = 1 << 21;
+/// Most revocations. 100 MiB of memory.
+pub(super) const MAX_REVOKED: usize = 1 << 22;
 
 /// Flags of a tag.
 const ESCAPED: u32 = 1;
 const SAME_UUID: u32 = 2;
 const LAST: u32 = 8;
+
+const DAMAGED: Error = Error::Damaged("journal");
 
 /// Content of a block, in a block of the journal.
 #[derive(Debug, Clone, Copy)]
@@ -58,32 +69,36 @@ impl Copied {
 
 /// Blocks whose present content is in the journal.
 #[derive(Debug, Default)]
-pub(super) struct Replayed(HashMap<u64, Copied>);
+pub(super) struct Replayed {
+    copies: HashMap<u64, Copied>,
+    /// There are changes after those in a format that is not read.
+    pub(super) has_fast_commits: bool,
+}
 
 impl Replayed {
     pub(super) fn get(&self, block: u64) -> Option<Copied> {
-        self.0.get(&block).copied()
+        self.copies.get(&block).copied()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.copies.is_empty()
     }
 }
 
 /// Reads the journal in the file of this number.
+///
+/// # Errors
+/// [`Error::Damaged`]: without it older contents would be taken for the present ones.
 pub(super) fn read(fs: &FileSystem, number: u32) -> Result<Replayed> {
     let inode = fs.inode(number)?;
     if inode.kind != InodeKind::File {
-        return Ok(Replayed::default());
+        return Err(DAMAGED);
     }
     let runs = fs.runs(&inode)?;
-    let Some(block) = at(&runs, 0) else {
-        return Ok(Replayed::default());
-    };
-    let superblock = fs.block(block)?;
+    let superblock = fs.block(at(&runs, 0).ok_or(DAMAGED)?)?;
     let kind = be32_at(&superblock, 4);
     if be32_at(&superblock, 0) != MAGIC || ![SUPERBLOCK_1, SUPERBLOCK_2].contains(&kind) {
-        return Ok(Replayed::default());
+        return Err(DAMAGED);
     }
     let features = match kind {
         SUPERBLOCK_2 => be32_at(&superblock, 0x28),
@@ -97,14 +112,16 @@ pub(super) fn read(fs: &FileSystem, number: u32) -> Result<Replayed> {
     };
     let length = be32_at(&superblock, 0x10).saturating_sub(fast);
     let held = runs.as_slice().last().map_or(0, blocks::Run::end);
+    let first = be32_at(&superblock, 0x14).max(1);
+    let end = length.min(u32::try_from(held).unwrap_or(u32::MAX));
     let mut reader = Reader {
         fs,
         runs,
         features,
-        first: be32_at(&superblock, 0x14).max(1),
-        end: length.min(u32::try_from(held).unwrap_or(u32::MAX)),
+        first,
+        end,
         next: be32_at(&superblock, 0x1c),
-        left: length,
+        left: end.saturating_sub(first),
         sequence: be32_at(&superblock, 0x18),
         pending: Vec::new(),
         pending_revoked: Vec::new(),
@@ -115,6 +132,7 @@ pub(super) fn read(fs: &FileSystem, number: u32) -> Result<Replayed> {
     if reader.next != 0 {
         reader.run()?;
     }
+    let has_fast_commits = fast != 0 && reader.has_fast_commits(length)?;
     let Reader {
         mut copies,
         revoked,
@@ -124,7 +142,10 @@ pub(super) fn read(fs: &FileSystem, number: u32) -> Result<Replayed> {
         let revoked = revoked.get(block);
         revoked.is_none_or(|revoked| is_before(*revoked, copied.sequence))
     });
-    Ok(Replayed(copies))
+    Ok(Replayed {
+        copies,
+        has_fast_commits,
+    })
 }
 
 struct Reader<'a> {
@@ -150,13 +171,13 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn run(&mut self) -> Result<()> {
-        while let Some(place) = self.take_block() {
+        while let Some(place) = self.take_block()? {
             let block = self.fs.block(place)?;
             if be32_at(&block, 0) != MAGIC || be32_at(&block, 8) != self.sequence {
                 break;
             }
             match be32_at(&block, 4) {
-                DESCRIPTOR => self.add_descriptor(&block),
+                DESCRIPTOR => self.add_descriptor(&block)?,
                 REVOCATIONS => self.add_revocations(&block),
                 COMMIT => {
                     self.copies.extend(self.pending.drain(..));
@@ -167,19 +188,37 @@ impl Reader<'_> {
                 }
                 _ => break,
             }
+            if self.copies.len() + self.pending.len() > MAX_COPIES
+                || self.revoked.len() + self.pending_revoked.len() > MAX_REVOKED
+            {
+                return Err(Error::Damaged("journal with more entries than blocks"));
+            }
         }
         Ok(())
     }
 
-    /// Returns the place of the next block of the ring.
-    fn take_block(&mut self) -> Option<u64> {
-        self.left = self.left.checked_sub(1)?;
+    /// Returns true if the first block behind the ring has fast commits of the transaction that
+    /// would be next.
+    fn has_fast_commits(&self, first: u32) -> Result<bool> {
+        let Some(place) = at(&self.runs, first) else {
+            return Ok(false);
+        };
+        let block = self.fs.block(place)?;
+        Ok(u16_at(&block, 0) == FAST_HEAD && u32_at(&block, FAST_TRANSACTION) == self.sequence)
+    }
+
+    /// Returns the place of the next block of the ring; `None` if all of them were read.
+    fn take_block(&mut self) -> Result<Option<u64>> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
         if self.next >= self.end {
             self.next = self.first;
         }
-        let place = at(&self.runs, self.next);
+        let place = at(&self.runs, self.next).ok_or(DAMAGED)?;
         self.next = self.next.saturating_add(1);
-        place
+        Ok(Some(place))
     }
 
     fn has(&self, feature: u32) -> bool {
@@ -194,7 +233,7 @@ impl Reader<'_> {
     }
 
     /// Notes the blocks after a descriptor.
-    fn add_descriptor(&mut self, block: &[u8]) {
+    fn add_descriptor(&mut self, block: &[u8]) -> Result<()> {
         let tags = self.without_tail(block);
         let is_wide = self.has(WIDE);
         let size = match (self.has(CHECKSUM_3), self.has(CHECKSUM_2)) {
@@ -209,8 +248,8 @@ impl Reader<'_> {
             };
             let high = if is_wide { be32_at(tag, 8) } else { 0 };
             let of_disk = u64::from(high) << 32 | u64::from(be32_at(tag, 0));
-            let Some(place) = self.take_block() else {
-                return;
+            let Some(place) = self.take_block()? else {
+                return Ok(());
             };
             let copied = Copied {
                 block: place,
@@ -219,13 +258,14 @@ impl Reader<'_> {
             };
             self.pending.push((of_disk, copied));
             if flags & LAST != 0 {
-                return;
+                return Ok(());
             }
             offset += size;
             if flags & SAME_UUID == 0 {
                 offset += UUID;
             }
         }
+        Ok(())
     }
 
     fn add_revocations(&mut self, block: &[u8]) {

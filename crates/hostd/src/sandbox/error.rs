@@ -87,6 +87,7 @@ pub enum ErrorCode {
     FailedPrecondition,
     AlreadyExists,
     Aborted,
+    DeadlineExceeded,
     Internal,
 }
 
@@ -116,7 +117,8 @@ impl SandboxError {
             Self::Failed(error) if error.kind() == OperationKind::Space => {
                 ErrorCode::ResourceExhausted
             }
-            Self::Full(_) => ErrorCode::Unavailable,
+            Self::Full(_) | Self::Diff(DiffError::TooMany) => ErrorCode::Unavailable,
+            Self::Diff(DiffError::NoTurn(_) | DiffError::TimeOver) => ErrorCode::DeadlineExceeded,
             Self::NotRunning { .. }
             | Self::ResumeBackoff(_)
             | Self::Paused
@@ -124,7 +126,7 @@ impl SandboxError {
             | Self::NothingBefore
             | Self::Diff(DiffError::Resumed) => ErrorCode::FailedPrecondition,
             Self::NameTaken { .. } => ErrorCode::AlreadyExists,
-            Self::TemplateInUse { .. } => ErrorCode::Aborted,
+            Self::TemplateInUse { .. } | Self::Diff(DiffError::AlreadyRuns) => ErrorCode::Aborted,
             Self::Template(images::Error::Io { .. })
             | Self::Disk(_)
             | Self::Failed(_)

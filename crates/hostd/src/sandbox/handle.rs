@@ -2,7 +2,7 @@
 //! to its actor ([`super::actor`]).
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -51,6 +51,9 @@ pub struct Handle {
     pub terminals: Arc<Mutex<HashSet<u32>>>,
     /// True while the guest's file system may be frozen, so that it has to be thawed.
     pub(crate) frozen: Arc<AtomicBool>,
+    /// Number that changes when the sandbox begins and ends to be paused: while it is the same, its
+    /// disk lies still.
+    pub(super) pause: Arc<AtomicU64>,
     /// Resolver, proxy and rules, while there is a network.
     pub(crate) egress: Arc<Mutex<Option<Arc<dyn SandboxEgress>>>>,
     commands: mpsc::Sender<Request>,
@@ -99,6 +102,7 @@ impl Handle {
             stats: Arc::default(),
             terminals: Arc::default(),
             frozen: Arc::default(),
+            pause: Arc::default(),
             egress: Arc::default(),
             commands: sender,
             pending_checkpoints: PendingNames::default(),

@@ -98,6 +98,7 @@ fn change_message(change: Change) -> rpc::DiffChange {
         after,
         is_content_changed,
         are_attributes_changed,
+        is_unreadable,
         patch,
     } = change;
     rpc::DiffChange {
@@ -106,6 +107,7 @@ fn change_message(change: Change) -> rpc::DiffChange {
         after: after.map(state_message).into(),
         is_content_changed,
         are_attributes_changed,
+        is_unreadable,
         patch: patch.map(patch_message).into(),
         ..Default::default()
     }

@@ -10,6 +10,7 @@ use host_rpc as rpc;
 use host_rpc::SnapshotService;
 use model::{AutoCheckpoint, CheckpointName, TemplateName};
 use stdx::task::run_blocking;
+use tokio_util::sync::CancellationToken;
 
 use super::diff;
 use super::error::{from_sandbox_error, invalid_argument};
@@ -183,8 +184,11 @@ impl SnapshotService for Agent {
         let id = sandbox_id(&request.sandbox_id)?;
         let query = diff::query_from(&request)?;
         let manager = Arc::clone(&self.manager);
+        let hung_up = CancellationToken::new();
+        let _guard = hung_up.clone().drop_guard();
         // Detached, so that a snapshot of the disk is removed also when the caller hangs up.
-        let begun = run_detached(async move { manager.diff_sandbox(&id, query).await }).await?;
+        let begin = async move { manager.diff_sandbox(&id, query, &hung_up).await };
+        let begun = run_detached(begin).await?;
         Response::stream_ok(diff::stream_diff(begun))
     }
 }

@@ -70,7 +70,10 @@ impl Automatic {
 
 /// Names of a sandbox's checkpoints that are being written.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PendingNames(Arc<Mutex<BTreeSet<CheckpointName>>>);
+pub(crate) struct PendingNames {
+    names: Arc<Mutex<BTreeSet<CheckpointName>>>,
+    publishing: Arc<Mutex<()>>,
+}
 
 /// Reserves a name while this lives.
 pub(crate) struct ReservedName {
@@ -81,7 +84,7 @@ pub(crate) struct ReservedName {
 impl PendingNames {
     /// Reserves a name; `None` while another call has it.
     pub(crate) fn reserve_name(&self, name: &CheckpointName) -> Option<ReservedName> {
-        let is_new = self.0.lock().insert(name.clone());
+        let is_new = self.names.lock().insert(name.clone());
         is_new.then(|| ReservedName {
             names: self.clone(),
             name: name.clone(),
@@ -89,13 +92,29 @@ impl PendingNames {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
+        self.names.lock().len()
+    }
+
+    /// Gives the finished checkpoint in `from` its name. Its time of creation is moved behind those
+    /// of all others if need be, so that the newest one is the last one also where the host's clock
+    /// was set back. Blocking.
+    pub(crate) fn publish(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _one_at_a_time = self.publishing.lock();
+        let others = to.parent().map(list_checkpoints).unwrap_or_default();
+        let mut snapshot = Snapshot::read(from)?;
+        if let Some(newest) = others.last()
+            && newest.created_at_ms >= snapshot.created_at_ms
+        {
+            snapshot.created_at_ms = newest.created_at_ms + 1;
+            snapshot.write_manifest(from)?;
+        }
+        format::publish_dir(from, to)
     }
 }
 
 impl Drop for ReservedName {
     fn drop(&mut self) {
-        self.names.0.lock().remove(&self.name);
+        self.names.names.lock().remove(&self.name);
     }
 }
 
@@ -182,6 +201,7 @@ fn is_staging(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Backend, DiskRecord};
 
     #[test]
     fn mark_is_read_back() {
@@ -194,5 +214,35 @@ mod tests {
         };
         mark.write(dir.path()).unwrap();
         assert_eq!(Automatic::read(dir.path()), Some(mark));
+    }
+
+    /// As a clock does that is set back before the second one.
+    #[test]
+    fn later_checkpoint_is_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        let pending = PendingNames::default();
+        for (name, created_at_ms) in [("one", 2000), ("two", 1000), ("three", 1500)] {
+            let staging = staging_dir(dir.path(), &name.parse().unwrap());
+            format::create_dir(&staging).unwrap();
+            let size = model::MachineSize {
+                vcpus: 1,
+                memory_mb: 64,
+            };
+            let disk = DiskRecord {
+                backend: Backend::Copy,
+                size_bytes: 1 << 20,
+                base: None,
+            };
+            let mut snapshot = Snapshot::new(size, disk, "engine", None);
+            snapshot.created_at_ms = created_at_ms;
+            snapshot.write_manifest(&staging).unwrap();
+            pending.publish(&staging, &dir.path().join(name)).unwrap();
+        }
+        let found = list_checkpoints(dir.path());
+        let found: Vec<_> = found
+            .iter()
+            .map(|it| (it.name.as_str(), it.created_at_ms))
+            .collect();
+        assert_eq!(found, [("one", 2000), ("two", 2001), ("three", 2002)]);
     }
 }

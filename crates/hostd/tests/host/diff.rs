@@ -73,7 +73,7 @@ async fn diff(agent: &Agent, id: &SandboxId, from: &str, to: &str, path: &str) -
             }
             Event::Changes(changes) => diff.changes.extend(changes.changes),
             Event::Done(done) => {
-                assert_eq!(done.incomplete, None);
+                assert_eq!((done.incomplete, done.unreadable), (None, 0));
                 diff.compared = done.compared;
                 diff.unreadable = done.unreadable;
                 is_done = true;
@@ -191,4 +191,9 @@ async fn diff_reads_disks_without_guest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn diff_reads_copied_disks() {
     compare_guest(&[("AGENT_DISK", "copy")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn diff_reads_overlays() {
+    compare_guest(&[("AGENT_DISK", "qcow2")]).await;
 }

@@ -91,18 +91,9 @@ async fn for_each_change(
                     print(&change)?;
                 }
             }
-            DiffMessage::End {
-                incomplete,
-                unreadable,
-                ..
-            } => {
+            DiffMessage::End { incomplete, .. } => {
                 if let Some(reason) = &incomplete {
                     output::print_note(&format!("There may be more: {}.", printable(reason)));
-                }
-                if unreadable > 0 {
-                    output::print_note(&format!(
-                        "{unreadable} files or directories could not be read."
-                    ));
                 }
                 return Ok(is_different || incomplete.is_some());
             }
@@ -113,9 +104,10 @@ async fn for_each_change(
     )
 }
 
-/// Returns a line as `docker diff` prints it.
+/// Returns a line as `docker diff` prints it. What could not be read may be unchanged.
 fn name_status(change: &FileDiff) -> String {
     let letter = match (&change.before, &change.after) {
+        _ if change.unreadable => console::style("?").magenta(),
         (None, _) => console::style("A").green(),
         (_, None) => console::style("D").red(),
         _ => console::style("C").yellow(),

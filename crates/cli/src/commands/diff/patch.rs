@@ -52,15 +52,19 @@ pub fn render_patch(change: &FileDiff) -> String {
         Body::Hunks(hunks) => {
             add(bold(format!("--- {before}")));
             add(bold(format!("+++ {after}")));
-            for line in hunks.lines() {
+            // A carriage return is a part of its line, whose change may be that alone.
+            for line in hunks.split_terminator('\n') {
                 add(colored(&printable(line)));
+            }
+            if change.patch.as_ref().is_some_and(|patch| patch.is_cut) {
+                add("\\ The rest is too long".to_owned());
             }
         }
         Body::Binary => add(format!("Binary files {before} and {after} differ")),
+        Body::TooLong => add(format!(
+            "Files {before} and {after} differ, and are too long to compare by lines"
+        )),
         Body::Nothing => {}
-    }
-    if change.patch.as_ref().is_some_and(|patch| patch.is_cut) {
-        add("\\ The rest is too long".to_owned());
     }
     text
 }
@@ -69,6 +73,8 @@ pub fn render_patch(change: &FileDiff) -> String {
 enum Body {
     Hunks(String),
     Binary,
+    /// A text, or all patches together, is too long.
+    TooLong,
     Nothing,
 }
 
@@ -85,7 +91,8 @@ fn body(change: &FileDiff) -> Body {
         return Body::Hunks(target_hunk(targets.0.as_deref(), targets.1.as_deref()));
     }
     match &change.patch {
-        Some(patch) if patch.is_binary || patch.is_cut && patch.text.is_empty() => Body::Binary,
+        Some(patch) if patch.is_binary => Body::Binary,
+        Some(patch) if patch.is_cut && patch.text.is_empty() => Body::TooLong,
         Some(patch) if !patch.text.is_empty() => Body::Hunks(patch.text.clone()),
         _ => Body::Nothing,
     }
@@ -108,6 +115,9 @@ fn target_hunk(before: Option<&str>, after: Option<&str>) -> String {
 }
 
 fn headers(change: &FileDiff) -> Vec<String> {
+    if change.unreadable {
+        return vec!["could not be read in full".to_owned()];
+    }
     let (before, after) = match (&change.before, &change.after) {
         (None, Some(after)) => return vec![format!("new file mode {}", mode(after))],
         (Some(before), None) => return vec![format!("deleted file mode {}", mode(before))],
@@ -172,6 +182,7 @@ mod tests {
             after,
             content_changed: false,
             attributes_changed: false,
+            unreadable: false,
             patch: None,
         }
     }
@@ -186,11 +197,11 @@ mod tests {
         };
         let file = || Some(state(InodeKind::File, 0o644));
         let mut edited = change(file(), Some(state(InodeKind::File, 0o755)));
-        edited.patch = Some(patch("@@ -1 +1 @@\n-a\n+\u{1b}b\n"));
+        edited.patch = Some(patch("@@ -1 +1 @@\n-a\n+\u{1b}b\r\n"));
         assert_eq!(
             render_patch(&edited),
             "diff --git a/etc/motd b/etc/motd\nold mode 100644\nnew mode 100755\n--- a/etc/motd\n\
-             +++ b/etc/motd\n@@ -1 +1 @@\n-a\n+\\u{1b}b\n"
+             +++ b/etc/motd\n@@ -1 +1 @@\n-a\n+\\u{1b}b\\r\n"
         );
         let mut added = change(None, file());
         added.patch = Some(patch(""));
@@ -199,6 +210,18 @@ mod tests {
             "diff --git a/etc/motd b/etc/motd\nnew file mode 100644\n\
              Binary files /dev/null and b/etc/motd differ\n"
         );
+        added.patch = Some(FilePatch {
+            is_cut: true,
+            is_binary: false,
+            ..patch("")
+        });
+        assert!(render_patch(&added).ends_with("and are too long to compare by lines\n"));
+        let unreadable = FileDiff {
+            unreadable: true,
+            ..change(None, file())
+        };
+        let expected = "diff --git a/etc/motd b/etc/motd\ncould not be read in full\n";
+        assert_eq!(render_patch(&unreadable), expected);
         let mut link = state(InodeKind::Symlink, 0o777);
         link.symlink_target = Some("issue".to_owned());
         assert_eq!(

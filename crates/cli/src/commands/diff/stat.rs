@@ -26,34 +26,35 @@ enum Lines {
     Counted {
         added: usize,
         removed: usize,
+        /// There are more.
+        is_cut: bool,
     },
-    /// Bytes of both sides.
-    Binary(u64, u64),
+    /// Reason why no lines are counted, and bytes of both sides.
+    Uncounted(&'static str, u64, u64),
 }
 
 impl Stat {
     pub fn add(&mut self, change: &FileDiff) {
         let bytes = |state: &Option<FileState>| state.as_ref().map_or(0, |state| state.size);
+        let uncounted =
+            |reason| Lines::Uncounted(reason, bytes(&change.before), bytes(&change.after));
         let lines = match &change.patch {
-            Some(patch) if patch.text.is_empty() && (patch.is_binary || patch.is_cut) => {
-                Lines::Binary(bytes(&change.before), bytes(&change.after))
-            }
+            _ if change.unreadable => uncounted("?"),
+            Some(patch) if patch.is_binary => uncounted("Bin"),
+            Some(patch) if patch.is_cut && patch.text.is_empty() => uncounted("Long"),
             Some(patch) => {
-                let count = |sign| {
-                    patch
-                        .text
-                        .lines()
-                        .filter(|line| line.starts_with(sign))
-                        .count()
-                };
+                let lines = patch.text.split_terminator('\n');
+                let count = |sign| lines.clone().filter(|line| line.starts_with(sign)).count();
                 Lines::Counted {
                     added: count('+'),
                     removed: count('-'),
+                    is_cut: patch.is_cut,
                 }
             }
             None => Lines::Counted {
                 added: 0,
                 removed: 0,
+                is_cut: false,
             },
         };
         self.rows.push(Row {
@@ -69,12 +70,23 @@ impl Stat {
             .map(|row| console::measure_text_width(&row.path))
             .max();
         let width = width.unwrap_or_default();
-        let (mut all_added, mut all_removed, mut most) = (0, 0, 0);
+        let mut all_added = 0;
+        let mut all_removed = 0;
+        let mut most = 0;
+        let mut is_any_cut = false;
         for row in &self.rows {
-            if let Lines::Counted { added, removed } = row.lines {
-                all_added += added;
-                all_removed += removed;
-                most = most.max(added + removed);
+            match row.lines {
+                Lines::Counted {
+                    added,
+                    removed,
+                    is_cut,
+                } => {
+                    all_added += added;
+                    all_removed += removed;
+                    most = most.max(added + removed);
+                    is_any_cut |= is_cut;
+                }
+                Lines::Uncounted(reason, ..) => is_any_cut |= reason != "Bin",
             }
         }
         let digits = most.to_string().len().max(3);
@@ -82,16 +94,20 @@ impl Stat {
         for row in &self.rows {
             let path = console::pad_str(&row.path, width, console::Alignment::Left, None);
             let _ = match row.lines {
-                Lines::Binary(before, after) => {
+                Lines::Uncounted(reason, before, after) => {
                     writeln!(
                         text,
-                        " {path} | {:>digits$} {before} -> {after} bytes",
-                        "Bin"
+                        " {path} | {reason:>digits$} {before} -> {after} bytes"
                     )
                 }
-                Lines::Counted { added, removed } => {
+                Lines::Counted {
+                    added,
+                    removed,
+                    is_cut,
+                } => {
                     let bar = bar(added, removed, most);
-                    let line = format!(" {path} | {:>digits$} {bar}", added + removed);
+                    let more = if is_cut { "+" } else { "" };
+                    let line = format!(" {path} | {:>digits$}{more} {bar}", added + removed);
                     writeln!(text, "{}", line.trim_end())
                 }
             };
@@ -100,9 +116,10 @@ impl Stat {
             1 => "1 file changed".to_owned(),
             count => format!("{count} files changed"),
         };
+        let or_more = if is_any_cut { ", or more" } else { "" };
         let _ = writeln!(
             text,
-            " {files}, {all_added} insertions(+), {all_removed} deletions(-)"
+            " {files}, {all_added} insertions(+), {all_removed} deletions(-){or_more}"
         );
         text
     }
@@ -124,32 +141,51 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn lines_are_counted() {
+    fn stat(changes: &[(&str, &str, bool, bool)]) -> String {
         console::set_colors_enabled(false);
         let mut stat = Stat::default();
-        for (path, text, is_binary) in [
-            ("/a", "@@ -1 +1,2 @@\n-x\n+y\n+z\n", false),
-            ("/long/name", "", true),
-            ("/mode", "", false),
-        ] {
+        for (path, text, is_cut, is_binary) in changes {
             stat.add(&FileDiff {
-                path: path.to_owned(),
+                path: (*path).to_owned(),
                 before: None,
                 after: None,
                 content_changed: true,
                 attributes_changed: false,
+                unreadable: false,
                 patch: Some(FilePatch {
-                    text: text.to_owned(),
-                    is_cut: false,
-                    is_binary,
+                    text: (*text).to_owned(),
+                    is_cut: *is_cut,
+                    is_binary: *is_binary,
                 }),
             });
         }
+        stat.render()
+    }
+
+    #[test]
+    fn lines_are_counted() {
+        let changes = [
+            ("/a", "@@ -1 +1,2 @@\n-x\n+y\n+z\n", false, false),
+            ("/long/name", "", false, true),
+            ("/mode", "", false, false),
+        ];
         assert_eq!(
-            stat.render(),
+            stat(&changes),
             " /a         |   3 ++-\n /long/name | Bin 0 -> 0 bytes\n /mode      |   0\n \
              3 files changed, 2 insertions(+), 1 deletions(-)\n"
+        );
+    }
+
+    #[test]
+    fn cut_patch_is_no_whole_one() {
+        let changes = [
+            ("/a", "@@ -1 +1,2 @@\n-x\n+y\n", true, false),
+            ("/b", "", true, false),
+        ];
+        assert_eq!(
+            stat(&changes),
+            " /a |   2+ +-\n /b | Long 0 -> 0 bytes\n \
+             2 files changed, 1 insertions(+), 1 deletions(-), or more\n"
         );
     }
 }

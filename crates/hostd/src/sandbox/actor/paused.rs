@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use runtime::trace::in_context;
 use stdx::error::chain;
@@ -37,6 +38,14 @@ impl Actor {
     /// Waits until it is to be resumed, rolled back or removed. Removal is immediate: a command in
     /// progress is cancelled.
     pub(super) async fn stay_paused(&mut self) -> Event {
+        let pause = Arc::clone(&self.context.handle.pause);
+        pause.fetch_add(1, Ordering::AcqRel);
+        let event = self.wait_for_end_of_pause().await;
+        pause.fetch_add(1, Ordering::AcqRel);
+        event
+    }
+
+    async fn wait_for_end_of_pause(&mut self) -> Event {
         let handle = self.context.handle.clone();
         let mut compaction = Compaction::start(&self.context);
         loop {

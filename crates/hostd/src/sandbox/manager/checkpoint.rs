@@ -57,9 +57,10 @@ impl Manager {
             Ok(()) => {
                 let from = staging.clone();
                 let to = dir.clone();
+                let names = handle.pending_checkpoints.clone();
                 let publish = move || {
                     mark.map_or(Ok(()), |mark| mark.write(&from))?;
-                    format::publish_dir(&from, &to)
+                    names.publish(&from, &to)
                 };
                 let published = OperationKind::Snapshot.run_blocking(publish).await;
                 published.map_err(SandboxError::from)

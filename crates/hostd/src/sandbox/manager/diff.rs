@@ -11,13 +11,17 @@
 //! checkpoints.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use disk_diff::compare::Bytes;
 use disk_diff::{Image, Task};
-use model::{CheckpointName, Generation, SandboxId};
+use model::{CheckpointName, SandboxId};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::Manager;
 use crate::disk;
@@ -68,21 +72,27 @@ struct OpenDisk {
 #[derive(Debug)]
 struct Still {
     record: watch::Receiver<Record>,
-    generation: Generation,
+    pause: Arc<AtomicU64>,
+    since: u64,
 }
 
 impl Still {
-    fn new(handle: &Handle) -> Option<Self> {
-        let record = handle.record.clone();
-        let generation = {
-            let now = record.borrow();
-            matches!(now.phase, Phase::Paused { .. }).then_some(now.generation)?
+    /// Returns `None` for a sandbox that is not paused. `pause` is [`Handle::pause`].
+    fn new(record: watch::Receiver<Record>, pause: Arc<AtomicU64>) -> Option<Self> {
+        let since = pause.load(Ordering::Acquire);
+        let still = Self {
+            record,
+            pause,
+            since,
         };
-        Some(Self { record, generation })
+        still.check().is_ok().then_some(still)
     }
 
+    /// Fails if the sandbox was resumed meanwhile. Other changes, as of its settings, do not touch
+    /// its disk.
     fn check(&self) -> Result<(), DiffError> {
-        match self.record.borrow().generation == self.generation {
+        let is_paused = matches!(self.record.borrow().phase, Phase::Paused { .. });
+        match is_paused && self.pause.load(Ordering::Acquire) == self.since {
             true => Ok(()),
             false => Err(DiffError::Resumed),
         }
@@ -99,7 +109,8 @@ impl Diff {
 }
 
 impl Manager {
-    /// Begins a comparison of the sandbox's files at two moments.
+    /// Begins a comparison of the sandbox's files at two moments. Once `hung_up` is cancelled, it
+    /// ends as soon as nothing is left of it.
     ///
     /// # Errors
     /// [`SandboxError::NoCheckpoint`], [`SandboxError::NothingBefore`], [`SandboxError::Diff`]; what
@@ -108,22 +119,26 @@ impl Manager {
         &self,
         id: &SandboxId,
         query: DiffQuery,
+        hung_up: &CancellationToken,
     ) -> Result<Diff, SandboxError> {
+        let turn = self.comparisons.acquire_turn(id, hung_up).await?;
         let handle = self.find_sandbox(id).await?;
-        let turn = self.comparisons.acquire_turn().await;
         let checkpoints = self.list_checkpoints(id).await?;
         let from = match &query.from {
             Some(name) => find_checkpoint(&checkpoints, name)?,
             None => checkpoints.last().ok_or(SandboxError::NothingBefore)?,
         };
-        let before = open_snapshot(from.dir.clone()).await?;
+        let before = open_checkpoint(from, &checkpoints).await?;
         let (after, still) = match &query.to {
             Some(name) => {
                 let to = find_checkpoint(&checkpoints, name)?;
-                (open_snapshot(to.dir.clone()).await?, None)
+                (open_checkpoint(to, &checkpoints).await?, None)
             }
             None => self.open_present(&handle).await?,
         };
+        if hung_up.is_cancelled() {
+            return Err(DiffError::HungUp.into());
+        }
         let unflushed = [!before.is_flushed, !after.is_flushed];
         let task = Task {
             before: before.image,
@@ -150,7 +165,7 @@ impl Manager {
         handle: &Handle,
     ) -> Result<(OpenDisk, Option<Still>), SandboxError> {
         let own = self.host.state.ledger.sandbox_dir(&handle.id);
-        if let Some(still) = Still::new(handle) {
+        if let Some(still) = Still::new(handle.record.clone(), Arc::clone(&handle.pause)) {
             let open = move || {
                 let saved =
                     Snapshot::read(&own.join(PAUSED)).map_err(disk::Error::snapshot(&own))?;
@@ -164,7 +179,11 @@ impl Manager {
         let root = self.checkpoints_dir(&handle.id);
         let prepared = root.clone();
         let prepare = move || checkpoint::create_root(&prepared);
-        OperationKind::Snapshot.run_blocking(prepare).await?;
+        let prepared = OperationKind::Snapshot.run_blocking(prepare).await;
+        if handle.removing.is_cancelled() {
+            return Err(SandboxError::Unknown(handle.id.clone()));
+        }
+        prepared?;
         let staging = checkpoint::unnamed_dir(&root);
         let command = Command::Snapshot {
             dir: staging.clone(),
@@ -175,7 +194,8 @@ impl Manager {
             Err(error) => Err(error),
         };
         remove_snapshot(&staging).await;
-        Ok((disk?, None))
+        let disk = disk?.ok_or_else(|| SandboxError::Unknown(handle.id.clone()))?;
+        Ok((disk, None))
     }
 }
 
@@ -186,17 +206,41 @@ fn find_checkpoint<'a>(
     let found = checkpoints
         .iter()
         .find(|checkpoint| checkpoint.name == *name);
-    found.ok_or_else(|| SandboxError::NoCheckpoint {
-        name: name.to_string(),
-        known: checkpoints.iter().map(|it| it.name.to_string()).collect(),
-    })
+    found.ok_or_else(|| no_checkpoint(name, checkpoints))
 }
 
-/// Opens the disk of a snapshot.
-async fn open_snapshot(dir: PathBuf) -> Result<OpenDisk, SandboxError> {
+fn no_checkpoint(name: &CheckpointName, checkpoints: &[Checkpoint]) -> SandboxError {
+    let others = checkpoints
+        .iter()
+        .filter(|checkpoint| checkpoint.name != *name);
+    SandboxError::NoCheckpoint {
+        name: name.to_string(),
+        known: others
+            .map(|checkpoint| checkpoint.name.to_string())
+            .collect(),
+    }
+}
+
+/// Opens the disk of a checkpoint, which may have been removed since it was listed.
+async fn open_checkpoint(
+    checkpoint: &Checkpoint,
+    listed: &[Checkpoint],
+) -> Result<OpenDisk, SandboxError> {
+    let opened = open_snapshot(checkpoint.dir.clone()).await?;
+    opened.ok_or_else(|| no_checkpoint(&checkpoint.name, listed))
+}
+
+/// Opens the disk of a snapshot; `None` if that is removed meanwhile.
+async fn open_snapshot(dir: PathBuf) -> Result<Option<OpenDisk>, SandboxError> {
     let open = move || {
-        let saved = Snapshot::read(&dir).map_err(disk::Error::snapshot(&dir))?;
-        open_disk(&dir, &saved)
+        let read = || Snapshot::read(&dir);
+        let saved = read().map_err(disk::Error::snapshot(&dir));
+        let opened = saved.and_then(|saved| open_disk(&dir, &saved));
+        let is_removed = || read().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        match opened {
+            Err(_) if is_removed() => Ok(None),
+            opened => opened.map(Some),
+        }
     };
     Ok(OperationKind::Disk.run_blocking(open).await?)
 }
@@ -210,4 +254,33 @@ fn open_disk(dir: &Path, saved: &Snapshot) -> Result<OpenDisk, disk::Error> {
         files,
         is_flushed: saved.frozen,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Generation;
+
+    use super::*;
+    use crate::sandbox::ledger::tests::record;
+
+    #[test]
+    fn pause_outlasts_changes_of_settings() {
+        let why = String::new();
+        let paused = Record {
+            phase: Phase::Paused { why },
+            ..record()
+        };
+        let sender = watch::Sender::new(paused.clone());
+        let pause = Arc::new(AtomicU64::new(5));
+        let new = || Still::new(sender.subscribe(), Arc::clone(&pause));
+        let still = new().unwrap();
+        sender.send_modify(|record| record.generation = Generation(record.generation.0 + 1));
+        assert!(still.check().is_ok());
+        sender.send_modify(|record| record.phase = Phase::Resuming);
+        assert!(matches!(still.check(), Err(DiffError::Resumed)) && new().is_none());
+        // Paused again, which only the number tells.
+        pause.fetch_add(2, Ordering::AcqRel);
+        sender.send_replace(paused);
+        assert!(still.check().is_err() && new().unwrap().check().is_ok());
+    }
 }

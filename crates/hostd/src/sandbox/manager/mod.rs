@@ -63,9 +63,10 @@ impl Manager {
         let generations = Arc::downgrade(&host.state.generations);
         tokio::spawn(Generations::keep_ahead(generations));
         let reader = host.resources.disk.disks.reader();
+        let program = std::env::current_exe().unwrap_or_default();
         let manager = Arc::new(Self {
             host,
-            comparisons: Comparisons::new(reader),
+            comparisons: Comparisons::new(program, reader),
             registry: Registry::default(),
             template_names: Mutex::default(),
         });

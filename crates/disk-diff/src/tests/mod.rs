@@ -1,5 +1,7 @@
 //! Against file systems that e2fsprogs made and changed.
 
+mod damage;
+
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use model::InodeKind;
 
-use crate::compare::{Change, DiskSides, Limits, NoSuchPath, Summary, compare};
+use crate::compare::{Change, DiskSides, Limits, NoSides, Side, Summary, compare};
 use crate::disk::{Disk, Layout};
-use crate::ext4::{Error, FileSystem};
+use crate::ext4::{Error, FileSystem, ROOT};
 
 /// Bytes of an image.
 const SIZE: u64 = 16 << 20;
@@ -81,6 +83,25 @@ impl World {
     }
 }
 
+/// Returns the numbers of the blocks of a file, as debugfs lists them.
+fn blocks(image: &Path, file: &str) -> Vec<u64> {
+    let request = format!("blocks {file}");
+    let output = Command::new("debugfs")
+        .args(["-R", &request])
+        .arg(image)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_ascii_whitespace()
+        .map(|number| number.parse().unwrap())
+        .collect()
+}
+
+fn write_at(image: &Path, offset: u64, bytes: &[u8]) {
+    let file = File::options().write(true).open(image).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+}
+
 fn run_program(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
@@ -88,16 +109,19 @@ fn run_program(program: &str, args: &[&str]) {
 
 fn open(image: &Path) -> Result<FileSystem, Error> {
     let disk = Disk::open(Layout::Raw, SIZE, vec![File::open(image).unwrap()])?;
-    FileSystem::open(disk)
+    FileSystem::open(disk, deadline())
+}
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(60)
 }
 
 fn diff_below(before: &FileSystem, after: &FileSystem, path: &str) -> (Vec<Change>, Summary) {
-    let deadline = Instant::now() + Duration::from_secs(60);
     let limits = Limits {
         changes: 10_000,
-        deadline,
+        deadline: deadline(),
     };
-    let sides = DiskSides::new(before, after, path.as_bytes(), deadline, true).unwrap();
+    let sides = DiskSides::new(before, after, path.as_bytes(), true).unwrap();
     let mut changes = Vec::new();
     let report = |change| {
         changes.push(change);
@@ -116,6 +140,7 @@ fn diff(before: &Path, after: &Path) -> Vec<Change> {
 fn paths(changes: &[Change]) -> Vec<String> {
     let path = |change: &Change| {
         let letter = match (&change.before, &change.after) {
+            _ if change.is_unreadable => '?',
             (None, _) => 'A',
             (_, None) => 'D',
             _ => 'M',
@@ -291,10 +316,12 @@ fn path_limits_comparison() {
             "{path}"
         );
     }
-    let deadline = Instant::now();
     for path in ["/none", "/big/none", "/short/deep"] {
-        let sides = DiskSides::new(&fs[0], &fs[1], path.as_bytes(), deadline, false);
-        assert_eq!(sides.unwrap_err(), NoSuchPath, "{path}");
+        let sides = DiskSides::new(&fs[0], &fs[1], path.as_bytes(), false);
+        assert!(
+            matches!(sides, Err(NoSides::NoSuchPath)),
+            "{path}: {sides:?}"
+        );
     }
 }
 
@@ -357,7 +384,10 @@ fn foreign_disks_are_refused() {
     }
     fs::write(&image, b"short").unwrap();
     let disk = Disk::open(Layout::Raw, 5, vec![File::open(&image).unwrap()]).unwrap();
-    assert!(matches!(FileSystem::open(disk), Err(Error::Foreign)));
+    assert!(matches!(
+        FileSystem::open(disk, deadline()),
+        Err(Error::Foreign)
+    ));
 }
 
 /// Random damage, as a guest could do it: every comparison ends, without a panic.

@@ -1,11 +1,19 @@
-//! Comparison of two disks by a process of its own ([`disk_diff`]): its start, its messages, its end.
+//! Comparison of two disks by a process of its own ([`disk_diff`]): its turn, start, messages, end.
 //!
+//! ```text
+//!   turn: of its sandbox the only one, of the host one of two ── refused, or too late ──→ error
+//!     │ disks are made ready, unless the caller has hung up
+//!   reader: a task passes on its messages, within its time ──→ its process ends ──→ turn ends
+//! ```
 //! A task owns the process, so that it ends with the comparison whatever happens: the caller hangs
 //! up, it passes its deadline, it breaks. Two run at a time, since each may use a processor and
-//! gigabytes of memory; more wait.
+//! gigabytes of memory; more wait, in the order in which they came. The turn ends with the process:
+//! a caller that reads nothing more keeps no other one waiting beyond that.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +23,20 @@ use disk_diff::reader::{MAX_MESSAGE, Reader};
 use disk_diff::{Message, Task};
 use futures::StreamExt;
 use linux::process::Ended;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use model::SandboxId;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+use tokio_util::sync::CancellationToken;
 
 /// Comparisons at a time.
 const MAX_COMPARISONS: usize = 2;
-/// Time over that of the task after which a reader is killed: it looks at its clock between files.
+/// Comparisons that wait for their turn. Each has a caller that waits.
+const MAX_WAITING: usize = 32;
+/// Longest wait for a turn: more than most comparisons take.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Time over that of the task after which a reader is killed, which ends by itself before.
 const GRACE: Duration = Duration::from_secs(10);
 /// Longest time for a killed reader to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,6 +58,22 @@ pub enum DiffError {
     EndedEarly(String),
     #[error("the sandbox was resumed while its disk was read; try again, or compare checkpoints")]
     Resumed,
+    #[error("another comparison of this sandbox is running; try again when it has ended")]
+    AlreadyRuns,
+    #[error(
+        "{MAX_WAITING} comparisons wait on this host, of which {MAX_COMPARISONS} run at a time; try \
+         again later"
+    )]
+    TooMany,
+    #[error(
+        "other comparisons on this host, of which {MAX_COMPARISONS} run at a time, took more than {} \
+         s; try again later", .0.as_secs()
+    )]
+    NoTurn(Duration),
+    #[error("the disks could not be opened within the time of the comparison; give it more")]
+    TimeOver,
+    #[error("the caller has hung up")]
+    HungUp,
 }
 
 /// A part of the result.
@@ -56,8 +87,34 @@ pub(crate) enum DiffPart {
 #[derive(Debug)]
 pub(crate) struct Comparisons {
     permits: Arc<Semaphore>,
+    /// Sandboxes that have a turn, or wait for one.
+    sandboxes: Sandboxes,
+    /// Program of the readers.
+    program: PathBuf,
     /// User of the readers.
     user: u32,
+}
+
+type Sandboxes = Arc<Mutex<BTreeSet<SandboxId>>>;
+
+/// Permission for one comparison, until its process has ended.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _permit: OwnedSemaphorePermit,
+    _sandbox: ReservedSandbox,
+}
+
+/// The place of a sandbox in [`Comparisons::sandboxes`].
+#[derive(Debug)]
+struct ReservedSandbox {
+    sandboxes: Sandboxes,
+    id: SandboxId,
+}
+
+impl Drop for ReservedSandbox {
+    fn drop(&mut self) {
+        self.sandboxes.lock().remove(&self.id);
+    }
 }
 
 /// A comparison that has begun: parts come until the end or an error.
@@ -74,17 +131,55 @@ impl Comparison {
 }
 
 impl Comparisons {
-    pub(crate) fn new(user: u32) -> Self {
+    pub(crate) fn new(program: PathBuf, user: u32) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(MAX_COMPARISONS)),
+            sandboxes: Arc::default(),
+            program,
             user,
         }
     }
 
-    /// Waits for its turn. Before the disks are made ready, so that they are read as they are then.
-    pub(crate) async fn acquire_turn(&self) -> Option<OwnedSemaphorePermit> {
-        // It is never closed.
-        Arc::clone(&self.permits).acquire_owned().await.ok()
+    /// Waits for the turn of a sandbox, until `hung_up` is cancelled. Before the disks are made
+    /// ready, so that they are read as they are then.
+    ///
+    /// # Errors
+    /// [`DiffError::AlreadyRuns`], [`DiffError::TooMany`], [`DiffError::NoTurn`],
+    /// [`DiffError::HungUp`].
+    pub(crate) async fn acquire_turn(
+        &self,
+        id: &SandboxId,
+        hung_up: &CancellationToken,
+    ) -> Result<Turn, DiffError> {
+        let sandbox = self.reserve_sandbox(id)?;
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        let permit = tokio::select! {
+            // So that no turn is taken for a caller that is gone.
+            biased;
+            () = hung_up.cancelled() => return Err(DiffError::HungUp),
+            permit = permit => permit,
+            () = tokio::time::sleep(MAX_WAIT) => return Err(DiffError::NoTurn(MAX_WAIT)),
+        };
+        Ok(Turn {
+            // It is never closed.
+            _permit: permit.map_err(|_| DiffError::HungUp)?,
+            _sandbox: sandbox,
+        })
+    }
+
+    fn reserve_sandbox(&self, id: &SandboxId) -> Result<ReservedSandbox, DiffError> {
+        let mut sandboxes = self.sandboxes.lock();
+        if sandboxes.contains(id) {
+            return Err(DiffError::AlreadyRuns);
+        }
+        if sandboxes.len() >= MAX_COMPARISONS + MAX_WAITING {
+            return Err(DiffError::TooMany);
+        }
+        sandboxes.insert(id.clone());
+        Ok(ReservedSandbox {
+            sandboxes: Arc::clone(&self.sandboxes),
+            id: id.clone(),
+        })
     }
 
     /// Starts a comparison of the disks that consist of `files`, and waits until both are read.
@@ -93,40 +188,48 @@ impl Comparisons {
     /// [`DiffError`], unless it fails later.
     pub(crate) async fn start(
         &self,
-        turn: Option<OwnedSemaphorePermit>,
+        turn: Turn,
         task: Task,
         files: Vec<File>,
     ) -> Result<Comparison, DiffError> {
         let user = self.user;
         let deadline = Instant::now() + task.max_time + GRACE;
         let path = String::from_utf8_lossy(&task.path.0).into_owned();
-        let start = move || Reader::spawn(&std::env::current_exe()?, user, &task, &files);
+        let program = self.program.clone();
+        let start = move || Reader::spawn(&program, user, &task, &files);
         let reader = stdx::task::spawn_blocking(start).await;
         let reader = reader.map_err(io::Error::other).and_then(|reader| reader);
         let reader = reader.map_err(DiffError::Start)?;
-        let (sender, mut parts) = mpsc::channel(QUEUE);
-        let (started, is_started) = tokio::sync::oneshot::channel();
-        let follow = follow(reader, path, deadline, started, sender);
-        tokio::spawn(async move {
-            follow.await;
-            drop(turn);
-        });
-        if is_started.await.is_err() {
-            // It said why, or there is a panic.
-            let failed = parts.recv().await.and_then(Result::err);
-            let unknown = || DiffError::EndedEarly("for an unknown reason".to_owned());
-            return Err(failed.unwrap_or_else(unknown));
-        }
-        Ok(Comparison { parts })
+        follow_reader(reader, turn, path, deadline).await
     }
+}
+
+/// Has a task follow a reader, and waits until it has begun.
+async fn follow_reader(
+    reader: Reader,
+    turn: Turn,
+    path: String,
+    deadline: Instant,
+) -> Result<Comparison, DiffError> {
+    let (sender, mut parts) = mpsc::channel(QUEUE);
+    let (started, is_started) = oneshot::channel();
+    tokio::spawn(follow(reader, turn, path, deadline, started, sender));
+    if is_started.await.is_err() {
+        // It said why, or there is a panic.
+        let failed = parts.recv().await.and_then(Result::err);
+        let unknown = || DiffError::EndedEarly("for an unknown reason".to_owned());
+        return Err(failed.unwrap_or_else(unknown));
+    }
+    Ok(Comparison { parts })
 }
 
 /// Passes on the messages of a reader until its last one, and ends it.
 async fn follow(
     mut reader: Reader,
+    turn: Turn,
     path: String,
     deadline: Instant,
-    started: tokio::sync::oneshot::Sender<()>,
+    started: oneshot::Sender<()>,
     parts: mpsc::Sender<Result<DiffPart, DiffError>>,
 ) {
     let passed = tokio::select! {
@@ -139,6 +242,8 @@ async fn follow(
     let is_finished = matches!(passed, Ok(Outcome::Finished));
     let end = move || end_process(&reader, is_finished);
     let ended = stdx::task::spawn_blocking(end).await;
+    // Before the last part is sent, which a caller that does not read delays as long as it likes.
+    drop(turn);
     let failed = match passed {
         Ok(Outcome::Finished) => return,
         Ok(Outcome::Broken) => DiffError::EndedEarly(match ended {
@@ -160,7 +265,7 @@ enum Outcome {
 async fn pass_on(
     reader: &mut Reader,
     path: &str,
-    started: tokio::sync::oneshot::Sender<()>,
+    started: oneshot::Sender<()>,
     parts: &mpsc::Sender<Result<DiffPart, DiffError>>,
 ) -> Result<Outcome, DiffError> {
     let broken = |error: io::Error| DiffError::EndedEarly(error.to_string());
@@ -184,6 +289,7 @@ async fn pass_on(
             Message::Change(change) => DiffPart::Change(change),
             Message::End(summary) => DiffPart::End(summary),
             Message::NoSuchPath => return Err(DiffError::NoSuchPath(path.to_owned())),
+            Message::TimeOver => return Err(DiffError::TimeOver),
             Message::Failed(reason) => return Err(DiffError::Unreadable(reason)),
         };
         let is_last = matches!(part, DiffPart::End(_));
@@ -213,3 +319,6 @@ fn end_process(reader: &Reader, is_finished: bool) -> io::Result<String> {
     let how = ended.unwrap_or(Ended::Unknown).to_string();
     Ok(reader.last_words().unwrap_or(how))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Turns of comparisons, and readers that a test speaks for.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use disk_diff::compare::Bytes;
+use linux::process::Spawn;
+
+use super::*;
+
+fn comparisons() -> Comparisons {
+    Comparisons::new(PathBuf::new(), 0)
+}
+
+fn ids<const N: usize>() -> [SandboxId; N] {
+    std::array::from_fn(|_| SandboxId::random())
+}
+
+async fn acquire(comparisons: &Comparisons, id: &SandboxId) -> Result<Turn, DiffError> {
+    comparisons
+        .acquire_turn(id, &CancellationToken::new())
+        .await
+}
+
+/// A process that does nothing, as a reader, and its end of the messages.
+fn reader() -> (Reader, UnixStream) {
+    let (messages, theirs) = UnixStream::pair().unwrap();
+    let (words, _) = std::io::pipe().unwrap();
+    let spawn = Spawn {
+        program: "/bin/sleep".into(),
+        args: vec!["1000".into()],
+        ..Spawn::default()
+    };
+    let process = spawn.spawn().unwrap();
+    let reader = Reader {
+        process,
+        messages,
+        words,
+    };
+    (reader, theirs)
+}
+
+fn send(to: &mut UnixStream, message: &Message) {
+    let bytes = serde_json::to_vec(message).unwrap();
+    let length = u32::try_from(bytes.len()).unwrap();
+    to.write_all(&length.to_be_bytes()).unwrap();
+    to.write_all(&bytes).unwrap();
+}
+
+fn change() -> Message {
+    Message::Change(Box::new(Change {
+        path: Bytes(b"/a".to_vec()),
+        before: None,
+        after: None,
+        is_content_changed: false,
+        are_attributes_changed: false,
+        is_unreadable: false,
+        patch: None,
+    }))
+}
+
+/// The caller keeps its comparison and reads nothing of it: its turn ends with its time all the
+/// same.
+#[tokio::test]
+async fn caller_that_stops_reading_keeps_no_turn() {
+    let comparisons = comparisons();
+    let [one, two, three] = ids();
+    let mut stalled = Vec::new();
+    for id in [&one, &two] {
+        let turn = acquire(&comparisons, id).await.unwrap();
+        let (reader, mut messages) = reader();
+        send(&mut messages, &Message::Started);
+        for _ in 0..2 * QUEUE {
+            send(&mut messages, &change());
+        }
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let begun = follow_reader(reader, turn, "/".to_owned(), deadline).await;
+        stalled.push((begun.unwrap(), messages));
+    }
+    acquire(&comparisons, &three).await.unwrap();
+    acquire(&comparisons, &one).await.unwrap();
+    for (comparison, _messages) in &mut stalled {
+        let mut count = 0;
+        let error = loop {
+            match comparison.next().await.unwrap() {
+                Ok(_) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(count >= QUEUE, "{count}");
+        assert!(
+            error.to_string().contains("did not keep to its time"),
+            "{error}"
+        );
+        assert!(comparison.next().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn caller_that_hangs_up_ends_comparison() {
+    let comparisons = comparisons();
+    let [id] = ids();
+    let turn = acquire(&comparisons, &id).await.unwrap();
+    let (reader, mut messages) = reader();
+    send(&mut messages, &Message::Started);
+    let deadline = Instant::now() + Duration::from_secs(1000);
+    let begun = follow_reader(reader, turn, "/".to_owned(), deadline).await;
+    drop(begun.unwrap());
+    testkit::eventually("the end of the turn", Duration::from_secs(20), async || {
+        comparisons.sandboxes.lock().is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sandbox_has_one_comparison() {
+    let comparisons = comparisons();
+    let [one, two] = ids();
+    let turn = acquire(&comparisons, &one).await.unwrap();
+    let error = acquire(&comparisons, &one).await.unwrap_err();
+    assert!(matches!(error, DiffError::AlreadyRuns), "{error}");
+    acquire(&comparisons, &two).await.unwrap();
+    drop(turn);
+    acquire(&comparisons, &one).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_callers_are_bounded() {
+    let comparisons = Arc::new(comparisons());
+    let [one, two, late] = ids();
+    let turns = [&one, &two].map(|id| acquire(&comparisons, id));
+    let turns = futures::future::try_join_all(turns).await.unwrap();
+    let gone = CancellationToken::new();
+    let waiting: [SandboxId; MAX_WAITING] = ids();
+    let mut tasks = tokio::task::JoinSet::new();
+    for id in waiting {
+        let comparisons = Arc::clone(&comparisons);
+        let gone = gone.clone();
+        tasks.spawn(async move { comparisons.acquire_turn(&id, &gone).await.map(drop) });
+    }
+    tokio::task::yield_now().await;
+    let error = acquire(&comparisons, &late).await.unwrap_err();
+    assert!(matches!(error, DiffError::TooMany), "{error}");
+    // Those whose callers hang up wait no longer, and take no turn.
+    gone.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        assert!(matches!(ended.unwrap(), Err(DiffError::HungUp)));
+    }
+    assert_eq!(comparisons.sandboxes.lock().len(), 2);
+    // Time passes by itself where nothing else happens.
+    let error = acquire(&comparisons, &late).await.unwrap_err();
+    assert!(matches!(error, DiffError::NoTurn(_)), "{error}");
+    drop(turns);
+    let error = comparisons.acquire_turn(&late, &gone).await.unwrap_err();
+    assert!(matches!(error, DiffError::HungUp), "{error}");
+    acquire(&comparisons, &late).await.unwrap();
+}
