@@ -210,6 +210,35 @@ const (
 	DeliveryStatusDead      DeliveryStatus = "dead"
 )
 
+// A line of the answer of a comparison. The first one is `start`, the last one `end`.
+type DiffMessage struct {
+	After *FileState `json:"after,omitempty"`
+	// Extended attributes differ, such as capabilities of a program.
+	AttributesChanged *bool      `json:"attributes_changed,omitempty"`
+	Before            *FileState `json:"before,omitempty"`
+	// Number of files and directories that were compared.
+	Compared *int64 `json:"compared,omitempty"`
+	// The bytes of a regular file differ.
+	ContentChanged *bool `json:"content_changed,omitempty"`
+	// Checkpoint before.
+	From *string `json:"from,omitempty"`
+	// The guest did not flush its file system before that moment: what it had in memory alone
+	// is not compared.
+	FromUnflushed *bool `json:"from_unflushed,omitempty"`
+	// Reason why there may be more changes; absent where these are all.
+	Incomplete *string `json:"incomplete,omitempty"`
+	// How the content differs, where that was asked for.
+	Patch *FilePatch `json:"patch,omitempty"`
+	Path  *string    `json:"path,omitempty"`
+	// Checkpoint after; absent for the present state.
+	To          *string `json:"to,omitempty"`
+	ToUnflushed *bool   `json:"to_unflushed,omitempty"`
+	// Kind of the message.
+	Type string `json:"type"`
+	// Number of changes that are unreadable.
+	Unreadable *int64 `json:"unreadable,omitempty"`
+}
+
 // A root disk on its host.
 type Disk struct {
 	// What it is made of: `dm`, `reflink`, `qcow2` or `copy`.
@@ -365,6 +394,23 @@ type ExecServerMessage struct {
 	Type string `json:"type"`
 }
 
+// A file that is not as it was, or may be not: new without `before`, gone without `after`, unless
+// it is unreadable.
+type FileDiff struct {
+	After *FileState `json:"after,omitempty"`
+	// Extended attributes differ, such as capabilities of a program.
+	AttributesChanged *bool      `json:"attributes_changed,omitempty"`
+	Before            *FileState `json:"before,omitempty"`
+	// The bytes of a regular file differ.
+	ContentChanged *bool `json:"content_changed,omitempty"`
+	// How the content differs, where that was asked for.
+	Patch *FilePatch `json:"patch,omitempty"`
+	Path  string     `json:"path"`
+	// Not all of it could be read at both moments, or of what is in a directory: it may differ in
+	// more than is told here. A side that could not be read at all is absent.
+	Unreadable *bool `json:"unreadable,omitempty"`
+}
+
 // One file, as `stat` shows it.
 type FileInfo struct {
 	Group string   `json:"group"`
@@ -389,6 +435,31 @@ const (
 	FileKindSymlink   FileKind = "symlink"
 	FileKindOther     FileKind = "other"
 )
+
+// How a content differs.
+type FilePatch struct {
+	IsBinary *bool `json:"is_binary,omitempty"`
+	// Lines are missing at the end, or all of them.
+	IsCut *bool `json:"is_cut,omitempty"`
+	// Hunks of a unified diff. Empty where a side is binary, or too long.
+	Text string `json:"text"`
+}
+
+// A file as it is at one of both moments.
+type FileState struct {
+	// Major and minor number.
+	Device *string   `json:"device,omitempty"`
+	Gid    int64     `json:"gid"`
+	Kind   InodeKind `json:"kind"`
+	// Permission bits.
+	Mode int64 `json:"mode"`
+	// SHA-256 of the content, of a file without a unified diff.
+	Sha256 *string `json:"sha256,omitempty"`
+	// Bytes of a regular file.
+	Size          int64   `json:"size"`
+	SymlinkTarget *string `json:"symlink_target,omitempty"`
+	UID           int64   `json:"uid"`
+}
 
 // Body of `POST /v1/sandboxes/{id}/fork`.
 type ForkSandbox struct {
@@ -440,6 +511,19 @@ type IfExists string
 const (
 	IfExistsError  IfExists = "error"
 	IfExistsReturn IfExists = "return"
+)
+
+// Type of a file, as the file system on a disk has it.
+type InodeKind string
+
+const (
+	InodeKindFile            InodeKind = "file"
+	InodeKindDirectory       InodeKind = "directory"
+	InodeKindSymlink         InodeKind = "symlink"
+	InodeKindBlockDevice     InodeKind = "block_device"
+	InodeKindCharacterDevice InodeKind = "character_device"
+	InodeKindFifo            InodeKind = "fifo"
+	InodeKindSocket          InodeKind = "socket"
 )
 
 // Body of `POST /v1/sandboxes/{id}/files/list`.
@@ -970,6 +1054,7 @@ var routes = map[string][2]string{
 	"delete_snapshot":            {"DELETE", "/v1/snapshots/{name}"},
 	"delete_upload":              {"DELETE", "/v1/sandboxes/{id}/files/uploads/{upload}"},
 	"delete_webhook":             {"DELETE", "/v1/webhooks/{webhook}"},
+	"diff_sandbox":               {"GET", "/v1/sandboxes/{id}/diff"},
 	"exec":                       {"POST", "/v1/sandboxes/{id}/exec"},
 	"exec_stream":                {"GET", "/v1/sandboxes/{id}/exec/stream"},
 	"fork_sandbox":               {"POST", "/v1/sandboxes/{id}/fork"},

@@ -30,6 +30,7 @@ RENAMED = {
 SKIPPED = {
     "AttachServerMessage",
     "Binary",
+    "DiffMessage",
     "ErrorBody",
     "ErrorDetail",
     "ExecClientMessage",

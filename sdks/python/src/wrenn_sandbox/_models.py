@@ -659,6 +659,44 @@ class ExecResult(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileDiff(Model):
+    """A file that is not as it was, or may be not: new without `before`, gone without `after`,
+    unless it is unreadable.
+    """
+
+    path: str
+
+    after: FileState | None = None
+
+    attributes_changed: bool | None = None
+    """Extended attributes differ, such as capabilities of a program."""
+
+    before: FileState | None = None
+
+    content_changed: bool | None = None
+    """The bytes of a regular file differ."""
+
+    patch: FilePatch | None = None
+
+    unreadable: bool | None = None
+    """Not all of it could be read at both moments, or of what is in a directory: it may differ
+    in more than is told here. A side that could not be read at all is absent.
+    """
+
+    @classmethod
+    def _decode(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            path=data["path"],
+            after=None if data.get("after") is None else FileState.from_json(data["after"]),
+            attributes_changed=data.get("attributes_changed"),
+            before=None if data.get("before") is None else FileState.from_json(data["before"]),
+            content_changed=data.get("content_changed"),
+            patch=None if data.get("patch") is None else FilePatch.from_json(data["patch"]),
+            unreadable=data.get("unreadable"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileInfo(Model):
     """One file, as `stat` shows it."""
 
@@ -697,6 +735,65 @@ class FileInfo(Model):
 
 FileKind = Literal["file", "directory", "symlink", "other"]
 """Type of an entry of a guest's file system."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilePatch(Model):
+    """How a content differs."""
+
+    text: str
+    """Hunks of a unified diff. Empty where a side is binary, or too long."""
+
+    is_binary: bool | None = None
+
+    is_cut: bool | None = None
+    """Lines are missing at the end, or all of them."""
+
+    @classmethod
+    def _decode(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            text=data["text"],
+            is_binary=data.get("is_binary"),
+            is_cut=data.get("is_cut"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileState(Model):
+    """A file as it is at one of both moments."""
+
+    gid: int
+
+    kind: InodeKind
+
+    mode: int
+    """Permission bits."""
+
+    size: int
+    """Bytes of a regular file."""
+
+    uid: int
+
+    device: str | None = None
+    """Major and minor number."""
+
+    sha256: str | None = None
+    """SHA-256 of the content, of a file without a unified diff."""
+
+    symlink_target: str | None = None
+
+    @classmethod
+    def _decode(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            gid=data["gid"],
+            kind=data["kind"],
+            mode=data["mode"],
+            size=data["size"],
+            uid=data["uid"],
+            device=data.get("device"),
+            sha256=data.get("sha256"),
+            symlink_target=data.get("symlink_target"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -804,6 +901,10 @@ class HostMetrics(Model):
 
 IfExists = Literal["error", "return"]
 """Answer to a create whose name a living sandbox has."""
+
+
+InodeKind = Literal["file", "directory", "symlink", "block_device", "character_device", "fifo", "socket"]
+"""Type of a file, as the file system on a disk has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1771,14 +1872,18 @@ __all__ = [
     "EventActor",
     "ExecRequest",
     "ExecResult",
+    "FileDiff",
     "FileInfo",
     "FileKind",
+    "FilePatch",
+    "FileState",
     "ForkSandbox",
     "GuestUsage",
     "Health",
     "History",
     "HostMetrics",
     "IfExists",
+    "InodeKind",
     "ListFilesRequest",
     "LogEntry",
     "LogSource",

@@ -103,6 +103,9 @@ OPERATIONS = {
     "write_command_stdin": Operation(
         "POST", "/v1/sandboxes/{id}/commands/{command}/stdin", False
     ),
+    "diff_sandbox": Operation(
+        "GET", "/v1/sandboxes/{id}/diff", True
+    ),
     "get_sandbox_disk_usage": Operation(
         "GET", "/v1/sandboxes/{id}/disk-usage", True
     ),

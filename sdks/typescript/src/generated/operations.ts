@@ -187,6 +187,12 @@ export interface Operations {
     body: never;
     answer: never;
   };
+  diff_sandbox: {
+    path: { id: string };
+    query: { from?: string; to?: string; path?: string; patches?: boolean; limit?: number; timeout_sec?: number };
+    body: never;
+    answer: never;
+  };
   get_sandbox_disk_usage: {
     path: { id: string };
     query: Record<never, never>;
@@ -550,6 +556,7 @@ export const ROUTES: { readonly [name in keyof Operations]: readonly [method: st
   resize_command: ["POST", "/v1/sandboxes/{id}/commands/{command}/resize"],
   signal_command: ["POST", "/v1/sandboxes/{id}/commands/{command}/signal"],
   write_command_stdin: ["POST", "/v1/sandboxes/{id}/commands/{command}/stdin"],
+  diff_sandbox: ["GET", "/v1/sandboxes/{id}/diff"],
   get_sandbox_disk_usage: ["GET", "/v1/sandboxes/{id}/disk-usage"],
   exec: ["POST", "/v1/sandboxes/{id}/exec"],
   signal_exec: ["POST", "/v1/sandboxes/{id}/exec/signal"],

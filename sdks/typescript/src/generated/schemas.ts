@@ -334,6 +334,42 @@ export interface components {
      * @enum {string}
      */
     DeliveryStatus: "pending" | "delivered" | "dead";
+    /** @description A line of the answer of a comparison. The first one is `start`, the last one `end`. */
+    DiffMessage:
+      | {
+          /** @description Checkpoint before. */
+          from: string;
+          /**
+           * @description The guest did not flush its file system before that moment: what it had in memory alone
+           *     is not compared.
+           */
+          from_unflushed?: boolean;
+          /** @description Checkpoint after; absent for the present state. */
+          to?: string | null;
+          to_unflushed?: boolean;
+          /** @enum {string} */
+          type: "start";
+        }
+      | (components["schemas"]["FileDiff"] & {
+          /** @enum {string} */
+          type: "change";
+        })
+      | {
+          /**
+           * Format: int64
+           * @description Number of files and directories that were compared.
+           */
+          compared: number;
+          /** @description Reason why there may be more changes; absent where these are all. */
+          incomplete?: string | null;
+          /** @enum {string} */
+          type: "end";
+          /**
+           * Format: int64
+           * @description Number of changes that are unreadable.
+           */
+          unreadable: number;
+        };
     /** @description A root disk on its host. */
     Disk: {
       /**
@@ -597,6 +633,26 @@ export interface components {
           /** @enum {string} */
           type: "error";
         };
+    /**
+     * @description A file that is not as it was, or may be not: new without `before`, gone without `after`, unless
+     *     it is unreadable.
+     */
+    FileDiff: {
+      after?: components["schemas"]["FileState"] | null;
+      /** @description Extended attributes differ, such as capabilities of a program. */
+      attributes_changed?: boolean;
+      before?: components["schemas"]["FileState"] | null;
+      /** @description The bytes of a regular file differ. */
+      content_changed?: boolean;
+      patch?: components["schemas"]["FilePatch"] | null;
+      /** @example /home/user/notes.txt */
+      path: string;
+      /**
+       * @description Not all of it could be read at both moments, or of what is in a directory: it may differ in
+       *     more than is told here. A side that could not be read at all is absent.
+       */
+      unreadable?: boolean;
+    };
     /** @description One file, as `stat` shows it. */
     FileInfo: {
       group: string;
@@ -622,6 +678,40 @@ export interface components {
      * @enum {string}
      */
     FileKind: "file" | "directory" | "symlink" | "other";
+    /** @description How a content differs. */
+    FilePatch: {
+      is_binary?: boolean;
+      /** @description Lines are missing at the end, or all of them. */
+      is_cut?: boolean;
+      /** @description Hunks of a unified diff. Empty where a side is binary, or too long. */
+      text: string;
+    };
+    /** @description A file as it is at one of both moments. */
+    FileState: {
+      /**
+       * @description Major and minor number.
+       * @example 7:0
+       */
+      device?: string | null;
+      /** Format: int32 */
+      gid: number;
+      kind: components["schemas"]["InodeKind"];
+      /**
+       * Format: int32
+       * @description Permission bits.
+       */
+      mode: number;
+      /** @description SHA-256 of the content, of a file without a unified diff. */
+      sha256?: string | null;
+      /**
+       * Format: int64
+       * @description Bytes of a regular file.
+       */
+      size: number;
+      symlink_target?: string | null;
+      /** Format: int32 */
+      uid: number;
+    };
     /** @description Body of `POST /v1/sandboxes/{id}/fork`. */
     ForkSandbox: {
       /**
@@ -676,6 +766,11 @@ export interface components {
      * @enum {string}
      */
     IfExists: "error" | "return";
+    /**
+     * @description Type of a file, as the file system on a disk has it.
+     * @enum {string}
+     */
+    InodeKind: "file" | "directory" | "symlink" | "block_device" | "character_device" | "fifo" | "socket";
     /** @description Body of `POST /v1/sandboxes/{id}/files/list`. */
     ListFilesRequest: {
       /** @description `X-Next-Cursor` of the page before, unchanged. */
