@@ -9,10 +9,10 @@ npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 node scripts/generate.mjs --check
 npx prettier --check --log-level warn .
 node scripts/build.mjs
-rm -rf .test
+rm -rf target
 npx tsc -p tsconfig.test.json
 npx c8 --check-coverage --lines 90 --functions 90 --branches 85 --include 'dist/esm/**' \
     --exclude 'dist/esm/generated/**' --reporter text-summary \
-    node --enable-source-maps --test --test-reporter dot .test/*.test.js
-node --enable-source-maps --test --test-timeout 120000 --test-reporter spec .test/conformance.js .test/quickstart.js
+    node --enable-source-maps --test --test-reporter dot target/*.test.js
+node --enable-source-maps --test --test-timeout 120000 --test-reporter spec target/conformance.js target/quickstart.js
 scripts/test-package.sh

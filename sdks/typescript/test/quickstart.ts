@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 test("quickstart_runs_as_written", () => {
   const root = new URL("..", import.meta.url);
   const program = /## Quickstart\n\n```ts\n([\s\S]*?)```/.exec(readFileSync(new URL("README.md", root), "utf8"))![1]!;
-  const source = fileURLToPath(new URL(".test/readme.mts", root));
+  const source = fileURLToPath(new URL("target/readme.mts", root));
   writeFileSync(source, program);
   const tsc = createRequire(import.meta.url).resolve("typescript/bin/tsc");
   const options = ["--module", "nodenext", "--target", "es2022", "--lib", "es2022,esnext.disposable,dom", "--strict"];
