@@ -120,6 +120,7 @@ func (cmd *Cmd) drain(handle *CommandHandle) (*Result, error) {
 	if cmd.Stdout == nil && cmd.Stderr == nil {
 		return handle.Wait()
 	}
+	handle.isPassed = true
 	rest := map[Stream][]byte{}
 	writers := map[Stream]io.Writer{Stdout: cmd.Stdout, Stderr: cmd.Stderr}
 	for output, err := range handle.Output() {

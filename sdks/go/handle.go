@@ -56,6 +56,8 @@ type CommandHandle struct {
 	kept       map[Stream][][]byte
 	keptBytes  int
 	isWaiting  bool
+	// isPassed is true where writers get the output, so that none of it is kept.
+	isPassed bool
 }
 
 func newHandle(connection connection) *CommandHandle {
@@ -99,10 +101,14 @@ func (h *CommandHandle) Next() (Output, error) {
 }
 
 func (h *CommandHandle) keep(output Output) {
+	if h.isPassed {
+		return
+	}
 	h.kept[output.Stream] = append(h.kept[output.Stream], output.Data)
 	h.keptBytes += len(output.Data)
 	for !h.isWaiting && h.keptBytes > maxKept && len(h.kept[output.Stream]) > 1 {
 		h.keptBytes -= len(h.kept[output.Stream][0])
+		h.kept[output.Stream][0] = nil
 		h.kept[output.Stream] = h.kept[output.Stream][1:]
 	}
 }
