@@ -26,6 +26,7 @@ pub fn egress_http(bytes: &[u8]) {
 pub fn guest_answer(bytes: &[u8]) {
     let _ = serde_json::from_slice::<guest_rpc::http::ErrorBody>(bytes);
     let _ = serde_json::from_slice::<guest_rpc::http::FreezeAnswer>(bytes);
+    crate::guest::fuzz_upload_state(bytes);
     if let Ok(message) = StartResponse::decode_from_slice(bytes) {
         crate::guest::fuzz_event(message);
     }

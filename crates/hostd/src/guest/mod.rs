@@ -294,6 +294,17 @@ fn call_name(request: &Request<Body>) -> String {
     format!("{} {}", request.method(), request.uri().path())
 }
 
+/// Parses the state of an upload.
+///
+/// # Panics
+/// When one that makes no sense is taken.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_upload_state(bytes: &[u8]) {
+    if let Ok(state) = uploads::parse_state(bytes) {
+        assert!(is_upload_id(&state.id) && state.offset <= state.length);
+    }
+}
+
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz_event(message: guest_rpc::process::StartResponse) {
     drop(exec::exec_event(message));

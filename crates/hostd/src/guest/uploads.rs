@@ -74,9 +74,13 @@ impl Guest {
 }
 
 async fn read_state(answer: Response<Incoming>) -> Result<UploadState, Error> {
-    let body = read_small_body(answer).await?;
+    parse_state(&read_small_body(answer).await?)
+}
+
+/// Parses the state of an upload, as the guest agent says it.
+pub(crate) fn parse_state(body: &[u8]) -> Result<UploadState, Error> {
     let state: UploadState =
-        serde_json::from_slice(&body).map_err(|error| Error::Nonsense(error.to_string()))?;
+        serde_json::from_slice(body).map_err(|error| Error::Nonsense(error.to_string()))?;
     let is_sound = is_upload_id(&state.id)
         && state.offset <= state.length
         && (!state.is_complete || state.offset == state.length);
