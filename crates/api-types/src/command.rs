@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::exec::{ProcessSignal, TerminalSize};
+use crate::supervised::Supervision;
 
 /// Body of `POST /v1/sandboxes/{id}/commands`. The command is run directly, not by a shell. Bytes
 /// that are not UTF-8 are written as in an exec.
@@ -54,6 +55,8 @@ pub struct StartCommand {
 #[serde(rename_all = "snake_case")]
 pub enum CommandState {
     Running,
+    /// The start command, which has ended and waits for its next run.
+    Restarting,
     Exited,
 }
 
@@ -76,6 +79,7 @@ pub struct Command {
     pub id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// 0 for a start command that does not run at the moment.
     pub pid: u32,
     pub cmd: String,
     /// The first arguments, as far as they fit in 4 KiB.
@@ -101,6 +105,9 @@ pub struct Command {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<String>,
     pub output: CommandOutput,
+    /// Of the start command: its restarts. It has one id and one output over all of its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervision: Option<Supervision>,
 }
 
 /// Answer to `GET /v1/sandboxes/{id}/commands`, oldest first.

@@ -17,6 +17,7 @@ mod metrics;
 mod network;
 mod port;
 mod sandbox;
+mod supervised;
 mod template;
 mod webhook;
 
@@ -48,6 +49,7 @@ pub use sandbox::{
     CreateSandbox, Disk, Health, IfExists, OnTimeout, Sandbox, SandboxCount, SandboxStatus,
     StopReason, UpdateSandbox,
 };
+pub use supervised::{RestartCondition, SupervisedCommand, Supervision};
 pub use template::{
     Checkpoint, CreateCheckpoint, CreateSnapshot, ForkSandbox, Template, TemplateKind,
 };

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::auto_checkpoint::AutoCheckpoint;
 use crate::network::NetworkRules;
+use crate::supervised::SupervisedCommand;
 
 pub use model::{OnTimeout, SandboxState as SandboxStatus, StopReason};
 
@@ -76,6 +77,9 @@ pub struct CreateSandbox {
     /// When its host makes checkpoints by itself. Default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_checkpoint: Option<AutoCheckpoint>,
+    /// Command that runs from its start on, and again as its policy says. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_command: Option<SupervisedCommand>,
 }
 
 /// Answer to a create whose name a living sandbox has.
@@ -169,6 +173,7 @@ impl TryFrom<CreateSandbox> for SandboxSpec {
             ends_at: _,
             if_exists: _,
             auto_checkpoint,
+            start_command,
         } = body;
         let template: Option<TemplateName> = template.map(|name| name.parse()).transpose()?;
         let network: Option<NetworkSpec> = network.map(TryInto::try_into).transpose()?;
@@ -183,7 +188,8 @@ impl TryFrom<CreateSandbox> for SandboxSpec {
             .envs(envs)
             .public_ports(public_ports)
             .network(network)
-            .auto_checkpoint(auto_checkpoint.map(model::AutoCheckpoint::from));
+            .auto_checkpoint(auto_checkpoint.map(model::AutoCheckpoint::from))
+            .start_command(start_command.map(model::SupervisedCommand::from));
         Ok(spec.build())
     }
 }
@@ -243,6 +249,9 @@ pub struct Sandbox {
     /// When its host makes checkpoints by itself; absent where it makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_checkpoint: Option<AutoCheckpoint>,
+    /// Its start command, without `envs`. `GET …/commands/start` has its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_command: Option<SupervisedCommand>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_ip: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,6 +286,7 @@ impl Sandbox {
             public_ports,
             network,
             auto_checkpoint,
+            start_command,
         } = spec;
         Self {
             id,
@@ -297,6 +307,7 @@ impl Sandbox {
             public_ports,
             network: network.into(),
             auto_checkpoint: auto_checkpoint.map(AutoCheckpoint::from),
+            start_command: start_command.map(SupervisedCommand::from),
             guest_ip: None,
             host_ip: None,
             last_updated: created_at.clone(),

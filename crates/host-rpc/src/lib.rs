@@ -8,6 +8,7 @@ pub mod linger;
 pub mod network;
 pub mod services;
 pub mod spec;
+pub mod start_command;
 pub mod stop_reason;
 pub mod tunnel;
 

@@ -2,7 +2,7 @@
 
 use model::{IdleSettings, InvalidValue, Limits, OnTimeout};
 
-use crate::{AutoCheckpoint, SandboxSpec, network};
+use crate::{AutoCheckpoint, SandboxSpec, network, start_command as supervised};
 
 /// Converts a spec to its message, which leaves out `public_ports`: only the control plane uses it.
 #[must_use]
@@ -19,6 +19,7 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
         public_ports: _,
         network,
         auto_checkpoint,
+        start_command,
     } = spec.clone();
     SandboxSpec {
         template: template.to_string(),
@@ -31,6 +32,7 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
         envs: envs.into_iter().collect(),
         network: network::to_message(&network).into(),
         auto_checkpoint: auto_checkpoint.map(policy_to_message).into(),
+        start_command: start_command.map(supervised::to_message).into(),
         ..SandboxSpec::default()
     }
 }
@@ -56,6 +58,10 @@ pub fn from_message(message: &SandboxSpec) -> Result<model::SandboxSpec, Invalid
         public_ports: false,
         network: network::from_message(message.network.as_option())?,
         auto_checkpoint: policy_of_spec(message),
+        start_command: message
+            .start_command
+            .as_option()
+            .map(supervised::from_message),
     };
     spec.check(&Limits::default())?;
     Ok(spec)
@@ -178,6 +184,17 @@ mod tests {
                     every_sec: Some(60),
                     keep: 3,
                     max_bytes: Some(1 << 40),
+                }),
+                start_command: Some(model::SupervisedCommand {
+                    cmd: "server".to_owned(),
+                    args: vec!["-v".to_owned()],
+                    envs: [("C".to_owned(), "d".to_owned())].into(),
+                    cwd: Some("/srv".to_owned()),
+                    user: Some("root".to_owned()),
+                    restart: model::RestartPolicy {
+                        condition: model::RestartCondition::OnFailure,
+                        max_retries: Some(5),
+                    },
                 }),
             };
             assert_eq!(from_message(&to_message(&spec)).unwrap(), spec);

@@ -21,6 +21,7 @@ pub mod guest;
 pub mod host;
 pub mod images;
 pub mod jail;
+pub mod keep_alive;
 pub mod metrics;
 pub mod network;
 mod network_refill;

@@ -10,6 +10,7 @@ mod attributes;
 mod auto_checkpoint;
 mod error;
 mod event;
+mod exec_limits;
 mod id;
 mod image_config;
 mod kind;
@@ -19,6 +20,7 @@ pub mod shared_limit;
 mod signal;
 mod spec;
 mod state;
+mod supervised;
 mod team;
 mod webhook;
 
@@ -26,6 +28,7 @@ pub use attributes::SandboxAttributes;
 pub use auto_checkpoint::AutoCheckpoint;
 pub use error::{ErrorCode, InvalidValue};
 pub use event::EventKind;
+pub use exec_limits::ExecLimits;
 pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, SandboxName, TemplateName};
 pub use image_config::{Healthcheck, ImageConfig};
 pub use kind::{FileKind, InodeKind, LogSource, TemplateKind};
@@ -33,9 +36,10 @@ pub use label::{LabelFilter, Labels};
 pub use network::NetworkSpec;
 pub use shared_limit::{LimitOrigin, SharedLimit};
 pub use spec::{
-    ExecLimits, IdleChange, IdleSettings, Limits, MachineSize, OnTimeout, ResourceRequest,
-    SandboxSpec, SandboxSpecBuilder,
+    IdleChange, IdleSettings, Limits, MachineSize, OnTimeout, ResourceRequest, SandboxSpec,
+    SandboxSpecBuilder,
 };
 pub use state::{Generation, SandboxState, StopReason};
+pub use supervised::{RestartCondition, RestartPolicy, SupervisedCommand};
 pub use team::{Resource, Scope, Scopes, TeamId};
 pub use webhook::{DeliveryId, DeliveryState, WebhookId};

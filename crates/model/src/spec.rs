@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::auto_checkpoint::AutoCheckpoint;
 use crate::error::InvalidValue;
+use crate::exec_limits::{check_env_names, within};
 use crate::id::TemplateName;
 use crate::network::NetworkSpec;
+use crate::supervised::SupervisedCommand;
 
 /// A sandbox as asked for. [`SandboxSpec::check`] holds.
 ///
@@ -43,6 +45,9 @@ pub struct SandboxSpec {
     /// Policy for automatic checkpoints. Its host has the last word, and the store a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_checkpoint: Option<AutoCheckpoint>,
+    /// Command that runs from its start on, and after each boot of its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_command: Option<SupervisedCommand>,
 }
 
 /// Action when a sandbox has been idle for its timeout.
@@ -155,6 +160,7 @@ impl SandboxSpec {
             public_ports: false,
             network: NetworkSpec::default(),
             auto_checkpoint: None,
+            start_command: None,
         })
     }
 
@@ -244,6 +250,10 @@ impl SandboxSpec {
             ("memory_mb", differs(named.memory_mb, Some(self.memory_mb))),
             ("disk_mb", differs(named.disk_mb, self.disk_mb.or(disk_mb))),
             ("envs", self.envs != asked.envs),
+            (
+                "start_command",
+                asked.start_command.is_some() && self.start_command != asked.start_command,
+            ),
         ];
         let different = all.into_iter().filter(|(_, differs)| *differs);
         different.map(|(field, _)| field).collect()
@@ -265,6 +275,9 @@ impl SandboxSpec {
         self.network.check()?;
         if let Some(policy) = &self.auto_checkpoint {
             policy.check()?;
+        }
+        if let Some(command) = &self.start_command {
+            command.check()?;
         }
         check_envs(&self.envs)
     }
@@ -329,6 +342,7 @@ setters! {
     public_ports: bool,
     network: NetworkSpec,
     auto_checkpoint: AutoCheckpoint,
+    start_command: SupervisedCommand,
 }
 
 impl SandboxSpecBuilder {
@@ -337,16 +351,6 @@ impl SandboxSpecBuilder {
     pub fn build(self) -> SandboxSpec {
         self.0
     }
-}
-
-fn within(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), InvalidValue> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(InvalidValue::new(
-        field,
-        format!("must be from {min} to {max}, not {value}"),
-    ))
 }
 
 fn check_envs(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
@@ -366,101 +370,10 @@ fn check_envs(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
     check_env_names(envs)
 }
 
-fn check_env_names(envs: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
-    for (name, value) in envs {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(InvalidValue::new(
-                "envs",
-                format!(
-                    "has the variable {name:?}: a name must not be empty or contain '=', and neither part a NUL"
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Bounds on one exec.
-#[derive(Debug, Clone, Copy)]
-pub struct ExecLimits;
-
-impl ExecLimits {
-    /// Seconds that an exec may take where the request names no time (the original Wrenn's
-    /// default).
-    pub const DEFAULT_TIMEOUT_SEC: u32 = 30;
-    pub const MAX_TIMEOUT_SEC: u32 = 24 * 3600;
-    /// Seconds that a program has to end after the SIGTERM of its timeout, before SIGKILL (as
-    /// `docker stop`).
-    pub const GRACE_SEC: u32 = 10;
-    /// Bytes of one argument, or of one variable with its name: Linux' `MAX_ARG_STRLEN` (32 pages)
-    /// without the NUL.
-    pub const MAX_STRING_BYTES: usize = 128 * 1024 - 1;
-    /// Bytes of command, arguments and environment together, each string with its NUL and its
-    /// pointer: what execve(2) takes with the usual stack of 8 MiB. A refusal by the guest's own
-    /// kernel beyond that is reported as it is.
-    pub const MAX_COMMAND_BYTES: usize = 2 * 1024 * 1024;
-    /// Bytes of stdout and stderr together that a non-streaming exec returns.
-    pub const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
-
-    /// Refuses a command that no execve(2) would take, and timeouts out of bounds.
-    pub fn check(
-        cmd: &str,
-        args: &[String],
-        envs: &BTreeMap<String, String>,
-        timeout_sec: u32,
-    ) -> Result<(), InvalidValue> {
-        if cmd.is_empty() || cmd.contains('\0') {
-            return Err(InvalidValue::new(
-                "cmd",
-                "must be the name or path of a program, without NUL",
-            ));
-        }
-        if args.iter().any(|arg| arg.contains('\0')) {
-            return Err(InvalidValue::new("args", "must be strings without NUL"));
-        }
-        check_env_names(envs)?;
-        Self::check_size(cmd, args, envs)?;
-        within("timeout_sec", timeout_sec, 1, Self::MAX_TIMEOUT_SEC)
-    }
-
-    /// Refuses what is larger than execve(2) takes, as that would: one string, then all of them.
-    fn check_size(
-        cmd: &str,
-        args: &[String],
-        envs: &BTreeMap<String, String>,
-    ) -> Result<(), InvalidValue> {
-        let one_by_one = std::iter::once(("cmd", cmd.len()))
-            .chain(args.iter().map(|arg| ("args", arg.len())))
-            .chain(
-                envs.iter()
-                    .map(|(name, value)| ("envs", name.len() + "=".len() + value.len())),
-            );
-        let mut bytes = 0;
-        for (field, length) in one_by_one {
-            if length > Self::MAX_STRING_BYTES {
-                let problem = format!(
-                    "must have at most {} bytes in one string, not {length}",
-                    Self::MAX_STRING_BYTES
-                );
-                return Err(InvalidValue::new(field, problem));
-            }
-            bytes += length + 1 + size_of::<u64>();
-        }
-        if bytes > Self::MAX_COMMAND_BYTES {
-            let problem = format!(
-                "args and envs must be at most {} bytes together (a string counts 9 more than it has), not {bytes}: \
-                 pass a list on standard input (xargs -0), or in a file",
-                Self::MAX_COMMAND_BYTES
-            );
-            return Err(InvalidValue::new("cmd,", problem));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec_limits::ExecLimits;
 
     #[test]
     fn defaults_are_valid() {

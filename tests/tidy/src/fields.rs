@@ -12,7 +12,7 @@ use crate::source::{Source, is_for_tests};
 /// where it takes effect.
 const MAX_FILES: usize = 8;
 /// Fields of `SandboxSpec`.
-pub const SPEC_FIELDS: [&str; 11] = [
+pub const SPEC_FIELDS: [&str; 12] = [
     "template",
     "vcpus",
     "memory_mb",
@@ -24,6 +24,7 @@ pub const SPEC_FIELDS: [&str; 11] = [
     "public_ports",
     "network",
     "auto_checkpoint",
+    "start_command",
 ];
 /// Those of them whose names nothing else has: every mention counts. Of the others counts a field
 /// of one of [`TYPES`], in its declaration, its literals and patterns, and behind one of

@@ -17,6 +17,7 @@ mod help;
 mod lifecycle;
 mod network;
 mod ports;
+mod start;
 mod stats;
 mod webhooks;
 
@@ -36,6 +37,7 @@ pub use lifecycle::{
 };
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
+pub use start::StartArgs;
 pub use stats::{StatsArgs, StatsFormat};
 pub use webhooks::{
     WebhookArgs, WebhookCommand, WebhookCreateArgs, WebhookDeliveriesArgs, WebhookIdArgs,
@@ -230,6 +232,12 @@ pub struct ShapeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A command after -- is the start command: it runs from the start of the sandbox on, also after a resume, and again as
+--restart says (1 second later, then twice as long each time up to a minute). `wrenn ps SANDBOX` shows it as `start`,
+`wrenn attach SANDBOX start` its output, and `wrenn kill SANDBOX start` ends it for good.
+
+  wrenn create --name web --restart on-failure:5 -- python3 -m http.server 8080")]
 pub struct CreateArgs {
     #[command(flatten)]
     pub shape: ShapeArgs,
@@ -258,6 +266,9 @@ pub struct CreateArgs {
     /// Let anyone who knows the address of one of its ports use it, without a key or a link
     #[arg(long)]
     pub public_ports: bool,
+
+    #[command(flatten)]
+    pub start: StartArgs,
 }
 
 /// How to run a command.

@@ -5,6 +5,7 @@ use client::types::{Command, CommandState, StartCommand};
 use comfy_table::{Cell, Color};
 use serde_json::json;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::Session;
 use super::exec::exec_start;
@@ -58,7 +59,9 @@ pub async fn list_commands(session: &Session, args: &PsArgs) -> anyhow::Result<(
     let now = OffsetDateTime::now_utc();
     let rows = commands.iter().map(|command| row(command, now)).collect();
     output::print_table(
-        &["ID", "NAME", "PID", "STATE", "STARTED", "OUTPUT", "COMMAND"],
+        &[
+            "ID", "NAME", "PID", "STATE", "STARTED", "RESTARTS", "OUTPUT", "COMMAND",
+        ],
         rows,
     )
 }
@@ -77,14 +80,36 @@ fn row(command: &Command, now: OffsetDateTime) -> Vec<Cell> {
         cell(command.pid.to_string()),
         state(command),
         cell(format_age(&command.started_at, now)),
+        cell(restarts(command, now)),
         cell(format_size(command.output.end)),
         cell(shown),
     ]
 }
 
+/// Describes the restarts of a start command, as `kubectl get pods` does: their number, the last exit
+/// code, and when the next one is.
+fn restarts(command: &Command, now: OffsetDateTime) -> String {
+    let Some(supervision) = &command.supervision else {
+        return "-".to_owned();
+    };
+    let count = supervision.restarts.to_string();
+    let last = supervision
+        .last_exit_code
+        .map(|code| format!("last exit {code}"));
+    let next = supervision.next_start_at.as_deref();
+    let next = next.and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
+    let next = next.map(|at| format!("next in {} s", (at - now).whole_seconds().max(0)));
+    let details: Vec<String> = [last, next].into_iter().flatten().collect();
+    match details.is_empty() {
+        true => count,
+        false => format!("{count} ({})", details.join(", ")),
+    }
+}
+
 fn state(command: &Command) -> Cell {
     match (command.state, command.exit_code) {
         (CommandState::Running, _) => colored_cell("running", Color::Green),
+        (CommandState::Restarting, _) => colored_cell("restarting", Color::Yellow),
         (CommandState::Exited, Some(0)) => cell("exited (0)"),
         (CommandState::Exited, code) => {
             let code = code.map_or_else(|| "?".to_owned(), |code| code.to_string());

@@ -2,14 +2,14 @@
 
 use std::io::IsTerminal;
 
-use client::types::{CreateSandbox, IfExists, SandboxStatus, UpdateSandbox};
+use client::types::{CreateSandbox, IfExists, SandboxStatus, SupervisedCommand, UpdateSandbox};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use super::{Session, network};
-use crate::args::{CreateArgs, ShapeArgs, UpdateArgs};
+use crate::args::{CreateArgs, ShapeArgs, StartArgs, UpdateArgs};
 use crate::output::{self, Progress};
-use crate::values::{AutoCheckpointTime, resolve_environment};
+use crate::values::{AutoCheckpointTime, escape_bytes, resolve_environment};
 
 pub async fn create_sandbox(session: &Session, args: CreateArgs) -> anyhow::Result<()> {
     let envs = resolve_environment(&args.envs, |name| std::env::var_os(name));
@@ -26,6 +26,7 @@ pub async fn create_sandbox(session: &Session, args: CreateArgs) -> anyhow::Resu
         auto_checkpoint: args
             .auto_checkpoint
             .and_then(AutoCheckpointTime::into_policy),
+        start_command: start_command_from(args.start),
         ..request_from(args.shape)
     };
     let progress = Progress::spinner("creating a sandbox", session.json);
@@ -43,6 +44,21 @@ pub async fn create_sandbox(session: &Session, args: CreateArgs) -> anyhow::Resu
         ));
     }
     Ok(())
+}
+
+/// Returns the start command that the flags ask for.
+fn start_command_from(args: StartArgs) -> Option<SupervisedCommand> {
+    let restart = args.restart.unwrap_or_default();
+    let mut words = args.command.into_iter().map(escape_bytes);
+    Some(SupervisedCommand {
+        cmd: words.next()?,
+        args: words.collect(),
+        cwd: args.workdir.map(escape_bytes),
+        user: args.user,
+        restart: restart.condition,
+        max_retries: restart.max_retries,
+        ..SupervisedCommand::default()
+    })
 }
 
 /// Returns the end of a sandbox that `--ends-at` or `--ttl` ask for.

@@ -1,6 +1,6 @@
 //! A sandbox in words: a row of the table of `ls`, and the page of `info`.
 
-use client::types::{OnTimeout, Sandbox, SandboxStatus};
+use client::types::{OnTimeout, RestartCondition, Sandbox, SandboxStatus, SupervisedCommand};
 use comfy_table::{Cell, Color};
 use time::OffsetDateTime;
 
@@ -75,6 +75,19 @@ fn disk(sandbox: &Sandbox) -> Option<String> {
     .filter(|text| !text.is_empty())
 }
 
+/// Describes a start command: its line, and when it is started again.
+fn start_command(command: &SupervisedCommand) -> String {
+    let words = std::iter::once(&command.cmd).chain(&command.args);
+    let line: Vec<&str> = words.map(String::as_str).collect();
+    let restart = match (command.restart, command.max_retries) {
+        (RestartCondition::Never, _) => "no".to_owned(),
+        (RestartCondition::OnFailure, Some(max)) => format!("on-failure:{max}"),
+        (RestartCondition::OnFailure, None) => "on-failure".to_owned(),
+        (RestartCondition::Always, _) => "always".to_owned(),
+    };
+    format!("{} (restart: {restart})", line.join(" "))
+}
+
 fn time_out(sandbox: &Sandbox) -> String {
     let action = match sandbox.on_timeout {
         OnTimeout::Pause => "paused",
@@ -118,6 +131,10 @@ pub fn describe_sandbox(sandbox: &Sandbox, now: OffsetDateTime) -> String {
                 }
                 .to_owned(),
             ),
+        ),
+        (
+            "Start command",
+            sandbox.start_command.as_ref().map(start_command),
         ),
         ("Network", Some(network::summarize_rules(&sandbox.network))),
         ("Guest address", sandbox.guest_ip.clone()),

@@ -111,3 +111,47 @@ async fn attach_detaches_on_sigterm() {
         assert_eq!(server.world().signals, passed);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_command_is_shown_with_restarts() {
+    let server = Server::start().await;
+    let create = [
+        "create",
+        "--restart",
+        "on-failure:5",
+        "-w",
+        "/srv",
+        "--",
+        "server",
+        "-v",
+    ];
+    let id = wrenn(&server, &create).await.with(0).text();
+    let command = server.world().sandboxes[&id].start_command.clone();
+    let command = command.expect("a start command");
+    assert_eq!(
+        (command.cmd.as_str(), &command.args[..]),
+        ("server", &["-v".to_owned()][..])
+    );
+    assert_eq!(command.cwd.as_deref(), Some("/srv"));
+    let shown = wrenn(&server, &["inspect", &id]).await.with(0).text();
+    assert!(
+        shown.contains("server -v (restart: on-failure:5)"),
+        "{shown}"
+    );
+    let listed = wrenn(&server, &["ps", &id]).await.with(0).text();
+    for text in [
+        "start",
+        "restarting",
+        "1 (last exit 3, next in 0 s)",
+        "server -v",
+    ] {
+        assert!(listed.contains(text), "{text}: {listed}");
+    }
+    for wrong in [
+        &["create", "--restart", "always"][..],
+        &["create", "--restart", "always:3", "--", "server"],
+        &["create", "server"],
+    ] {
+        wrenn(&server, wrong).await.with(2);
+    }
+}

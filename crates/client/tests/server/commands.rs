@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::types::{
     AttachServerMessage, Command, CommandList, CommandOutput, CommandSignal, CommandState,
-    Encoding, ExecClientMessage, StartCommand,
+    Encoding, ExecClientMessage, StartCommand, SupervisedCommand, Supervision,
 };
 use futures::StreamExt;
 
@@ -51,9 +51,42 @@ pub async fn start(State(world): Shared, Json(start): Json<StartCommand>) -> Res
             end: 0,
             dropped: 0,
         },
+        supervision: None,
     };
     world.commands.push(command.clone());
     (StatusCode::CREATED, Json(command)).into_response()
+}
+
+/// Returns a start command that has failed twice and waits.
+pub fn restarting(start: &SupervisedCommand) -> Command {
+    Command {
+        id: "cmd-57a27000".to_owned(),
+        name: Some("start".to_owned()),
+        pid: 0,
+        cmd: start.cmd.clone(),
+        args: start.args.clone(),
+        args_truncated: false,
+        state: CommandState::Restarting,
+        exit_code: None,
+        signal: None,
+        timed_out: false,
+        terminal: false,
+        keep_alive: false,
+        started_at: "2026-01-01T00:00:00Z".to_owned(),
+        ended_at: None,
+        output: CommandOutput {
+            start: 0,
+            end: 0,
+            dropped: 0,
+        },
+        supervision: Some(Supervision {
+            restart: start.restart,
+            max_retries: start.max_retries,
+            restarts: 1,
+            last_exit_code: Some(3),
+            next_start_at: Some("2026-01-01T00:00:02Z".to_owned()),
+        }),
+    }
 }
 
 pub async fn list(State(world): Shared) -> Json<CommandList> {

@@ -212,6 +212,7 @@ fn sandbox(id: &str, spec: CreateSandbox) -> Sandbox {
         disk: None,
         network: spec.network.unwrap_or_default(),
         auto_checkpoint: spec.auto_checkpoint,
+        start_command: spec.start_command,
         guest_ip: None,
         host_ip: None,
         created_at: time(),
@@ -228,6 +229,9 @@ async fn create(State(world): Shared, Json(spec): Json<CreateSandbox>) -> Respon
     let mut world = world.lock().expect("the world");
     if let Some(answer) = attributes::meet_name(&world, &spec) {
         return answer;
+    }
+    if let Some(start) = &spec.start_command {
+        world.commands.push(commands::restarting(start));
     }
     let id = format!("sb-{:020}", world.sandboxes.len());
     let sandbox = sandbox(&id, spec);

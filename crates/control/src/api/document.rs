@@ -259,7 +259,7 @@ fn limit_exec_schema(schemas: &mut Value) {
     let argument = json!({ "type": "string", "maxLength": most, "pattern": NO_NUL });
     let arguments = json!({ "items": argument });
     let directory = json!({ "minLength": 1, "maxLength": MAX_CWD, "pattern": NO_NUL });
-    for schema in ["ExecRequest", "StartCommand"] {
+    for schema in ["ExecRequest", "StartCommand", "SupervisedCommand"] {
         set_bounds(schemas, schema, "cmd", command.clone());
         set_bounds(schemas, schema, "args", arguments.clone());
         set_bounds(schemas, schema, "cwd", directory.clone());
@@ -271,7 +271,12 @@ fn limit_exec_schema(schemas: &mut Value) {
 
 /// Adds the bounds of environment variables, users and paths, which stand in several schemas.
 fn limit_names(schemas: &mut Value) {
-    for schema in ["CreateSandbox", "ExecRequest", "StartCommand"] {
+    for schema in [
+        "CreateSandbox",
+        "ExecRequest",
+        "StartCommand",
+        "SupervisedCommand",
+    ] {
         let names = json!({ "pattern": "^[^=\\u0000]+$" });
         let values = json!({ "type": "string", "pattern": NO_NUL });
         let bounds = json!({ "propertyNames": names, "additionalProperties": values });
@@ -281,6 +286,7 @@ fn limit_names(schemas: &mut Value) {
     for schema in [
         "ExecRequest",
         "StartCommand",
+        "SupervisedCommand",
         "PathRequest",
         "ListFilesRequest",
         "UploadForm",

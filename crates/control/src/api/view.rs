@@ -9,7 +9,7 @@ use time::macros::format_description;
 use crate::app::metrics::HostUsage;
 use crate::hosts::{
     Checkpoint, CommandInfo, DiffStart, DiffSummary, DiskUsage, FileChanged, FileInfo, FileState,
-    History, LogEntry, ResourceSizes, SandboxSpace, SandboxUsage, Sizes, Space, Template,
+    History, LogEntry, ResourceSizes, SandboxSpace, SandboxUsage, Sizes, Space, Supervision, Template,
     UsagePoint, UsageSeries,
 };
 
@@ -206,9 +206,11 @@ pub fn terminal_size(size: api_types::TerminalSize) -> crate::hosts::TerminalSiz
 
 #[must_use]
 pub fn command(command: CommandInfo) -> api_types::Command {
-    let state = match command.exit_code {
-        None => api_types::CommandState::Running,
-        Some(_) => api_types::CommandState::Exited,
+    let next_start = command.supervision.and_then(|it| it.next_start_at);
+    let state = match (command.exit_code, next_start) {
+        (Some(_), _) => api_types::CommandState::Exited,
+        (None, Some(_)) => api_types::CommandState::Restarting,
+        (None, None) => api_types::CommandState::Running,
     };
     api_types::Command {
         id: command.id,
@@ -231,6 +233,18 @@ pub fn command(command: CommandInfo) -> api_types::Command {
             // The line of offsets begins at 0.
             dropped: command.output_start,
         },
+        supervision: command.supervision.map(supervision),
+    }
+}
+
+fn supervision(supervision: Supervision) -> api_types::Supervision {
+    let policy = supervision.policy;
+    api_types::Supervision {
+        restart: policy.condition,
+        max_retries: policy.max_retries,
+        restarts: supervision.restarts,
+        last_exit_code: supervision.last_exit_code,
+        next_start_at: supervision.next_start_at.map(format_time),
     }
 }
 

@@ -62,7 +62,7 @@ impl App {
         check_end(request.attributes.ends_at)?;
         let name = request.attributes.name.clone();
         let Some(name) = name.filter(|_| request.returns_existing) else {
-            let created = self.create_new(principal, request).await;
+            let created = Box::pin(self.create_new(principal, request)).await;
             return created.map(Created::New);
         };
         // A sandbox that is met may end before it has begun: then the name is free again.
@@ -74,7 +74,7 @@ impl App {
             {
                 return Ok(Created::Existing(sandbox));
             }
-            match self.create_new(principal, request.clone()).await {
+            match Box::pin(self.create_new(principal, request.clone())).await {
                 // Another request was first, here or at another control plane.
                 Err(error) if error.code == ErrorCode::Conflict => {
                     if self.find_named(principal, &name).await?.is_none() {

@@ -7,7 +7,7 @@ use host_rpc as rpc;
 use host_rpc::__buffa::oneof::attach_command_response::Event;
 use host_rpc::__buffa::oneof::start_command_response;
 use host_rpc::__buffa::view::AttachCommandResponseView;
-use model::{ErrorCode, SandboxId};
+use model::{ErrorCode, RestartPolicy, SandboxId};
 
 use super::calls::{GUEST_TIMEOUT, Messages, next_part, streaming, unary};
 use super::{Command, CommandInput, Host};
@@ -42,6 +42,18 @@ pub struct CommandInfo {
     /// Offsets of the first byte that is kept, and of the end.
     pub output_start: u64,
     pub output_end: u64,
+    /// Restarts of the start command.
+    pub supervision: Option<Supervision>,
+}
+
+/// Restarts of a start command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Supervision {
+    pub policy: RestartPolicy,
+    pub restarts: u64,
+    pub last_exit_code: Option<i32>,
+    /// Milliseconds since 1970; `None` where it does not wait for a start.
+    pub next_start_at: Option<i64>,
 }
 
 /// Result of a start.
@@ -132,6 +144,21 @@ impl From<rpc::Command> for CommandInfo {
             timed_out: command.timed_out,
             output_start: command.output_start,
             output_end: command.output_end,
+            supervision: command.supervision.as_option().map(Supervision::from),
+        }
+    }
+}
+
+impl From<&rpc::Supervision> for Supervision {
+    fn from(supervision: &rpc::Supervision) -> Self {
+        let policy = supervision.policy.as_option();
+        Self {
+            policy: policy
+                .map(rpc::start_command::policy_from_message)
+                .unwrap_or_default(),
+            restarts: supervision.restarts,
+            last_exit_code: supervision.last_exit_code,
+            next_start_at: supervision.next_start_ms,
         }
     }
 }

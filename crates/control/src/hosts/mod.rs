@@ -40,7 +40,7 @@ pub use host_rpc::linger::linger;
 pub use host_rpc::tunnel::{Connections, Counted, MAX_CONNECTIONS, carry_until};
 
 pub use background::{
-    AttachEvent, AttachOptions, AttachStream, BackgroundCommand, CommandInfo, Started,
+    AttachEvent, AttachOptions, AttachStream, BackgroundCommand, CommandInfo, Started, Supervision,
 };
 pub(crate) use calls::{GUEST_TIMEOUT, RESUME_TIMEOUT};
 pub use commands::{Command, CommandInput, ExecEvent, ExecStream, TerminalSize};

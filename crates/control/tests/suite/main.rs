@@ -41,6 +41,7 @@ mod restore;
 mod resumable;
 mod snapshot_names;
 mod snapshots;
+mod start_command;
 mod strangers;
 mod support;
 mod undo;

@@ -9,12 +9,12 @@ use guest_rpc::process::{PTY, ProcessConfig, Signal, pty};
 
 use crate::support::{Agent, PATIENCE, eventually, listed};
 
-type Commands = CommandServiceClient<HttpClient>;
+pub type Commands = CommandServiceClient<HttpClient>;
 
 /// Bytes of output that are kept of one command.
 const KEPT: u64 = 32 << 20;
 
-fn commands(agent: &Agent) -> Commands {
+pub fn commands(agent: &Agent) -> Commands {
     CommandServiceClient::new(HttpClient::plaintext(), agent.config())
 }
 
@@ -43,7 +43,7 @@ async fn start(commands: &Commands, request: rpc::StartRequest) -> rpc::Command 
     command.expect("the command")
 }
 
-async fn get(commands: &Commands, command: &str) -> rpc::Command {
+pub async fn get(commands: &Commands, command: &str) -> rpc::Command {
     let request = rpc::GetRequest {
         command: command.into(),
         ..Default::default()
@@ -64,7 +64,7 @@ async fn refused_reader(commands: &Commands, request: rpc::AttachRequest) -> Err
     attached.expect_err("refused").code
 }
 
-async fn signal(commands: &Commands, command: &str, signal: Signal) {
+pub async fn signal(commands: &Commands, command: &str, signal: Signal) {
     let request = rpc::SendSignalRequest {
         command: command.into(),
         signal: signal.into(),
@@ -83,7 +83,7 @@ async fn send_line(commands: &Commands, command: &str) {
     commands.send_input(request).await.expect("sent");
 }
 
-async fn wait_until_ended(commands: &Commands, command: &str) -> rpc::Command {
+pub async fn wait_until_ended(commands: &Commands, command: &str) -> rpc::Command {
     eventually("the command ends", async || {
         get(commands, command).await.exit_code.is_some()
     })
@@ -93,16 +93,16 @@ async fn wait_until_ended(commands: &Commands, command: &str) -> rpc::Command {
 
 /// Output that one reader got.
 #[derive(Debug, Default)]
-struct Read {
-    out: Vec<u8>,
-    err: Vec<u8>,
-    dropped: u64,
-    next: u64,
-    ended: Option<rpc::Command>,
+pub struct Read {
+    pub out: Vec<u8>,
+    pub err: Vec<u8>,
+    pub dropped: u64,
+    pub next: u64,
+    pub ended: Option<rpc::Command>,
 }
 
 /// Attaches at an offset and reads until at least `enough` bytes have come, or to the end.
-async fn read(commands: &Commands, request: rpc::AttachRequest, enough: usize) -> Read {
+pub async fn read(commands: &Commands, request: rpc::AttachRequest, enough: usize) -> Read {
     let mut read = Read {
         next: request.offset,
         ..Read::default()
@@ -135,7 +135,7 @@ async fn read(commands: &Commands, request: rpc::AttachRequest, enough: usize) -
     read
 }
 
-fn at(command: &str, offset: u64) -> rpc::AttachRequest {
+pub fn at(command: &str, offset: u64) -> rpc::AttachRequest {
     rpc::AttachRequest {
         command: command.into(),
         offset,

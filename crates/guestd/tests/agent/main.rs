@@ -14,6 +14,7 @@ mod input;
 mod limits;
 mod output;
 mod resumable;
+mod supervise;
 mod support;
 mod trace;
 mod tunnel;

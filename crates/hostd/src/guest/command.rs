@@ -19,6 +19,9 @@ pub type AttachStream = ServerStream<
 /// Time for the guest to say whether commands keep the sandbox in use.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for the guest to take the start command, which it starts later.
+const SUPERVISE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Replaces the answer of a guest agent of an earlier version, which knows no such service.
 pub fn explain_old_guest(error: ConnectError) -> ConnectError {
     if error.code != ErrorCode::Unimplemented {
@@ -52,6 +55,25 @@ impl Guest {
         let started = started.map_err(explain_old_guest)?;
         let command = started.into_owned().command.into_option();
         command.ok_or_else(no_command)
+    }
+
+    /// Sets the start command, which the guest starts by itself. The same one again changes nothing.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where the guest agent has no start commands.
+    pub async fn supervise(&self, request: rpc::SuperviseRequest) -> Result<(), ConnectError> {
+        let options = prompt_as_user(None).with_timeout(SUPERVISE_TIMEOUT);
+        let set = self
+            .commands()?
+            .supervise_with_options(request, options)
+            .await;
+        set.map(drop).map_err(|error| match error.code {
+            ErrorCode::Unimplemented => ConnectError::failed_precondition(
+                "its guest agent is of an earlier version, which has no start command: leave start_command out, or \
+                 make the snapshot again from a sandbox of this version",
+            ),
+            _ => error,
+        })
     }
 
     /// Lists all commands that run or are kept.
@@ -180,6 +202,10 @@ mod tests {
             assert_eq!(error.code, ErrorCode::FailedPrecondition);
             assert!(error.message.unwrap().contains("create the sandbox again"));
         }
+        let refused = guest.supervise(rpc::SuperviseRequest::default()).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::FailedPrecondition);
+        assert!(refused.message.unwrap().contains("leave start_command out"));
         assert_eq!(guest.kept_alive().await, KeptAlive::Never);
         serving.abort();
     }

@@ -21,6 +21,7 @@ use super::clock;
 use super::handle::Handle;
 use super::preboot;
 use super::resources::{SandboxResources, SlotResources};
+use super::start_command;
 use super::state::Event;
 use super::step_error::StepError;
 use crate::guest;
@@ -82,6 +83,7 @@ async fn init_guest(
         // The guest has reset all connections but the one that `/init` came over.
         handle.set_guest(resources.slot.guest(&handle.record.borrow()));
     }
+    start_command::set_start_command(handle).await?;
     if sent.elapsed() > clock::ACCURACY {
         // The request took so long that the time in it was out of date when it arrived. Waited for,
         // since the sandbox is used as soon as it is ready.

@@ -21,9 +21,9 @@ use linux::{file, untrusted_dir};
 use model::{Generation, ImageConfig, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
-use super::keep_alive::KeepAliveLimit;
 use super::state::Phase;
 use crate::disk::DiskRecord;
+use crate::keep_alive::KeepAliveLimit;
 use crate::network::Slot;
 use crate::snapshot::template::TemplateId;
 

@@ -35,6 +35,9 @@ pub(crate) enum StepError {
     SilentGuest { seconds: u64 },
     #[error("the guest agent did not take its set-up within {seconds} s")]
     SlowSetup { seconds: u64 },
+    /// The guest did not take the start command: the reason.
+    #[error("the start command cannot run: {0}")]
+    NoStartCommand(String),
     /// Stalled on disk pressure: the reason.
     #[error("{0}")]
     Stalled(String),
@@ -51,7 +54,9 @@ impl StepError {
             | Self::NotResumed(_)
             | Self::ChildNotStarted { .. } => OperationKind::Vm,
             Self::OtherEngine { .. } | Self::UnreadableCheckpoint => OperationKind::Snapshot,
-            Self::SilentGuest { .. } | Self::SlowSetup { .. } => OperationKind::Guest,
+            Self::SilentGuest { .. } | Self::SlowSetup { .. } | Self::NoStartCommand(_) => {
+                OperationKind::Guest
+            }
             Self::Stalled(_) => OperationKind::Space,
         }
     }

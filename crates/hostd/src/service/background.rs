@@ -249,6 +249,36 @@ fn checked(command: guest::Command) -> rpc::Command {
         timed_out: command.timed_out,
         output_start: command.output_start.min(command.output_end),
         output_end: command.output_end,
+        supervision: command.supervision.into_option().map(supervision).into(),
+        ..Default::default()
+    }
+}
+
+fn supervision(supervision: guest::Supervision) -> rpc::Supervision {
+    let policy = supervision.policy.as_option();
+    let condition = policy.and_then(|policy| policy.condition.as_known());
+    let condition = match condition.unwrap_or_default() {
+        guest::RestartCondition::RESTART_CONDITION_ON_FAILURE => {
+            rpc::RestartCondition::RESTART_CONDITION_ON_FAILURE
+        }
+        guest::RestartCondition::RESTART_CONDITION_ALWAYS => {
+            rpc::RestartCondition::RESTART_CONDITION_ALWAYS
+        }
+        guest::RestartCondition::RESTART_CONDITION_NEVER
+        | guest::RestartCondition::RESTART_CONDITION_UNSPECIFIED => {
+            rpc::RestartCondition::RESTART_CONDITION_NEVER
+        }
+    };
+    let policy = rpc::RestartPolicy {
+        condition: condition.into(),
+        max_retries: policy.and_then(|policy| policy.max_retries),
+        ..Default::default()
+    };
+    rpc::Supervision {
+        policy: policy.into(),
+        restarts: supervision.restarts,
+        last_exit_code: supervision.last_exit_code,
+        next_start_ms: supervision.next_start_ms,
         ..Default::default()
     }
 }

@@ -11,7 +11,7 @@ use host_rpc as rpc;
 use host_rpc::__buffa::oneof::exec_response::Event;
 use host_rpc::client::HostClient;
 use hostd::sandbox::Manager;
-use model::{SandboxId, SandboxSpec, TemplateName};
+use model::{SandboxId, SandboxSpec, SupervisedCommand, TemplateName};
 use testkit::envd::{self, Call, Fault};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -96,6 +96,10 @@ impl Agent {
             .template("base".parse::<TemplateName>().unwrap())
             .memory_mb(128)
             .timeout_sec(3600)
+            .start_command(SupervisedCommand {
+                cmd: "server".to_owned(),
+                ..SupervisedCommand::default()
+            })
             .build();
         let request = rpc::EnsureSandboxRequest {
             sandbox_id: id.to_string(),

@@ -19,7 +19,8 @@ const UPLOAD_CHUNKS: usize = 4;
 
 pub async fn make(agent: &Agent, id: &SandboxId, call: Call) -> Result<(), ConnectError> {
     match call {
-        Call::Health | Call::Init => agent.ensure(id).await,
+        // Each sandbox here has a start command.
+        Call::Health | Call::Init | Call::Supervise => agent.ensure(id).await,
         Call::Freeze => agent.pause(id).await,
         Call::Thaw => agent.checkpoint(id).await,
         Call::Start => agent.exec(id).await.map(drop),

@@ -28,6 +28,7 @@ mod usage;
 
 use std::time::Duration;
 
+use connectrpc::ErrorCode;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use model::SandboxId;
@@ -79,7 +80,7 @@ async fn attack(agent: &Agent, neighbour: &SandboxId, call: Call) {
 
 async fn one(agent: &Agent, call: Call, fault: Fault) {
     let id = SandboxId::random();
-    let in_boot = matches!(call, Call::Health | Call::Init);
+    let in_boot = matches!(call, Call::Health | Call::Init | Call::Supervise);
     if in_boot {
         agent.set_fault(&id, call, fault);
         let _ = tokio::time::timeout(CLIENT_PATIENCE, agent.ensure(&id)).await;
@@ -130,6 +131,48 @@ fn wrong_answers_after_a_resume_leave_the_sandbox_paused() {
             agent.check_works(&id).await;
             agent.remove(&id).await;
         }
+    });
+    drop(client);
+    agent.finish();
+}
+
+/// A guest agent of an earlier version lacks calls, and which ones is said with what to do.
+#[test]
+fn old_guest_is_told_with_remedy() {
+    let agent = Agent::start();
+    let client = tokio::runtime::Runtime::new().unwrap();
+    client.block_on(async {
+        let id = agent.create().await.unwrap();
+        let files = [
+            Call::Move,
+            Call::SetMode,
+            Call::SetOwner,
+            Call::Watch,
+            Call::Search,
+            Call::BeginUpload,
+        ];
+        let commands = [Call::StartCommand, Call::ListCommands, Call::AttachCommand];
+        for call in files.into_iter().chain(commands) {
+            agent.set_fault(&id, call, Fault::Unimplemented);
+            let error = calls::make(&agent, &id, call).await.unwrap_err();
+            assert_eq!(
+                error.code,
+                ErrorCode::FailedPrecondition,
+                "{call:?}: {error}"
+            );
+            let text = error.message.unwrap();
+            assert!(
+                text.contains("or create the sandbox again"),
+                "{call:?}: {text}"
+            );
+        }
+        agent.remove(&id).await;
+        let id = SandboxId::random();
+        agent.set_fault(&id, Call::Supervise, Fault::Unimplemented);
+        let error = agent.ensure(&id).await.unwrap_err();
+        let text = error.message.unwrap();
+        assert!(text.contains("leave start_command out"), "{text}");
+        agent.remove(&id).await;
     });
     drop(client);
     agent.finish();

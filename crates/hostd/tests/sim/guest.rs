@@ -5,8 +5,10 @@ use std::convert::Infallible;
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 
+use buffa::Message;
 use bytes::Bytes;
 use guest_rpc::ACCESS_TOKEN_HEADER;
+use guest_rpc::command::SuperviseRequest;
 use guest_rpc::http::{ClockAnswer, ClockRequest, InitRequest};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -90,6 +92,7 @@ async fn answer(world: &World, vm: &SimVm, request: Request<Incoming>) -> Answer
         Some(Ok(_)) if path != "/health" && world.fails(&format!("the answer of {path}")) => {
             plain(500, "lost")
         }
+        Some(Ok(_)) if path.starts_with("/command.") => message(),
         Some(Ok(answer)) => plain(200, answer),
         Some(Err(status)) => plain(status, r#"{"message":"bad luck"}"#),
         None => std::future::pending().await,
@@ -127,6 +130,16 @@ fn act(
             vm.flush(memory);
             Ok(String::new())
         }
+        "/command.CommandService/Supervise" => {
+            let request = SuperviseRequest::decode_from_slice(body).map_err(|_| 400_u16)?;
+            let process = request.process.into_option().ok_or(400_u16)?;
+            // The same one again is no news.
+            if memory.start_command.as_ref() != Some(&process.cmd) {
+                memory.start_command = Some(process.cmd);
+                memory.starts += 1;
+            }
+            Ok(String::new())
+        }
         "/clock" => {
             let request: ClockRequest = serde_json::from_slice(body).map_err(|_| 400_u16)?;
             memory.late = false;
@@ -157,5 +170,15 @@ fn init(memory: &mut Memory, presented: Option<&str>, body: &[u8]) -> Result<&'s
 fn plain(status: u16, body: impl Into<String>) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body.into())));
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+    answer
+}
+
+/// The answer of a Connect service, which has no fields.
+fn message() -> Answer {
+    let mut answer = plain(200, "");
+    let kind = http::HeaderValue::from_static("application/proto");
+    answer
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
     answer
 }

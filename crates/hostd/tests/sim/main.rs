@@ -9,6 +9,7 @@
 //! times until it tells the same story.
 
 mod barrier;
+mod changes;
 mod checkpoints;
 mod console;
 mod forks;
@@ -24,6 +25,7 @@ mod operations;
 mod preboot;
 mod rows;
 mod slow;
+mod templates;
 mod undo;
 mod verdict;
 mod vm;

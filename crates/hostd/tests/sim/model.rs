@@ -25,29 +25,34 @@ struct Set {
     volatile: bool,
 }
 
+/// One value of a sandbox, with all that was asked of it.
+#[derive(Debug, Clone, Default)]
+pub struct Register {
+    sets: Vec<Set>,
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     /// It was said to run.
     pub certain: bool,
     pub removing: bool,
     pub removed: bool,
-    /// It may end by itself.
+    /// It may end by itself, or was asked to.
     pub may_end: bool,
-    sets: Vec<Set>,
+    /// It was said to have been stopped.
+    pub stopped: bool,
+    /// What its program keeps.
+    pub value: Register,
+    /// Its `timeout_sec`.
+    pub timeout: Register,
     pub checkpoints: BTreeMap<String, Values>,
 }
 
 impl Known {
     pub fn new(values: Values, from: Time) -> Self {
-        let first = Set {
-            values,
-            from,
-            to: Some(from),
-            certain: true,
-            volatile: false,
-        };
         Self {
-            sets: vec![first],
+            value: Register::new(values, from),
+            timeout: Register::new(None, from),
             ..Self::default()
         }
     }
@@ -58,6 +63,19 @@ impl Known {
             may_end,
             ..Self::new(None, from)
         }
+    }
+}
+
+impl Register {
+    pub fn new(values: Values, from: Time) -> Self {
+        let first = Set {
+            values,
+            from,
+            to: Some(from),
+            certain: true,
+            volatile: false,
+        };
+        Self { sets: vec![first] }
     }
 
     /// Returns the values that a reader may see between the two times. No change may have begun
@@ -81,7 +99,7 @@ impl Known {
         self.sets[0].values = values;
     }
 
-    /// Something begins that may give it a value; for [`Known::end`].
+    /// Something begins that may give it a value; for [`Register::end`].
     pub fn begin(&mut self, values: Values, from: Time, volatile: bool) -> usize {
         self.sets.push(Set {
             values,
@@ -140,11 +158,11 @@ impl Model {
     /// What was asked of the agent and not answered comes about no more.
     pub fn agent_died(&mut self) {
         let now = self.tick();
-        for set in self
+        let registers = self
             .sandboxes
             .values_mut()
-            .flat_map(|known| &mut known.sets)
-        {
+            .flat_map(|known| [&mut known.value, &mut known.timeout]);
+        for set in registers.flat_map(|register| &mut register.sets) {
             if set.volatile {
                 set.to.get_or_insert(now);
             }
@@ -167,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_is_overwritten_for_sure_is_seen_no_more() {
-        let mut known = Known::new(Some(BTreeSet::from([0])), 1);
+        let mut known = Register::new(Some(BTreeSet::from([0])), 1);
         let first = known.begin(Some(BTreeSet::from([7])), 2, true);
         assert_eq!(known.seen(3, 4), Some(BTreeSet::from([0, 7])));
         known.end(first, true, 5);

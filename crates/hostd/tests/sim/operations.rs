@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hostd::sandbox::{Handle, Manager, SandboxError};
-use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState, TemplateName};
+use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState, SupervisedCommand, TemplateName};
 use vmm::Exit;
 
 use crate::history::{HOUR_MS, Kind};
@@ -72,7 +72,7 @@ impl Client {
 
     pub async fn ask(self, questions: u64) {
         for _ in 0..questions {
-            let what = self.world.below(26);
+            let what = self.world.below(29);
             let id = self.any();
             let story = format!("{what} {id:?}");
             if tokio::time::timeout(PATIENCE, Box::pin(self.one(what, id)))
@@ -102,6 +102,9 @@ impl Client {
             19 => self.checkpoint(&id).await,
             20 => self.roll_back(&id).await,
             21 => self.remove(&id).await,
+            25 => self.set_timeout(&id).await,
+            26 if self.world.one_in(3) => self.stop(&id).await,
+            27 => self.undo(&id).await,
             22 if self.kind.deaths => self.kill(),
             24 if self.kind.full => self.remove_on_full_disk(&id).await,
             23 if self.kind.clock => self.world.set_clock(if self.world.one_in(2) {
@@ -145,6 +148,10 @@ impl Client {
                 OnTimeout::Pause
             },
             auto_resume: !self.world.one_in(4),
+            start_command: self.world.one_in(2).then(|| SupervisedCommand {
+                cmd: format!("server-{}", self.world.below(2)),
+                ..SupervisedCommand::default()
+            }),
             ..spec(template)
         }
     }
@@ -160,13 +167,17 @@ impl Client {
                 .sandboxes
                 .insert(id.clone(), Known::that_may_end(may_end, now));
         }
+        let timeout = spec.timeout_sec.into();
         let answer = self.manager.ensure_sandbox(&id, spec).await;
+        self.note(&id, |known, _| {
+            known.timeout.began_with(Some(BTreeSet::from([timeout])));
+        });
         let values = if template == "base" {
             Some(BTreeSet::from([0]))
         } else {
             self.model().of_snapshot(template)
         };
-        self.note(&id, |known, _| known.began_with(values));
+        self.note(&id, |known, _| known.value.began_with(values));
         match answer {
             Ok(handle) => self.made(&id, &handle),
             Err(SandboxError::Template(_)) if template != "base" => {
@@ -199,7 +210,7 @@ impl Client {
     pub async fn write(&self, id: &SandboxId) {
         let value = self.world.fresh();
         let values = Some(BTreeSet::from([value]));
-        let Some(set) = self.note(id, |known, now| known.begin(values, now, true)) else {
+        let Some(set) = self.note(id, |known, now| known.value.begin(values, now, true)) else {
             return;
         };
         match self.manager.find_running(id).await {
@@ -209,12 +220,27 @@ impl Client {
                     None => false,
                 };
                 self.world.tell(format!("write {value} to {id}: {written}"));
-                self.note(id, |known, now| known.end(set, written, now));
+                self.note(id, |known, now| known.value.end(set, written, now));
             }
             Err(error) => {
-                self.note(id, |known, _| known.never(set));
+                self.note(id, |known, _| known.value.never(set));
                 self.judge("write", id, &error);
             }
+        }
+    }
+
+    /// A guest that runs has the start command of its sandbox.
+    fn check_start_command(&self, handle: &Handle, vm: &SimVm) {
+        let spec = handle.record.borrow().spec.clone();
+        let Some(wanted) = spec.start_command else {
+            return;
+        };
+        let memory = vm.state.borrow().memory.clone();
+        if memory.start_command.as_ref() != Some(&wanted.cmd) {
+            self.world.violation(format!(
+                "{} runs {:?} instead of {}",
+                handle.id, memory.start_command, wanted.cmd
+            ));
         }
     }
 
@@ -230,8 +256,9 @@ impl Client {
                 let Some(value) = vm.read(&token).await else {
                     return;
                 };
+                self.check_start_command(&handle, &vm);
                 self.note(id, |known, now| {
-                    let may_be = known.seen(from, now);
+                    let may_be = known.value.seen(from, now);
                     self.world.tell(format!("read {value} of {id}"));
                     if may_be
                         .as_ref()
@@ -240,7 +267,7 @@ impl Client {
                         self.world
                             .violation(format!("{id} has {value} and may have {may_be:?}"));
                     }
-                    known.saw(value, from, now);
+                    known.value.saw(value, from, now);
                 });
             }
             Err(error) => self.judge("read", id, &error),
@@ -273,13 +300,17 @@ impl Client {
         };
         match self.manager.fork_sandbox(id, &children).await {
             Ok(_) => {
-                let Some(values) = self.note(id, |known, now| known.seen(from, now)) else {
+                let seen = self.note(id, |known, now| {
+                    (known.value.seen(from, now), known.timeout.seen(from, now))
+                });
+                let Some((values, timeouts)) = seen else {
                     return;
                 };
                 self.world.tell(format!("  forked {id}"));
                 for child in &children {
                     self.note(child, |known, _| {
-                        known.began_with(values.clone());
+                        known.value.began_with(values.clone());
+                        known.timeout.began_with(timeouts.clone());
                         known.certain = true;
                     });
                 }
@@ -315,7 +346,7 @@ impl Client {
             .manager
             .create_template(id, &name.parse().unwrap(), memory, overwrite)
             .await;
-        let values = self.note(id, |known, now| known.seen(from, now));
+        let values = self.note(id, |known, now| known.value.seen(from, now));
         let (false, Some(values)) = (self.world.is_dead(), values) else {
             return;
         };
@@ -371,7 +402,7 @@ impl Client {
             Ok(_) => {
                 self.world.tell(format!("checkpoint {name} of {id}"));
                 self.note(id, |known, now| {
-                    let values = known.seen(from, now);
+                    let values = known.value.seen(from, now);
                     known.checkpoints.insert(name, values);
                 });
             }
@@ -382,7 +413,7 @@ impl Client {
     async fn roll_back(&self, id: &SandboxId) {
         let begun = self.note(id, |known, now| {
             let (name, values) = known.checkpoints.clone().into_iter().next()?;
-            Some((name, known.begin(values, now, false)))
+            Some((name, known.value.begin(values, now, false)))
         });
         let Some((name, set)) = begun.flatten() else {
             return;
@@ -392,7 +423,7 @@ impl Client {
             .manager
             .rollback_sandbox(id, &name.parse().unwrap())
             .await;
-        self.note(id, |known, now| known.end(set, answer.is_ok(), now));
+        self.note(id, |known, now| known.value.end(set, answer.is_ok(), now));
         match answer {
             Err(SandboxError::NoCheckpoint { .. })
                 if self.note(id, |known, _| !known.removing) == Some(true) =>

@@ -50,6 +50,11 @@ impl Client {
             if let Err(error) = self.manager.resume_sandbox(id).await {
                 return self.verify_refusal(id, &known, &error);
             }
+            if known.stopped {
+                self.world
+                    .violation(format!("{id} was stopped and came back"));
+            }
+            self.check_timeout(id).await;
             self.read(id).await;
             self.write(id).await;
             self.heard("last pause", id, self.manager.pause_sandbox(id).await);

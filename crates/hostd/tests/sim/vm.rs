@@ -26,6 +26,9 @@ pub struct Memory {
     dirty: bool,
     pub frozen: bool,
     pub token: Option<String>,
+    /// Its start command, as the host set it, and how often it came to be one.
+    pub start_command: Option<String>,
+    pub starts: u64,
     /// It stood still, and has not been told the time since.
     pub late: bool,
     /// Questions for its health until it is well.

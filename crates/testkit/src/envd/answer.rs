@@ -84,7 +84,8 @@ pub fn for_call(call: Call) -> Answer {
         | Call::Update
         | Call::SendSignal
         | Call::SendCommandInput
-        | Call::SignalCommand => ("200 OK", "application/proto", Vec::new()),
+        | Call::SignalCommand
+        | Call::Supervise => ("200 OK", "application/proto", Vec::new()),
         Call::AttachCommand => ("200 OK", "application/connect+proto", attached()),
         Call::StartCommand | Call::ListCommands | Call::GetCommand => {
             ("200 OK", "application/proto", commands(call))

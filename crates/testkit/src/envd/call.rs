@@ -30,6 +30,7 @@ pub enum Call {
     SendCommandInput,
     SignalCommand,
     AttachCommand,
+    Supervise,
     Watch,
     Search,
     BeginUpload,
@@ -39,7 +40,7 @@ pub enum Call {
 }
 
 impl Call {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Health,
         Self::Init,
         Self::Freeze,
@@ -66,6 +67,7 @@ impl Call {
         Self::SendCommandInput,
         Self::SignalCommand,
         Self::AttachCommand,
+        Self::Supervise,
         Self::Watch,
         Self::Search,
         Self::BeginUpload,
@@ -112,6 +114,7 @@ impl Call {
             (_, "command.CommandService/SendInput") => Self::SendCommandInput,
             (_, "command.CommandService/SendSignal") => Self::SignalCommand,
             (_, "command.CommandService/Attach") => Self::AttachCommand,
+            (_, "command.CommandService/Supervise") => Self::Supervise,
             (_, "file.FileService/Watch") => Self::Watch,
             (_, "file.FileService/Search") => Self::Search,
             _ => return None,

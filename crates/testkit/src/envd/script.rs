@@ -94,6 +94,11 @@ pub(super) fn for_fault(call: Call, fault: Fault) -> Script {
         ),
         Fault::MalformedBody => script(with_body(&good, malformed(call)), Then::Close),
         Fault::Lies => script(with_body(&good, lies(call)), Then::Close),
+        // Plain HTTP has no such code.
+        Fault::Unimplemented if matches!(call, Call::BeginUpload) => plain(
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+            Then::Close,
+        ),
         Fault::Unimplemented => plain(
             "HTTP/1.1 501 Not Implemented\r\ncontent-type: application/json\r\ncontent-length: 24\r\n\r\n\
              {\"code\":\"unimplemented\"}",
@@ -292,6 +297,16 @@ fn lying_command() -> command::Command {
         exit_code: Some(i32::MIN),
         signal: Some(u32::MAX),
         output_start: u64::MAX,
+        supervision: lying_supervision().into(),
+        ..Default::default()
+    }
+}
+
+fn lying_supervision() -> command::Supervision {
+    command::Supervision {
+        restarts: u64::MAX,
+        last_exit_code: Some(i32::MIN),
+        next_start_ms: Some(i64::MAX),
         ..Default::default()
     }
 }

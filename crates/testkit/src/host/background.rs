@@ -71,6 +71,30 @@ impl Background {
         self.changed.send_replace(());
     }
 
+    /// Ends a run of a start command.
+    fn end_run(&self, exit_code: i32) {
+        let mut state = self.state();
+        let supervision = state.command.supervision.as_option().cloned();
+        let mut supervision = supervision.unwrap_or_default();
+        let policy = supervision.policy.as_option();
+        let condition = policy.and_then(|policy| policy.condition.as_known());
+        let is_restarted = match condition {
+            Some(rpc::RestartCondition::RESTART_CONDITION_ALWAYS) => true,
+            Some(rpc::RestartCondition::RESTART_CONDITION_ON_FAILURE) => exit_code != 0,
+            _ => false,
+        };
+        supervision.last_exit_code = Some(exit_code);
+        if is_restarted {
+            supervision.next_start_ms = Some(stdx::time::now_ms() + 3_600_000);
+        }
+        state.command.supervision = supervision.into();
+        state.command.pid = 0;
+        drop(state);
+        if !is_restarted {
+            self.end(exit_code);
+        }
+    }
+
     /// Returns what a reader at `offset` gets next; `None` at the end.
     fn next(&self, offset: u64) -> Option<attach_command_response::Event> {
         let state = self.state();
@@ -161,6 +185,65 @@ pub(super) async fn start(
         result: Some(result),
         ..Default::default()
     })
+}
+
+/// Starts the start command of a sandbox, if it has one. After a failure it waits for ever, and ends
+/// for good otherwise.
+pub(super) fn supervise(shared: &Arc<Shared>, sandbox_id: &str) {
+    let mut world = shared.world();
+    let sandbox = world.sandboxes.get(sandbox_id);
+    let Some(command) = sandbox.and_then(|sandbox| sandbox.spec.start_command.as_option().cloned())
+    else {
+        return;
+    };
+    let supervision = rpc::Supervision {
+        policy: command.restart.clone(),
+        ..Default::default()
+    };
+    let background = Arc::new(Background {
+        sandbox_id: sandbox_id.to_owned(),
+        state: Mutex::new(State {
+            command: rpc::Command {
+                id: format!("cmd-{}", stdx::random::hex::<4>()),
+                name: Some("start".to_owned()),
+                cmd: command.cmd.clone(),
+                args: command.args.clone(),
+                started_ms: stdx::time::now_ms(),
+                supervision: supervision.into(),
+                ..Default::default()
+            },
+            output: Vec::new(),
+        }),
+        changed: watch::Sender::new(()),
+    });
+    world.background.push(Arc::clone(&background));
+    drop(world);
+    let exec = rpc::ExecRequest {
+        sandbox_id: sandbox_id.to_owned(),
+        cmd: command.cmd,
+        args: command.args,
+        envs: command.envs,
+        cwd: command.cwd,
+        user: command.user,
+        ..Default::default()
+    };
+    if let Ok(events) = programs::start(Arc::clone(shared), exec) {
+        tokio::spawn(record_run(background, events));
+    }
+}
+
+async fn record_run(background: Arc<Background>, mut events: ServiceStream<rpc::ExecResponse>) {
+    while let Some(Ok(event)) = events.next().await {
+        match event.event {
+            Some(exec_response::Event::Start(start)) => {
+                background.state().command.pid = start.pid;
+            }
+            Some(exec_response::Event::Stdout(bytes)) => background.take(false, bytes),
+            Some(exec_response::Event::Stderr(bytes)) => background.take(true, bytes),
+            Some(exec_response::Event::End(end)) => background.end_run(end.exit_code),
+            _ => {}
+        }
+    }
 }
 
 async fn record(background: Arc<Background>, mut events: ServiceStream<rpc::ExecResponse>) {

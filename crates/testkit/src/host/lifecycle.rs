@@ -9,7 +9,7 @@ use host_rpc as rpc;
 use host_rpc::SandboxState;
 
 use super::world::{Checkpoint, Sandbox, World};
-use super::{Shared, saved};
+use super::{Shared, background, saved};
 
 /// Returns the name of a state as users know it.
 fn word(state: SandboxState) -> &'static str {
@@ -110,6 +110,9 @@ pub(super) fn begin(
     let id = id.to_owned();
     tokio::spawn(async move {
         let booted = shared.script.meet_barrier("Boot").await;
+        if booted.is_ok() {
+            background::supervise(&shared, &id);
+        }
         shared.change(&id, |sandbox| match booted {
             Ok(()) => sandbox.state = SandboxState::SANDBOX_STATE_RUNNING,
             Err(error) => {

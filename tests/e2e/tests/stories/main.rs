@@ -14,4 +14,5 @@ mod kills;
 mod metrics;
 mod otlp;
 mod ports;
+mod start_command;
 mod trace;

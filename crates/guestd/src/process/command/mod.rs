@@ -7,6 +7,9 @@
 //!              └ a task reads its output into its log ([`log`]), with readers and without
 //! ```
 //!
+//! The start command ([`supervisor`]) has one entry and one log over all of its runs, and ends once
+//! its policy starts it no more ([`restart`]).
+//!
 //! Owner of a command is its entry in the [`Commands`] table; the process itself is one of
 //! [`super::table`] like any other, which E2B's service lists, too. Its log is the listener that
 //! takes output at the speed of the disk; readers read the log and never delay the process. A
@@ -18,8 +21,11 @@
 
 mod log;
 mod reader;
+mod restart;
 mod ring;
 mod service;
+mod supervision;
+mod supervisor;
 mod table;
 
 pub use service::service;

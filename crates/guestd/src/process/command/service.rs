@@ -22,6 +22,9 @@ use crate::process::request;
 use crate::process::service::{parse_plan, send_signal};
 use crate::settings::Settings;
 
+/// Signals after which the start command is not started again, as `docker kill` has it: SIGKILL and
+/// SIGTERM.
+const LAST_SIGNALS: [i32; 2] = [9, 15];
 /// Ctrl-D, the end of input on a terminal.
 const CTRL_D: u8 = 4;
 
@@ -127,9 +130,22 @@ impl CommandService for Service {
     ) -> ServiceResult<rpc::SendSignalResponse> {
         let request = request.to_owned_message();
         let command = self.commands.find(&request.command)?;
-        let process = command.process()?;
-        send_signal(&self.commands.processes, &process, request.signal.to_i32())?;
-        Response::ok(rpc::SendSignalResponse::default())
+        let signal = request.signal.to_i32();
+        let supervision = command.supervision.as_ref();
+        let stopped = supervision.filter(|_| LAST_SIGNALS.contains(&signal));
+        if let Some(supervision) = stopped {
+            supervision.stop();
+        }
+        let sent = match command.process() {
+            Ok(process) => send_signal(&self.commands.processes, &process, signal),
+            Err(ended) => Err(ended.into()),
+        };
+        // A start command that waits for its next run ends with the wait.
+        let is_ended = command.log.progress().ended.is_some();
+        match sent {
+            Err(error) if stopped.is_none() || is_ended => Err(error),
+            _ => Response::ok(rpc::SendSignalResponse::default()),
+        }
     }
 
     async fn attach(
@@ -142,6 +158,16 @@ impl CommandService for Service {
         let keepalive = keepalive::keepalive_interval(context.headers());
         let reader = Reader::new(command, &request, keepalive)?;
         Ok(Response::stream(reader.into_stream().boxed()))
+    }
+
+    async fn supervise(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, rpc::SuperviseRequest>,
+    ) -> ServiceResult<rpc::SuperviseResponse> {
+        let request = request.to_owned_message();
+        self.commands.supervise(&self.settings, request)?;
+        Response::ok(rpc::SuperviseResponse::default())
     }
 
     async fn get_keep_alive(

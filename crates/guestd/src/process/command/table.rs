@@ -12,6 +12,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::log::{Ended, Log};
+use super::restart::exit_code;
+use super::supervision::{Supervised, Supervision};
 use crate::process::input::InputError;
 use crate::process::lifetime::{self, Plan};
 use crate::process::output::{End, Event, Source};
@@ -33,6 +35,8 @@ const MAX_READERS: usize = 16;
 const MAX_NAME: usize = 63;
 /// Bytes of arguments that are kept to be shown, each with one for its end.
 const MAX_SHOWN_ARGS: usize = 4 << 10;
+/// Name of the start command.
+pub(super) const START: &str = "start";
 /// Beginning of all ids.
 const ID_PREFIX: &str = "cmd-";
 
@@ -43,15 +47,34 @@ pub struct Command {
     pub name: Option<String>,
     pub terminal: bool,
     pub keep_alive: bool,
-    started_ms: i64,
     shown: Shown,
-    pid: u32,
-    /// Serial number of its process.
+    /// Serial number of its process; of the start command a number of its own.
     serial: u64,
-    /// Belongs to its own task: gone, with the environment of the request, soon after the end.
-    process: Weak<Process>,
+    run: Mutex<Run>,
+    /// Restarts of the start command.
+    pub supervision: Option<Arc<Supervision>>,
     pub log: Log,
     pub readers: Arc<Semaphore>,
+}
+
+/// Present process of a command, or its last one.
+#[derive(Debug, Default)]
+struct Run {
+    started_ms: i64,
+    /// 0 while the start command does not run.
+    pid: u32,
+    /// Belongs to its own task: gone, with the environment of the request, soon after the end.
+    process: Weak<Process>,
+}
+
+impl Run {
+    fn begin(process: &Arc<Process>) -> Self {
+        Self {
+            started_ms: stdx::time::now_ms(),
+            pid: process.pid,
+            process: Arc::downgrade(process),
+        }
+    }
 }
 
 /// Program and arguments as they are shown.
@@ -74,14 +97,48 @@ impl Shown {
 }
 
 impl Command {
+    /// Creates the start command, before its first run.
+    pub(super) fn supervised(
+        config: &ProcessConfig,
+        supervision: Arc<Supervision>,
+        serial: u64,
+        log: Log,
+    ) -> Self {
+        Self {
+            id: new_id(),
+            name: Some(START.to_owned()),
+            terminal: false,
+            keep_alive: false,
+            shown: Shown::new(config),
+            serial,
+            run: Mutex::default(),
+            supervision: Some(supervision),
+            log,
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+        }
+    }
+
+    /// Records that a run of the start command has begun.
+    pub(super) fn begin_run(&self, process: &Arc<Process>) {
+        *self.run.lock() = Run::begin(process);
+    }
+
+    /// Records that the present run has ended.
+    pub(super) fn end_run(&self) {
+        let mut run = self.run.lock();
+        run.pid = 0;
+        run.process = Weak::new();
+    }
+
     /// Returns its process.
     ///
     /// # Errors
     /// [`InputError::Ended`].
     pub fn process(&self) -> Result<Arc<Process>, InputError> {
-        self.process.upgrade().ok_or(InputError::Ended)
+        self.run.lock().process.upgrade().ok_or(InputError::Ended)
     }
 
+    /// Returns false once it has ended; the start command can wait for its next run.
     fn is_running(&self) -> bool {
         self.log.progress().ended.is_none()
     }
@@ -95,30 +152,36 @@ impl Command {
     pub fn info(&self) -> rpc::Command {
         let progress = self.log.progress();
         let exit = progress.ended.map(|ended| ended.end.exit);
-        let (exit_code, signal) = match exit {
-            None => (None, None),
-            Some(Exit::Code(code)) => (Some(code), None),
-            Some(Exit::Signal(number, _)) => (Some(128 + number), u32::try_from(number).ok()),
+        let signal = match exit {
+            None | Some(Exit::Code(_)) => None,
+            Some(Exit::Signal(number, _)) => u32::try_from(number).ok(),
         };
+        let run = self.run.lock();
+        let supervision = self.supervision.as_ref();
         rpc::Command {
             id: self.id.clone(),
             name: self.name.clone(),
-            pid: self.pid,
+            pid: run.pid,
             cmd: self.shown.cmd.clone(),
             args: self.shown.args.clone(),
             args_truncated: self.shown.args_truncated,
             terminal: self.terminal,
             keep_alive: self.keep_alive,
-            started_ms: self.started_ms,
+            started_ms: run.started_ms,
             ended_ms: progress.ended.map(|ended| ended.at_ms),
-            exit_code,
+            exit_code: exit.map(exit_code),
             signal,
             timed_out: progress.ended.is_some_and(|ended| ended.end.timed_out),
             output_start: progress.start,
             output_end: progress.end,
+            supervision: supervision.map(|it| it.to_message()).into(),
             ..Default::default()
         }
     }
+}
+
+fn new_id() -> String {
+    format!("{ID_PREFIX}{}", stdx::random::hex::<4>())
 }
 
 /// Returns the first arguments, as far as they fit in [`MAX_SHOWN_ARGS`].
@@ -135,6 +198,7 @@ fn shown_args(args: &[String]) -> &[String] {
 #[derive(Debug)]
 pub struct Commands {
     pub(super) processes: Arc<Processes>,
+    pub(super) supervised: Mutex<Option<Supervised>>,
     entries: Mutex<Entries>,
 }
 
@@ -182,6 +246,7 @@ impl Commands {
     pub fn new(processes: Arc<Processes>) -> Self {
         Self {
             processes,
+            supervised: Mutex::default(),
             entries: Mutex::default(),
         }
     }
@@ -198,7 +263,7 @@ impl Commands {
         let name = plan.tag.clone();
         let names = StartNames::from_plan(&plan);
         let reservation = self.reserve(name.clone())?;
-        let id = format!("{ID_PREFIX}{}", stdx::random::hex::<4>());
+        let id = new_id();
         let terminal = plan.terminal.is_some();
         let plan = Plan {
             tag: name.clone().or_else(|| Some(id.clone())),
@@ -217,11 +282,10 @@ impl Commands {
             name,
             terminal,
             keep_alive,
-            started_ms: stdx::time::now_ms(),
             shown: Shown::new(&process.config),
-            pid: process.pid,
             serial: process.serial,
-            process: Arc::downgrade(&process),
+            run: Mutex::new(Run::begin(&process)),
+            supervision: None,
             log,
             readers: Arc::new(Semaphore::new(MAX_READERS)),
         });
@@ -259,6 +323,11 @@ impl Commands {
         })
     }
 
+    /// Adds the start command.
+    pub(super) fn insert(&self, command: Arc<Command>) {
+        self.entries.lock().all.push(command);
+    }
+
     /// Returns all commands, oldest first.
     pub(super) fn list(&self) -> Vec<Arc<Command>> {
         self.entries.lock().all.clone()
@@ -269,10 +338,10 @@ impl Commands {
     /// # Errors
     /// `not_found`.
     pub(super) fn find(&self, reference: &str) -> Result<Arc<Command>, ConnectError> {
-        let pid: Option<u32> = reference.parse().ok();
+        let pid: Option<u32> = reference.parse().ok().filter(|pid| *pid > 0);
         let entries = self.entries.lock();
         let fits = |command: &&Arc<Command>| match pid {
-            Some(pid) => command.pid == pid,
+            Some(pid) => command.run.lock().pid == pid,
             None => command.id == reference || command.name.as_deref() == Some(reference),
         };
         let found = entries.all.iter().filter(fits).max_by_key(|command| {
@@ -305,6 +374,11 @@ impl Commands {
     /// Carries output into the log until the end, and forgets the command some time after it.
     async fn record(self: Arc<Self>, command: Arc<Command>, mut output: mpsc::Receiver<Event>) {
         let end = carry_output(&command, &mut output).await;
+        self.finish(command, end).await;
+    }
+
+    /// Records the end of a command, and forgets it some time later.
+    pub(super) async fn finish(self: Arc<Self>, command: Arc<Command>, end: End) {
         {
             let mut entries = self.entries.lock();
             // Under the lock: who no longer sees it run sees when it ended.
@@ -352,7 +426,10 @@ impl Entries {
 }
 
 /// Carries output into the log, as fast as the disk takes it. Returns the end of the process.
-async fn carry_output(command: &Arc<Command>, output: &mut mpsc::Receiver<Event>) -> End {
+pub(super) async fn carry_output(
+    command: &Arc<Command>,
+    output: &mut mpsc::Receiver<Event>,
+) -> End {
     let mut events = Vec::new();
     loop {
         if output.recv_many(&mut events, 64).await == 0 {
@@ -398,11 +475,10 @@ impl Command {
             name: None,
             terminal: false,
             keep_alive,
-            started_ms: 0,
             shown: Shown::default(),
-            pid: 1,
             serial,
-            process: Weak::new(),
+            run: Mutex::default(),
+            supervision: None,
             log: Log::create(),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
         })

@@ -3,7 +3,7 @@
 //! The agent holds nothing about commands, and may be another than the one that started them: the
 //! guest is asked, and only when the sandbox would be idle otherwise. It may take its time for the
 //! answer, so this runs beside everything else that watches it. Its word counts for as long as the
-//! owner has allowed ([`crate::sandbox::keep_alive`]).
+//! owner has allowed ([`crate::keep_alive`]).
 
 use std::time::Duration;
 

@@ -10,10 +10,10 @@ use crate::disk::{self, Backend, DiskRecord};
 use crate::host::SharedState;
 use crate::images::identity::ImageIdentity;
 use crate::images::{self, Images};
+use crate::keep_alive::KeepAliveLimit;
 use crate::operation::OperationKind;
 use crate::sandbox::boot_source::BootSource;
 use crate::sandbox::error::SandboxError;
-use crate::sandbox::keep_alive::KeepAliveLimit;
 use crate::sandbox::ledger::Record;
 use crate::sandbox::log::Log;
 use crate::sandbox::resources::SlotResources;
@@ -159,9 +159,8 @@ fn from_template(
         let size_bytes = disk::size_bytes(&image, spec.disk_mb).map_err(SandboxError::Disk)?;
         (BootSource::Image(image), size_bytes)
     };
-    // Which commands run in a memory is not known here.
     let keep_alive = match template.has_memory {
-        true => KeepAliveLimit::Unlimited,
+        true => template.keep_alive,
         false => KeepAliveLimit::Nothing,
     };
     Ok(Found {

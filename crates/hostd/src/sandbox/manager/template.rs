@@ -37,11 +37,6 @@ impl Manager {
         self.check_name_is_free(name, overwrite).await?;
         self.check_template_limit(id).await?;
         let staging = self.host.templates.staging_dir();
-        let new = NewTemplate {
-            name: name.clone(),
-            source: id.clone(),
-            has_memory: memory,
-        };
         let command = Command::Snapshot {
             dir: staging.clone(),
             parts: match memory {
@@ -52,6 +47,14 @@ impl Manager {
         let published = match source.send_command(command).await {
             Ok(()) => {
                 fail::fail_point!("template::captured");
+                // Read after the capture: a command that is in it has raised the limit before.
+                let keep_alive = source.record.borrow().keep_alive;
+                let new = NewTemplate {
+                    name: name.clone(),
+                    source: id.clone(),
+                    has_memory: memory,
+                    keep_alive,
+                };
                 self.publish_template(&staging, new, overwrite).await
             }
             Err(error) => Err(error),

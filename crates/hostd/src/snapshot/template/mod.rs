@@ -30,6 +30,7 @@ use super::format::{self, Snapshot};
 use crate::disk::MIB;
 use crate::file_set::Sizes;
 use crate::images;
+use crate::keep_alive::KeepAliveLimit;
 use pins::Pins;
 pub(crate) use pins::{Pin, Retiring};
 
@@ -53,6 +54,9 @@ struct Manifest {
     has_memory: bool,
     /// Milliseconds since the Unix epoch.
     published_at_ms: i64,
+    /// That of the source, whose commands are in the memory. Of earlier versions it is not known.
+    #[serde(default)]
+    keep_alive: KeepAliveLimit,
 }
 
 /// A finished template.
@@ -65,6 +69,8 @@ pub struct Template {
     pub has_memory: bool,
     /// Milliseconds since the Unix epoch.
     pub published_at_ms: i64,
+    /// Time for which commands in its memory may keep a sandbox in use.
+    pub keep_alive: KeepAliveLimit,
     pub snapshot: Snapshot,
     pub dir: PathBuf,
 }
@@ -133,6 +139,7 @@ pub(crate) struct NewTemplate {
     pub(crate) name: TemplateName,
     pub(crate) source: SandboxId,
     pub(crate) has_memory: bool,
+    pub(crate) keep_alive: KeepAliveLimit,
 }
 
 impl Templates {
@@ -244,6 +251,7 @@ impl Templates {
             source: new.source,
             has_memory: new.has_memory,
             published_at_ms,
+            keep_alive: new.keep_alive,
         };
         let manifest = serde_json::to_vec_pretty(&manifest)?;
         file::write_atomic(&staging.join(MANIFEST), &manifest, 0o600)?;
@@ -303,6 +311,7 @@ fn read(dir: &Path) -> Option<Template> {
         source: manifest.source,
         has_memory: manifest.has_memory,
         published_at_ms: manifest.published_at_ms,
+        keep_alive: manifest.keep_alive,
         snapshot: Snapshot::read(dir).ok()?,
         dir: dir.to_owned(),
     })
@@ -332,6 +341,7 @@ mod tests {
             name: name.parse().unwrap(),
             source: SandboxId::random(),
             has_memory: true,
+            keep_alive: KeepAliveLimit::Millis(5),
         };
         templates.publish_template(&staging, new).unwrap()
     }
@@ -381,9 +391,19 @@ mod tests {
         let template = publish(&templates, "a");
         let rename = |from, to| fs::rename(template.dir.join(from), template.dir.join(to));
         rename("snapshot.json", "instant.json").unwrap();
-        rename("template.json", "snapshot.json").unwrap();
+        let manifest = fs::read_to_string(template.dir.join("template.json")).unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        manifest
+            .as_object_mut()
+            .unwrap()
+            .remove("keep_alive")
+            .unwrap();
+        fs::write(template.dir.join("snapshot.json"), manifest.to_string()).unwrap();
+        fs::remove_file(template.dir.join("template.json")).unwrap();
         let found = templates.find_template(&template.name).unwrap();
         assert_eq!(found.id, template.id);
+        assert_eq!(template.keep_alive, KeepAliveLimit::Millis(5));
+        assert_eq!(found.keep_alive, KeepAliveLimit::Unlimited);
         assert_eq!(found.snapshot, template.snapshot);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The owner of the sandbox decides, by starting commands with `keep_alive`; the guest only says
 //! whether they still run. The limit is in the record, written before the guest is asked to start
-//! the command; what was used of it is in memory ([`super::activity`]), so that an agent that starts
-//! anew allows it once more at most.
+//! the command; what was used of it is in memory ([`crate::sandbox::activity`]), so that an agent that starts
+//! anew allows it once more at most. A template with memory keeps the limit of its source, for the
+//! commands that are in that memory.
 
 use std::time::Duration;
 

@@ -1,0 +1,74 @@
+//! The start command of a sandbox: what a create asks for, and what is shown of it.
+
+use api_types::{CommandState, CreateSandbox, IfExists, RestartCondition, SupervisedCommand};
+
+use crate::support::{eventually, one, refused};
+
+fn print(exit_code: &str) -> SupervisedCommand {
+    SupervisedCommand {
+        cmd: "print".to_owned(),
+        args: ["out", "err", exit_code].map(str::to_owned).to_vec(),
+        envs: [("SECRET".to_owned(), "x".to_owned())].into(),
+        restart: RestartCondition::OnFailure,
+        max_retries: Some(5),
+        ..SupervisedCommand::default()
+    }
+}
+
+#[tokio::test]
+async fn start_command_is_shown_without_secrets() {
+    let (_host, _ground, plane) = one().await;
+    let client = plane.client();
+    let spec = CreateSandbox {
+        start_command: Some(print("3")),
+        name: Some("web".to_owned()),
+        ..CreateSandbox::default()
+    };
+    let id = client.create(&spec).await.unwrap().id;
+    let shown = client.get(&id).await.unwrap().start_command.unwrap();
+    assert!(shown.envs.is_empty());
+    let without = SupervisedCommand {
+        envs: [].into(),
+        ..print("3")
+    };
+    assert_eq!(shown, without);
+    let command = eventually("it waits for its restart", async || {
+        let command = client.command(&id, "start").await.unwrap();
+        (command.state == CommandState::Restarting).then_some(command)
+    });
+    let command = command.await;
+    assert_eq!((command.pid, command.exit_code), (0, None));
+    let supervision = command.supervision.unwrap();
+    assert_eq!(supervision.last_exit_code, Some(3));
+    assert_eq!(supervision.max_retries, Some(5));
+    assert!(supervision.next_start_at.is_some());
+    // Its name is answered where the same is asked for.
+    let existing = |command| CreateSandbox {
+        start_command: command,
+        if_exists: Some(IfExists::Return),
+        ..spec.clone()
+    };
+    let met = client.create(&existing(None)).await.unwrap();
+    assert_eq!(met.id, id);
+    let other = client
+        .create(&existing(Some(print("4"))))
+        .await
+        .unwrap_err();
+    assert!(other.to_string().contains("start_command"), "{other}");
+}
+
+#[tokio::test]
+async fn start_command_without_program_is_refused() {
+    let (_host, _ground, plane) = one().await;
+    for (command, part) in [
+        (r#"{"cmd": ""}"#, "name or path of a program"),
+        (r#"{"cmd": "a", "max_retries": 1}"#, "on_failure alone"),
+        (r#"{"cmd": "a", "restart": "sometimes"}"#, "restart"),
+        (r#"{"cmd": "a", "cwd": ""}"#, "cwd"),
+        (r#"{"args": []}"#, "cmd"),
+    ] {
+        let body = format!(r#"{{"start_command": {command}}}"#);
+        let message = refused(plane.post("/v1/sandboxes", body), 400, "invalid_request").await;
+        assert!(message.contains(part), "{message}");
+    }
+}

@@ -1,0 +1,136 @@
+//! The start command: started again as its policy says, with one output, until its last end.
+
+use guest_rpc::command as rpc;
+use guest_rpc::process::{ProcessConfig, Signal};
+use rpc::RestartCondition::{self, *};
+
+use crate::commands::{Commands, at, commands, get, read, signal, wait_until_ended};
+use crate::support::{Agent, eventually};
+
+const START: &str = "start";
+
+fn request(cmd: &str, args: &[&str], condition: RestartCondition) -> rpc::SuperviseRequest {
+    let config = ProcessConfig {
+        cmd: cmd.to_owned(),
+        args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        ..Default::default()
+    };
+    let policy = rpc::RestartPolicy {
+        condition: condition.into(),
+        ..Default::default()
+    };
+    rpc::SuperviseRequest {
+        process: config.into(),
+        restart: policy.into(),
+        ..Default::default()
+    }
+}
+
+async fn supervise(commands: &Commands, request: &rpc::SuperviseRequest) {
+    let set = commands.supervise(request.clone()).await;
+    set.expect("it is taken");
+}
+
+/// Waits for the start command, as soon as there is one that fits.
+async fn wait_for(commands: &Commands, fits: impl Fn(&rpc::Command) -> bool) -> rpc::Command {
+    let found = async || {
+        let listed = commands.list(rpc::ListRequest::default()).await;
+        let listed = listed.expect("a list").into_owned().commands;
+        listed.into_iter().find(|command| fits(command))
+    };
+    eventually("the start command", async || found().await.is_some()).await;
+    found().await.expect("it is there")
+}
+
+fn restarts(command: &rpc::Command) -> u64 {
+    command
+        .supervision
+        .as_option()
+        .expect("a start command")
+        .restarts
+}
+
+#[tokio::test]
+async fn crashed_start_command_runs_again() {
+    let agent = Agent::open().await;
+    let commands = commands(&agent);
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = format!(
+        "cd {}; echo x >>runs; n=$(wc -l <runs); echo run $n; [ $n -gt 2 ] && exec sleep 1000; exit $n",
+        folder.path().display()
+    );
+    let wanted = request("/bin/sh", &["-c", &script], RESTART_CONDITION_ON_FAILURE);
+    supervise(&commands, &wanted).await;
+    let first = wait_for(&commands, |_| true).await;
+    let stable = wait_for(&commands, |command| {
+        (restarts(command), command.output_end) == (2, "run N\n".len() as u64 * 3)
+    });
+    let stable = stable.await;
+    assert_eq!(first.id, stable.id);
+    let supervision = stable.supervision.as_option().expect("supervision");
+    assert_eq!(supervision.last_exit_code, Some(2));
+    assert_eq!((supervision.next_start_ms, stable.exit_code), (None, None));
+    // The host says it again after a resume.
+    supervise(&commands, &wanted).await;
+    assert_eq!(get(&commands, START).await.pid, stable.pid);
+    signal(&commands, START, Signal::SIGNAL_SIGTERM).await;
+    let ended = wait_until_ended(&commands, START).await;
+    assert_eq!((ended.exit_code, restarts(&ended)), (Some(143), 2));
+    let output = read(&commands, at(START, 0), usize::MAX).await;
+    assert_eq!(output.out, b"run 1\nrun 2\nrun 3\n");
+    // It has ended for good.
+    supervise(&commands, &wanted).await;
+    assert!(get(&commands, START).await.ended_ms.is_some());
+}
+
+#[tokio::test]
+async fn signal_ends_wait_for_restart() {
+    let agent = Agent::open().await;
+    let commands = commands(&agent);
+    let wanted = request("/bin/sh", &["-c", "exit 3"], RESTART_CONDITION_ALWAYS);
+    supervise(&commands, &wanted).await;
+    let waiting = wait_for(&commands, |command| {
+        let supervision = command.supervision.as_option();
+        supervision.is_some_and(|supervision| supervision.next_start_ms.is_some())
+    });
+    let waiting = waiting.await;
+    assert_eq!((waiting.pid, waiting.exit_code), (0, None));
+    signal(&commands, START, Signal::SIGNAL_SIGKILL).await;
+    let ended = wait_until_ended(&commands, START).await;
+    assert_eq!(ended.exit_code, Some(3));
+}
+
+#[tokio::test]
+async fn reason_of_failed_start_is_output() {
+    let agent = Agent::open().await;
+    let commands = commands(&agent);
+    let wanted = request("/no/such/program", &[], RESTART_CONDITION_NEVER);
+    supervise(&commands, &wanted).await;
+    wait_for(&commands, |_| true).await;
+    let ended = wait_until_ended(&commands, START).await;
+    assert_eq!(ended.exit_code, Some(127));
+    let output = read(&commands, at(START, 0), usize::MAX).await;
+    let text = String::from_utf8(output.err).expect("text");
+    assert!(text.contains("No such file or directory"), "{text}");
+    let nothing = commands.supervise(rpc::SuperviseRequest::default()).await;
+    let refused = nothing.expect_err("refused").message.expect("a reason");
+    assert!(refused.contains("process.cmd"), "{refused}");
+}
+
+#[tokio::test]
+async fn other_start_command_replaces_former() {
+    let agent = Agent::open().await;
+    let commands = commands(&agent);
+    let former = request("sleep", &["1000"], RESTART_CONDITION_ALWAYS);
+    supervise(&commands, &former).await;
+    let former = wait_for(&commands, |command| command.pid > 0).await;
+    let other = request("sleep", &["2000"], RESTART_CONDITION_NEVER);
+    supervise(&commands, &other).await;
+    let other = wait_for(&commands, |command| {
+        command.id != former.id && command.pid > 0
+    })
+    .await;
+    let ended = get(&commands, &former.id).await;
+    assert_eq!((ended.exit_code, restarts(&ended)), (Some(137), 0));
+    assert_eq!(get(&commands, START).await.id, other.id);
+}
