@@ -3,11 +3,14 @@
 //! Control group `user`, below the mounted root; the agent stays in the root, which has no limits.
 //! Where there is no cgroup v2, or a controller is missing, there is no such limit and all else
 //! works.
+//!
+//! Below it is one for the start command ([`Cgroup::create_child`]), whose processes end together.
+//! It has no limits of its own: the kernel allows processes beside it in `user` because of that.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Weight of all user processes together against the agent's 100 (kernel: 1 to 10000).
 const CPU_WEIGHT: &str = "50";
@@ -20,9 +23,10 @@ const RESERVE_MAX: u64 = 64 << 20;
 /// Process ids kept for agent and kernel.
 const PIDS_RESERVE: u64 = 256;
 
-/// The group that user processes join between fork and exec.
+/// A group that user processes join between fork and exec.
 #[derive(Debug)]
 pub struct Cgroup {
+    dir: PathBuf,
     procs: File,
 }
 
@@ -48,11 +52,42 @@ impl Cgroup {
         if let Some(pids) = pids_limit() {
             attempt(&group.join("pids.max"), &pids.to_string());
         }
-        Ok(Self {
-            procs: OpenOptions::new()
-                .write(true)
-                .open(group.join("cgroup.procs"))?,
-        })
+        Self::open(group)
+    }
+
+    /// Creates a group below this one, which has the limits of both, or opens it.
+    ///
+    /// # Errors
+    /// Where it can be neither created nor opened.
+    pub fn create_child(&self, name: &str) -> io::Result<Self> {
+        let group = self.dir.join(name);
+        match fs::create_dir(&group) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            _ => Self::open(group),
+        }
+    }
+
+    fn open(dir: PathBuf) -> io::Result<Self> {
+        let procs = dir.join("cgroup.procs");
+        let procs = OpenOptions::new().write(true).open(procs)?;
+        Ok(Self { dir, procs })
+    }
+
+    /// Sends SIGKILL to all processes in it and below it, and to those that they fork meanwhile.
+    ///
+    /// # Errors
+    /// Where the kernel has no such call (before Linux 5.14).
+    pub fn kill_all(&self) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.kill"), "1")
+    }
+
+    /// Returns true if a process is in it or below it. One that was killed is, until it is gone.
+    ///
+    /// # Errors
+    /// Where the kernel's file about it cannot be read.
+    pub fn is_populated(&self) -> io::Result<bool> {
+        let events = fs::read_to_string(self.dir.join("cgroup.events"))?;
+        Ok(events.lines().any(|line| line == "populated 1"))
     }
 
     /// Returns the file `cgroup.procs`, into which a process writes `0` to join.

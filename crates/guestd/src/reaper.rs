@@ -31,9 +31,25 @@ pub enum Exit {
 /// Reaper; see the module. There is one per process of the agent.
 #[derive(Debug)]
 pub struct Reaper {
-    waiting: Mutex<HashMap<i32, oneshot::Sender<Exit>>>,
+    waiting: Mutex<HashMap<i32, Leader>>,
     /// True as PID 1: also buries orphans, which this agent did not start.
     orphans: bool,
+}
+
+/// Processes of a group once its leader has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterLeader {
+    /// They live on.
+    Keep,
+    /// They are killed, before anything is told of the leader's end.
+    Kill,
+}
+
+/// A process that has not been collected.
+#[derive(Debug)]
+struct Leader {
+    owner: oneshot::Sender<Exit>,
+    group: AfterLeader,
 }
 
 impl Reaper {
@@ -63,13 +79,14 @@ impl Reaper {
     /// Errors of `fork`.
     pub fn adopt<T>(
         &self,
+        group: AfterLeader,
         fork: impl FnOnce() -> io::Result<(u32, T)>,
     ) -> io::Result<(u32, T, oneshot::Receiver<Exit>)> {
         let mut waiting = self.lock();
         let (pid, made) = fork()?;
-        let (tell, told) = oneshot::channel();
-        waiting.insert(pid.cast_signed(), tell);
-        Ok((pid, made, told))
+        let (owner, exit) = oneshot::channel();
+        waiting.insert(pid.cast_signed(), Leader { owner, group });
+        Ok((pid, made, exit))
     }
 
     /// Signals the process group that `leader` leads. Returns false if the leader is buried: its
@@ -92,32 +109,46 @@ impl Reaper {
     fn collect(&self) {
         let mut waiting = self.lock();
         if self.orphans {
-            while let Some((pid, exit)) = wait_for(-1) {
-                deliver(&mut waiting, pid, exit);
-            }
+            while let Some(pid) = syscall::finished_child(-1)
+                && bury(&mut waiting, pid)
+            {}
             return;
         }
         let pids: Vec<i32> = waiting.keys().copied().collect();
         for pid in pids {
-            if let Some((pid, exit)) = wait_for(pid) {
-                deliver(&mut waiting, pid, exit);
+            if syscall::finished_child(pid).is_some() {
+                bury(&mut waiting, pid);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<i32, oneshot::Sender<Exit>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Leader>> {
         self.waiting.lock()
     }
 }
 
-fn deliver(waiting: &mut HashMap<i32, oneshot::Sender<Exit>>, pid: i32, exit: Exit) {
-    if let Some(owner) = waiting.remove(&pid) {
-        // An owner that has gone does not want to know.
-        let _ = owner.send(exit);
+/// Collects a finished process, and tells its owner. Returns false if it could not be collected.
+fn bury(waiting: &mut HashMap<i32, Leader>, pid: i32) -> bool {
+    let leader = waiting.remove(&pid);
+    if leader
+        .as_ref()
+        .is_some_and(|leader| leader.group == AfterLeader::Kill)
+        // Before it is collected: its number, and so that of its group, is still its own.
+        && let Err(error) = killpg(Pid::from_raw(pid), Signal::SIGKILL)
+    {
+        tracing::warn!("what process {pid} left behind cannot be killed: {error}");
     }
+    let Some((_, exit)) = wait_for(pid) else {
+        return false;
+    };
+    if let Some(leader) = leader {
+        // An owner that has gone does not want to know.
+        let _ = leader.owner.send(exit);
+    }
+    true
 }
 
-/// Collects one finished child of `pid` (-1: of any), if there is one now.
+/// Collects the child `pid`, if it has finished.
 fn wait_for(pid: i32) -> Option<(i32, Exit)> {
     let (pid, status) = syscall::reap_child(pid)?;
     // Not through nix, which turns a death by a real-time signal into an error and so loses whose

@@ -21,6 +21,23 @@ pub fn reap_child(pid: i32) -> Option<(i32, i32)> {
     (found > 0).then_some((found, status))
 }
 
+/// Returns the pid of one finished child, and leaves it to be collected: until then no other process
+/// has its number. `pid` -1 means any.
+pub fn finished_child(pid: i32) -> Option<i32> {
+    let kind = if pid < 0 { libc::P_ALL } else { libc::P_PID };
+    // SAFETY: plain numbers, for which all zeros are valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` outlives the call, which writes nothing else.
+    let done = unsafe { libc::waitid(kind, pid.max(0).cast_unsigned(), &raw mut info, options) };
+    if done != 0 {
+        return None;
+    }
+    // SAFETY: the call fills these fields, or leaves them 0 where no child has finished.
+    let found = unsafe { info.si_pid() };
+    (found > 0).then_some(found)
+}
+
 /// Registers a non-blocking descriptor with the runtime.
 ///
 /// # Errors

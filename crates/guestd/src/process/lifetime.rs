@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use super::descriptor::Descriptor;
 use super::input::Input;
 use super::output::{End, Event, Source, pump_output};
+use super::scope::Scope;
 use super::spawn::{Pipes, Program, Stdio3, spawn_child};
 use super::table::{Process, Processes};
 use super::terminal::{self, Size};
-use crate::reaper::Exit;
+use crate::reaper::{AfterLeader, Exit};
 
 /// Time for which the end of a process is kept for those who connect late (E2B contract 2.4).
 pub const KEEP_ENDED: Duration = Duration::from_secs(30);
@@ -35,6 +36,8 @@ pub struct Plan {
     pub stdin: bool,
     /// Time at which the whole group is killed.
     pub deadline: Option<Instant>,
+    /// Scope of all processes that end with it. `None`: those that it leaves behind live on.
+    pub scope: Option<Arc<Scope>>,
 }
 
 type Pump = (Source, Arc<Descriptor>);
@@ -54,9 +57,15 @@ pub async fn start_process(
         terminal,
         stdin,
         deadline,
+        scope,
     } = plan;
     let reaper = processes.reaper.clone();
-    let cgroup = processes.cgroup.clone();
+    let own_cgroup = scope.as_ref().and_then(|scope| scope.cgroup());
+    let cgroup = own_cgroup.or_else(|| processes.cgroup.clone());
+    let group = match scope {
+        Some(_) => AfterLeader::Kill,
+        None => AfterLeader::Keep,
+    };
     let (spawned, master) = tokio::task::spawn_blocking(move || {
         let (stdio, master) = match terminal {
             None => (Stdio3::Pipes { stdin }, None),
@@ -66,7 +75,7 @@ pub async fn start_process(
             }
         };
         io::Result::Ok((
-            spawn_child(&reaper, cgroup.as_deref(), &program, stdio)?,
+            spawn_child(&reaper, cgroup.as_deref(), group, &program, stdio)?,
             master,
         ))
     })
@@ -101,6 +110,7 @@ pub async fn start_process(
         spawned.exit,
         pumps,
         deadline,
+        scope,
     ));
     Ok((process, listener))
 }
@@ -134,10 +144,14 @@ async fn live(
     exit: oneshot::Receiver<Exit>,
     pumps: Vec<Pump>,
     deadline: Option<Instant>,
+    scope: Option<Arc<Scope>>,
 ) {
     let (tell_exited, exited) = watch::channel(false);
     let leader = async {
         let end = end_of_leader(&processes, &process, exit, deadline).await;
+        if let Some(scope) = scope {
+            scope.end().await;
+        }
         process.exited.store(true, Ordering::Release);
         tell_exited.send_replace(true);
         end
@@ -152,8 +166,7 @@ async fn live(
     processes.remove(&process);
 }
 
-/// Waits for the end of the leader, and holds it to its deadline with all of its group. If the
-/// leader ends in time, the processes that it leaves behind live on.
+/// Waits for the end of the leader, and holds it to its deadline with all of its group.
 async fn end_of_leader(
     processes: &Processes,
     process: &Process,

@@ -15,6 +15,7 @@ mod interpreter;
 mod lifetime;
 mod output;
 pub mod request;
+mod scope;
 mod service;
 mod spawn;
 mod table;

@@ -74,6 +74,7 @@ pub(super) async fn parse_plan(
         tag: request.tag,
         config: request.process.into_option().unwrap_or_default(),
         deadline,
+        scope: None,
     })
 }
 
@@ -323,6 +324,7 @@ mod tests {
             terminal: None,
             stdin: false,
             deadline: None,
+            scope: None,
         };
         let (next, _output) = lifetime::start_process(processes.clone(), plan)
             .await

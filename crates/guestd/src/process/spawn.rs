@@ -21,7 +21,7 @@ use nix::unistd::{Gid, Uid, chdir, geteuid, setgid, setgroups, setsid, setuid};
 use tokio::sync::oneshot;
 
 use crate::cgroup::Cgroup;
-use crate::reaper::{Exit, Reaper};
+use crate::reaper::{AfterLeader, Exit, Reaper};
 use crate::syscall;
 use crate::user::User;
 
@@ -71,6 +71,7 @@ pub struct Pipes {
 pub fn spawn_child(
     reaper: &Reaper,
     cgroup: Option<&Cgroup>,
+    group: AfterLeader,
     program: &Program,
     stdio: Stdio3,
 ) -> io::Result<Spawned> {
@@ -88,7 +89,7 @@ pub fn spawn_child(
     let entry = Entry::new(program, cgroup.map(Cgroup::procs), terminal)?;
     // SAFETY: `enter` makes system calls only; all that it needs was allocated before the fork.
     unsafe { command.pre_exec(move || entry.enter()) };
-    let (pid, pipes, exit) = reaper.adopt(|| {
+    let (pid, pipes, exit) = reaper.adopt(group, || {
         let mut child = command.spawn()?;
         let pipes = Pipes {
             stdin: child.stdin.take().map(OwnedFd::from),

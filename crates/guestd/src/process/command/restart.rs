@@ -96,6 +96,10 @@ impl Restarts {
         self.is_stopped = true;
     }
 
+    pub const fn is_stopped(&self) -> bool {
+        self.is_stopped
+    }
+
     /// Records the end of a run that lasted for a time. `jitter` is a random number from 0 to 1.
     pub fn end_run(&mut self, exit: Exit, lasted: Duration, jitter: f64) -> AfterRun {
         self.last_exit = Some(exit);

@@ -19,12 +19,9 @@ use crate::Agent;
 use crate::auth::Caller;
 use crate::keepalive;
 use crate::process::request;
-use crate::process::service::{parse_plan, send_signal};
+use crate::process::service::parse_plan;
 use crate::settings::Settings;
 
-/// Signals after which the start command is not started again, as `docker kill` has it: SIGKILL and
-/// SIGTERM.
-const LAST_SIGNALS: [i32; 2] = [9, 15];
 /// Ctrl-D, the end of input on a terminal.
 const CTRL_D: u8 = 4;
 
@@ -130,22 +127,8 @@ impl CommandService for Service {
     ) -> ServiceResult<rpc::SendSignalResponse> {
         let request = request.to_owned_message();
         let command = self.commands.find(&request.command)?;
-        let signal = request.signal.to_i32();
-        let supervision = command.supervision.as_ref();
-        let stopped = supervision.filter(|_| LAST_SIGNALS.contains(&signal));
-        if let Some(supervision) = stopped {
-            supervision.stop();
-        }
-        let sent = match command.process() {
-            Ok(process) => send_signal(&self.commands.processes, &process, signal),
-            Err(ended) => Err(ended.into()),
-        };
-        // A start command that waits for its next run ends with the wait.
-        let is_ended = command.log.progress().ended.is_some();
-        match sent {
-            Err(error) if stopped.is_none() || is_ended => Err(error),
-            _ => Response::ok(rpc::SendSignalResponse::default()),
-        }
+        self.commands.signal(&command, request.signal.to_i32())?;
+        Response::ok(rpc::SendSignalResponse::default())
     }
 
     async fn attach(

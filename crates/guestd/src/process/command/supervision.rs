@@ -1,12 +1,19 @@
 //! State of the start command that its supervisor ([`super::supervisor`]) and calls about it share.
+//!
+//! ```text
+//! waiting ──► starting ──► running ──► waiting …
+//!                │ a signal that stops it is kept here: there is no process to send it to yet
+//! ```
 
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use guest_rpc::command as rpc;
+use nix::libc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::restart::{AfterRun, Policy, Restarts};
@@ -18,6 +25,8 @@ pub struct Supervised {
     /// Without its policy.
     pub request: rpc::SuperviseRequest,
     pub supervision: Arc<Supervision>,
+    /// Its supervisor, which is done once no process of it is left, and none will come.
+    pub task: JoinHandle<()>,
 }
 
 /// Restarts of the start command, which its task and calls about it share.
@@ -31,8 +40,16 @@ pub struct Supervision {
 #[derive(Debug)]
 struct State {
     restarts: Restarts,
-    /// End of the present wait.
-    next_start: Option<Instant>,
+    run: RunState,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum RunState {
+    /// Until the time of the next run, if there is one.
+    Waiting(Option<Instant>),
+    /// With the signal that came since.
+    Starting(Option<i32>),
+    Running,
 }
 
 impl Supervision {
@@ -40,23 +57,42 @@ impl Supervision {
         Self {
             state: Mutex::new(State {
                 restarts: Restarts::new(policy),
-                next_start: None,
+                run: RunState::Waiting(None),
             }),
             stopped: Notify::new(),
         }
     }
 
-    /// Makes the present run the last one, and ends a wait for the next.
-    pub fn stop(&self) {
-        self.state.lock().restarts.stop();
+    /// Makes the present run the last one, and ends a wait for the next. Returns true if the signal
+    /// is kept for a run that is being started; otherwise the caller sends it to the process, if
+    /// there is one.
+    pub fn stop(&self, signal: i32) -> bool {
+        let mut state = self.state.lock();
+        state.restarts.stop();
         self.stopped.notify_one();
+        let RunState::Starting(kept) = &mut state.run else {
+            return false;
+        };
+        if *kept != Some(libc::SIGKILL) {
+            *kept = Some(signal);
+        }
+        true
+    }
+
+    /// Returns true if no run will begin.
+    pub fn is_stopped(&self) -> bool {
+        self.state.lock().restarts.is_stopped()
     }
 
     /// Returns the state as it is shown.
     pub fn to_message(&self) -> rpc::Supervision {
         let state = self.state.lock();
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        let next_start_ms = state.next_start.map(|at| {
+        let next_start = match state.run {
+            RunState::Waiting(next_start) => next_start,
+            RunState::Starting(_) | RunState::Running => None,
+        };
+        let next_start_ms = next_start.map(|at| {
             let left_ms = i64::try_from(left(at).as_millis()).unwrap_or(i64::MAX);
             stdx::time::now_ms().saturating_add(left_ms)
         });
@@ -67,27 +103,38 @@ impl Supervision {
         self.state.lock().restarts.policy = policy;
     }
 
+    /// Records that a run is being started. Returns false if there is none: it was stopped.
     pub fn begin_run(&self) -> bool {
-        self.state.lock().restarts.begin_run()
+        let mut state = self.state.lock();
+        state.run = RunState::Starting(None);
+        state.restarts.begin_run()
+    }
+
+    /// Records that the process of the run is there, and known. Returns the signal that came before.
+    pub fn confirm_run(&self) -> Option<i32> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut state.run, RunState::Running) {
+            RunState::Starting(signal) => signal,
+            RunState::Waiting(_) | RunState::Running => None,
+        }
     }
 
     /// Records the end of a run. Returns the time until the next one, if there is one.
     pub fn end_run(&self, exit: Exit, lasted: Duration) -> Option<Duration> {
         let mut state = self.state.lock();
-        match state.restarts.end_run(exit, lasted, jitter()) {
+        let wait = match state.restarts.end_run(exit, lasted, jitter()) {
             AfterRun::End => None,
-            AfterRun::Restart { wait } => {
-                state.next_start = Some(Instant::now() + wait);
-                Some(wait)
-            }
-        }
+            AfterRun::Restart { wait } => Some(wait),
+        };
+        state.run = RunState::Waiting(wait.map(|wait| Instant::now() + wait));
+        wait
     }
 
     /// Waits for the time of the next run, or until it is stopped.
     pub async fn wait(&self, wait: Duration) {
         // A permit of `notify_one` stays, so that a stop just before this ends it, too.
         let _ = tokio::time::timeout(wait, self.stopped.notified()).await;
-        self.state.lock().next_start = None;
+        self.state.lock().run = RunState::Waiting(None);
     }
 
     pub fn last_exit(&self) -> Option<Exit> {
@@ -107,5 +154,46 @@ fn jitter() -> f64 {
     match read {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
         Err(_) => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supervision() -> Arc<Supervision> {
+        Arc::new(Supervision::new(Policy {
+            condition: rpc::RestartCondition::RESTART_CONDITION_ALWAYS,
+            max_retries: None,
+        }))
+    }
+
+    /// With a clock of its own: a wait that is not ended takes its time.
+    #[tokio::test(start_paused = true)]
+    async fn stop_ends_wait_at_once() {
+        let supervision = supervision();
+        assert!(supervision.begin_run());
+        assert_eq!(supervision.confirm_run(), None);
+        let wait = supervision.end_run(Exit::Code(3), Duration::ZERO).unwrap();
+        assert!(supervision.to_message().next_start_ms.is_some());
+        let begun = Instant::now();
+        let waiting = Arc::clone(&supervision);
+        let waiting = tokio::spawn(async move { waiting.wait(wait).await });
+        tokio::task::yield_now().await;
+        assert!(!supervision.stop(libc::SIGTERM));
+        waiting.await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(!supervision.begin_run());
+    }
+
+    #[test]
+    fn kept_sigkill_outranks_others() {
+        for (first, second, kept) in [(9, 15, 9), (15, 9, 9), (15, 15, 15)] {
+            let supervision = supervision();
+            assert!(supervision.begin_run());
+            assert!(supervision.stop(first) && supervision.stop(second));
+            assert_eq!(supervision.confirm_run(), Some(kept));
+            assert!(!supervision.stop(second));
+        }
     }
 }

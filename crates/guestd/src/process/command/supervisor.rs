@@ -5,6 +5,10 @@
 //! monotonic one, which stands still while the guest does. Its task owns all runs; the table has the
 //! command with its log as soon as the disk takes that, which may be frozen when the host calls.
 //! All of this is in memory: after a boot of the same disk the host sets it anew.
+//!
+//! All processes of a run end with its first one ([`crate::process::scope`]), so no run meets what
+//! another left behind. A start command that replaces another waits for the end of that one's
+//! supervisor, and so for the ends of all before it.
 
 use std::sync::Arc;
 
@@ -13,20 +17,25 @@ use guest_rpc::command as rpc;
 use guest_rpc::process::StartRequest;
 use guest_rpc::start_error;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::libc;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::log::Log;
 use super::restart::Policy;
 use super::supervision::{Supervised, Supervision};
 use super::table::{Command, Commands, START, carry_output};
-use crate::process::lifetime;
+use crate::process::lifetime::{self, Plan};
 use crate::process::output::{End, Event, Source};
-use crate::process::service::{StartNames, parse_plan};
+use crate::process::scope::Scope;
+use crate::process::service::{StartNames, parse_plan, send_signal};
+use crate::process::table::Process;
 use crate::reaper::Exit;
 use crate::settings::Settings;
 
+/// Signals after which the start command is not started again, as `docker kill` has it.
+const LAST_SIGNALS: [i32; 2] = [libc::SIGKILL, libc::SIGTERM];
 /// Exit codes of a shell for a program that does not exist, and for one that cannot be started.
 const NO_SUCH_PROGRAM: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
@@ -60,14 +69,22 @@ impl Commands {
             present.supervision.set_policy(policy);
             return Ok(());
         }
-        let supervision = Arc::new(Supervision::new(policy));
-        let former = supervised.replace(Supervised {
-            request: request.clone(),
-            supervision: Arc::clone(&supervision),
+        let former = supervised.take().map(|former| {
+            self.kill_start_command(&former.supervision);
+            former.task
         });
-        let former = former.map(|former| former.supervision);
-        let settings = Arc::clone(settings);
-        tokio::spawn(Arc::clone(self).run_supervised(settings, request, supervision, former));
+        let supervision = Arc::new(Supervision::new(policy));
+        let running = Arc::clone(self).run_supervised(
+            Arc::clone(settings),
+            request.clone(),
+            Arc::clone(&supervision),
+            former,
+        );
+        *supervised = Some(Supervised {
+            request,
+            supervision,
+            task: tokio::spawn(running),
+        });
         Ok(())
     }
 
@@ -77,10 +94,16 @@ impl Commands {
         settings: Arc<Settings>,
         request: rpc::SuperviseRequest,
         supervision: Arc<Supervision>,
-        former: Option<Arc<Supervision>>,
+        former: Option<JoinHandle<()>>,
     ) {
-        if let Some(former) = former {
-            self.end_former(&former).await;
+        if let Some(former) = former
+            && let Err(error) = former.await
+        {
+            tracing::error!("the supervisor of the former start command failed: {error}");
+        }
+        if supervision.is_stopped() {
+            // Replaced before its first run.
+            return;
         }
         let log = match tokio::task::spawn_blocking(Log::create).await {
             Ok(log) => log,
@@ -90,10 +113,11 @@ impl Commands {
         let serial = self.processes.next_serial();
         let command = Command::supervised(&config, Arc::clone(&supervision), serial, log);
         let command = Arc::new(command);
+        let scope = Arc::new(Scope::create(&self.processes, START));
         self.insert(Arc::clone(&command));
         while supervision.begin_run() {
             let begun = Instant::now();
-            let exit = self.run_once(&settings, &request, &command).await;
+            let exit = self.run_once(&settings, &request, &command, &scope).await;
             let wait = supervision.end_run(exit, begun.elapsed());
             command.end_run();
             let Some(wait) = wait else { break };
@@ -104,40 +128,60 @@ impl Commands {
             );
             supervision.wait(wait).await;
         }
-        let killed = Exit::Signal(Signal::SIGKILL as i32, false);
+        let killed = Exit::Signal(libc::SIGKILL, false);
         let end = End {
             exit: supervision.last_exit().unwrap_or(killed),
             timed_out: false,
         };
         tracing::info!("the start command has ended for good ({:?})", end.exit);
-        self.finish(command, end).await;
+        self.record_end(&command, end);
+        tokio::spawn(self.forget_later(command.serial));
     }
 
-    /// Kills the former start command, and waits for its end: what it held, as a port, is free then.
-    async fn end_former(&self, former: &Arc<Supervision>) {
-        former.stop();
-        let is_former = |command: &&Arc<Command>| {
-            let supervision = command.supervision.as_ref();
-            supervision.is_some_and(|supervision| Arc::ptr_eq(supervision, former))
+    /// Signals the process group of a command.
+    ///
+    /// # Errors
+    /// `not_found` when it has ended, `invalid_argument` for a signal that is not known.
+    pub(super) fn signal(&self, command: &Command, signal: i32) -> Result<(), ConnectError> {
+        let supervision = command.supervision.as_ref();
+        let stopped = supervision.filter(|_| LAST_SIGNALS.contains(&signal));
+        if stopped.is_some_and(|supervision| supervision.stop(signal)) {
+            return Ok(());
+        }
+        let sent = match command.process() {
+            Ok(process) => send_signal(&self.processes, &process, signal),
+            Err(ended) => Err(ended.into()),
+        };
+        // One that waits for its next run ends with the wait.
+        let is_ended = command.log.progress().ended.is_some();
+        sent.or_else(|error| match stopped {
+            Some(_) if !is_ended => Ok(()),
+            _ => Err(error),
+        })
+    }
+
+    /// Kills the present run of a start command, and makes it the last one.
+    fn kill_start_command(&self, supervision: &Arc<Supervision>) {
+        if supervision.stop(libc::SIGKILL) {
+            return;
+        }
+        let is_its = |command: &&Arc<Command>| {
+            let other = command.supervision.as_ref();
+            other.is_some_and(|other| Arc::ptr_eq(other, supervision))
         };
         // Where it has no log yet it has not run, and never will.
-        let Some(command) = self.list().iter().find(is_former).cloned() else {
-            return;
-        };
-        if let Ok(process) = command.process() {
-            let killed = self
-                .processes
-                .reaper
-                .signal_group(process.pid, Signal::SIGKILL);
-            if let Err(error) = killed {
-                tracing::warn!("the former start command cannot be killed: {error}");
-            }
+        if let Some(command) = self.list().iter().find(is_its)
+            && let Ok(process) = command.process()
+        {
+            self.signal_run(&process, libc::SIGKILL);
         }
-        let _ = command
-            .log
-            .watch()
-            .wait_for(|progress| progress.ended.is_some())
-            .await;
+    }
+
+    fn signal_run(&self, process: &Process, signal: i32) {
+        if let Err(error) = send_signal(&self.processes, process, signal) {
+            // It ended by itself.
+            tracing::debug!("the start command does not take signal {signal}: {error}");
+        }
     }
 
     /// Runs it once. A reason why it cannot be started is output.
@@ -146,8 +190,9 @@ impl Commands {
         settings: &Arc<Settings>,
         request: &rpc::SuperviseRequest,
         command: &Arc<Command>,
+        scope: &Arc<Scope>,
     ) -> Exit {
-        let error = match self.start_run(settings, request, command).await {
+        let error = match self.start_run(settings, request, command, scope).await {
             Ok(mut output) => return carry_output(command, &mut output).await.exit,
             Err(error) => error,
         };
@@ -171,6 +216,7 @@ impl Commands {
         settings: &Arc<Settings>,
         request: &rpc::SuperviseRequest,
         command: &Arc<Command>,
+        scope: &Arc<Scope>,
     ) -> Result<mpsc::Receiver<Event>, ConnectError> {
         let user = settings.user(request.user.as_deref());
         let user =
@@ -181,15 +227,98 @@ impl Commands {
             stdin: Some(false),
             ..Default::default()
         };
-        let plan = parse_plan(settings, user, start, None).await?;
+        let plan = Plan {
+            scope: Some(Arc::clone(scope)),
+            ..parse_plan(settings, user, start, None).await?
+        };
         let names = StartNames::from_plan(&plan);
         let started = lifetime::start_process(Arc::clone(&self.processes), plan).await;
         match started {
             Ok((process, output)) => {
                 command.begin_run(&process);
+                let supervision = command.supervision.as_ref();
+                if let Some(signal) = supervision.and_then(|it| it.confirm_run()) {
+                    self.signal_run(&process, signal);
+                }
                 Ok(output)
             }
             Err(error) => Err(names.explain(error).await),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Duration;
+
+    use guest_rpc::process::ProcessConfig;
+
+    use super::*;
+    use crate::process::table::Processes;
+    use crate::reaper::{AfterLeader, Reaper};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn sleep_forever() -> rpc::SuperviseRequest {
+        let config = ProcessConfig {
+            cmd: "sleep".to_owned(),
+            args: vec!["1000".to_owned()],
+            ..Default::default()
+        };
+        let policy = rpc::RestartPolicy {
+            condition: rpc::RestartCondition::RESTART_CONDITION_ALWAYS.into(),
+            ..Default::default()
+        };
+        rpc::SuperviseRequest {
+            process: config.into(),
+            restart: policy.into(),
+            ..Default::default()
+        }
+    }
+
+    async fn find_start_command(commands: &Commands) -> Arc<Command> {
+        let finding = async {
+            loop {
+                match commands.find(START) {
+                    Ok(command) => break command,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, finding).await;
+        found.expect("the start command is listed")
+    }
+
+    /// On one thread: a command that is listed is being started, in the same step of its task.
+    #[tokio::test]
+    async fn stop_during_start_ends_run() {
+        let processes = Arc::new(Processes::new(Reaper::start().unwrap(), None));
+        let commands = Arc::new(Commands::new(Arc::clone(&processes)));
+        let (entered, begun) = tokio::sync::oneshot::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        // Holds up every start.
+        let holding = std::thread::spawn(move || {
+            let fork = || -> io::Result<(u32, ())> {
+                let _ = entered.send(());
+                let _ = held.recv();
+                Err(io::Error::other("nothing is started"))
+            };
+            processes.reaper.adopt(AfterLeader::Keep, fork).is_err()
+        });
+        begun.await.unwrap();
+        let settings = Arc::new(Settings::new(false));
+        commands.supervise(&settings, sleep_forever()).unwrap();
+        let command = find_start_command(&commands).await;
+        assert!(command.process().is_err());
+        commands.signal(&command, libc::SIGTERM).unwrap();
+        release.send(()).unwrap();
+        assert!(holding.join().unwrap());
+        let mut progress = command.log.watch();
+        let ended = progress.wait_for(|progress| progress.ended.is_some());
+        let ended = tokio::time::timeout(PATIENCE, ended).await;
+        let ended = ended.expect("it ends").unwrap().ended.unwrap();
+        assert_eq!(ended.end.exit, Exit::Signal(libc::SIGTERM, false));
+        assert!(commands.signal(&command, libc::SIGTERM).is_err());
     }
 }

@@ -49,7 +49,7 @@ pub struct Command {
     pub keep_alive: bool,
     shown: Shown,
     /// Serial number of its process; of the start command a number of its own.
-    serial: u64,
+    pub(super) serial: u64,
     run: Mutex<Run>,
     /// Restarts of the start command.
     pub supervision: Option<Arc<Supervision>>,
@@ -374,26 +374,29 @@ impl Commands {
     /// Carries output into the log until the end, and forgets the command some time after it.
     async fn record(self: Arc<Self>, command: Arc<Command>, mut output: mpsc::Receiver<Event>) {
         let end = carry_output(&command, &mut output).await;
-        self.finish(command, end).await;
-    }
-
-    /// Records the end of a command, and forgets it some time later.
-    pub(super) async fn finish(self: Arc<Self>, command: Arc<Command>, end: End) {
-        {
-            let mut entries = self.entries.lock();
-            // Under the lock: who no longer sees it run sees when it ended.
-            if command.keep_alive {
-                entries.last_kept_alive = Some(Instant::now());
-            }
-            command.log.finish(Ended {
-                end,
-                at_ms: stdx::time::now_ms(),
-            });
-            entries.remove_excess();
-        }
+        self.record_end(&command, end);
         // Dropped for the wait: its log must go when newer ones need the room.
         let serial = command.serial;
         drop(command);
+        self.forget_later(serial).await;
+    }
+
+    /// Records the end of a command.
+    pub(super) fn record_end(&self, command: &Command, end: End) {
+        let mut entries = self.entries.lock();
+        // Under the lock: who no longer sees it run sees when it ended.
+        if command.keep_alive {
+            entries.last_kept_alive = Some(Instant::now());
+        }
+        command.log.finish(Ended {
+            end,
+            at_ms: stdx::time::now_ms(),
+        });
+        entries.remove_excess();
+    }
+
+    /// Forgets a command that has ended, some time later.
+    pub(super) async fn forget_later(self: Arc<Self>, serial: u64) {
         tokio::time::sleep(KEEP_ENDED).await;
         let mut entries = self.entries.lock();
         entries.all.retain(|other| other.serial != serial);
