@@ -5,6 +5,8 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostView {
     pub has_template: bool,
+    /// Its agent knows all that the spec asks for.
+    pub is_able: bool,
     pub sandboxes: u32,
     pub memory_bytes: u64,
 }
@@ -16,13 +18,16 @@ pub enum Unschedulable {
     NoHost,
     /// No host has the template.
     NoTemplate,
+    /// The hosts that have it have agents of the version before, which ignore a part of the spec.
+    OldAgents,
 }
 
-/// Returns the indices of the hosts to try, best first: those with the template, ordered by memory
-/// per sandbox. `None` stands for a host that does not answer. The list is never empty.
+/// Returns the indices of the hosts to try, best first: those with the template and an agent that
+/// can do what is asked for, ordered by memory per sandbox. `None` stands for a host that does not
+/// answer. The list is never empty.
 ///
 /// # Errors
-/// If no host has the template.
+/// If there is no such host.
 pub fn rank_hosts(hosts: &[Option<HostView>]) -> Result<Vec<usize>, Unschedulable> {
     if hosts.iter().all(Option::is_none) {
         return Err(Unschedulable::NoHost);
@@ -35,6 +40,10 @@ pub fn rank_hosts(hosts: &[Option<HostView>]) -> Result<Vec<usize>, Unschedulabl
         answering.filter(|(_, view)| view.has_template).collect();
     if fit.is_empty() {
         return Err(Unschedulable::NoTemplate);
+    }
+    fit.retain(|(_, view)| view.is_able);
+    if fit.is_empty() {
+        return Err(Unschedulable::OldAgents);
     }
     fit.sort_by_key(|(index, view)| {
         let share = view.memory_bytes / (u64::from(view.sandboxes) + 1);
@@ -52,6 +61,7 @@ mod tests {
     fn view(has_template: bool, sandboxes: u32, memory_bytes: u64) -> Option<HostView> {
         Some(HostView {
             has_template,
+            is_able: true,
             sandboxes,
             memory_bytes,
         })
@@ -74,6 +84,21 @@ mod tests {
         assert_eq!(rank_hosts(&[None]), Err(Unschedulable::NoHost));
         let others = [view(false, 0, 1), None];
         assert_eq!(rank_hosts(&others), Err(Unschedulable::NoTemplate));
+    }
+
+    #[test]
+    fn host_with_old_agent_is_left_out() {
+        let unable = |has_template| {
+            view(has_template, 0, 1000).map(|view| HostView {
+                is_able: false,
+                ..view
+            })
+        };
+        let hosts = [unable(true), view(true, 9, 100)];
+        assert_eq!(rank_hosts(&hosts), Ok(vec![1]));
+        let hosts = [unable(true), view(false, 9, 100)];
+        assert_eq!(rank_hosts(&hosts), Err(Unschedulable::OldAgents));
+        assert_eq!(rank_hosts(&[unable(false)]), Err(Unschedulable::NoTemplate));
     }
 
     proptest! {

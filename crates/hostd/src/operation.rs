@@ -18,6 +18,8 @@ pub enum OperationKind {
     Space,
     Vm,
     Guest,
+    /// Wish of the spec that its guest cannot meet: the request is at fault.
+    Spec,
     Snapshot,
     /// Records of sandboxes and notes of forks.
     Ledger,

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::hosts::{Host, HostInfo, Inventory, Reservation, Template};
 use crate::scheduler::{HostView, Unschedulable, rank_hosts};
 
+const OLD_AGENTS: &str = "the agents of all hosts that have the template are of an earlier version, which has no \
+                          start commands: upgrade a host agent, or leave start_command out";
+
 /// Spec with the sizes of its template, and the hosts to try, best first.
 pub(super) struct Placement {
     pub(super) spec: SandboxSpec,
@@ -26,7 +29,8 @@ impl App {
     /// Resolves sizes, chooses hosts from what is known of them, and reserves a place on the best.
     ///
     /// # Errors
-    /// `NotFound` if no host has the template; `HostUnavailable` if none answers.
+    /// `NotFound` if no host has the template; `HostUnavailable` if none answers, or all agents are
+    /// of a version that ignores a part of the spec.
     pub(super) async fn place_sandbox(
         &self,
         principal: &Principal,
@@ -50,7 +54,7 @@ impl App {
                 })
             })
             .collect();
-        match self.reserve_host(&views) {
+        match self.reserve_host(&spec, &views) {
             Ok((order, reservation)) => {
                 self.resolve_placement(spec, resources, &views, order, reservation)
             }
@@ -64,6 +68,7 @@ impl App {
     /// see each other.
     fn reserve_host(
         &self,
+        spec: &SandboxSpec,
         views: &[Option<InventoryView<'_>>],
     ) -> std::result::Result<(Vec<usize>, Reservation), Unschedulable> {
         let hosts = self.hosts.all();
@@ -72,6 +77,7 @@ impl App {
             let view = view.as_ref()?;
             Some(HostView {
                 has_template: view.template.is_some(),
+                is_able: spec.start_command.is_none() || view.info.has_start_commands,
                 sandboxes: view.info.sandboxes.saturating_add(host.assigned_since()),
                 memory_bytes: view.info.memory_bytes,
             })
@@ -159,6 +165,9 @@ impl App {
                     "no host is configured; set CP_HOST_AGENT_ADDR",
                 )
             });
+        }
+        if reason == Unschedulable::OldAgents {
+            return Error::new(ErrorCode::HostUnavailable, OLD_AGENTS);
         }
         let owners = match self.store.snapshot_owners().await {
             Ok(owners) => owners,

@@ -208,6 +208,7 @@ mod tests {
             agent_version: String::new(),
             memory_bytes: 0,
             sandboxes,
+            has_start_commands: true,
         };
         Arc::new(Inventory {
             info,

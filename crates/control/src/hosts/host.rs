@@ -52,6 +52,7 @@ impl Host {
             agent_version: host.agent_version,
             memory_bytes: host.memory_bytes,
             sandboxes: host.sandboxes,
+            has_start_commands: host.has_start_commands,
         })
     }
 }
@@ -64,4 +65,6 @@ pub struct HostInfo {
     pub memory_bytes: u64,
     /// Number of sandboxes, in any state.
     pub sandboxes: u32,
+    /// False for agents of the version before, which ignore the start command of a spec.
+    pub has_start_commands: bool,
 }

@@ -112,6 +112,7 @@ impl Host {
     /// Makes the sandbox exist and run.
     ///
     /// # Errors
+    /// `InvalidState` if its guest cannot do what the spec asks for, which no host could change;
     /// The host's, or that it cannot be reached.
     pub async fn ensure_sandbox(
         &self,
@@ -128,6 +129,11 @@ impl Host {
             sandboxes.ensure_sandbox_with_options(request),
             ENSURE_TIMEOUT
         )?;
+        if answer.refused {
+            let report = answer.sandbox.into_option().unwrap_or_default();
+            let text = format!("the sandbox did not start: {}", report.reason);
+            return Err(Error::new(ErrorCode::InvalidState, text));
+        }
         self.report_from(answer.sandbox.into_option()).await
     }
 

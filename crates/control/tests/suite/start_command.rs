@@ -1,8 +1,10 @@
 //! The start command of a sandbox: what a create asks for, and what is shown of it.
 
 use api_types::{CommandState, CreateSandbox, IfExists, RestartCondition, SupervisedCommand};
+use connectrpc::ConnectError;
+use testkit::host::FakeHost;
 
-use crate::support::{eventually, one, refused};
+use crate::support::{Ground, eventually, one, refused};
 
 fn print(exit_code: &str) -> SupervisedCommand {
     SupervisedCommand {
@@ -71,4 +73,34 @@ async fn start_command_without_program_is_refused() {
         let message = refused(plane.post("/v1/sandboxes", body), 400, "invalid_request").await;
         assert!(message.contains(part), "{message}");
     }
+}
+
+#[tokio::test]
+async fn guest_without_start_commands_is_conflict() {
+    let (host, _ground, plane) = one().await;
+    let remedy = "its guest agent is of an earlier version: leave start_command out";
+    host.fail_next("Boot", ConnectError::failed_precondition(remedy));
+    let body = r#"{"start_command": {"cmd": "a"}}"#;
+    let message = refused(plane.post("/v1/sandboxes", body), 409, "invalid_state").await;
+    assert!(message.contains(remedy), "{message}");
+    assert!(host.world().sandboxes.is_empty());
+    // A fault of the guest is none of the request.
+    host.fail_next("Boot", ConnectError::internal("the guest broke"));
+    let message = refused(plane.post("/v1/sandboxes", body), 502, "agent_error").await;
+    assert!(message.contains("the guest broke"), "{message}");
+}
+
+/// One that ignores the field would create a sandbox without its start command.
+#[tokio::test]
+async fn host_without_start_commands_is_passed_over() {
+    let host = FakeHost::start();
+    host.world().is_old = true;
+    let ground = Ground::new().await;
+    let plane = ground.start(&[&host]).await;
+    let body = r#"{"start_command": {"cmd": "a"}}"#;
+    let message = refused(plane.post("/v1/sandboxes", body), 503, "host_unavailable").await;
+    assert!(message.contains("upgrade a host agent"), "{message}");
+    assert_eq!(host.calls("EnsureSandbox"), 0);
+    let id = plane.client().create(&CreateSandbox::default()).await;
+    assert!(id.unwrap().start_command.is_none());
 }

@@ -19,9 +19,6 @@ pub type AttachStream = ServerStream<
 /// Time for the guest to say whether commands keep the sandbox in use.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for the guest to take the start command, which it starts later.
-const SUPERVISE_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Replaces the answer of a guest agent of an earlier version, which knows no such service.
 pub fn explain_old_guest(error: ConnectError) -> ConnectError {
     if error.code != ErrorCode::Unimplemented {
@@ -57,12 +54,17 @@ impl Guest {
         command.ok_or_else(no_command)
     }
 
-    /// Sets the start command, which the guest starts by itself. The same one again changes nothing.
+    /// Sets the start command, which the guest starts by itself, within a time. The same one again
+    /// changes nothing.
     ///
     /// # Errors
     /// `FailedPrecondition` where the guest agent has no start commands.
-    pub async fn supervise(&self, request: rpc::SuperviseRequest) -> Result<(), ConnectError> {
-        let options = prompt_as_user(None).with_timeout(SUPERVISE_TIMEOUT);
+    pub async fn supervise(
+        &self,
+        request: rpc::SuperviseRequest,
+        timeout: Duration,
+    ) -> Result<(), ConnectError> {
+        let options = prompt_as_user(None).with_timeout(timeout);
         let set = self
             .commands()?
             .supervise_with_options(request, options)
@@ -202,7 +204,9 @@ mod tests {
             assert_eq!(error.code, ErrorCode::FailedPrecondition);
             assert!(error.message.unwrap().contains("create the sandbox again"));
         }
-        let refused = guest.supervise(rpc::SuperviseRequest::default()).await;
+        let refused = guest
+            .supervise(rpc::SuperviseRequest::default(), KEEP_ALIVE_TIMEOUT)
+            .await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.code, ErrorCode::FailedPrecondition);
         assert!(refused.message.unwrap().contains("leave start_command out"));

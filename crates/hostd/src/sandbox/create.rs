@@ -55,7 +55,10 @@ pub(super) async fn create_vm(
 
 /// Returns true if the entry may be the cause, so that a boot can work.
 fn is_of_entry(error: &OperationError) -> bool {
-    !matches!(error.kind(), OperationKind::Network | OperationKind::Space)
+    !matches!(
+        error.kind(),
+        OperationKind::Network | OperationKind::Space | OperationKind::Spec
+    )
 }
 
 async fn create_from_source(

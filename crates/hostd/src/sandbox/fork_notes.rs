@@ -169,6 +169,7 @@ mod tests {
                 failed: false,
                 reason: "it is over".to_owned(),
                 cause: None,
+                refused: false,
             },
         }
     }

@@ -83,7 +83,7 @@ async fn init_guest(
         // The guest has reset all connections but the one that `/init` came over.
         handle.set_guest(resources.slot.guest(&handle.record.borrow()));
     }
-    start_command::set_start_command(handle).await?;
+    start_command::set_in_new_guest(handle).await?;
     if sent.elapsed() > clock::ACCURACY {
         // The request took so long that the time in it was out of date when it arrived. Waited for,
         // since the sandbox is used as soon as it is ready.

@@ -287,6 +287,7 @@ pub(super) mod tests {
                     failed: true,
                     reason: "it broke".to_owned(),
                     cause: None,
+                    refused: true,
                 },
             },
             generation: Generation(7),

@@ -1,10 +1,20 @@
 //! The start command: its guest is told it after each boot and each restore, and runs it.
 //!
 //! It is in the record's spec. Being told the same one again is no news for a guest that has it in
-//! its memory, so nothing is kept here about whether it was told: an agent that dies in between has
-//! not made the sandbox ready, and the next start or resume tells it. A restored guest whose file
-//! system is frozen takes it, too, and starts it once that is thawed.
+//! its memory, so nothing is kept here about whether it was told:
+//!
+//! | when | who tells it | a guest that does not take it |
+//! |---|---|---|
+//! | create, fork | [`set_in_new_guest`] | the sandbox does not start |
+//! | from then on, resumed or found by the next agent | [`keep_set`] | runs on; its log says so, and it is told again |
+//!
+//! All of the latter have it in their memory unless an agent died in between, so no resume waits for
+//! this. A restored guest whose file system is frozen takes it, too, and starts it once that is
+//! thawed.
 
+use std::time::Duration;
+
+use connectrpc::ErrorCode;
 use guest_rpc::command as rpc;
 use guest_rpc::process::ProcessConfig;
 use model::{RestartCondition, RestartPolicy, SupervisedCommand};
@@ -12,37 +22,75 @@ use model::{RestartCondition, RestartPolicy, SupervisedCommand};
 use super::handle::Handle;
 use super::state::Phase;
 use super::step_error::StepError;
-use crate::operation::OperationError;
 
 /// Most characters of a guest's reason.
 const MAX_REASON: usize = 500;
 const NO_REASON: &str = "the guest agent gave no reason";
+/// Time for a new guest to take it: one that was just booted, beside many others.
+const NEW_GUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for a guest that has it already.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// First pause between attempts, doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Tells the guest the sandbox's start command, if it has one.
+/// Tells the guest of a new sandbox its start command, if it has one.
 ///
 /// # Errors
-/// Where a new sandbox's guest does not take it. One that is resumed runs on without it: its log
-/// says so.
-pub(super) async fn set_start_command(handle: &Handle) -> Result<(), OperationError> {
-    let (command, is_new) = {
-        let record = handle.record.borrow();
-        let command = record.spec.start_command.clone();
-        (command, record.phase == Phase::Creating)
-    };
+/// Where the guest does not take it.
+pub(super) async fn set_in_new_guest(handle: &Handle) -> Result<(), StepError> {
+    if handle.record.borrow().phase != Phase::Creating {
+        return Ok(());
+    }
+    try_set(handle, NEW_GUEST_TIMEOUT).await
+}
+
+/// Tells the guest of a running sandbox its start command, again and again until it takes it. Never
+/// returns.
+pub(super) async fn keep_set(handle: &Handle) {
+    let mut pause = FIRST_PAUSE;
+    let mut has_failed = false;
+    while let Err(error) = try_set(handle, TIMEOUT).await {
+        let is_refused = matches!(
+            error,
+            StepError::NoStartCommand {
+                is_refused: true,
+                ..
+            }
+        );
+        if !has_failed {
+            handle.log.add_event(&error.to_string());
+        }
+        if is_refused {
+            // It would say the same again.
+            return std::future::pending().await;
+        }
+        has_failed = true;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    if has_failed {
+        handle.log.add_event("the guest has its start command");
+    }
+    std::future::pending().await
+}
+
+async fn try_set(handle: &Handle, timeout: Duration) -> Result<(), StepError> {
+    let command = handle.record.borrow().spec.start_command.clone();
     let Some(command) = command else {
         return Ok(());
     };
-    let Err(error) = handle.guest().supervise(to_message(command)).await else {
-        return Ok(());
-    };
-    let reason = error.message.unwrap_or_else(|| NO_REASON.to_owned());
-    let reason: String = reason.chars().take(MAX_REASON).collect();
-    if is_new {
-        return Err(StepError::NoStartCommand(reason).into());
-    }
-    let line = format!("the start command could not be given to the guest: {reason}");
-    handle.log.add_event(&line);
-    Ok(())
+    let set = handle.guest().supervise(to_message(command), timeout).await;
+    set.map_err(|error| {
+        let reason = error.message.unwrap_or_else(|| NO_REASON.to_owned());
+        StepError::NoStartCommand {
+            reason: reason.chars().take(MAX_REASON).collect(),
+            is_refused: matches!(
+                error.code,
+                ErrorCode::FailedPrecondition | ErrorCode::InvalidArgument
+            ),
+        }
+    })
 }
 
 fn to_message(command: SupervisedCommand) -> rpc::SuperviseRequest {

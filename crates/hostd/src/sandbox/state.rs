@@ -37,7 +37,7 @@ use stdx::error::chain;
 use vmm::Exit;
 
 use crate::network::Slot;
-use crate::operation::OperationError;
+use crate::operation::{OperationError, OperationKind};
 
 /// End of a sandbox, with a reason for the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct End {
     /// The same reason, of the closed list; `None` in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<StopReason>,
+    /// True if it was never created, because its guest cannot do what the request asks for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }
 
 /// Phase of a sandbox's life.
@@ -177,6 +180,7 @@ impl Phase {
                     failed: true,
                     reason: chain(&error),
                     cause: Some(StopReason::StartFailed),
+                    refused: error.kind() == OperationKind::Spec,
                 },
             },
             (Self::Creating | Self::Running | Self::Pausing, Event::Exited(exit)) => {
@@ -187,6 +191,7 @@ impl Phase {
                     failed: false,
                     reason: format!("no activity for {seconds} s (its timeout_sec)"),
                     cause: Some(StopReason::IdleTimeout),
+                    refused: false,
                 },
             },
             (Self::Running, Event::DiskLost(reason)) => Self::Releasing {
@@ -250,6 +255,15 @@ impl Phase {
         }
     }
 
+    /// Returns true if it was never created, because the request asks for what its guest cannot do.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Releasing { end } | Self::Ended { end } => end.refused,
+            _ => false,
+        }
+    }
+
     /// Returns true if there may be a VM, a network or a disk device.
     #[must_use]
     pub fn may_hold_resources(&self) -> bool {
@@ -297,6 +311,7 @@ impl From<Exit> for End {
             failed,
             reason,
             cause: Some(cause),
+            refused: false,
         }
     }
 }
@@ -306,7 +321,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::operation::OperationKind;
 
     fn event() -> impl Strategy<Value = Event> {
         let error = || OperationKind::Disk.error(std::io::Error::other("no room"));
@@ -325,6 +339,7 @@ mod tests {
                 failed: false,
                 reason: "its end has come".to_owned(),
                 cause: Some(StopReason::EndTime),
+                refused: false,
             })),
             Just(Event::Pause),
             Just(Event::Saved),

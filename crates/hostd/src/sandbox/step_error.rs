@@ -35,9 +35,9 @@ pub(crate) enum StepError {
     SilentGuest { seconds: u64 },
     #[error("the guest agent did not take its set-up within {seconds} s")]
     SlowSetup { seconds: u64 },
-    /// The guest did not take the start command: the reason.
-    #[error("the start command cannot run: {0}")]
-    NoStartCommand(String),
+    /// The guest did not take the start command.
+    #[error("the start command cannot run: {reason}")]
+    NoStartCommand { reason: String, is_refused: bool },
     /// Stalled on disk pressure: the reason.
     #[error("{0}")]
     Stalled(String),
@@ -54,7 +54,10 @@ impl StepError {
             | Self::NotResumed(_)
             | Self::ChildNotStarted { .. } => OperationKind::Vm,
             Self::OtherEngine { .. } | Self::UnreadableCheckpoint => OperationKind::Snapshot,
-            Self::SilentGuest { .. } | Self::SlowSetup { .. } | Self::NoStartCommand(_) => {
+            Self::NoStartCommand {
+                is_refused: true, ..
+            } => OperationKind::Spec,
+            Self::SilentGuest { .. } | Self::SlowSetup { .. } | Self::NoStartCommand { .. } => {
                 OperationKind::Guest
             }
             Self::Stalled(_) => OperationKind::Space,

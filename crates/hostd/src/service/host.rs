@@ -31,6 +31,7 @@ impl HostService for Agent {
             accelerator: host.resources.vm.engine.accel.to_owned(),
             disk_backend: host.resources.disk.disks.chosen().backend.name().to_owned(),
             sandboxes: u32::try_from(self.manager.list_sandboxes().await.len()).unwrap_or(u32::MAX),
+            has_start_commands: true,
             ..rpc::GetHostResponse::default()
         })
     }

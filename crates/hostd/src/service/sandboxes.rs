@@ -37,9 +37,11 @@ impl SandboxService for Agent {
             .ensure_sandbox(&id, spec)
             .await
             .map_err(from_sandbox_error)?;
+        let refused = handle.record.borrow().phase.is_refused();
         let sandbox = report_of(&self.manager.host, &handle).into();
         Response::ok(rpc::EnsureSandboxResponse {
             sandbox,
+            refused,
             ..rpc::EnsureSandboxResponse::default()
         })
     }
@@ -97,6 +99,7 @@ impl SandboxService for Agent {
             failed: false,
             cause: rpc::stop_reason::from_message(request.stop_reason.as_known()),
             reason: request.reason,
+            refused: false,
         };
         let id = sandbox_id(&request.sandbox_id)?;
         let stopped = self.manager.stop_sandbox(&id, end).await;

@@ -106,16 +106,11 @@ impl Agent {
             spec: rpc::spec::to_message(&spec).into(),
             ..Default::default()
         };
-        let report = self
-            .client()
-            .sandboxes()
-            .ensure_sandbox(request)
-            .await?
-            .into_owned()
-            .sandbox
-            .into_option()
-            .unwrap();
+        let answer = self.client().sandboxes().ensure_sandbox(request).await?;
+        let answer = answer.into_owned();
+        let report = answer.sandbox.into_option().unwrap();
         match report.state.as_known() {
+            _ if answer.refused => Err(ConnectError::failed_precondition(report.reason)),
             Some(rpc::SandboxState::SANDBOX_STATE_RUNNING) => Ok(()),
             _ => Err(ConnectError::internal(report.reason)),
         }
@@ -124,6 +119,22 @@ impl Agent {
     pub async fn create(&self) -> Result<SandboxId, ConnectError> {
         let id = SandboxId::random();
         self.ensure(&id).await.map(|()| id)
+    }
+
+    /// Waits for a line in the log of a sandbox.
+    pub async fn wait_for_log(&self, id: &SandboxId, part: &str) {
+        let request = rpc::ReadLogsRequest {
+            sandbox_id: id.to_string(),
+            follow: true,
+            ..Default::default()
+        };
+        let mut stream = self.client().logs().read_logs(request).await.unwrap();
+        while let Some(entry) = stream.message::<rpc::ReadLogsResponse>().await.unwrap() {
+            if entry.to_owned_message().line.contains(part) {
+                return;
+            }
+        }
+        panic!("the log ended without {part:?}");
     }
 
     pub async fn pause(&self, id: &SandboxId) -> Result<(), ConnectError> {

@@ -172,6 +172,40 @@ fn old_guest_is_told_with_remedy() {
         let error = agent.ensure(&id).await.unwrap_err();
         let text = error.message.unwrap();
         assert!(text.contains("leave start_command out"), "{text}");
+        assert_eq!(error.code, ErrorCode::FailedPrecondition);
+        agent.remove(&id).await;
+        // The guest's own fault is told as one.
+        let id = SandboxId::random();
+        agent.set_fault(&id, Call::Supervise, Fault::EmptyError);
+        let error = agent.ensure(&id).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Internal, "{error}");
+        agent.remove(&id).await;
+    });
+    drop(client);
+    agent.finish();
+}
+
+/// It has its start command in its memory. In case it has not, it is told again until it takes it.
+#[test]
+fn resumed_guest_is_told_start_command_again() {
+    let agent = Agent::start();
+    let client = tokio::runtime::Runtime::new().unwrap();
+    client.block_on(async {
+        let id = agent.create().await.unwrap();
+        agent.pause(&id).await.unwrap();
+        agent.set_fault(&id, Call::Supervise, Fault::EmptyError);
+        agent.resume(&id).await.unwrap();
+        let log = async {
+            agent
+                .wait_for_log(&id, "the start command cannot run")
+                .await;
+            agent.clear_fault(&id);
+            agent
+                .wait_for_log(&id, "the guest has its start command")
+                .await;
+        };
+        let told = tokio::time::timeout(AGENT_PATIENCE, log).await;
+        told.expect("the guest is told again");
         agent.remove(&id).await;
     });
     drop(client);

@@ -40,6 +40,7 @@ impl Client {
         self.note(id, |known, _| known.may_end = true);
         let end = End {
             failed: false,
+            refused: false,
             cause: None,
             reason: "it was told to".to_owned(),
         };

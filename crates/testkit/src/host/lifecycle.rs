@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use connectrpc::ConnectError;
+use connectrpc::{ConnectError, ErrorCode};
 use host_rpc as rpc;
 use host_rpc::SandboxState;
 
@@ -117,6 +117,7 @@ pub(super) fn begin(
             Ok(()) => sandbox.state = SandboxState::SANDBOX_STATE_RUNNING,
             Err(error) => {
                 sandbox.state = SandboxState::SANDBOX_STATE_ERROR;
+                sandbox.is_refused = error.code == ErrorCode::FailedPrecondition;
                 sandbox.reason = error.message.unwrap_or_default();
             }
         });

@@ -20,6 +20,8 @@ pub struct World {
     pub sandboxes: BTreeMap<String, Sandbox>,
     /// True if it refuses to take more.
     pub is_full: bool,
+    /// True if its agent is of a version that has no start commands.
+    pub is_old: bool,
     /// Addresses of the servers on ports, which are the same in every sandbox.
     pub ports: BTreeMap<u16, SocketAddr>,
     /// Connections to ports that are open now.
@@ -55,6 +57,8 @@ pub struct Sandbox {
     pub state: rpc::SandboxState,
     pub reason: String,
     pub stop_reason: rpc::StopReason,
+    /// True if its guest cannot do what its spec asks for.
+    pub is_refused: bool,
     /// Pings of it, with `ask_guest` of each.
     pub pings: Vec<bool>,
     pub generation: u64,
@@ -99,6 +103,7 @@ impl World {
             snapshots: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             is_full: false,
+            is_old: false,
             ports: BTreeMap::new(),
             open_tunnels: 0,
             open_watches: 0,
@@ -147,6 +152,7 @@ impl World {
             state,
             reason: String::new(),
             stop_reason: rpc::StopReason::default(),
+            is_refused: false,
             pings: Vec::new(),
             generation: self.next_generation(),
             content: Content::default(),

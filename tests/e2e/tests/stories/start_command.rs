@@ -7,9 +7,12 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Counts its runs in a file, fails in the first two, and stays in the third.
-const SERVICE: &str =
-    "echo x >>runs; n=$(wc -l <runs); echo run $n; [ $n -gt 2 ] && exec sleep 100000; exit $n";
+/// Counts its runs in a file, fails in the first two, and stays in the third. Each run has a worker
+/// in a session of its own.
+const SERVICE: &str = "setsid sleep 77777 & echo x >>runs; n=$(wc -l <runs); echo run $n; \
+                       [ $n -gt 2 ] && exec sleep 100000; exit $n";
+/// Counts the workers; it does not find itself.
+const COUNT_WORKERS: &str = "grep -ls '7777[7]' /proc/[0-9]*/cmdline | wc -l";
 
 /// The start command, as `wrenn ps` has it.
 fn start_command(wrenn: &Wrenn, id: &str) -> Option<Value> {
@@ -35,6 +38,12 @@ fn start_command_survives_crashes_and_pause() {
         (&supervision["restarts"], &supervision["last_exit_code"]),
         (&2.into(), &2.into())
     );
+    let workers = |wrenn: &Wrenn| wrenn.sh(&id, COUNT_WORKERS).succeeded().text();
+    eventually("a worker runs", PATIENCE, || {
+        (workers(&wrenn) != "0").then_some(())
+    });
+    // Those of the crashed runs are gone.
+    assert_eq!(workers(&wrenn), "1");
     let _ = wrenn.run(["pause", &id]).succeeded();
     let _ = wrenn.run(["resume", &id]).succeeded();
     platform.kill_nine();
@@ -56,6 +65,7 @@ fn start_command_survives_crashes_and_pause() {
         (output.code, output.text().as_str()),
         (143, "run 1\nrun 2\nrun 3")
     );
+    assert_eq!(workers(&wrenn), "0");
     // The child's has a life of its own.
     let now = start_command(&wrenn, &child).expect("it is there");
     assert_eq!(now["state"], "running", "{now}");

@@ -16,7 +16,7 @@ use crate::sandbox::command::{Command, Request};
 use crate::sandbox::context::Context;
 use crate::sandbox::ledger::{PAUSED, PAUSED_NEW, ROLLBACK};
 use crate::sandbox::state::Event;
-use crate::sandbox::{base_image, capture, clock};
+use crate::sandbox::{base_image, capture, clock, start_command};
 use crate::snapshot::format;
 
 /// Interval at which the console is read.
@@ -49,6 +49,7 @@ impl Actor {
             context.record().disk
         ));
         let mut clock = std::pin::pin!(clock::keep_set(handle));
+        let mut start_command = std::pin::pin!(start_command::keep_set(handle));
         let mut idle = Box::pin(idleness::until_idle(handle, idle_limit(&context)));
         let mut tick = Instant::now() + TICK;
         let mut reported = None;
@@ -61,6 +62,7 @@ impl Actor {
                 exit = &mut exit => return Event::Exited(exit),
                 reason = &mut space => return Event::DiskLost(reason),
                 () = &mut clock => {}
+                () = &mut start_command => {}
                 () = &mut image => {}
                 () = sleep_until(tick) => {
                     tick = Instant::now() + TICK;

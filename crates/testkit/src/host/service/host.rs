@@ -25,7 +25,8 @@ impl HostService for Agent {
             agent_version: "0.0.0-fake".to_owned(),
             cpu_count: 2,
             memory_bytes: 1 << 34,
-            sandboxes: sandboxes
+            sandboxes: sandboxes,
+            has_start_commands: !world.is_old
         })
     }
 

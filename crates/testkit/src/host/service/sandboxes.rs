@@ -39,10 +39,12 @@ impl SandboxService for Agent {
             request.spec.into_option().unwrap_or_default(),
         )?;
         loop {
-            let sandbox = self.find(&id, |sandbox| sandbox.report())?;
+            let (sandbox, refused) =
+                self.find(&id, |sandbox| (sandbox.report(), sandbox.is_refused))?;
             if sandbox.state != SandboxState::SANDBOX_STATE_PENDING {
                 return answer!(EnsureSandboxResponse {
-                    sandbox: sandbox.into()
+                    sandbox: sandbox.into(),
+                    refused: refused
                 });
             }
             // An error means that it lags, and the next look shows the same.
