@@ -306,12 +306,15 @@ def test_create_sends_all_options(fake: FakeServer) -> None:
             allow_internet_access=False,
             network=sdk.NetworkRules(allow_out=["1.1.1.1"]),
             auto_checkpoint=sdk.AutoCheckpoint(every_sec=5),
+            start_command=sdk.SupervisedCommand(cmd="serve", restart="always"),
             client=client,
         )
     body = fake.requests[-1].body
     assert b'"labels": {"a": "b"}' in body
     assert b'"network": {"allow_out": ["1.1.1.1"], "deny_out": [], "allow_internet": false}' in body
     assert b'"auto_checkpoint": {"every_sec": 5}' in body
+    assert b'"start_command": {"cmd": "serve", ' in body
+    assert b'"restart": "always"' in body
 
 
 def test_event_stream_ends_for_good(fake: FakeServer) -> None:

@@ -24,7 +24,7 @@ from ._async.sandbox import (
     AsyncTemplate,
 )
 from ._async.webhooks import AsyncWebhooks
-from ._models import AutoCheckpoint, NetworkRules, SandboxInfo
+from ._models import AutoCheckpoint, NetworkRules, SandboxInfo, SupervisedCommand
 from ._sync.client import Client
 from ._sync.commands import CommandHandle, Commands, Pty
 from ._sync.connection import ByteStream
@@ -83,6 +83,7 @@ __all__ = [
     "SandboxPaginator",
     "SearchMatch",
     "SearchResult",
+    "SupervisedCommand",
     "Template",
     "Watch",
     "WatchEvent",

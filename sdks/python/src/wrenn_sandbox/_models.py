@@ -202,6 +202,7 @@ class CommandInfo(Model):
     output: CommandOutput
 
     pid: int
+    """0 for a start command that does not run at the moment."""
 
     started_at: str
     """By the clock of the sandbox."""
@@ -224,6 +225,8 @@ class CommandInfo(Model):
     signal: int | None = None
     """Number of the signal that ended it (signal(7))."""
 
+    supervision: Supervision | None = None
+
     timed_out: bool | None = None
     """Its `timeout_sec` passed, and it was killed."""
 
@@ -244,6 +247,7 @@ class CommandInfo(Model):
             exit_code=data.get("exit_code"),
             name=data.get("name"),
             signal=data.get("signal"),
+            supervision=None if data.get("supervision") is None else Supervision.from_json(data["supervision"]),
             timed_out=data.get("timed_out"),
         )
 
@@ -298,7 +302,7 @@ class CommandSignal(Model):
         )
 
 
-CommandState = Literal["running", "exited"]
+CommandState = Literal["running", "restarting", "exited"]
 """State of a background command."""
 
 
@@ -358,6 +362,8 @@ class CreateSandbox(Model):
     public_ports: bool | None = None
     """True if the address of a port is enough to use it, without a key or a link. Default false."""
 
+    start_command: SupervisedCommand | None = None
+
     template: str | None = None
     """Default `minimal`."""
 
@@ -382,6 +388,7 @@ class CreateSandbox(Model):
             network=None if data.get("network") is None else NetworkRules.from_json(data["network"]),
             on_timeout=data.get("on_timeout"),
             public_ports=data.get("public_ports"),
+            start_command=None if data.get("start_command") is None else SupervisedCommand.from_json(data["start_command"]),
             template=data.get("template"),
             timeout_sec=data.get("timeout_sec"),
             vcpus=data.get("vcpus"),
@@ -1205,6 +1212,10 @@ class ResourceSizes(Model):
         )
 
 
+RestartCondition = Literal["never", "on_failure", "always"]
+"""End after which a command is started again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RotateSecret(Model):
     """Body of `POST /v1/webhooks/{webhook}/rotate-secret`."""
@@ -1273,6 +1284,8 @@ class SandboxInfo(Model):
     host's disk is full.
     """
 
+    start_command: SupervisedCommand | None = None
+
     started_at: str | None = None
 
     stop_reason: StopReason | None = None
@@ -1302,6 +1315,7 @@ class SandboxInfo(Model):
             on_timeout=data.get("on_timeout"),
             public_ports=data.get("public_ports"),
             reason=data.get("reason"),
+            start_command=None if data.get("start_command") is None else SupervisedCommand.from_json(data["start_command"]),
             started_at=data.get("started_at"),
             stop_reason=data.get("stop_reason"),
         )
@@ -1583,6 +1597,79 @@ class StartCommand(Model):
 
 StopReason = Literal["user_request", "idle_timeout", "end_time", "guest_shutdown", "guest_reboot", "guest_crashed", "vmm_exited", "start_failed", "out_of_disk", "host_lost"]
 """Cause for which a sandbox stopped or failed. The text beside it says more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedCommand(Model):
+    """Command that runs from the start of the sandbox on, and after each boot of its disk. It is
+    run directly, not by a shell. Of its bytes `cmd`, `args` and `envs` have at most 64 KiB
+    together. It is a background command named `start`; one that cannot be started has the
+    reason as its output.
+    """
+
+    cmd: str
+    """Name or path of the program."""
+
+    args: list[str] = field(default_factory=list)
+
+    cwd: str | None = None
+    """Working directory; the user's home where absent."""
+
+    envs: dict[str, str] = field(default_factory=dict)
+    """Added to the environment of the sandbox. Left out of answers."""
+
+    max_retries: int | None = None
+    """Most restarts in a row, with `on_failure`. Default: no bound."""
+
+    restart: RestartCondition | None = None
+    """After which end it is started again: 1 s later, and twice as long each time, up to 60 s,
+    until a run has lasted for 10 minutes. Default `never`.
+    """
+
+    user: str | None = None
+    """User in the guest; the template's default user where absent."""
+
+    @classmethod
+    def _decode(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            cmd=data["cmd"],
+            args=data.get("args") or [],
+            cwd=data.get("cwd"),
+            envs=data.get("envs") or {},
+            max_retries=data.get("max_retries"),
+            restart=data.get("restart"),
+            user=data.get("user"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision(Model):
+    """Restarts of the start command."""
+
+    restart: RestartCondition
+
+    restarts: int
+    """How often it was started again."""
+
+    last_exit_code: int | None = None
+    """Of the last run that ended."""
+
+    max_retries: int | None = None
+
+    next_start_at: str | None = None
+    """When it is started again, by the clock of the sandbox. A sandbox that is paused waits on
+    after its resume.
+    """
+
+    @classmethod
+    def _decode(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            restart=data["restart"],
+            restarts=data["restarts"],
+            last_exit_code=data.get("last_exit_code"),
+            max_retries=data.get("max_retries"),
+            next_start_at=data.get("next_start_at"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1900,6 +1987,7 @@ __all__ = [
     "ProcessSignal",
     "Redelivered",
     "ResourceSizes",
+    "RestartCondition",
     "RotateSecret",
     "SandboxCount",
     "SandboxDiskUsage",
@@ -1913,6 +2001,8 @@ __all__ = [
     "Space",
     "StartCommand",
     "StopReason",
+    "SupervisedCommand",
+    "Supervision",
     "TemplateInfo",
     "TemplateKind",
     "TerminalSize",

@@ -171,7 +171,10 @@ export interface components {
       keep_alive: boolean;
       name?: string | null;
       output: components["schemas"]["CommandOutput"];
-      /** Format: int32 */
+      /**
+       * Format: int32
+       * @description 0 for a start command that does not run at the moment.
+       */
       pid: number;
       /**
        * Format: int32
@@ -181,6 +184,7 @@ export interface components {
       /** @description By the clock of the sandbox. */
       started_at: string;
       state: components["schemas"]["CommandState"];
+      supervision?: components["schemas"]["Supervision"] | null;
       /** @description It runs on a terminal. */
       terminal: boolean;
       /** @description Its `timeout_sec` passed, and it was killed. */
@@ -219,7 +223,7 @@ export interface components {
      * @description State of a background command.
      * @enum {string}
      */
-    CommandState: "running" | "exited";
+    CommandState: "running" | "restarting" | "exited";
     /** @description Body of `POST /v1/sandboxes/{id}/checkpoints`. */
     CreateCheckpoint: {
       /**
@@ -277,6 +281,7 @@ export interface components {
       on_timeout?: components["schemas"]["OnTimeout"] | null;
       /** @description True if the address of a port is enough to use it, without a key or a link. Default false. */
       public_ports?: boolean | null;
+      start_command?: components["schemas"]["SupervisedCommand"] | null;
       /**
        * @description Default `minimal`.
        * @example minimal
@@ -975,6 +980,11 @@ export interface components {
        */
       memory_total_bytes: number;
     };
+    /**
+     * @description End after which a command is started again.
+     * @enum {string}
+     */
+    RestartCondition: "never" | "on_failure" | "always";
     /** @description Body of `POST /v1/webhooks/{webhook}/rotate-secret`. */
     RotateSecret: {
       /**
@@ -1017,6 +1027,7 @@ export interface components {
        *     disk is full.
        */
       reason?: string | null;
+      start_command?: components["schemas"]["SupervisedCommand"] | null;
       started_at?: string | null;
       status: components["schemas"]["SandboxStatus"];
       stop_reason?: components["schemas"]["StopReason"] | null;
@@ -1238,6 +1249,64 @@ export interface components {
       | "start_failed"
       | "out_of_disk"
       | "host_lost";
+    /**
+     * @description Command that runs from the start of the sandbox on, and after each boot of its disk. It is run
+     *     directly, not by a shell. Of its bytes `cmd`, `args` and `envs` have at most 64 KiB together. It
+     *     is a background command named `start`; one that cannot be started has the reason as its output.
+     */
+    SupervisedCommand: {
+      /**
+       * @example [
+       *       "-m",
+       *       "http.server"
+       *     ]
+       */
+      args?: string[];
+      /**
+       * @description Name or path of the program.
+       * @example python3
+       */
+      cmd: string;
+      /** @description Working directory; the user's home where absent. */
+      cwd?: string | null;
+      /** @description Added to the environment of the sandbox. Left out of answers. */
+      envs?: {
+        [key: string]: string;
+      };
+      /**
+       * Format: int32
+       * @description Most restarts in a row, with `on_failure`. Default: no bound.
+       */
+      max_retries?: number | null;
+      /**
+       * @description After which end it is started again: 1 s later, and twice as long each time, up to 60 s,
+       *     until a run has lasted for 10 minutes. Default `never`.
+       */
+      restart?: components["schemas"]["RestartCondition"];
+      /** @description User in the guest; the template's default user where absent. */
+      user?: string | null;
+    };
+    /** @description Restarts of the start command. */
+    Supervision: {
+      /**
+       * Format: int32
+       * @description Of the last run that ended.
+       */
+      last_exit_code?: number | null;
+      /** Format: int32 */
+      max_retries?: number | null;
+      /**
+       * @description When it is started again, by the clock of the sandbox. A sandbox that is paused waits on after
+       *     its resume.
+       */
+      next_start_at?: string | null;
+      restart: components["schemas"]["RestartCondition"];
+      /**
+       * Format: int64
+       * @description How often it was started again.
+       */
+      restarts: number;
+    };
     /** @description Something that sandboxes can be created from. */
     Template: {
       /** @description RFC 3339. */

@@ -24,6 +24,7 @@ from .._models import (
     SandboxMetrics,
     SandboxStatus,
     SandboxUsage,
+    SupervisedCommand,
     TemplateInfo,
     Undone,
 )
@@ -99,6 +100,7 @@ class AsyncSandbox:
         allow_internet_access: bool | None = None,
         public_ports: bool | None = None,
         auto_checkpoint: AutoCheckpoint | None = None,
+        start_command: SupervisedCommand | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[AsyncConnectionOptions],
     ) -> Self:
@@ -124,6 +126,7 @@ class AsyncSandbox:
             network=_network_json(network, allow_internet_access),
             public_ports=public_ports,
             auto_checkpoint=auto_checkpoint and auto_checkpoint.to_json(),
+            start_command=start_command and start_command.to_json(),
         )
         return await cls._create(body, idempotency_key, options)
 
@@ -145,6 +148,7 @@ class AsyncSandbox:
         network: NetworkRules | None = None,
         public_ports: bool | None = None,
         auto_checkpoint: AutoCheckpoint | None = None,
+        start_command: SupervisedCommand | None = None,
         **options: Unpack[AsyncConnectionOptions],
     ) -> Self:
         """Gets the living sandbox of that name, or creates it.
@@ -167,6 +171,7 @@ class AsyncSandbox:
             network=network and network.to_json(),
             public_ports=public_ports,
             auto_checkpoint=auto_checkpoint and auto_checkpoint.to_json(),
+            start_command=start_command and start_command.to_json(),
         )
         return await cls._create(body, None, options)
 

@@ -25,6 +25,7 @@ from .._models import (
     SandboxMetrics,
     SandboxStatus,
     SandboxUsage,
+    SupervisedCommand,
     TemplateInfo,
     Undone,
 )
@@ -100,6 +101,7 @@ class Sandbox:
         allow_internet_access: bool | None = None,
         public_ports: bool | None = None,
         auto_checkpoint: AutoCheckpoint | None = None,
+        start_command: SupervisedCommand | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> Self:
@@ -125,6 +127,7 @@ class Sandbox:
             network=_network_json(network, allow_internet_access),
             public_ports=public_ports,
             auto_checkpoint=auto_checkpoint and auto_checkpoint.to_json(),
+            start_command=start_command and start_command.to_json(),
         )
         return cls._create(body, idempotency_key, options)
 
@@ -146,6 +149,7 @@ class Sandbox:
         network: NetworkRules | None = None,
         public_ports: bool | None = None,
         auto_checkpoint: AutoCheckpoint | None = None,
+        start_command: SupervisedCommand | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> Self:
         """Gets the living sandbox of that name, or creates it.
@@ -168,6 +172,7 @@ class Sandbox:
             network=network and network.to_json(),
             public_ports=public_ports,
             auto_checkpoint=auto_checkpoint and auto_checkpoint.to_json(),
+            start_command=start_command and start_command.to_json(),
         )
         return cls._create(body, None, options)
 
