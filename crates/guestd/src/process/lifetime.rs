@@ -17,7 +17,7 @@ use super::descriptor::Descriptor;
 use super::input::Input;
 use super::output::{End, Event, Source, pump_output};
 use super::scope::Scope;
-use super::spawn::{Pipes, Program, Stdio3, spawn_child};
+use super::spawn::{Pipes, Program, Spawned, Stdio3, spawn_child};
 use super::table::{Process, Processes};
 use super::terminal::{self, Size};
 use crate::reaper::{AfterLeader, Exit};
@@ -59,27 +59,7 @@ pub async fn start_process(
         deadline,
         scope,
     } = plan;
-    let reaper = processes.reaper.clone();
-    let own_cgroup = scope.as_ref().and_then(|scope| scope.cgroup());
-    let cgroup = own_cgroup.or_else(|| processes.cgroup.clone());
-    let group = match scope {
-        Some(_) => AfterLeader::Kill,
-        None => AfterLeader::Keep,
-    };
-    let (spawned, master) = tokio::task::spawn_blocking(move || {
-        let (stdio, master) = match terminal {
-            None => (Stdio3::Pipes { stdin }, None),
-            Some(size) => {
-                let (ours, theirs) = terminal::open_pair(size, &program.user)?;
-                (Stdio3::Terminal(theirs), Some(ours))
-            }
-        };
-        io::Result::Ok((
-            spawn_child(&reaper, cgroup.as_deref(), group, &program, stdio)?,
-            master,
-        ))
-    })
-    .await??;
+    let (spawned, master) = spawn(&processes, program, terminal, stdin, scope.as_deref()).await?;
     let (input, pumps) = match connect(spawned.pipes, master) {
         Ok(connected) => connected,
         Err(e) => {
@@ -113,6 +93,35 @@ pub async fn start_process(
         scope,
     ));
     Ok((process, listener))
+}
+
+/// Spawns the first process, with our side of its terminal, if it has one.
+async fn spawn(
+    processes: &Processes,
+    program: Program,
+    terminal: Option<Size>,
+    stdin: bool,
+    scope: Option<&Scope>,
+) -> io::Result<(Spawned, Option<OwnedFd>)> {
+    let reaper = processes.reaper.clone();
+    let own_cgroup = scope.and_then(Scope::cgroup);
+    let cgroup = own_cgroup.or_else(|| processes.cgroup.clone());
+    let group = match scope {
+        Some(_) => AfterLeader::Kill,
+        None => AfterLeader::Keep,
+    };
+    tokio::task::spawn_blocking(move || {
+        let (stdio, master) = match terminal {
+            None => (Stdio3::Pipes { stdin }, None),
+            Some(size) => {
+                let (ours, theirs) = terminal::open_pair(size, &program.user)?;
+                (Stdio3::Terminal(theirs), Some(ours))
+            }
+        };
+        let spawned = spawn_child(&reaper, cgroup.as_deref(), group, &program, stdio)?;
+        Ok((spawned, master))
+    })
+    .await?
 }
 
 fn connect(pipes: Pipes, master: Option<OwnedFd>) -> io::Result<(Input, Vec<Pump>)> {
