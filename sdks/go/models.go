@@ -95,12 +95,15 @@ type CommandInfo struct {
 	KeepAlive bool          `json:"keep_alive"`
 	Name      *string       `json:"name,omitempty"`
 	Output    CommandOutput `json:"output"`
-	PID       int64         `json:"pid"`
+	// 0 for a start command that does not run at the moment.
+	PID int64 `json:"pid"`
 	// Number of the signal that ended it (signal(7)).
 	Signal *int64 `json:"signal,omitempty"`
 	// By the clock of the sandbox.
 	StartedAt string       `json:"started_at"`
 	State     CommandState `json:"state"`
+	// Of the start command: its restarts. It has one id and one output over all of its runs.
+	Supervision *Supervision `json:"supervision,omitempty"`
 	// It runs on a terminal.
 	Terminal bool `json:"terminal"`
 	// Its `timeout_sec` passed, and it was killed.
@@ -132,8 +135,9 @@ type CommandSignal struct {
 type CommandState string
 
 const (
-	CommandStateRunning CommandState = "running"
-	CommandStateExited  CommandState = "exited"
+	CommandStateRunning    CommandState = "running"
+	CommandStateRestarting CommandState = "restarting"
+	CommandStateExited     CommandState = "exited"
 )
 
 // Body of `POST /v1/sandboxes/{id}/checkpoints`.
@@ -171,6 +175,8 @@ type CreateSandbox struct {
 	OnTimeout *OnTimeout `json:"on_timeout,omitempty"`
 	// True if the address of a port is enough to use it, without a key or a link. Default false.
 	PublicPorts *bool `json:"public_ports,omitempty"`
+	// Command that runs from its start on, and again as its policy says. Default: none.
+	StartCommand *SupervisedCommand `json:"start_command,omitempty"`
 	// Default `minimal`.
 	Template *string `json:"template,omitempty"`
 	// Seconds without activity until `on_timeout` is done. 0 and absent mean 300.
@@ -680,6 +686,15 @@ type ResourceSizes struct {
 	MemoryTotalBytes int64 `json:"memory_total_bytes"`
 }
 
+// End after which a command is started again.
+type RestartCondition string
+
+const (
+	RestartConditionNever     RestartCondition = "never"
+	RestartConditionOnFailure RestartCondition = "on_failure"
+	RestartConditionAlways    RestartCondition = "always"
+)
+
 // Body of `POST /v1/webhooks/{webhook}/rotate-secret`.
 type RotateSecret struct {
 	// Seconds for which the secret before signs as well. Default a day.
@@ -711,9 +726,11 @@ type SandboxInfo struct {
 	PublicPorts *bool `json:"public_ports,omitempty"`
 	// Why it is `stopped` or `error`; or why it is `running` but stands still, as when the host's
 	// disk is full.
-	Reason    *string       `json:"reason,omitempty"`
-	StartedAt *string       `json:"started_at,omitempty"`
-	Status    SandboxStatus `json:"status"`
+	Reason *string `json:"reason,omitempty"`
+	// Its start command, without `envs`. `GET …/commands/start` has its state.
+	StartCommand *SupervisedCommand `json:"start_command,omitempty"`
+	StartedAt    *string            `json:"started_at,omitempty"`
+	Status       SandboxStatus      `json:"status"`
 	// Why it is `stopped` or `error`, of a closed list.
 	StopReason *StopReason `json:"stop_reason,omitempty"`
 	Template   string      `json:"template"`
@@ -888,6 +905,39 @@ const (
 	StopReasonOutOfDisk     StopReason = "out_of_disk"
 	StopReasonHostLost      StopReason = "host_lost"
 )
+
+// Command that runs from the start of the sandbox on, and after each boot of its disk. It is run
+// directly, not by a shell. Of its bytes `cmd`, `args` and `envs` have at most 64 KiB together. It
+// is a background command named `start`; one that cannot be started has the reason as its output.
+type SupervisedCommand struct {
+	Args []string `json:"args,omitempty"`
+	// Name or path of the program.
+	Cmd string `json:"cmd"`
+	// Working directory; the user's home where absent.
+	Cwd *string `json:"cwd,omitempty"`
+	// Added to the environment of the sandbox. Left out of answers.
+	Envs map[string]string `json:"envs,omitempty"`
+	// Most restarts in a row, with `on_failure`. Default: no bound.
+	MaxRetries *int64 `json:"max_retries,omitempty"`
+	// After which end it is started again: 1 s later, and twice as long each time, up to 60 s,
+	// until a run has lasted for 10 minutes. Default `never`.
+	Restart *RestartCondition `json:"restart,omitempty"`
+	// User in the guest; the template's default user where absent.
+	User *string `json:"user,omitempty"`
+}
+
+// Restarts of the start command.
+type Supervision struct {
+	// Of the last run that ended.
+	LastExitCode *int64 `json:"last_exit_code,omitempty"`
+	MaxRetries   *int64 `json:"max_retries,omitempty"`
+	// When it is started again, by the clock of the sandbox. A sandbox that is paused waits on after
+	// its resume.
+	NextStartAt *string          `json:"next_start_at,omitempty"`
+	Restart     RestartCondition `json:"restart"`
+	// How often it was started again.
+	Restarts int64 `json:"restarts"`
+}
 
 // Something that sandboxes can be created from.
 type TemplateInfo struct {

@@ -68,6 +68,7 @@ type CreateOptions struct {
 	// PublicPorts: the address of a port is enough to use it.
 	PublicPorts    bool
 	AutoCheckpoint *AutoCheckpoint
+	StartCommand   *SupervisedCommand
 	// IdempotencyKey under which a create that comes again makes no second sandbox. Default: a new one.
 	IdempotencyKey string
 }
@@ -88,6 +89,7 @@ func (o *CreateOptions) fields() map[string]any {
 	setIf(fields, "network", o.Network, o.Network != nil)
 	setIf(fields, "public_ports", true, o.PublicPorts)
 	setIf(fields, "auto_checkpoint", o.AutoCheckpoint, o.AutoCheckpoint != nil)
+	setIf(fields, "start_command", o.StartCommand, o.StartCommand != nil)
 	return fields
 }
 
