@@ -9,8 +9,8 @@ use time::macros::format_description;
 use crate::app::metrics::HostUsage;
 use crate::hosts::{
     Checkpoint, CommandInfo, DiffStart, DiffSummary, DiskUsage, FileChanged, FileInfo, FileState,
-    History, LogEntry, ResourceSizes, SandboxSpace, SandboxUsage, Sizes, Space, Supervision, Template,
-    UsagePoint, UsageSeries,
+    History, LogEntry, ResourceSizes, SandboxSpace, SandboxUsage, Sizes, Space, Supervision,
+    Template, UsagePoint, UsageSeries,
 };
 
 /// RFC 3339, always with three digits for milliseconds, so that times sort as text.
