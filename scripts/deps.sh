@@ -22,11 +22,12 @@ declare -A purposes=(
     # npm for the libraries of the test console.
     [console]='?npm:npm'
     # PostgreSQL for the store's tests and `make dev`; Python for schemathesis; a static busybox for the VMM's guests.
+    # A compiler for musl, for images of the tests.
     # Chromium and nginx for the port proxy: what browsers do with its answers, and what another proxy passes on.
     # faketime for a host whose clock is set; nft for rules of other programs, and to read ours back.
     # patch for the unified diffs of `wrenn diff`.
     # Prometheus and its promtool for the metrics and alerts; npm for a library that verifies webhooks.
-    [test]='busybox-static:busybox postgresql:psql python3:python3 python3-venv: util-linux:setpriv
+    [test]='busybox-static:busybox musl-tools:musl-gcc postgresql:psql python3:python3 python3-venv: util-linux:setpriv
         chromium:chromium nginx-light:nginx faketime:faketime nftables:nft
         patch:patch prometheus:prometheus ?npm:npm'
     [lint]='shellcheck:shellcheck'

@@ -32,7 +32,8 @@ pub struct InitRequest {
     /// User for processes and files where a request names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_user: Option<String>,
-    /// Working directory where a request names none; the user's home where this is absent too.
+    /// Working directory where a request names none; the user's home where this is absent too. An
+    /// absolute one that the guest has not is created.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_workdir: Option<String>,
     /// Value of `E2B_SANDBOX_ID` and `WRENN_SANDBOX_ID` in every process.

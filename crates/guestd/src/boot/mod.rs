@@ -67,7 +67,7 @@ pub enum BootError {
         source: Errno,
     },
     #[error(
-        "the image has no {path}, and its disk has no room for one: make the folder in the image"
+        "the image has no directory {path}, and none can be made on its disk: make it in the image"
     )]
     NoMountPoint {
         path: &'static str,

@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::{BootError, CGROUP_ROOT};
+use crate::cover::create_dir_at;
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const SEALED: MsFlags = SAFE.union(MsFlags::MS_NOEXEC);
@@ -31,8 +32,11 @@ const OPTIONAL: [(&str, &str, &str); 4] = [
 /// proc(5)): so other users have no way.
 const ROOTS_DIR: &str = "/run/wrenn/private";
 
-/// Mounts `/proc`, `/sys` and `/dev`, which are needed to find the root disk. They move along to
-/// the new root.
+/// Mount points of the kernel's file systems.
+pub const KERNEL_DIRS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Mounts the kernel's file systems: in the initramfs, since they are needed to find the root disk,
+/// and in the new root.
 pub fn mount_kernel_filesystems() -> Result<(), BootError> {
     required("proc", "/proc", SEALED, "")?;
     required("sysfs", "/sys", SEALED, "")?;
@@ -98,14 +102,15 @@ fn mount_plain_proc() -> io::Result<()> {
 
 /// Makes `/tmp` of an image that has none, or has it on a disk that cannot be written.
 fn temporary_folder(path: &Path) {
-    let made = fs::create_dir(path)
-        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o1777)));
+    let made = match path.is_dir() {
+        true => Ok(()),
+        false => create_dir_at(Path::new("/"), path)
+            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o1777))),
+    };
     let is_read_only = statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
     if is_read_only && let Err(e) = required("tmpfs", "/tmp", SAFE, "mode=1777") {
         eprintln!("envd: {e}");
-    } else if let Err(e) = made
-        && e.kind() != io::ErrorKind::AlreadyExists
-    {
+    } else if let Err(e) = made {
         eprintln!("envd: /tmp cannot be made: {e}");
     }
 }

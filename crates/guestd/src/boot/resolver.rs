@@ -14,24 +14,18 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
-
-/// File that is mounted over a `resolv.conf` that cannot be written.
-const COVER: &str = "/run/wrenn/resolv.conf";
+use crate::cover::{cover_file, follow_links};
 
 /// Maximum number of bytes that are read: more than any real file has.
 const LIMIT: u64 = 64 << 10;
-
-/// Maximum of links that are followed, as in the kernel (`MAXSYMLINKS`).
-const LINKS: usize = 40;
 
 /// Writes `/etc/resolv.conf` where it names no server that a guest can reach.
 pub fn write_name_servers(servers: &[IpAddr]) {
     let path = Path::new("/etc/resolv.conf");
     if let Err(error) = write(Path::new("/"), path, servers) {
-        match cover(path, &content(path, servers)) {
+        match cover_file(path, &content(path, servers)) {
             Ok(()) => eprintln!(
                 "envd: /etc/resolv.conf cannot be written ({error}); another is mounted over it"
             ),
@@ -47,7 +41,7 @@ fn write(root: &Path, path: &Path, servers: &[IpAddr]) -> io::Result<()> {
         return Ok(());
     }
     let content = content(path, servers);
-    let target = follow(root, path)?;
+    let target = follow_links(root, path)?;
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -130,35 +124,6 @@ fn content(path: &Path, servers: &[IpAddr]) -> String {
     .collect()
 }
 
-/// Returns the file that `path` leads to, which need not exist.
-fn follow(root: &Path, path: &Path) -> io::Result<PathBuf> {
-    let mut path = path.to_owned();
-    for _ in 0..LINKS {
-        let Ok(target) = fs::read_link(&path) else {
-            return Ok(path);
-        };
-        path = match target.strip_prefix("/") {
-            Ok(absolute) => root.join(absolute),
-            Err(_) => path.parent().unwrap_or(root).join(&target),
-        };
-    }
-    Err(io::Error::from_raw_os_error(nix::libc::ELOOP))
-}
-
-fn cover(path: &Path, content: &str) -> io::Result<()> {
-    let file = Path::new(COVER);
-    fs::create_dir_all(file.parent().unwrap_or(Path::new("/run")))?;
-    fs::write(file, content)?;
-    fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
-    Ok(mount(
-        Some(file),
-        path,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -180,7 +145,7 @@ mod tests {
             &["9.9.9.9".parse().expect("an address")],
         )
         .expect("can be written");
-        let target = follow(root.path(), &path).expect("no circle");
+        let target = follow_links(root.path(), &path).expect("no circle");
         (
             fs::read_to_string(target).expect("is there"),
             path.is_symlink(),

@@ -9,11 +9,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{chdir, chroot};
 
 use super::BootError;
+use super::mounts::{KERNEL_DIRS, mount_kernel_filesystems};
+use crate::cover::create_dir_at;
 
 /// Time for the root device to appear; a machine under emulation takes well below a second.
 const WAIT: Duration = Duration::from_secs(10);
@@ -48,36 +50,23 @@ pub fn switch_root(device: &Path) -> Result<(), BootError> {
         // It is of use as it is.
         eprintln!("envd: the root file system cannot be grown to the size of its disk: {error}");
     }
-    for moved in ["/dev", "/proc", "/sys"] {
-        let target = format!("{NEW_ROOT}{moved}");
-        match fs::create_dir(&target) {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(BootError::NoMountPoint {
-                    path: moved,
-                    source,
-                });
-            }
-            _ => {}
-        }
-        mount(
-            Some(moved),
-            target.as_str(),
-            None::<&str>,
-            MsFlags::MS_MOVE,
-            None::<&str>,
-        )
-        .map_err(|source| BootError::SwitchRoot {
-            step: "moving the kernel's file systems",
-            source,
-        })?;
-    }
     let step = |step| move |source| BootError::SwitchRoot { step, source };
+    for former in KERNEL_DIRS {
+        umount2(former, MntFlags::MNT_DETACH).map_err(step("leaving the initramfs"))?;
+    }
     chdir(NEW_ROOT).map_err(step("entering it"))?;
     free(Path::new("/"));
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
         .map_err(step("moving it to /"))?;
     chroot(".").map_err(step("making it the root"))?;
-    chdir("/").map_err(step("entering /"))
+    chdir("/").map_err(step("entering /"))?;
+    // Mounted anew and not moved: in the image one of them may be a link, which leads to the right
+    // place only from inside.
+    for path in KERNEL_DIRS {
+        let created = create_dir_at(Path::new("/"), Path::new(path));
+        created.map_err(|source| BootError::NoMountPoint { path, source })?;
+    }
+    mount_kernel_filesystems()
 }
 
 fn wait_for(device: &Path) -> Result<(), BootError> {

@@ -17,6 +17,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::tmpfiles;
+use crate::cover::create_dir_at;
 
 /// Maximum number of bytes that are copied to memory: packages have a few empty directories there.
 const BYTES_LIMIT: u64 = 8 << 20;
@@ -38,10 +39,7 @@ pub fn prepare_run_dir() {
 }
 
 fn mount_with_content(run: &Path) -> io::Result<()> {
-    match fs::create_dir(run) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    create_dir_at(Path::new("/"), run)?;
     let mut total = Total::default();
     if !total.add(run) {
         eprintln!(

@@ -18,7 +18,7 @@ use super::machine;
 use crate::identity::{valid_boot_id, valid_machine_id};
 use crate::listener::Caller;
 use crate::process::request::valid_env;
-use crate::{Agent, own_thread};
+use crate::{Agent, login_profile, own_thread};
 
 /// Header of the answer that names our version.
 const VERSION_HEADER: &str = "x-envd-version";
@@ -60,6 +60,12 @@ pub async fn init(
             // Before IPv6, which the kernel takes from a link with less than 1280 bytes.
             mtu.apply(request.mtu);
             ipv6.set(request.ipv6);
+            if request
+                .env_vars
+                .is_some_and(|envs| envs.contains_key("PATH"))
+            {
+                login_profile::keep_path();
+            }
             Ok::<_, HttpError>(())
         };
         own_thread::run(apply).await??;

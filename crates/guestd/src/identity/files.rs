@@ -1,24 +1,37 @@
-//! `/etc/hosts` and `/etc/machine-id`.
+//! `/etc/hosts`, `/etc/machine-id` and the working directory. A file that cannot be written is
+//! covered by one in memory.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use crate::cover::cover_file;
+use crate::user::read_bounded;
+
+/// Maximum number of bytes of `/etc/hosts` that are read: lists of blocked names have a few MiB.
+const HOSTS_LIMIT: u64 = 8 << 20;
 
 /// Mode according to machine-id(5).
 const MACHINE_ID_MODE: u32 = 0o444;
 
 /// Makes the host name resolve: without a line in `/etc/hosts`, sudo asks the network for it.
 pub fn name_host(root: &Path, name: &str) {
-    if let Err(e) = add_host(&root.join("etc/hosts"), name) {
+    let path = root.join("etc/hosts");
+    let hosts = read_bounded(&path, HOSTS_LIMIT);
+    let Some(line) = missing_line(&hosts, name) else {
+        return;
+    };
+    let written = append(&path, &line).or_else(|_| cover_file(&path, &format!("{hosts}{line}")));
+    if let Err(e) = written {
         tracing::info!("/etc/hosts does not name this host: {e}");
     }
 }
 
-fn add_host(path: &Path, name: &str) -> io::Result<()> {
-    let hosts = fs::read_to_string(path).unwrap_or_default();
+/// Returns the line that names the host; `None` if there is one.
+fn missing_line(hosts: &str, name: &str) -> Option<String> {
     if hosts.split_whitespace().any(|word| word == name) {
-        return Ok(());
+        return None;
     }
     let known = hosts.split_whitespace().any(|word| word == "localhost");
     let localhost = if known {
@@ -31,8 +44,15 @@ fn add_host(path: &Path, name: &str) -> io::Result<()> {
     } else {
         "\n"
     };
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    file.write_all(format!("{start}{localhost}127.0.1.1 {name}\n").as_bytes())
+    Some(format!("{start}{localhost}127.0.1.1 {name}\n"))
+}
+
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    // A pipe in its place must not hold the thread.
+    options.custom_flags(nix::libc::O_NONBLOCK);
+    let mut file = options.create(true).append(true).open(path)?;
+    file.write_all(line.as_bytes())
 }
 
 /// Returns true if it has the form of machine-id(5).
@@ -51,9 +71,30 @@ pub fn write_machine_id(root: &Path, id: &str) {
         .into_iter()
         .flatten()
     {
-        if let Err(e) = replace(&path, &format!("{id}\n")) {
+        let content = format!("{id}\n");
+        let written = replace(&path, &content).or_else(|e| match path.is_file() {
+            true => cover_file(&path, &content),
+            false => Err(e),
+        });
+        if let Err(e) = written {
             tracing::info!("{} stays as it is: {e}", path.display());
         }
+    }
+}
+
+/// Creates the directory that programs start in where the image has none, as container engines do:
+/// of root, with those above it. Paths that begin in a user's home are the user's own.
+pub fn create_workdir(root: &Path, path: &str) {
+    let Some(relative) = path.strip_prefix('/') else {
+        return;
+    };
+    let path = root.join(relative);
+    let created = DirBuilder::new().recursive(true).mode(0o755).create(&path);
+    if let Err(e) = created {
+        tracing::info!(
+            "the working directory {} cannot be created: {e}",
+            path.display()
+        );
     }
 }
 
@@ -167,6 +208,27 @@ mod tests {
             fs::read_to_string(&copy).expect("is there"),
             format!("{ID}\n")
         );
+    }
+
+    #[test]
+    fn missing_workdir_is_created() {
+        let root = root();
+        create_workdir(root.path(), "/srv/app");
+        let mode = |path: &str| {
+            let found = fs::metadata(root.path().join(path)).expect("is there");
+            found.permissions().mode() & 0o7777
+        };
+        assert_eq!((mode("srv"), mode("srv/app")), (0o755, 0o755));
+        let private = Permissions::from_mode(0o700);
+        fs::set_permissions(root.path().join("srv/app"), private).expect("chmod");
+        fs::write(root.path().join("file"), "kept").expect("a file");
+        for path in ["/srv/app", "/", "/file", "/file/below", "~/x", "x", ""] {
+            create_workdir(root.path(), path);
+        }
+        assert_eq!(mode("srv/app"), 0o700, "one that is there stays as it is");
+        assert!(root.path().join("file").is_file());
+        let names = fs::read_dir(root.path()).expect("a folder").count();
+        assert_eq!(names, 4, "nothing else is made");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Identity of this machine among its clones, in files: host name, machine id, boot id.
+//! What a machine has in files besides its image: the identity among its clones (host name, machine
+//! id, boot id), and the working directory that its image names.
 //!
 //! Files on the root disk are written when the disk may be written: at once, or by `/thaw`. The
 //! wanted values are kept until then, the newest wins, and one writer writes at a time.
@@ -28,6 +29,7 @@ pub struct Identity {
 struct Wanted {
     hostname: Option<String>,
     machine_id: Option<String>,
+    workdir: Option<String>,
 }
 
 impl Identity {
@@ -51,6 +53,7 @@ impl Identity {
         let mut wanted = lock(&self.wanted);
         set(&mut wanted.hostname, &request.hostname);
         set(&mut wanted.machine_id, &request.machine_id);
+        set(&mut wanted.workdir, &request.default_workdir);
     }
 
     /// Writes the wanted files. Waits for as long as the disk is frozen. A file that cannot be
@@ -60,12 +63,16 @@ impl Identity {
         let Wanted {
             hostname,
             machine_id,
+            workdir,
         } = std::mem::take(&mut *lock(&self.wanted));
         if let Some(name) = hostname {
             name_host(&self.root, &name);
         }
         if let Some(id) = machine_id {
             files::write_machine_id(&self.root, &id);
+        }
+        if let Some(path) = workdir {
+            files::create_workdir(&self.root, &path);
         }
     }
 }

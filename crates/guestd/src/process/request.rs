@@ -67,14 +67,20 @@ fn directory(
         // The request did not ask for the home: that it is missing must not keep commands from
         // running.
         _ if asked.is_empty() && settings.default_workdir().is_none() => Ok(PathBuf::from("/")),
-        Ok(_) => Err(ConnectError::invalid_argument(format!(
-            "cwd '{}' is not a directory",
-            cwd.display()
-        ))),
-        Err(e) => Err(ConnectError::invalid_argument(format!(
-            "cwd '{}' does not exist or cannot be used: {e}",
-            cwd.display()
-        ))),
+        found => {
+            let problem = match found {
+                Ok(_) => "is not a directory".to_owned(),
+                Err(e) => format!("does not exist or cannot be used: {e}"),
+            };
+            let path = cwd.display();
+            let text = match asked {
+                "" => {
+                    format!("the image's working directory '{path}' {problem}; give another as cwd")
+                }
+                _ => format!("cwd '{path}' {problem}"),
+            };
+            Err(ConnectError::invalid_argument(text))
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use connectrpc::ErrorCode;
 use host_rpc as rpc;
@@ -13,68 +12,16 @@ use model::SandboxId;
 use tempfile::TempDir;
 
 use crate::agent::{Agent, shell, spec};
+use crate::image_files::{busybox, fill_with_shell, make_image, run};
 use crate::programs::{read, write};
-
-/// Links that a shell and its programs are called by.
-const APPLETS: [&str; 12] = [
-    "sh", "cat", "dd", "echo", "env", "grep", "id", "ls", "rm", "stat", "sync", "true",
-];
 
 /// An agent with one image, `NAME.ext4`, of what `fill` puts into a folder.
 async fn agent_with(name: &str, megabytes: u64, fill: impl FnOnce(&Path)) -> (Agent, TempDir) {
     let images = tempfile::tempdir().unwrap();
-    let root = tempfile::tempdir().unwrap();
-    fill(root.path());
     let path = images.path().join(format!("{name}.ext4"));
-    fs::File::create(&path)
-        .unwrap()
-        .set_len(megabytes << 20)
-        .unwrap();
-    run(
-        "mke2fs",
-        &[
-            "-q",
-            "-t",
-            "ext4",
-            "-m",
-            "0",
-            "-d",
-            root.path().to_str().unwrap(),
-            path.to_str().unwrap(),
-        ],
-    );
+    make_image(&path, megabytes, &[], fill);
     let agent = Agent::start(&[("AGENT_IMAGES_PATH", images.path().to_str().unwrap())]).await;
     (agent, images)
-}
-
-fn run(program: &str, args: &[&str]) {
-    let path = linux::programs::find(program).unwrap();
-    let done = Command::new(path).args(args).output().unwrap();
-    assert!(
-        done.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
-fn busybox() -> std::path::PathBuf {
-    linux::programs::find("busybox").expect("busybox is missing; type: scripts/deps.sh test")
-}
-
-/// A shell, its programs, and files.
-fn fill_with_shell(root: &Path, files: &[(&str, &str)]) {
-    for dir in ["bin", "dev", "proc", "sys", "run", "etc", "tmp"] {
-        fs::create_dir(root.join(dir)).unwrap();
-    }
-    fs::copy(busybox(), root.join("bin/busybox")).unwrap();
-    for applet in APPLETS {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    for (path, text) in files {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
 }
 
 async fn create(agent: &Agent, template: &str) -> SandboxId {
