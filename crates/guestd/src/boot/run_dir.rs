@@ -45,7 +45,10 @@ fn mount_with_content(run: &Path) -> io::Result<()> {
         eprintln!(
             "envd: /run stays on disk: the image has more there than {BYTES_LIMIT} bytes or {ENTRIES_LIMIT} files"
         );
-        return Ok(());
+        // What this program has there is written while the disk is held still, too.
+        let own = run.join("wrenn");
+        fs::create_dir_all(&own)?;
+        return mount_tmpfs(&own, "mode=0755");
     }
     let image = fs::File::open(run)?;
     mount_tmpfs(run, "mode=0755")?;

@@ -2,6 +2,7 @@
 //! directory together.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use connectrpc::ConnectError;
@@ -60,17 +61,18 @@ fn directory(
 ) -> Result<PathBuf, ConnectError> {
     let asked = config.cwd.as_deref().unwrap_or_default();
     let cwd = settings.resolve(asked, user);
-    let found = as_user(user, || std::fs::metadata(&cwd))
+    // The dot asks whether the user may enter it, as chdir(2) will.
+    let found = as_user(user, || std::fs::metadata(cwd.join(".")))
         .map_err(|e| ConnectError::internal(format!("cannot act as the user: {e}")))?;
     match found {
-        Ok(found) if found.is_dir() => Ok(cwd),
-        // The request did not ask for the home: that it is missing must not keep commands from
-        // running.
+        Ok(_) => Ok(cwd),
+        // The request did not ask for the home: that it is missing, or another's, must not keep
+        // commands from running.
         _ if asked.is_empty() && settings.default_workdir().is_none() => Ok(PathBuf::from("/")),
-        found => {
-            let problem = match found {
-                Ok(_) => "is not a directory".to_owned(),
-                Err(e) => format!("does not exist or cannot be used: {e}"),
+        Err(e) => {
+            let problem = match e.kind() {
+                io::ErrorKind::NotADirectory => "is not a directory".to_owned(),
+                _ => format!("does not exist or cannot be used: {e}"),
             };
             let path = cwd.display();
             let text = match asked {
