@@ -285,8 +285,8 @@ func TestEveryOperationIsUsed(t *testing.T) {
 			text.Write(source)
 		}
 	}
-	// Routes that another one stands for.
-	aliases := regexp.MustCompile("^(exec|kill_process|list_processes|openapi_yaml|read_file|ready|stream_process|write_file)$")
+	// Routes that another one stands for, and diff_sandbox, which no SDK has: its row in sdks/README.md is empty.
+	aliases := regexp.MustCompile("^(diff_sandbox|exec|kill_process|list_processes|openapi_yaml|read_file|ready|stream_process|write_file)$")
 	for name := range routes {
 		if !aliases.MatchString(name) && !strings.Contains(text.String(), `"`+name+`"`) {
 			t.Error(name + " has no call")
