@@ -214,8 +214,12 @@ async fn measure<'a>(
             .add("control", None, control::measure(place).await)
             .await;
     }
-    for (guests, groups) in [(Guests::Cold, COLD), (Guests::Warm, WARM)] {
-        let groups: Vec<&'static str> = groups.into_iter().filter(|group| wants(group)).collect();
+    for (guests, groups) in [(Guests::Cold, &COLD[..]), (Guests::Warm, &WARM[..])] {
+        let groups: Vec<_> = groups
+            .iter()
+            .copied()
+            .filter(|group| wants(group))
+            .collect();
         if groups.is_empty() {
             continue;
         }
