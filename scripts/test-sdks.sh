@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Tests the SDKs against a real server with real VMs: test-sdks.sh [NAME…], by default every sdks/NAME that has a test.sh.
+# Tests the SDKs against a real server with real VMs: test-sdks.sh [NAME…], by default every sdks/NAME with a test.sh.
 #
-# The server is `wrenn up` in a directory of its own, which suites find by WRENN_API_URL and WRENN_API_KEY, or by WRENN_DIR;
-# all of it goes at the end. A suite counts its tests in a line as `cargo test` has it; one without counts as one test.
+# The server is `wrenn up` in a directory of its own, which suites find by WRENN_API_URL and WRENN_API_KEY, or by
+# WRENN_DIR; all of it goes at the end. A suite counts its tests in a line as `cargo test` has it; one without counts as
+# one test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

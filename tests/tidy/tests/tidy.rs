@@ -107,7 +107,7 @@ fn is_configuration(path: &Path) -> bool {
 
 #[test]
 fn documents_name_code_that_exists() {
-    let texts = texts(&[".md", ".rs"]);
+    let texts = texts(&[".md", ".rs", ".py", ".ts", ".go"]);
     let (documents, sources): (Vec<_>, Vec<_>) = texts
         .into_iter()
         .partition(|(path, _)| path.extension().is_some_and(|extension| extension == "md"));
