@@ -10,14 +10,27 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When the signals cannot be watched.
 pub fn cancel_on_signal(shutdown: CancellationToken) -> io::Result<()> {
+    cancel_on_signals(shutdown, CancellationToken::new())
+}
+
+/// Does the same, and cancels `at_once` at the second one.
+///
+/// # Errors
+/// When the signals cannot be watched.
+pub fn cancel_on_signals(
+    shutdown: CancellationToken,
+    at_once: CancellationToken,
+) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        for token in [shutdown, at_once] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            token.cancel();
         }
-        shutdown.cancel();
     });
     Ok(())
 }

@@ -43,8 +43,11 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Header field of the W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Header field with what others add to a trace, here whether its client wants lines in the logs.
+/// Header field with a list of what vendors add to a trace: ours is whether its client wants lines
+/// in the logs, and comes first.
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// Maximum length of the list of others: what W3C asks each program to pass on.
+const MAX_TRACESTATE: usize = 512;
 const WANTS_LINES: &str = "wrenn=lines";
 const WANTS_NO_LINES: &str = "wrenn=quiet";
 
@@ -64,6 +67,8 @@ pub struct RequestContext {
     /// True if that span is exported.
     is_recorded: bool,
     wants_lines: bool,
+    /// What others have added to the trace, as a list; may be empty.
+    other_state: String,
 }
 
 impl RequestContext {
@@ -72,19 +77,22 @@ impl RequestContext {
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let request_id = text(headers, &REQUEST_ID).filter(|id| is_request_id(id));
+        let parent = parent_of(headers);
+        let (lines, other_state) = match parent {
+            Some(_) => read_state(headers),
+            // It is of no trace.
+            None => (None, String::new()),
+        };
         let trace = TraceParent {
             span_id: rand::random(),
-            ..parent_of(headers).unwrap_or_else(TraceParent::random)
+            ..parent.unwrap_or_else(TraceParent::random)
         };
         Self {
             request_id: request_id.map_or_else(stdx::random::hex::<8>, str::to_owned),
             trace,
             is_recorded: false,
-            wants_lines: match text(headers, &TRACESTATE) {
-                Some(WANTS_LINES) => true,
-                Some(WANTS_NO_LINES) => false,
-                _ => trace.is_sampled(),
-            },
+            wants_lines: lines.unwrap_or_else(|| trace.is_sampled()),
+            other_state,
         }
     }
 
@@ -140,11 +148,14 @@ impl RequestContext {
     /// Returns the header fields for calls that are made for this request.
     #[must_use]
     pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        let state = match self.wants_lines {
+        let ours = match self.wants_lines {
             wants if wants == self.trace.is_sampled() => None,
-            true => Some((TRACESTATE, WANTS_LINES.to_owned())),
-            false => Some((TRACESTATE, WANTS_NO_LINES.to_owned())),
+            true => Some(WANTS_LINES),
+            false => Some(WANTS_NO_LINES),
         };
+        let others = Some(self.other_state.as_str()).filter(|others| !others.is_empty());
+        let members: Vec<&str> = ours.into_iter().chain(others).collect();
+        let state = (!members.is_empty()).then(|| (TRACESTATE, members.join(",")));
         self.fields(self.trace, state)
     }
 
@@ -193,6 +204,31 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 fn parent_of(headers: &HeaderMap) -> Option<TraceParent> {
     TraceParent::parse(text(headers, &TRACEPARENT)?)
+}
+
+/// Returns what our member of `tracestate` says, and the members of others, as far as they are passed
+/// on.
+fn read_state(headers: &HeaderMap) -> (Option<bool>, String) {
+    let fields = headers.get_all(&TRACESTATE).iter();
+    let members = fields
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(','))
+        .map(str::trim);
+    let mut lines = None;
+    let mut others = String::new();
+    for member in members.filter(|member| !member.is_empty()) {
+        match member {
+            WANTS_LINES => lines = Some(true),
+            WANTS_NO_LINES => lines = Some(false),
+            _ if others.len() + 1 + member.len() > MAX_TRACESTATE => break,
+            _ if others.is_empty() => others.push_str(member),
+            _ => {
+                others.push(',');
+                others.push_str(member);
+            }
+        }
+    }
+    (lines, others)
 }
 
 /// Returns true for an id that can neither forge a line of the log nor fill it.
@@ -426,6 +462,31 @@ mod tests {
         assert!(RequestContext::from_headers(&fields).wants_lines());
         let fields: HeaderMap = unrecorded.guest_headers().into_iter().collect();
         assert!(RequestContext::from_headers(&fields).wants_lines());
+    }
+
+    #[test]
+    fn state_of_others_is_passed_on() {
+        let lines = |state: &str| context(&[(TRACEPARENT, PARENT), (TRACESTATE, state)]);
+        let quiet = lines("congo=t61rcWkgMzE, wrenn=quiet,rojo=00f067aa0ba902b7");
+        assert!(!quiet.wants_lines());
+        let fields: HeaderMap = quiet.headers().into_iter().collect();
+        let state = "wrenn=quiet,congo=t61rcWkgMzE,rojo=00f067aa0ba902b7";
+        assert_eq!(fields[TRACESTATE], state);
+        let second = RequestContext::from_headers(&fields);
+        assert!(!second.wants_lines());
+        let fields: HeaderMap = lines("congo=1").headers().into_iter().collect();
+        assert_eq!(fields[TRACESTATE], "congo=1");
+        // Whole members, and no more than must be.
+        let long = format!("a={},b={}", "x".repeat(400), "y".repeat(200));
+        let fields: HeaderMap = lines(&long).headers().into_iter().collect();
+        assert_eq!(fields[TRACESTATE].len(), 402);
+        let of_no_trace = context(&[(TRACESTATE, "congo=1")]);
+        assert!(
+            of_no_trace
+                .headers()
+                .iter()
+                .all(|(name, _)| name != TRACESTATE)
+        );
     }
 
     #[test]
