@@ -2,6 +2,7 @@
 //! network or on a dying disk, stops nothing else, neither other measurements nor the end of the
 //! agent. What was read last holds until it answers.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -31,7 +32,7 @@ impl DiskReader {
         // Without a buffer: a round is taken only while the thread waits for one.
         let (rounds, receiver) = sync_channel::<Round>(0);
         let thread = std::thread::Builder::new().name("disk usage".to_owned());
-        let started = thread.spawn(move || receiver.into_iter().for_each(|round| round()));
+        let started = thread.spawn(move || receiver.into_iter().for_each(run_round));
         if let Err(error) = started {
             tracing::warn!(%error, "disk usage is not measured: its thread cannot be started");
         }
@@ -76,8 +77,17 @@ impl DiskReader {
                 }
                 false
             }
+            // The thread was never started, which was logged.
             Err(TrySendError::Disconnected(_)) => false,
         }
+    }
+}
+
+/// Runs a round. One that panics ends itself, not the thread: the next one is due as usual.
+fn run_round(round: Round) {
+    // A round writes single values that are whole each.
+    if std::panic::catch_unwind(AssertUnwindSafe(round)).is_err() {
+        tracing::error!("a round of reading disk usage failed; the next one tries again");
     }
 }
 
@@ -104,6 +114,22 @@ mod tests {
             assert!(!reader.try_start(Box::new(|| {})), "one at a time");
         }
         drop(answer);
+        let (sender, done) = mpsc::channel();
+        start_when_idle(&mut reader, || {
+            let sender = sender.clone();
+            Box::new(move || {
+                let _ = sender.send(());
+            })
+        });
+        done.recv().unwrap();
+    }
+
+    #[test]
+    fn round_that_panics_ends_no_other() {
+        let mut reader = DiskReader::start();
+        start_when_idle(&mut reader, || {
+            Box::new(|| panic!("a disk of another kind"))
+        });
         let (sender, done) = mpsc::channel();
         start_when_idle(&mut reader, || {
             let sender = sender.clone();
