@@ -10,7 +10,7 @@ use control::hosts::Hosts;
 use control::orphans::{Orphan, adopt_orphan, list_orphans, remove_orphan};
 use control::{Config, ControlPlane, Settings, config};
 use model::{Limits, SandboxId, TeamId};
-use runtime::shutdown::cancel_on_signal;
+use runtime::shutdown::{cancel_on_signal, cancel_on_signals};
 use stdx::time::now_ms;
 use store::{Actor, Store};
 use tokio::net::TcpListener;
@@ -106,7 +106,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         webhooks,
     };
     let shutdown = CancellationToken::new();
-    cancel_on_signal(shutdown.clone())?;
+    let at_once = CancellationToken::new();
+    cancel_on_signals(shutdown.clone(), at_once.clone())?;
     control::metrics::install();
     let metrics = metrics.bind().await;
     let metrics = metrics.context("cannot listen on the address of CP_METRICS_ADDR")?;
@@ -117,6 +118,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         control.serve_metrics(listener);
     }
     control.export_metrics();
+    control.skip_drain_on(at_once);
     tracing::info!(%listen, metrics = metrics_address, store = store.backend(), "the control plane serves; its API is shown at /docs");
     control
         .serve(listener, shutdown)
@@ -225,10 +227,17 @@ pub async fn restore(config: &Config, file: Option<&Path>) -> anyhow::Result<()>
     ))
 }
 
+/// Lists, adopts or removes orphans. Those that cannot be adopted or removed are told, and keep none
+/// of the others back.
 pub async fn manage_orphans(config: &Config, command: Orphans) -> anyhow::Result<()> {
     let store = open_migrated(config).await?;
     let store = store.acting_for(Actor::local(Actor::OPERATOR));
     let hosts = Hosts::new(vec![config.host.clone()]);
+    let mut failed = 0;
+    let mut tell = |id: &SandboxId, error| {
+        failed += 1;
+        eprintln!("wrenn-cp: {id}: {:#}", said(error));
+    };
     for host in hosts.all() {
         match &command {
             Orphans::List { quiet } => {
@@ -237,21 +246,39 @@ pub async fn manage_orphans(config: &Config, command: Orphans) -> anyhow::Result
                 }
             }
             Orphans::Adopt { ids, team } => {
+                warn_without_keys(&store, team).await?;
                 for id in ids {
-                    let row = adopt_orphan(&store, host, id, team).await.map_err(said)?;
-                    say(format_args!(
-                        "{id} is {} and belongs to the team {team}",
-                        row.state
-                    ))?;
+                    match adopt_orphan(&store, host, id, team).await {
+                        Ok(row) => say(format_args!(
+                            "{id} is {} and belongs to the team {team}",
+                            row.state
+                        ))?,
+                        Err(error) => tell(id, error),
+                    }
                 }
             }
             Orphans::Remove { ids } => {
                 for id in ids {
-                    remove_orphan(&store, host, id).await.map_err(said)?;
-                    say(format_args!("{id} is removed"))?;
+                    match remove_orphan(&store, host, id).await {
+                        Ok(()) => say(format_args!("{id} is removed"))?,
+                        Err(error) => tell(id, error),
+                    }
                 }
             }
         }
+    }
+    match failed {
+        0 => Ok(()),
+        1 => bail!("one sandbox is left as it was"),
+        _ => bail!("{failed} sandboxes are left as they were"),
+    }
+}
+
+/// Warns of a team that no key belongs to, which may be one that was mistyped.
+async fn warn_without_keys(store: &Store, team: &TeamId) -> anyhow::Result<()> {
+    let keys = store.key_list().await?;
+    if !keys.iter().any(|key| key.team_id == *team) {
+        eprintln!("wrenn-cp: no key belongs to the team {team}: nobody can use its sandboxes");
     }
     Ok(())
 }

@@ -207,6 +207,15 @@ impl ControlPlane {
         runtime::otlp::export_metrics(Arc::new(gauges::AppGauges::new(&self.app)));
     }
 
+    /// Ends the drain early once `at_once` is cancelled.
+    pub fn skip_drain_on(&self, at_once: CancellationToken) {
+        let shutdown = self.app.shutdown.clone();
+        tokio::spawn(async move {
+            at_once.cancelled().await;
+            shutdown.cancel();
+        });
+    }
+
     /// Serves until `shutdown`. Sandboxes go on running afterwards.
     ///
     /// # Errors

@@ -10,12 +10,13 @@
 //!
 //! A sandbox whose deletion is no longer among the events that are kept is held as well.
 //!
-//! To remove one is to record its deletion: if the host is away, the reconciler does it later.
+//! To remove one is to record its deletion: if the host is away, the reconciler does it later. What was
+//! deleted is never adopted, and nothing that has a row gets the record of a deletion: the store sees
+//! to that, also while both happen at once.
 
-use model::{ErrorCode, EventKind, SandboxAttributes, SandboxId, TeamId};
-use serde_json::json;
+use model::{ErrorCode, SandboxAttributes, SandboxId, TeamId};
 use stdx::time::now_ms;
-use store::{Actor, AdoptedSandbox, NewEvent, Sandbox, Store};
+use store::{Actor, AdoptedSandbox, Sandbox, Store};
 
 use crate::error::{Error, Result};
 use crate::hosts::{Host, HostRecord};
@@ -58,8 +59,8 @@ async fn find_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<HostR
 /// Gives a sandbox of a host a row, as one of `team`.
 ///
 /// # Errors
-/// `NotFound` if the host has no such sandbox, or it has a row; `AgentError` if this version cannot
-/// read its record; the host's; the store's.
+/// `NotFound` if the host has no such sandbox, or it has a row; `Conflict` if it was deleted;
+/// `AgentError` if this version cannot read its record; the host's; the store's.
 pub async fn adopt_orphan(
     store: &Store,
     host: &Host,
@@ -71,6 +72,10 @@ pub async fn adopt_orphan(
         spec,
         created_at,
     } = find_orphan(store, host, id).await?;
+    if store.sandbox_was_deleted(id).await? {
+        let text = format!("sandbox {id} was deleted: the control plane removes it from its host");
+        return Err(Error::new(ErrorCode::Conflict, text));
+    }
     let spec = spec.ok_or_else(|| {
         let text = format!("the host's record of sandbox {id} cannot be read by this version");
         Error::new(ErrorCode::AgentError, text)
@@ -90,21 +95,13 @@ pub async fn adopt_orphan(
 /// Removes a sandbox without a row from its host, with everything in it.
 ///
 /// # Errors
-/// As [`adopt_orphan`]. The removal is noted once the store has answered, and carried out later if
+/// `NotFound` if the host has no such sandbox, or it has a row; the host's; the store's. The removal is noted once the store has answered, and carried out later if
 /// the host fails.
 pub async fn remove_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<()> {
     let report = find_orphan(store, host, id).await?.report;
-    store
-        .event_record(&NewEvent {
-            kind: EventKind::SandboxDeleted,
-            team_id: None,
-            subject: id.to_string(),
-            sandbox_id: Some(id.clone()),
-            generation: Some(report.generation),
-            data: json!({ "host_id": report.host_id, "orphan": true }),
-            now: now_ms(),
-        })
-        .await?;
+    if !store.orphan_record_deletion(&report, now_ms()).await? {
+        return Err(no_orphan(id));
+    }
     host.remove_sandbox(id)
         .await
         .map_err(|error| error.and("the removal is noted, and the control plane will carry it out"))

@@ -134,11 +134,14 @@ fn client_address(app: &App, request: &Request) -> Option<IpAddr> {
 }
 
 /// Waits for `shutdown`, and then `time` longer, in which requests are still taken although
-/// `/ready` tells load balancers to send no more.
+/// `/ready` tells load balancers to send no more. A shutdown of the app ends that early.
 pub async fn drain(app: &App, time: Duration, shutdown: CancellationToken) {
     shutdown.cancelled().await;
     app.draining.cancel();
-    tokio::time::sleep(time).await;
+    let _ = app
+        .shutdown
+        .run_until_cancelled(tokio::time::sleep(time))
+        .await;
     app.shutdown.cancel();
 }
 

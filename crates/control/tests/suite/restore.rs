@@ -1,6 +1,7 @@
 //! A database from a backup that is older than what hosts and clients know: `wrenn-cp` as a program,
 //! over either database, with the tools that an operator has.
 
+use std::future::ready;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -19,6 +20,7 @@ struct Installation {
     /// PostgreSQL, else SQLite in `dir`.
     postgres: Option<Database>,
     host: FakeHost,
+    drain_sec: &'static str,
     plane: Option<Plane>,
 }
 
@@ -41,6 +43,7 @@ impl Installation {
             dir: tempfile::tempdir().unwrap(),
             postgres,
             host: FakeHost::start(),
+            drain_sec: "0",
             plane: None,
         };
         new.succeed(&["migrate"]);
@@ -55,6 +58,7 @@ impl Installation {
             .env("WRENN_DIR", self.dir.path())
             .env("CP_LISTEN_ADDR", "127.0.0.1:0")
             .env("CP_METRICS_ADDR", "127.0.0.1:0")
+            .env("CP_DRAIN_SEC", self.drain_sec)
             .env("CP_HOST_AGENT_ADDR", self.host.url())
             .env("AGENT_TOKEN", TOKEN)
             .env_remove("RUST_LOG")
@@ -258,10 +262,15 @@ async fn restore_story(postgres: Option<Database>) {
         listed.contains("paused") && listed.contains("held"),
         "{listed}"
     );
-    place.succeed(&["orphans", "adopt", &newer]);
+    // One that cannot be adopted keeps no other back.
+    let unknown = model::SandboxId::random().to_string();
+    let told = place.fail(&["orphans", "adopt", &unknown, &newer]);
+    assert!(told.contains(&unknown) && !told.contains(&newer), "{told}");
+    assert!(!told.contains("no key belongs"), "{told}");
     place.succeed(&["orphans", "remove", &other]);
-    let again = place.fail(&["orphans", "adopt", &newer]);
+    let again = place.fail(&["orphans", "adopt", "--team", "typo", &newer]);
     assert!(again.contains("orphans list"), "{again}");
+    assert!(again.contains("no key belongs to the team typo"), "{again}");
     let adopted = client.get(&newer).await.unwrap();
     assert_eq!(
         (adopted.status, adopted.memory_mb),
@@ -303,6 +312,28 @@ async fn restore_leaves_newer_sandboxes_to_operator() {
 #[tokio::test]
 async fn restored_postgres_leaves_newer_sandboxes() {
     restore_story(Some(Database::create().await.unwrap())).await;
+}
+
+#[tokio::test]
+async fn second_signal_ends_drain() {
+    let mut place = Installation::new(None).await;
+    place.drain_sec = "300";
+    place.start().await;
+    let terminate = |place: &Installation| {
+        let id = place.plane().process.id().to_string();
+        let done = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(done.success());
+    };
+    terminate(&place);
+    eventually("the drain", async || {
+        let answer = reqwest::get(format!("http://{}/ready", place.plane().api)).await;
+        answer.ok().filter(|answer| answer.status() == 503)
+    })
+    .await;
+    terminate(&place);
+    let mut process = place.plane.take().unwrap().process;
+    let ended = eventually("its end", || ready(process.try_wait().unwrap())).await;
+    assert!(ended.success(), "{ended:?}");
 }
 
 /// A control plane keeps the database open that something has damaged under it.

@@ -4,16 +4,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use model::{
-    EventKind, Generation, SandboxAttributes, SandboxId, SandboxState, StopReason, TeamId,
-    WebhookId,
-};
+use model::{EventKind, SandboxAttributes, SandboxId, TeamId, WebhookId};
 use store::{
-    AdoptedSandbox, Applied, Error, EventQuery, Events, EventsBound, NewSandbox, NewWebhook,
-    RESTORED_END_GRACE_MS, Report, Store,
+    Error, EventQuery, Events, EventsBound, NewSandbox, NewWebhook, RESTORED_END_GRACE_MS, Store,
 };
 
-use crate::db::{Db, insert, new_sandbox, report, spec};
+use crate::db::{Db, insert, new_sandbox};
 
 /// A time after those of all rows.
 const NOW: i64 = 1_000_000;
@@ -422,79 +418,5 @@ pub async fn restored_ends_are_put_off(db: Db) {
         assert_eq!(row.attributes.ends_at, ends_at);
         let ended = store.sandbox_expire(&id, "over", NOW).await.unwrap();
         assert_eq!(ended, None);
-    }
-}
-
-pub async fn adopted_sandbox_is_as_reported(db: Db) {
-    let store = db.store().await;
-    let id = SandboxId::random();
-    let attributes = SandboxAttributes {
-        name: Some("web".parse().unwrap()),
-        ..SandboxAttributes::default()
-    };
-    let adopted = AdoptedSandbox {
-        report: report(&id, 4, SandboxState::Paused),
-        spec: spec(),
-        attributes,
-        team_id: TeamId::default(),
-        key_id: "operator".to_owned(),
-        created_at: 7,
-    };
-    assert!(!store.sandbox_was_deleted(&id).await.unwrap());
-    let row = store.sandbox_adopt(&adopted, NOW).await.unwrap().unwrap();
-    assert_eq!((row.created_at, row.state), (7, SandboxState::Paused));
-    assert_eq!((row.generation, &row.spec), (Generation(4), &adopted.spec));
-    assert_eq!(row.host_id.as_deref(), Some("host-0"));
-    assert_eq!(
-        (&row.disk, row.started_at),
-        (&adopted.report.disk, Some(1004))
-    );
-    assert_eq!(store.sandbox_adopt(&adopted, NOW).await.unwrap(), None);
-    let other = AdoptedSandbox {
-        report: report(&SandboxId::random(), 1, SandboxState::Running),
-        ..adopted
-    };
-    let taken = store.sandbox_adopt(&other, NOW).await.unwrap_err();
-    assert!(matches!(taken, Error::Conflict { .. }), "{taken:?}");
-    // Its host goes on with it.
-    let resumed = report(&id, 5, SandboxState::Running);
-    let applied = store.sandbox_apply_report(&resumed, NOW).await.unwrap();
-    assert!(matches!(applied, Applied::Changed(_)), "{applied:?}");
-    store.sandbox_remove(&id, NOW).await.unwrap();
-    assert!(store.sandbox_was_deleted(&id).await.unwrap());
-}
-
-pub async fn lost_sandbox_returns_without_taken_name(db: Db) {
-    let store = db.store().await;
-    let named = |name: &str| {
-        let attributes = SandboxAttributes {
-            name: Some(name.parse().unwrap()),
-            ..SandboxAttributes::default()
-        };
-        NewSandbox {
-            attributes,
-            ..new_sandbox(1)
-        }
-    };
-    for (is_taken, name) in [(false, "free"), (true, "taken")] {
-        let new = named(name);
-        store.sandbox_insert(&new).await.unwrap();
-        let lost = Report {
-            stop_reason: Some(StopReason::HostLost),
-            ..report(&new.id, 3, SandboxState::Error)
-        };
-        store.sandbox_apply_report(&lost, 2).await.unwrap();
-        if is_taken {
-            store.sandbox_insert(&named(name)).await.unwrap();
-        }
-        let again = report(&new.id, 3, SandboxState::Running);
-        let applied = store.sandbox_apply_report(&again, 3).await.unwrap();
-        assert_eq!(applied, Applied::Stale, "older than the loss");
-        let again = report(&new.id, 4, SandboxState::Running);
-        let Applied::Changed(row) = store.sandbox_apply_report(&again, 3).await.unwrap() else {
-            panic!("it is there again");
-        };
-        assert_eq!((row.state, row.stop_reason), (SandboxState::Running, None));
-        assert_eq!(row.attributes.name.is_none(), is_taken);
     }
 }

@@ -1,6 +1,7 @@
 //! One suite for both backends: each test runs once on a file of SQLite and once on a database of a
 //! real PostgreSQL.
 
+mod adoptions;
 mod attributes;
 mod backup;
 mod cursors;
@@ -43,8 +44,9 @@ suite! {
     attributes::outdated_update_changes_nothing,
     attributes::renewal_and_expiry_never_both_win,
     attributes::waiters_hear_of_every_change,
-    backup::adopted_sandbox_is_as_reported,
-    backup::lost_sandbox_returns_without_taken_name,
+    adoptions::adopted_sandbox_is_as_reported,
+    adoptions::lost_sandbox_returns_without_taken_name,
+    adoptions::orphan_is_adopted_or_deleted,
     backup::restored_cursors_are_new,
     backup::restored_ends_are_put_off,
     backup::restored_webhooks_are_disabled,
