@@ -143,6 +143,7 @@ impl Entry {
 
     fn enter(&self) -> io::Result<()> {
         keep_descriptors_from_the_program();
+        handle_signals_by_default();
         setsid()?;
         if self.terminal {
             syscall::take_terminal()?;
@@ -162,6 +163,16 @@ impl Entry {
             setuid(*uid)?;
         }
         Ok(chdir(self.cwd.as_c_str())?)
+    }
+}
+
+/// Ends what was ignored when the agent was started: an exec keeps that, and a shell cannot set a
+/// trap for a signal that it has inherited as ignored.
+fn handle_signals_by_default() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: plain numbers. Refused for SIGKILL, SIGSTOP and those of the C library, which
+        // nobody ignores.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
     }
 }
 

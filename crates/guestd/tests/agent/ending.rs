@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use connectrpc::ErrorCode;
 use connectrpc::client::CallOptions;
 use guest_rpc::process::{SendSignalRequest, Signal};
+use tokio::process::Command;
 
 use crate::support::{
     Agent, PATIENCE, Running, alive, by_pid, eventually, listed, run, shell, start,
@@ -82,7 +83,18 @@ async fn signal_reaches_whole_process_group() {
 
 #[tokio::test]
 async fn signals_that_ask_reach_program() {
-    let agent = Agent::open().await;
+    trap_signals(&Agent::open().await).await;
+}
+
+/// As where a shell without job control has started the agent in the background.
+#[tokio::test]
+async fn signals_ignored_at_start_reach_program() {
+    let mut env = Command::new("env");
+    env.args(["--ignore-signal=HUP,INT,QUIT,USR1,USR2", Agent::PROGRAM]);
+    trap_signals(&Agent::open_by(env).await).await;
+}
+
+async fn trap_signals(agent: &Agent) {
     let client = agent.client();
     for signal in [
         Signal::SIGNAL_SIGHUP,

@@ -35,19 +35,21 @@ pub struct Agent {
 }
 
 impl Agent {
+    pub const PROGRAM: &str = env!("CARGO_BIN_EXE_envd");
+
     pub async fn open() -> Self {
         Self::start(&["--no-auth"]).await
     }
 
     /// With its log in a file.
     pub async fn logging_to(log: std::fs::File) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_envd"));
+        let mut command = Command::new(Self::PROGRAM);
         command.stderr(log);
         Self::run(command, &["--no-auth"]).await
     }
 
     pub async fn start(flags: &[&str]) -> Self {
-        Self::run(Command::new(env!("CARGO_BIN_EXE_envd")), flags).await
+        Self::run(Command::new(Self::PROGRAM), flags).await
     }
 
     /// As the first process of a PID namespace of its own.
@@ -58,9 +60,14 @@ impl Agent {
             "--fork",
             "--kill-child",
             "--mount-proc",
-            env!("CARGO_BIN_EXE_envd"),
+            Self::PROGRAM,
         ]);
         Self::run(unshare, &["--no-auth"]).await
+    }
+
+    /// By a command that executes [`Agent::PROGRAM`].
+    pub async fn open_by(command: Command) -> Self {
+        Self::run(command, &["--no-auth"]).await
     }
 
     async fn run(mut command: Command, flags: &[&str]) -> Self {
