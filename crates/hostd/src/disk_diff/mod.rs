@@ -124,9 +124,14 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Waits for the next part; `None` after the end.
+    /// Waits for the next part; `None` after the end. Returns the last one when its turn has ended,
+    /// so that the caller may begin another comparison at once.
     pub(crate) async fn next(&mut self) -> Option<Result<DiffPart, DiffError>> {
-        self.parts.recv().await
+        let part = self.parts.recv().await?;
+        if matches!(part, Ok(DiffPart::End(_))) {
+            while self.parts.recv().await.is_some() {}
+        }
+        Some(part)
     }
 }
 
