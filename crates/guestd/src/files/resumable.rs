@@ -145,14 +145,14 @@ async fn begin(
         let none: Pieces = Box::pin(futures::stream::empty());
         return service.uploads.append(&id, 0, none).await.map(Json);
     }
-    service.uploads.show(&id).map(Json)
+    service.uploads.show(&id).await.map(Json)
 }
 
 async fn show(
     State(service): State<Service>,
     Path(id): Path<String>,
 ) -> Result<Json<UploadState>, HttpError> {
-    service.uploads.show(&id).map(Json)
+    service.uploads.show(&id).await.map(Json)
 }
 
 async fn append(
@@ -218,8 +218,14 @@ impl Uploads {
         found.ok_or_else(|| unknown(id))
     }
 
-    fn show(&self, id: &str) -> Result<UploadState, HttpError> {
-        Ok(self.get(id)?.state(id))
+    /// Returns how far an upload is. Once all bytes are there it waits until the file is in its
+    /// place, so that an offset at the end means that it is.
+    async fn show(&self, id: &str) -> Result<UploadState, HttpError> {
+        let upload = self.get(id)?;
+        if upload.is_finishing() && !upload.is_open().await {
+            return Err(unknown(id));
+        }
+        Ok(upload.state(id))
     }
 
     /// Appends a body. What arrived before a break stays.
@@ -254,6 +260,13 @@ impl Upload {
         }
     }
 
+    /// Returns true if all bytes are there, and it is not known what became of them.
+    fn is_finishing(&self) -> bool {
+        let progress = self.progress.lock();
+        progress.offset == self.length && !progress.is_complete
+    }
+
+    /// Waits for the part that arrives now; returns false if the upload was given up.
     async fn is_open(&self) -> bool {
         self.receiving.lock().await.is_some() || self.progress.lock().is_complete
     }
@@ -449,14 +462,38 @@ mod tests {
         let state = uploads.append(&id, 0, part).await.expect("appends");
         assert_eq!(state.offset, 5);
         tokio::time::sleep(EXPIRY - Duration::from_secs(1)).await;
-        assert!(uploads.show(&id).is_ok(), "each part begins its time anew");
+        assert!(
+            uploads.show(&id).await.is_ok(),
+            "each part begins its time anew"
+        );
         let upload = Arc::downgrade(&uploads.get(&id).expect("is there"));
         tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(uploads.show(&id).is_err());
+        assert!(uploads.show(&id).await.is_err());
         while upload.upgrade().is_some() {
             tokio::task::yield_now().await;
         }
         assert_eq!(count(folder.path()), 0);
+    }
+
+    #[tokio::test]
+    async fn last_offset_means_file_in_place() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let uploads = Arc::new(Uploads::default());
+        for is_kept in [true, false] {
+            let receiving = receiving(&folder.path().join("a"));
+            let id = uploads.insert(5, receiving).expect("begins");
+            let upload = uploads.get(&id).expect("is there");
+            // As while the last part is synced.
+            let mut last_part = upload.receiving.lock().await;
+            upload.progress.lock().offset = 5;
+            let mut shown = std::pin::pin!(uploads.show(&id));
+            assert!(futures::poll!(&mut shown).is_pending());
+            last_part.take();
+            upload.progress.lock().is_complete = is_kept;
+            drop(last_part);
+            let state = shown.await.ok();
+            assert_eq!(state.is_some_and(|state| state.is_complete), is_kept);
+        }
     }
 
     #[tokio::test]
