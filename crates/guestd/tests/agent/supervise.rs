@@ -111,6 +111,7 @@ async fn reason_of_failed_start_is_output() {
     wait_for(&commands, |_| true).await;
     let ended = wait_until_ended(&commands, START).await;
     assert_eq!(ended.exit_code, Some(127));
+    assert!(ended.started_ms > 0, "{ended:?}");
     let output = read(&commands, at(START, 0), usize::MAX).await;
     let text = String::from_utf8(output.err).expect("text");
     assert!(text.contains("No such file or directory"), "{text}");

@@ -106,8 +106,11 @@ impl Supervision {
     /// Records that a run is being started. Returns false if there is none: it was stopped.
     pub fn begin_run(&self) -> bool {
         let mut state = self.state.lock();
-        state.run = RunState::Starting(None);
-        state.restarts.begin_run()
+        let begins = state.restarts.begin_run();
+        if begins {
+            state.run = RunState::Starting(None);
+        }
+        begins
     }
 
     /// Records that the process of the run is there, and known. Returns the signal that came before.
@@ -184,6 +187,7 @@ mod tests {
         waiting.await.unwrap();
         assert_eq!(begun.elapsed(), Duration::ZERO);
         assert!(!supervision.begin_run());
+        assert!(!supervision.stop(libc::SIGTERM), "nothing keeps a signal");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Supervisor of the start command: it runs it, waits as [`super::restart`] says, and runs it again.
 //!
 //! There is one start command, which the host sets after each boot and each restore. The same one
-//! again is no news, so that it goes on over a restore with its back-off: its clock is the
-//! monotonic one, which stands still while the guest does. Its task owns all runs; the table has the
+//! again changes nothing but its policy, so that it goes on over a restore with its back-off: its
+//! clock is the monotonic one, which stands still while the guest does. Its task owns all runs; the table has the
 //! command with its log as soon as the disk takes that, which may be frozen when the host calls.
 //! All of this is in memory: after a boot of the same disk the host sets it anew.
 //!
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, ErrorCode};
 use guest_rpc::command as rpc;
-use guest_rpc::process::StartRequest;
+use guest_rpc::process::{ProcessConfig, StartRequest};
 use guest_rpc::start_error;
 use nix::errno::Errno;
 use nix::libc;
@@ -58,10 +58,7 @@ impl Commands {
         }
         let policy = request.restart.as_option().cloned().unwrap_or_default();
         let policy = Policy::from_message(&policy);
-        let request = rpc::SuperviseRequest {
-            restart: None.into(),
-            ..request
-        };
+        let request = known_command(request);
         let mut supervised = self.supervised.lock();
         if let Some(present) = supervised.as_ref()
             && present.request == request
@@ -247,12 +244,30 @@ impl Commands {
     }
 }
 
+/// Returns the command of a request without its policy, in the fields that this version knows: a
+/// host of a later version may send more, and the command that runs is the same one.
+fn known_command(request: rpc::SuperviseRequest) -> rpc::SuperviseRequest {
+    let process = request.process.into_option().unwrap_or_default();
+    let process = ProcessConfig {
+        cmd: process.cmd,
+        args: process.args,
+        envs: process.envs,
+        cwd: process.cwd,
+        ..Default::default()
+    };
+    rpc::SuperviseRequest {
+        process: process.into(),
+        user: request.user,
+        ..Default::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
     use std::time::Duration;
 
-    use guest_rpc::process::ProcessConfig;
+    use buffa::Message as _;
 
     use super::*;
     use crate::process::table::Processes;
@@ -288,6 +303,21 @@ mod tests {
         };
         let found = tokio::time::timeout(PATIENCE, finding).await;
         found.expect("the start command is listed")
+    }
+
+    #[test]
+    fn fields_of_later_version_change_nothing() {
+        // Field 100, with the number 1.
+        let later = [0xa0, 0x06, 0x01];
+        let request = sleep_forever();
+        let process = request.process.as_option().unwrap();
+        let bytes = [process.encode_to_vec(), later.to_vec()].concat();
+        let mut of_later = request.clone();
+        of_later.process = ProcessConfig::decode_from_slice(&bytes).unwrap().into();
+        let bytes = [of_later.encode_to_vec(), later.to_vec()].concat();
+        let of_later = rpc::SuperviseRequest::decode_from_slice(&bytes).unwrap();
+        assert_ne!(of_later, request);
+        assert_eq!(known_command(of_later), known_command(request));
     }
 
     /// On one thread: a command that is listed is being started, in the same step of its task.

@@ -111,7 +111,11 @@ impl Command {
             keep_alive: false,
             shown: Shown::new(config),
             serial,
-            run: Mutex::default(),
+            // Of the first attempt, until a process is there: its program may not exist.
+            run: Mutex::new(Run {
+                started_ms: stdx::time::now_ms(),
+                ..Run::default()
+            }),
             supervision: Some(supervision),
             log,
             readers: Arc::new(Semaphore::new(MAX_READERS)),
