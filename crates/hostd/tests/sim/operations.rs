@@ -319,10 +319,12 @@ impl Client {
                 let mut meddled = false;
                 for child in &children {
                     self.note(child, |known, _| {
-                        meddled |= std::mem::replace(&mut known.removed, true) || known.removing
+                        meddled |= std::mem::replace(&mut known.removed, true)
+                            || known.removing
+                            || known.may_end;
                     });
                 }
-                // Another client may have removed a child before it was there.
+                // Another client may have removed or stopped a child before it was there.
                 if !meddled {
                     self.judge("fork", id, &error);
                 }
