@@ -2,7 +2,6 @@
 //! directory together.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use connectrpc::ConnectError;
@@ -62,17 +61,20 @@ fn directory(
     let asked = config.cwd.as_deref().unwrap_or_default();
     let cwd = settings.resolve(asked, user);
     // The dot asks whether the user may enter it, as chdir(2) will.
-    let found = as_user(user, || std::fs::metadata(cwd.join(".")))
+    let look = || (std::fs::metadata(&cwd), std::fs::metadata(cwd.join(".")));
+    let (found, entered) = as_user(user, look)
         .map_err(|e| ConnectError::internal(format!("cannot act as the user: {e}")))?;
     match found {
-        Ok(_) => Ok(cwd),
+        _ if entered.is_ok() => Ok(cwd),
         // The request did not ask for the home: that it is missing, or another's, must not keep
         // commands from running.
         _ if asked.is_empty() && settings.default_workdir().is_none() => Ok(PathBuf::from("/")),
-        Err(e) => {
-            let problem = match e.kind() {
-                io::ErrorKind::NotADirectory => "is not a directory".to_owned(),
-                _ => format!("does not exist or cannot be used: {e}"),
+        // It is refused when the program is started.
+        Ok(found) if found.is_dir() => Ok(cwd),
+        found => {
+            let problem = match found {
+                Ok(_) => "is not a directory".to_owned(),
+                Err(e) => format!("does not exist or cannot be used: {e}"),
             };
             let path = cwd.display();
             let text = match asked {
