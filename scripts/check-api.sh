@@ -11,6 +11,9 @@ examples=${WRENN_API_EXAMPLES:-5}
 venv=target/venv/schemathesis-$version
 data=$PWD/target/testdata
 wrenn=$PWD/target/debug/wrenn
+envd=$PWD/builds/envd
+# shellcheck source=scripts/server.sh
+source scripts/server.sh
 
 if [[ ! -x $venv/bin/schemathesis ]]; then
     echo "installing schemathesis $version into $venv"
@@ -19,40 +22,11 @@ if [[ ! -x $venv/bin/schemathesis ]]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$version"
 fi
 
-mkdir -p "$data/run"
-dir=$(mktemp -d "$data/run/api-XXXXXX")
-server=
-cleanup() {
-    trap - EXIT
-    if [[ -n $server ]]; then
-        "$wrenn" rm --all >/dev/null 2>&1 || true
-        kill -INT "$server" 2>/dev/null || true
-        wait "$server" || true
-        # If it had ended before, its VMs run on; their command lines name this directory, which nobody else has.
-        pkill -KILL -f "pidfile $dir/" || true
-    fi
-    rm -rf "$dir"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
-
-export WRENN_DIR=$dir AGENT_KERNEL_PATH=$data/kernels/vmlinux AGENT_IMAGES_PATH=$data/images \
-    AGENT_ENVD_PATH=$PWD/builds/envd
 # So small that no request can fill the machine.
 export CP_MAX_VCPUS=1 CP_MAX_MEMORY_MB=256 CP_MAX_DISK_MB=8192 CP_MAX_TIMEOUT_SEC=3600 AGENT_MAX_SANDBOXES=4
-
-set -m
-"$wrenn" up --json --listen 127.0.0.1:0 >"$dir/ready" 2>"$dir/up.log" &
-server=$!
-set +m
-for _ in {1..240}; do
-    [[ ! -s $dir/ready ]] || break
-    kill -0 "$server" 2>/dev/null || { cat "$dir/up.log"; echo "wrenn up ended" >&2; exit 1; }
-    sleep 0.5
-done
-[[ -s $dir/ready ]] || { cat "$dir/up.log"; echo "wrenn up does not become ready" >&2; exit 1; }
-url=$(sed -n 's/^WRENN_API_URL=//p' "$dir/credentials")
-key=$(sed -n 's/^WRENN_API_KEY=//p' "$dir/credentials")
+start_server api
+url=$(read_credential WRENN_API_URL)
+key=$(read_credential WRENN_API_KEY)
 
 echo 'making the sandbox that requests are about'
 WRENN_API_SANDBOX=$("$wrenn" create --memory 256 --timeout 3600)
@@ -81,5 +55,5 @@ failed = sum(any(part.tag in ("failure", "error") for part in case) for case in 
 print(f"test result: {'FAILED' if failed else 'ok'}. {len(cases) - failed} passed; {failed} failed")
 sys.exit(1 if failed or not cases else 0)
 PYTHON
-kill -0 "$server" 2>/dev/null || { tail -n 50 "$dir/up.log"; echo "wrenn up ended during the test" >&2; status=1; }
+check_server || status=1
 exit "$status"
