@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use linux::descriptors;
-use linux::jail::{Enforcement, Jail, Limits, Syscalls};
+use linux::jail::{Enforcement, Jail, Limits, PROGRAM_CALLS, Syscalls};
 use linux::process::{Process, Spawn};
 
 use crate::serve::{ARGUMENT, Task};
@@ -52,7 +52,10 @@ impl Reader {
         };
         let mut jail = Jail::new(user, user, limits)?;
         jail.program(program)?;
-        jail.allow_syscalls(Syscalls::Only(&[syscalls::CALLS], Enforcement::Enforce));
+        jail.allow_syscalls(Syscalls::Only(
+            &[PROGRAM_CALLS, syscalls::CALLS],
+            Enforcement::Enforce,
+        ));
         let (ours, theirs) = UnixStream::pair()?;
         let (words, output) = io::pipe()?;
         let spawn = Spawn {

@@ -74,6 +74,41 @@ enum When {
     },
 }
 
+/// System calls of a program of ours that starts and uses memory: loader, C library, Rust's runtime.
+pub const PROGRAM_CALLS: &[Call] = &[
+    // The loader and the runtime.
+    Call::any_arguments(libc::SYS_access),
+    Call::any_arguments(libc::SYS_openat),
+    Call::any_arguments(libc::SYS_newfstatat),
+    Call::any_arguments(libc::SYS_fstat),
+    Call::any_arguments(libc::SYS_readlink),
+    Call::any_arguments(libc::SYS_getcwd),
+    Call::any_arguments(libc::SYS_arch_prctl),
+    Call::any_arguments(libc::SYS_set_tid_address),
+    Call::any_arguments(libc::SYS_set_robust_list),
+    Call::any_arguments(libc::SYS_rseq),
+    Call::any_arguments(libc::SYS_getrandom),
+    Call::any_arguments(libc::SYS_sched_getaffinity),
+    Call::with_argument(libc::SYS_prlimit64, 2, 0),
+    Call::any_arguments(libc::SYS_gettid),
+    Call::any_arguments(libc::SYS_getpid),
+    Call::any_arguments(libc::SYS_futex),
+    Call::any_arguments(libc::SYS_sigaltstack),
+    Call::any_arguments(libc::SYS_rt_sigaction),
+    Call::any_arguments(libc::SYS_rt_sigprocmask),
+    Call::any_arguments(libc::SYS_rt_sigreturn),
+    Call::any_arguments(libc::SYS_restart_syscall),
+    Call::any_arguments(libc::SYS_tgkill),
+    Call::any_arguments(libc::SYS_exit_group),
+    // Memory.
+    Call::any_arguments(libc::SYS_brk),
+    Call::any_arguments(libc::SYS_mmap),
+    Call::any_arguments(libc::SYS_mprotect),
+    Call::any_arguments(libc::SYS_munmap),
+    Call::any_arguments(libc::SYS_mremap),
+    Call::any_arguments(libc::SYS_madvise),
+];
+
 impl Call {
     /// Allows the call with any arguments.
     #[must_use]

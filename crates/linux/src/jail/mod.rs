@@ -34,7 +34,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::exec::Program;
-pub use filter::{Call, Enforcement, Syscalls};
+pub use filter::{Call, Enforcement, PROGRAM_CALLS, Syscalls};
 pub use privileges::Limits;
 pub use tree::{Access, memory_dir};
 

@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linux::descriptors;
-use linux::jail::{Enforcement, Syscalls};
+use linux::jail::{Enforcement, PROGRAM_CALLS, Syscalls};
 use linux::process::{Ended, Identity, Process, Spawn};
 use linux::uffd;
 use serde::{Deserialize, Serialize};
@@ -293,7 +293,7 @@ fn launch(
         jail: jail::create_beside(
             config,
             &program,
-            Syscalls::Only(&[syscalls::CALLS], Enforcement::Enforce),
+            Syscalls::Only(&[PROGRAM_CALLS, syscalls::CALLS], Enforcement::Enforce),
         )?,
         program,
         args: vec![ARGUMENT.into(), config.dir.clone().into()],
