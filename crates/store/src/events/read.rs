@@ -281,9 +281,12 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{Connection as _, Executor as _, Row as _};
+    use sqlx::{Executor as _, Row as _};
 
     use super::*;
+    use crate::explain::{
+        POSTGRES_NUMBERS, SQLITE_NUMBERS, create_postgres, create_sqlite, rows_read,
+    };
 
     fn fill_sql(numbers: &str) -> String {
         format!(
@@ -313,13 +316,8 @@ mod tests {
 
     #[tokio::test]
     async fn sqlite_finds_time_by_index() {
-        let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}/wrenn.db", directory.path().display());
-        let store = Store::open(&url).await.unwrap();
-        store.migrate().await.unwrap();
-        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        let numbers = "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 10000) SELECT n FROM c)";
-        let fill = AssertSqlSafe(fill_sql(numbers));
+        let (_directory, store, mut connection) = create_sqlite().await;
+        let fill = AssertSqlSafe(fill_sql(SQLITE_NUMBERS));
         connection.execute(fill).await.unwrap();
         connection.execute(LATE).await.unwrap();
         let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {CURSOR_BEFORE}"));
@@ -332,18 +330,15 @@ mod tests {
 
     #[tokio::test]
     async fn postgres_finds_time_by_index() {
-        let database = testkit::postgres::Database::create().await.unwrap();
-        let store = Store::open(&database.url()).await.unwrap();
-        store.migrate().await.unwrap();
-        let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
-        let fill = AssertSqlSafe(fill_sql("generate_series(1, 10000) AS n"));
+        let (_database, store, mut connection) = create_postgres().await;
+        let fill = AssertSqlSafe(fill_sql(POSTGRES_NUMBERS));
         connection.execute(fill).await.unwrap();
         connection.execute(LATE).await.unwrap();
         connection.execute("ANALYZE").await.unwrap();
         let sql = AssertSqlSafe(format!("EXPLAIN (ANALYZE, FORMAT JSON) {CURSOR_BEFORE}"));
         let explain = sqlx::query(sql).bind(9_000_000_i64);
         let plan = explain.fetch_one(&mut connection).await.unwrap();
-        let (read, plan) = crate::explain::rows_read(&plan);
+        let (read, plan) = rows_read(&plan);
         assert!(read <= 1.0, "{read} rows: {plan}");
         check_since(&store, 9800).await;
     }

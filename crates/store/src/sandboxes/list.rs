@@ -185,9 +185,12 @@ fn check(filter: &SandboxFilter) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{Connection, Executor, Row};
+    use sqlx::{Executor, Row};
 
     use super::*;
+    use crate::explain::{
+        POSTGRES_NUMBERS, SQLITE_NUMBERS, create_postgres, create_sqlite, rows_read,
+    };
 
     /// Filters, and the index whose range each of their pages is.
     fn filters() -> Vec<(SandboxFilter, &'static str)> {
@@ -229,14 +232,9 @@ mod tests {
 
     #[tokio::test]
     async fn sqlite_reads_pages_by_index() {
-        let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}/wrenn.db", directory.path().display());
-        let store = Store::open(&url).await.unwrap();
-        store.migrate().await.unwrap();
-        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        let numbers = "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 10000) SELECT n FROM c)";
+        let (_directory, _store, mut connection) = create_sqlite().await;
         connection
-            .execute(AssertSqlSafe(fill_sql(numbers)))
+            .execute(AssertSqlSafe(fill_sql(SQLITE_NUMBERS)))
             .await
             .unwrap();
         for (filter, index) in filters() {
@@ -263,13 +261,9 @@ mod tests {
 
     #[tokio::test]
     async fn postgres_reads_pages_by_index() {
-        let database = testkit::postgres::Database::create().await.unwrap();
-        let store = Store::open(&database.url()).await.unwrap();
-        store.migrate().await.unwrap();
-        let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
-        let numbers = "generate_series(1, 10000) AS n";
+        let (_database, _store, mut connection) = create_postgres().await;
         connection
-            .execute(AssertSqlSafe(fill_sql(numbers)))
+            .execute(AssertSqlSafe(fill_sql(POSTGRES_NUMBERS)))
             .await
             .unwrap();
         connection.execute("ANALYZE").await.unwrap();
@@ -283,7 +277,7 @@ mod tests {
                 .iter()
                 .fold(explain, |explain, text| explain.bind(text));
             let plan = explain.fetch_one(&mut connection).await.unwrap();
-            let (read, plan) = crate::explain::rows_read(&plan);
+            let (read, plan) = rows_read(&plan);
             assert!(read <= 100.0, "{filter:?} reads {read} rows: {plan}");
         }
     }

@@ -375,9 +375,12 @@ fn stored_duration(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{Connection as _, Executor as _, Row as _};
+    use sqlx::{Executor as _, Row as _};
 
     use super::*;
+    use crate::explain::{
+        POSTGRES_NUMBERS, SQLITE_NUMBERS, create_postgres, create_sqlite, rows_read,
+    };
 
     /// A webhook with two deliveries that are due, among 10,000 that are not.
     fn fill_sql(numbers: &str) -> [String; 2] {
@@ -397,13 +400,8 @@ mod tests {
 
     #[tokio::test]
     async fn sqlite_finds_due_by_index() {
-        let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}/wrenn.db", directory.path().display());
-        let store = Store::open(&url).await.unwrap();
-        store.migrate().await.unwrap();
-        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        let numbers = "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 10000) SELECT n FROM c)";
-        for sql in fill_sql(numbers) {
+        let (_directory, store, mut connection) = create_sqlite().await;
+        for sql in fill_sql(SQLITE_NUMBERS) {
             connection.execute(AssertSqlSafe(sql)).await.unwrap();
         }
         let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", store.due_sql()));
@@ -420,11 +418,8 @@ mod tests {
 
     #[tokio::test]
     async fn postgres_finds_due_by_index() {
-        let database = testkit::postgres::Database::create().await.unwrap();
-        let store = Store::open(&database.url()).await.unwrap();
-        store.migrate().await.unwrap();
-        let mut connection = sqlx::PgConnection::connect(&database.url()).await.unwrap();
-        for sql in fill_sql("generate_series(1, 10000) AS n") {
+        let (_database, store, mut connection) = create_postgres().await;
+        for sql in fill_sql(POSTGRES_NUMBERS) {
             connection.execute(AssertSqlSafe(sql)).await.unwrap();
         }
         connection.execute("ANALYZE").await.unwrap();
@@ -432,7 +427,7 @@ mod tests {
         let explain = sqlx::query(AssertSqlSafe(sql));
         let explain = explain.bind("wh-0123456789abcdef").bind(8_i64);
         let plan = explain.fetch_one(&mut connection).await.unwrap();
-        let (read, plan) = crate::explain::rows_read(&plan);
+        let (read, plan) = rows_read(&plan);
         assert!(read <= 10.0, "{read} rows: {plan}");
         let turn = store
             .webhook_waiting(true, 1, Duration::ZERO)
