@@ -1,8 +1,7 @@
 //! Questions that change what a sandbox is to be: undo, stop, settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use hostd::sandbox::SandboxError;
 use hostd::sandbox::manager::undo::UndoTarget;
 use hostd::sandbox::state::End;
 use model::{IdleSettings, SandboxId};
@@ -12,26 +11,11 @@ use crate::operations::Client;
 impl Client {
     /// Undoes to a checkpoint, which saves the present state first.
     pub async fn undo(&self, id: &SandboxId) {
-        let begun = self.note(id, |known, now| {
-            let (name, values) = known.checkpoints.clone().into_iter().next_back()?;
-            Some((name, known.value.begin(values, now, false)))
-        });
-        let Some((name, set)) = begun.flatten() else {
-            return;
-        };
-        self.world.tell(format!("undo {id} to {name}"));
-        let target = UndoTarget::Checkpoint(name.parse().unwrap());
-        let answer = self.manager.undo_sandbox(id, target).await;
-        self.note(id, |known, now| known.value.end(set, answer.is_ok(), now));
-        match answer {
-            Err(SandboxError::NoCheckpoint { .. })
-                if self.note(id, |known, _| !known.removing) == Some(true) =>
-            {
-                self.world
-                    .violation(format!("checkpoint {name} of {id} is gone"));
-            }
-            answer => self.heard("  undone", id, answer),
-        }
+        self.go_back("undo", id, BTreeMap::pop_last, async |name| {
+            let target = UndoTarget::Checkpoint(name);
+            self.manager.undo_sandbox(id, target).await.map(drop)
+        })
+        .await;
     }
 
     /// Ends it for good.

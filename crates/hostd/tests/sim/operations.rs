@@ -1,17 +1,20 @@
 //! What clients ask, and what the answers mean for the model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hostd::sandbox::{Handle, Manager, SandboxError};
-use model::{OnTimeout, SandboxId, SandboxSpec, SandboxState, SupervisedCommand, TemplateName};
+use model::{
+    CheckpointName, OnTimeout, SandboxId, SandboxSpec, SandboxState, SupervisedCommand,
+    TemplateName,
+};
 use vmm::Exit;
 
 use crate::history::{HOUR_MS, Kind};
 use crate::host::Place;
-use crate::model::{Known, Model};
+use crate::model::{Known, Model, Values};
 use crate::vm::SimVm;
 use crate::world::{World, locked};
 
@@ -413,18 +416,29 @@ impl Client {
     }
 
     async fn roll_back(&self, id: &SandboxId) {
+        self.go_back("rollback", id, BTreeMap::pop_first, async |name| {
+            self.manager.rollback_sandbox(id, &name).await.map(drop)
+        })
+        .await;
+    }
+
+    /// Puts it back to one of its checkpoints, by `go`.
+    pub async fn go_back(
+        &self,
+        what: &str,
+        id: &SandboxId,
+        pick: impl FnOnce(&mut BTreeMap<String, Values>) -> Option<(String, Values)>,
+        go: impl AsyncFnOnce(CheckpointName) -> Result<(), SandboxError>,
+    ) {
         let begun = self.note(id, |known, now| {
-            let (name, values) = known.checkpoints.clone().into_iter().next()?;
+            let (name, values) = pick(&mut known.checkpoints.clone())?;
             Some((name, known.value.begin(values, now, false)))
         });
         let Some((name, set)) = begun.flatten() else {
             return;
         };
-        self.world.tell(format!("roll back {id} to {name}"));
-        let answer = self
-            .manager
-            .rollback_sandbox(id, &name.parse().unwrap())
-            .await;
+        self.world.tell(format!("{what} of {id} to {name}"));
+        let answer = go(name.parse().unwrap()).await;
         self.note(id, |known, now| known.value.end(set, answer.is_ok(), now));
         match answer {
             Err(SandboxError::NoCheckpoint { .. })
@@ -433,7 +447,7 @@ impl Client {
                 self.world
                     .violation(format!("checkpoint {name} of {id} is gone"));
             }
-            answer => self.heard("  rolled back", id, answer),
+            answer => self.heard(&format!("  {what} done"), id, answer),
         }
     }
 
