@@ -61,11 +61,16 @@ fn directory(
     let asked = config.cwd.as_deref().unwrap_or_default();
     let cwd = settings.resolve(asked, user);
     // The dot asks whether the user may enter it, as chdir(2) will.
-    let look = || (std::fs::metadata(&cwd), std::fs::metadata(cwd.join(".")));
-    let (found, entered) = as_user(user, look)
+    let look = || match std::fs::metadata(cwd.join(".")) {
+        Ok(_) => None,
+        Err(_) => Some(std::fs::metadata(&cwd)),
+    };
+    let refused = as_user(user, look)
         .map_err(|e| ConnectError::internal(format!("cannot act as the user: {e}")))?;
+    let Some(found) = refused else {
+        return Ok(cwd);
+    };
     match found {
-        _ if entered.is_ok() => Ok(cwd),
         // The request did not ask for the home: that it is missing, or another's, must not keep
         // commands from running.
         _ if asked.is_empty() && settings.default_workdir().is_none() => Ok(PathBuf::from("/")),
