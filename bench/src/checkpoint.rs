@@ -34,7 +34,7 @@ pub async fn measure(server: &Server) -> anyhow::Result<Row> {
     let sandbox = server.create(Some(MEMORY_MB)).await?;
     let work = format!("({WORK}) > /dev/null 2>&1 &");
     server.shell(&sandbox, &work).await?;
-    // What it has written since its boot is in the first one.
+    // The first checkpoint has all pages written since the boot, so it is not measured.
     write_memory(server, &sandbox).await?;
     stop_for_checkpoint(server, &sandbox).await?;
     let mut stops = Pairs::default();

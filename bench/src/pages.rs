@@ -19,18 +19,18 @@ use crate::report::{Row, Target};
 use crate::stats::Better;
 
 /// Number of sandboxes in the list.
-const SANDBOXES: usize = 10_000;
+const SANDBOXES: u64 = 10_000;
 /// Sandboxes of a page, the default of the API.
 const PAGE: u32 = 100;
 /// One sandbox in so many has the label that is filtered by.
-const LABELLED: usize = 50;
+const LABELLED: u64 = 50;
 const LABEL: &str = "tier=gold";
 const LATE_PAGE: usize = 100;
 const READS: usize = 300;
 const WARM_UP: usize = 20;
 /// Creates at a time.
 const AT_ONCE: usize = 32;
-/// What a page may take, in that of its query.
+/// Maximum ratio of a page to its query.
 const MAX_RATIO: f64 = 1.5;
 
 /// Names of the rows of a database: first page, filtered page, page [`LATE_PAGE`].
@@ -72,8 +72,8 @@ pub async fn measure(plane: &Plane, names: &Names) -> anyhow::Result<Vec<Row>> {
 }
 
 async fn fill(plane: &Plane) -> anyhow::Result<()> {
-    let there = plane.client.list_all().await?.len();
-    let create = |number: usize| {
+    let there = plane.client.count(&SandboxFilter::default()).await?;
+    let create = |number: u64| {
         let labels = number.is_multiple_of(LABELLED).then_some(LABEL);
         let labels = labels.and_then(|label| label.split_once('='));
         let request = CreateSandbox {
@@ -84,8 +84,7 @@ async fn fill(plane: &Plane) -> anyhow::Result<()> {
         };
         async move { plane.client.create(&request).await }
     };
-    let needed = SANDBOXES + PAGE as usize;
-    stream::iter(there..needed)
+    stream::iter(there..SANDBOXES + u64::from(PAGE))
         .map(create)
         .buffer_unordered(AT_ONCE)
         .try_for_each(async |_| Ok(()))
