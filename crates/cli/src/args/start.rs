@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use client::types::RestartCondition;
 
-/// What a new sandbox runs from its start on.
+/// The start command of a new sandbox, and its restart policy.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StartArgs {
     /// When to start the command again after its end: no, on-failure[:N] (at most N times in a row)

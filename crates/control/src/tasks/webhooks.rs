@@ -230,7 +230,7 @@ fn note(
         error: outcome.error(),
         is_slow: elapsed >= SLOW,
         now,
-        // What it asks for holds for all that waits for it.
+        // `Retry-After` holds back all deliveries to the receiver.
         min_pause: settings.min_pause.max(bounded_retry_after(retry_after)),
         max_pause: settings.max_pause,
         disable_before: now.saturating_sub_unsigned(settings.disable_after.as_millis() as u64),

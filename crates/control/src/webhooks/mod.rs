@@ -84,7 +84,7 @@ impl Default for WebhookSettings {
             slow_places: 32,
             // A receiver that refuses single messages gets the others a moment later.
             min_pause: Duration::from_secs(1),
-            // One that is back gets what waited within this time.
+            // A receiver that works again is tried within this time.
             max_pause: Duration::from_secs(60),
             // Before the last attempt of an event, so that a receiver with few events is disabled, too.
             disable_after: Duration::from_secs(3 * 24 * 60 * 60),

@@ -262,7 +262,7 @@ async fn restore_story(postgres: Option<Database>) {
         listed.contains("paused") && listed.contains("held"),
         "{listed}"
     );
-    // One that cannot be adopted keeps no other back.
+    // A sandbox that cannot be adopted does not stop the adoption of the next.
     let unknown = model::SandboxId::random().to_string();
     let told = place.fail(&["orphans", "adopt", &unknown, &newer]);
     assert!(told.contains(&unknown) && !told.contains(&newer), "{told}");

@@ -90,7 +90,7 @@ async fn guest_without_start_commands_is_conflict() {
     assert!(message.contains("the guest broke"), "{message}");
 }
 
-/// One that ignores the field would create a sandbox without its start command.
+/// A host that ignores the field would create a sandbox without its start command.
 #[tokio::test]
 async fn host_without_start_commands_is_passed_over() {
     let host = FakeHost::start();

@@ -19,7 +19,7 @@ const MAX_HASHED_BYTES: u64 = 256 << 20;
 pub enum NoSides {
     /// The path exists on neither side.
     NoSuchPath,
-    /// Whether it exists cannot be read.
+    /// A directory on the way to the path cannot be read.
     Unreadable(Side, Error),
 }
 

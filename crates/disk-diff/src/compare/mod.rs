@@ -3,11 +3,11 @@
 //! Both trees are walked side by side, a directory at a time, so that memory is bounded by the
 //! largest directories and not by the trees. What is compared of a file are its kind, permission
 //! bits, owner, size, content, target of a link, device number and extended attributes. Times are
-//! not: a build writes them all, and nobody reviews them; and a content is never taken for the same
-//! because of its times, which root in a guest sets as it likes.
+//! not compared, since each build changes them all. Equal times do not prove equal contents either:
+//! root in a guest sets them as it likes.
 //!
-//! What cannot be read is a change that says so ([`Change::is_unreadable`]): a guest must not be able
-//! to hide a difference by damage. What is below a directory that cannot be listed on one side is not
+//! A file that cannot be read is a change with [`Change::is_unreadable`]: a guest must not be able to
+//! hide a difference by damage. What is below a directory that cannot be listed on one side is not
 //! walked, since all of it would seem new or gone.
 //!
 //! The walk ends early at its limits ([`Limits`]), and says so. It knows no format of a disk
@@ -63,7 +63,7 @@ impl TryFrom<String> for Bytes {
     }
 }
 
-/// What is known of one file.
+/// Attributes of one file on one side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     pub kind: InodeKind,

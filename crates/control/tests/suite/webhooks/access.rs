@@ -1,4 +1,4 @@
-//! What keys see of deliveries.
+//! Access of keys to deliveries.
 
 use api_types::{DeliveryStatus, UpdateWebhook};
 use client::Client;
