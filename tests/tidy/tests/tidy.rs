@@ -1,5 +1,6 @@
 //! The rules, applied to this workspace.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -153,4 +154,30 @@ fn scripts_of_pages_show_text() {
     );
     let check = |(path, text): &(PathBuf, String)| pages::check(path, text);
     none(scripts.iter().flat_map(check).collect());
+}
+
+#[test]
+fn only_pictures_and_seeds_are_binary() {
+    let root = workspace();
+    // What checks leave in the tree, ignored by git.
+    let is_cache = |part: &OsStr| {
+        part == "dist" || part == "__pycache__" || part.as_encoded_bytes().starts_with(b".")
+    };
+    let is_expected = |path: &PathBuf| {
+        path.starts_with("fuzz/corpus")
+            || path.extension().is_some_and(|end| end == "png")
+            || path.iter().any(is_cache)
+    };
+    let is_text = |path: &PathBuf| {
+        fs::read(root.join(path)).is_ok_and(|bytes| std::str::from_utf8(&bytes).is_ok())
+    };
+    let others = source::files(&root).into_iter();
+    let binary: Vec<_> = others
+        .filter(|path| !is_expected(path) && !is_text(path))
+        .collect();
+    assert_eq!(
+        binary,
+        [PathBuf::new(); 0],
+        "packages and programs of others do not belong here"
+    );
 }
