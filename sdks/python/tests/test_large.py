@@ -20,7 +20,11 @@ MOST_MB = 24
 )
 def test_large_data_is_identical_and_bounded(mode: str, ways: list[str], shared_id: str) -> None:
     ran = subprocess.run(
-        [sys.executable, str(PROGRAM), mode, shared_id], capture_output=True, text=True, check=False
+        [sys.executable, str(PROGRAM), mode, shared_id],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
     )
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)

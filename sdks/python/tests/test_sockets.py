@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import pathlib
+import select
 import socket
 import ssl
 import threading
@@ -249,6 +251,137 @@ def test_broken_port_is_reset_awaited(sockets: Sockets) -> None:
     asyncio.run(awaited())
 
 
+STARTED = {"type": "start", "pid": 3}
+FLOOD = b"o" * 20_000_000
+INPUT = b"i" * 10_000_000
+
+
+def write_before_reading(connection: ServerConnection) -> None:
+    """A command that writes 20 MB before it reads its input."""
+    connection.recv()
+    connection.send(json.dumps(STARTED))
+    part = base64.b64encode(FLOOD[: len(FLOOD) // 200]).decode()
+    for _ in range(200):
+        connection.send(json.dumps({"type": "stdout", "data": part}))
+    size = 0
+    while (frame := json.loads(connection.recv()))["type"] == "stdin":
+        size += len(base64.b64decode(frame["data"]))
+    connection.send(json.dumps({"type": "exit", "exit_code": 0 if size == len(INPUT) else 1}))
+
+
+def test_command_may_write_before_reading(sandbox: Sandbox, sockets: Sockets) -> None:
+    sockets.scripts = [write_before_reading]
+    assert sandbox.commands.run(["x"], stdin=INPUT).stdout_bytes == FLOOD
+
+
+def test_command_may_write_before_reading_awaited(sockets: Sockets) -> None:
+    sockets.scripts = [write_before_reading]
+
+    async def awaited() -> bytes:
+        async with AsyncClient(sockets.url, KEY) as client:
+            sandbox = AsyncSandbox("sb-1", client._connection)
+            return (await sandbox.commands.run(["x"], stdin=INPUT)).stdout_bytes
+
+    assert asyncio.run(awaited()) == FLOOD
+
+
+def test_port_may_write_before_reading(sandbox: Sandbox, sockets: Sockets) -> None:
+    received = []
+
+    def serve_port(connection: ServerConnection) -> None:
+        for begin in range(0, len(FLOOD), 100_000):
+            connection.send(FLOOD[begin : begin + 100_000])
+        while data := connection.recv():
+            received.append(len(data))
+        connection.send(b"")
+
+    sockets.scripts = [serve_port]
+    with sandbox.connect_port(80) as connection:
+
+        def send() -> None:
+            connection.sendall(INPUT)
+            connection.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        # Not before both directions are full: the sender is held back by then.
+        sender.join(0.5)
+        size = 0
+        while data := connection.recv(1 << 16):
+            size += len(data)
+        sender.join()
+    assert (size, sum(received)) == (len(FLOOD), len(INPUT))
+
+
+class HeldBack:
+    """A command that never reads its input, until its connection ends."""
+
+    def __init__(self) -> None:
+        self.has_started = threading.Event()
+        self.has_ended = threading.Event()
+
+    def __call__(self, connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send(json.dumps(STARTED))
+        self.has_started.set()
+        # The connection of `websockets` reads on to its queue of 16 frames, then no more.
+        connection.protocol_mutex.acquire()
+        poll = select.poll()
+        poll.register(connection.socket, select.POLLHUP | select.POLLERR)
+        if poll.poll(20_000):
+            self.has_ended.set()
+        connection.protocol_mutex.release()
+
+
+def test_disconnect_with_held_input_returns(sandbox: Sandbox, sockets: Sockets) -> None:
+    script = HeldBack()
+    sockets.scripts = [script]
+    handle = sandbox.commands.stream(["sleep", "3600"], stdin=True)
+    feeder = threading.Thread(target=_feed_until_end, args=(handle,), daemon=True)
+    feeder.start()
+    feeder.join(0.5)
+    assert feeder.is_alive()
+    handle.disconnect()
+    assert script.has_ended.wait(5)
+    feeder.join(5)
+    assert not feeder.is_alive()
+
+
+def _feed_until_end(handle: sdk.CommandHandle) -> None:
+    with contextlib.suppress(sdk.WrennError):
+        handle.send_stdin(b"i" * 50_000_000)
+
+
+def test_cancel_with_held_input_returns(sockets: Sockets) -> None:
+    script = HeldBack()
+    sockets.scripts = [script]
+
+    async def awaited() -> None:
+        async with AsyncClient(sockets.url, KEY) as client:
+            sandbox = AsyncSandbox("sb-1", client._connection)
+            run = sandbox.commands.run(["sleep", "3600"], stdin=b"i" * 50_000_000, timeout=0)
+            task = asyncio.ensure_future(run)
+            await asyncio.to_thread(script.has_started.wait, 10)
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(asyncio.wait_for(awaited(), 20))
+    assert script.has_ended.wait(5)
+
+
+def test_command_may_end_before_its_input(sandbox: Sandbox, sockets: Sockets) -> None:
+    def end(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send(json.dumps(STARTED))
+        connection.recv()
+        connection.send(json.dumps(EXIT))
+
+    sockets.scripts = [end]
+    assert sandbox.commands.run(["true"], stdin=b"i" * 50_000_000).exit_code == 0
+
+
 def test_cancelled_command_closes_connection(sockets: Sockets) -> None:
     closed = threading.Event()
 
@@ -290,6 +423,21 @@ def test_refused_socket_has_its_error(fake: FakeServer) -> None:
                 await AsyncSandbox("sb-1", client._connection).connect_port(1)
 
     asyncio.run(awaited())
+
+
+def test_redirect_of_socket_takes_key_nowhere(fake: FakeServer, sockets: Sockets) -> None:
+    elsewhere = sockets.url.replace("http", "ws") + "/elsewhere"
+    fake.answers = [Answer(307, None, (("location", elsewhere),))]
+    with Client(fake.url, KEY) as client, pytest.raises(sdk.ProtocolError, match="redirects to"):
+        Sandbox("sb-1", client._connection).commands.run("true")
+
+    async def awaited() -> None:
+        async with AsyncClient(fake.url, KEY) as client:
+            with pytest.raises(sdk.ProtocolError, match="redirects to"):
+                await AsyncSandbox("sb-1", client._connection).commands.run("true")
+
+    asyncio.run(awaited())
+    assert sockets.paths == []
 
 
 def test_socket_trusts_own_authority(tmp_path: pathlib.Path) -> None:

@@ -81,6 +81,13 @@ class Task:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
+class _Connect(connect):
+    """Opens a connection to the given address alone: a redirect would take the key elsewhere."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 class WebSocket:
     """A WebSocket whose errors are those of this package."""
 
@@ -97,7 +104,7 @@ class WebSocket:
         timeout: float,
     ) -> WebSocket:
         try:
-            connection = await connect(
+            connection = await _Connect(
                 url,
                 additional_headers=headers,
                 ssl=tls,
@@ -130,35 +137,49 @@ class WebSocket:
         except websockets.ConnectionClosed as error:
             raise broken(error) from error
 
-    async def close(self) -> None:
-        await self._connection.close()
+    async def close(self, *, drops_unsent: bool = False) -> None:
+        """Closes the connection; resets it if the other side does not answer that in time.
 
-    def abort(self) -> None:
-        """Closes without a word."""
+        With `drops_unsent` it does not wait until the other side has taken what was sent.
+        """
+        if drops_unsent and self._connection.transport.get_write_buffer_size() > 0:
+            await self.abort()
+            return
+        try:
+            # The limit of the library begins when all that was sent has been taken.
+            await asyncio.wait_for(self._connection.close(), CLOSE_TIMEOUT)
+        except (asyncio.TimeoutError, TimeoutError):
+            await self.abort()
+
+    async def abort(self) -> None:
+        """Resets the connection, also where the other side does not read."""
+        connection: socket.socket | None = self._connection.transport.get_extra_info("socket")
+        if connection is not None:
+            reset_on_close(connection)
         self._connection.transport.abort()
 
 
 async def port_stream(web_socket: WebSocket) -> PortStream:
     """Returns reader and writer of what passes through a WebSocket with binary frames."""
     outer, inner = loopback_pair()
+    await start_carrying(web_socket, inner)
+    return await asyncio.open_connection(sock=outer)
+
+
+async def start_carrying(web_socket: WebSocket, inner: socket.socket) -> None:
+    """Starts to carry bytes between a socket and a WebSocket, in both directions."""
     reader, writer = await asyncio.open_connection(sock=inner)
-    task = asyncio.ensure_future(_carry(web_socket, inner, reader, writer))
-    stream = await asyncio.open_connection(sock=outer)
-    # The writer keeps the task: a loop has only weak references to its tasks.
-    stream[1].wrenn_task = task  # type: ignore[attr-defined]
+    task = asyncio.ensure_future(_carry(web_socket, reader, writer))
+    # A loop has only weak references to its tasks.
     _TASKS.add(task)
     task.add_done_callback(_TASKS.discard)
-    return stream
 
 
 _TASKS: set[asyncio.Future[None]] = set()
 
 
 async def _carry(
-    web_socket: WebSocket,
-    inner: socket.socket,
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
+    web_socket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     async def to_sandbox() -> None:
         while True:
@@ -182,7 +203,7 @@ async def _carry(
         await web_socket.close()
     except (OSError, WrennError):
         reset_on_close(writer.get_extra_info("socket"))
-        web_socket.abort()
+        await web_socket.abort()
     finally:
         for task in tasks:
             task.cancel()

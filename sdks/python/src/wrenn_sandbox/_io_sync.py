@@ -1,29 +1,27 @@
-"""What blocking calls need of the system; `_io_async` has the same for awaited ones."""
+"""What blocking calls need of the system; `_io_async` has the same for awaited ones.
+
+WebSockets of blocking calls are those of `_io_async`, driven by one event loop in a thread of its
+own: sending and receiving on one connection are independent there. In a blocking connection of
+`websockets` they are not: receiving takes the lock that a send holds until the other side reads,
+and a command that writes before it reads would never end.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import atexit
+import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import IO, Any, TypeVar
 
-import websockets
-from websockets.sync.client import ClientConnection, connect
-
-from ._net import (
-    CLOSE_TIMEOUT,
-    MAX_FRAME,
-    broken,
-    keep_alive,
-    loopback_pair,
-    opening_error,
-    reset_on_close,
-)
+from . import _io_async
+from ._net import loopback_pair
 from ._values import CHUNK
-from .errors import OperationTimeoutError, WrennError
+from .errors import ConnectionBrokenError
 
 T = TypeVar("T")
 
@@ -74,11 +72,79 @@ STOP_TIMEOUT = 5.0
 """Seconds for a thread to notice that its connection is closed."""
 
 
-class WebSocket:
-    """A WebSocket whose errors are those of this package."""
+class _EventLoop:
+    """An event loop in a thread of its own, which runs until the interpreter ends."""
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._is_ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="wrenn-sandbox", daemon=True)
+        self._thread.start()
+        self._is_ready.wait()
+
+    def _run(self) -> None:
+        asyncio.run(self._wait_for_end())
+
+    async def _wait_for_end(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = asyncio.Event()
+        self._is_ready.set()
+        await self._end.wait()
+
+    def is_usable(self) -> bool:
+        """Returns false in a process that was forked: it has none of the threads."""
+        return self._pid == os.getpid() and self._thread.is_alive()
+
+    def call(self, action: Coroutine[Any, Any, T]) -> T:
+        """Runs an action on the loop, and waits for its end."""
+        if not self.is_usable():
+            action.close()
+            raise ConnectionBrokenError("the connection belongs to the process before the fork")
+        future = asyncio.run_coroutine_threadsafe(action, self._loop)
+        try:
+            return future.result()
+        finally:
+            # Ctrl-C ends the wait, so it ends the action too.
+            future.cancel()
+
+    def stop(self) -> None:
+        """Ends the loop and what runs on it."""
+        if self.is_usable():
+            self._loop.call_soon_threadsafe(self._end.set)
+            self._thread.join(STOP_TIMEOUT)
+
+
+class _EventLoops:
+    """The event loop of this process, made at its first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: _EventLoop | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # Another thread of the parent may have held the lock.
+        self._lock = threading.Lock()
+        self._loop = None
+
+    def get(self) -> _EventLoop:
+        with self._lock:
+            if self._loop is None or not self._loop.is_usable():
+                self._loop = _EventLoop()
+                atexit.register(self._loop.stop)
+            return self._loop
+
+
+_event_loops = _EventLoops()
+
+
+class WebSocket:
+    """A WebSocket whose errors are those of this package, for any thread."""
+
+    def __init__(self, loop: _EventLoop, inner: _io_async.WebSocket) -> None:
+        self._loop = loop
+        self._inner = inner
 
     @classmethod
     def open(
@@ -89,100 +155,32 @@ class WebSocket:
         proxy: str | None,
         timeout: float,
     ) -> WebSocket:
-        try:
-            connection = connect(
-                url,
-                additional_headers=headers,
-                ssl=tls,
-                proxy=proxy or True,
-                open_timeout=timeout,
-                # A reader that is slow would miss the answers to pings; TCP finds dead peers.
-                ping_interval=None,
-                close_timeout=CLOSE_TIMEOUT,
-                compression=None,
-                max_size=MAX_FRAME,
-                # Newer versions of the library warn where it is not a block.
-            ).__enter__()
-        except BaseException as error:
-            known = opening_error(error, url)
-            if known is None:
-                raise
-            raise known from error
-        keep_alive(connection.socket)
-        return cls(connection)
+        loop = _event_loops.get()
+        return cls(loop, loop.call(_io_async.WebSocket.open(url, headers, tls, proxy, timeout)))
 
     def recv(self, timeout: float | None = None) -> str | bytes:
-        try:
-            return self._connection.recv(timeout)
-        except websockets.ConnectionClosed as error:
-            raise broken(error) from error
-        except TimeoutError as error:
-            raise OperationTimeoutError(f"it took longer than {timeout} seconds") from error
+        return self._loop.call(self._inner.recv(timeout))
 
     def send(self, data: str | bytes) -> None:
-        try:
-            self._connection.send(data)
-        except websockets.ConnectionClosed as error:
-            raise broken(error) from error
+        self._loop.call(self._inner.send(data))
 
-    def close(self) -> None:
-        self._connection.close()
+    def close(self, *, drops_unsent: bool = False) -> None:
+        self._loop.call(self._inner.close(drops_unsent=drops_unsent))
 
     def abort(self) -> None:
-        """Closes without a word."""
-        with contextlib.suppress(OSError):
-            self._connection.socket.shutdown(socket.SHUT_RDWR)
+        """Resets the connection, also where the other side does not read."""
+        self._loop.call(self._inner.abort())
+
+    def carry(self, inner: socket.socket) -> None:
+        """Has the loop carry bytes between a socket and this WebSocket."""
+        self._loop.call(_io_async.start_carrying(self._inner, inner))
 
 
 def port_stream(web_socket: WebSocket) -> PortStream:
     """Returns a socket whose bytes pass through a WebSocket with binary frames."""
     outer, inner = loopback_pair()
-    carry = _Carry(web_socket, inner)
-    for action in (carry.to_sandbox, carry.from_sandbox):
-        threading.Thread(target=carry.run, args=(action,), daemon=True).start()
+    web_socket.carry(inner)
     return outer
-
-
-class _Carry:
-    """Two threads, one for each direction; the last one closes both sides."""
-
-    def __init__(self, web_socket: WebSocket, inner: socket.socket) -> None:
-        self._web_socket = web_socket
-        self._inner = inner
-        self._lock = threading.Lock()
-        self._running = 2
-        self._failed = False
-
-    def run(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except (OSError, WrennError):
-            self._failed = True
-            reset_on_close(self._inner)
-            self._web_socket.abort()
-            with contextlib.suppress(OSError):
-                self._inner.shutdown(socket.SHUT_RD)
-        with self._lock:
-            self._running -= 1
-            is_last = self._running == 0
-        if is_last:
-            self._inner.close()
-            self._web_socket.close()
-
-    def to_sandbox(self) -> None:
-        while not self._failed:
-            data = self._inner.recv(CHUNK)
-            self._web_socket.send(data)
-            if not data:
-                return
-
-    def from_sandbox(self) -> None:
-        while True:
-            data = self._web_socket.recv()
-            if not data:
-                self._inner.shutdown(socket.SHUT_WR)
-                return
-            self._inner.sendall(data if isinstance(data, bytes) else data.encode())
 
 
 class _DefaultClients:

@@ -11,6 +11,7 @@ import websockets
 from .errors import (
     ConnectionBrokenError,
     OperationTimeoutError,
+    ProtocolError,
     UnreachableError,
     WrennError,
     error_from_answer,
@@ -28,6 +29,8 @@ def opening_error(error: BaseException, url: str) -> WrennError | None:
     """Returns the error of a WebSocket that did not open; `None` if it is none of that."""
     if isinstance(error, websockets.InvalidStatus):
         response = error.response
+        if 300 <= response.status_code < 400:
+            return redirect_error(url, response.headers.get("location"))
         request_id = response.headers.get("x-request-id")
         return error_from_answer(response.status_code, bytes(response.body or b""), request_id)
     if isinstance(error, websockets.InvalidHandshake | websockets.ConnectionClosed | EOFError):
@@ -39,6 +42,12 @@ def opening_error(error: BaseException, url: str) -> WrennError | None:
     if isinstance(error, OSError):
         return UnreachableError(f"no connection to {url}: {error}; is the server running?")
     return None
+
+
+def redirect_error(url: str, location: str | None) -> ProtocolError:
+    return ProtocolError(
+        f"{url} redirects to {location}, which is not followed: it would take the key there"
+    )
 
 
 def broken(error: BaseException) -> ConnectionBrokenError:
@@ -75,4 +84,6 @@ def loopback_pair() -> tuple[socket.socket, socket.socket]:
 
 def reset_on_close(connection: socket.socket) -> None:
     """Has the other end read an error, not an end, when this one is closed."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # It may be closed already.
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

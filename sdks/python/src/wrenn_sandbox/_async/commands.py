@@ -153,10 +153,14 @@ class AsyncCommandHandle:
         raise NotImplementedError
 
     async def disconnect(self) -> None:
-        """Closes the connection."""
+        """Closes the connection, also while input waits that the command does not read."""
         self._is_closed = True
-        if self._socket is not None:
-            await self._socket.close()
+        if self._socket is None:
+            return
+        if self._exit_code is None:
+            await self._socket.abort()
+        else:
+            await self._socket.close(drops_unsent=True)
 
     async def __aenter__(self) -> AsyncCommandHandle:
         return self

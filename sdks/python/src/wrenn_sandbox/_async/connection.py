@@ -18,6 +18,7 @@ import httpx
 
 from .. import _io_async as io
 from .. import _settings
+from .._net import redirect_error
 from .._operations import OPERATIONS, Operation
 from .._values import ATTEMPTS, FAST_TIMEOUT, SLOW_TIMEOUT, back_off, parse_json
 from ..errors import (
@@ -277,10 +278,7 @@ class AsyncConnection:
             return response
         if response.status_code < 400:
             await response.aclose()
-            raise ProtocolError(
-                f"{url} redirects to {response.headers.get('location')}, which is not followed: "
-                "it would take the key there"
-            )
+            raise redirect_error(url, response.headers.get("location"))
         body_read = await _read_error(response, deadline)
         raise _answer_error(response, body_read, operation.is_repeatable)
 

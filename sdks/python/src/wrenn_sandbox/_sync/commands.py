@@ -154,10 +154,14 @@ class CommandHandle:
         raise NotImplementedError
 
     def disconnect(self) -> None:
-        """Closes the connection."""
+        """Closes the connection, also while input waits that the command does not read."""
         self._is_closed = True
-        if self._socket is not None:
-            self._socket.close()
+        if self._socket is None:
+            return
+        if self._exit_code is None:
+            self._socket.abort()
+        else:
+            self._socket.close(drops_unsent=True)
 
     def __enter__(self) -> CommandHandle:
         return self

@@ -19,6 +19,7 @@ import httpx
 
 from .. import _io_sync as io
 from .. import _settings
+from .._net import redirect_error
 from .._operations import OPERATIONS, Operation
 from .._values import ATTEMPTS, FAST_TIMEOUT, SLOW_TIMEOUT, back_off, parse_json
 from ..errors import (
@@ -278,10 +279,7 @@ class Connection:
             return response
         if response.status_code < 400:
             response.close()
-            raise ProtocolError(
-                f"{url} redirects to {response.headers.get('location')}, which is not followed: "
-                "it would take the key there"
-            )
+            raise redirect_error(url, response.headers.get("location"))
         body_read = _read_error(response, deadline)
         raise _answer_error(response, body_read, operation.is_repeatable)
 
