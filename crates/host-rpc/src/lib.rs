@@ -3,6 +3,7 @@
 //!
 //! Both sides are always of the same release.
 
+pub mod batch;
 pub mod client;
 pub mod linger;
 pub mod network;

@@ -37,6 +37,23 @@ pub fn to_message(spec: &model::SandboxSpec) -> SandboxSpec {
     }
 }
 
+/// Converts a spec to its message in reports: without environment and start command, which are
+/// large, and which nothing but an adoption needs.
+#[must_use]
+pub fn to_reported(spec: &model::SandboxSpec) -> SandboxSpec {
+    without_commands(to_message(spec))
+}
+
+/// Returns a spec as it is in reports.
+#[must_use]
+pub fn without_commands(spec: SandboxSpec) -> SandboxSpec {
+    SandboxSpec {
+        envs: Default::default(),
+        start_command: Default::default(),
+        ..spec
+    }
+}
+
 /// Converts a message to a spec.
 ///
 /// # Errors

@@ -80,6 +80,32 @@ macro_rules! unary {
 }
 pub(super) use unary;
 
+/// A call whose answer is a list in several messages, under a time limit for all of them. An answer
+/// that breaks off is an error.
+macro_rules! listed {
+    ($host:expr, $service:ident.$call:ident($request:expr) -> $message:ident.$items:ident, $limit:expr) => {{
+        let options = ::connectrpc::client::CallOptions::default().with_timeout($limit);
+        let listed = async {
+            let mut items = ::std::vec::Vec::new();
+            let mut stream = $host
+                .client()?
+                .$service()
+                .$call($request, options)
+                .await
+                .map_err(|error| $host.failed(&error))?;
+            loop {
+                let message = stream.message::<::host_rpc::$message>().await;
+                match message.map_err(|error| $host.failed(&error))? {
+                    Some(message) => items.extend(message.to_owned_message().$items),
+                    None => break $crate::error::Result::Ok(items),
+                }
+            }
+        };
+        listed.await
+    }};
+}
+pub(super) use listed;
+
 /// A call whose answers come one by one, for as long as they do.
 macro_rules! streaming {
     ($host:expr, $service:ident.$call:ident($request:expr)) => {{

@@ -11,7 +11,7 @@ use store::Report;
 use super::Host;
 use super::calls::{
     ASK_TIMEOUT, COMMAND_TIMEOUT, ENSURE_TIMEOUT, Messages, REMOVE_TIMEOUT, RESUME_TIMEOUT,
-    SAVE_TIMEOUT, next_part, streaming, unary,
+    SAVE_TIMEOUT, listed, next_part, streaming, unary,
 };
 use super::reports::SandboxReport;
 use crate::error::{Error, Result};
@@ -72,8 +72,11 @@ impl Host {
     }
 
     /// Lists the reports of all sandboxes that the host has, without malformed ones.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
     pub async fn list_sandboxes(&self) -> Result<Vec<SandboxReport>> {
-        let reports = self.list_messages().await?.into_iter();
+        let reports = self.list_messages(false).await?.into_iter();
         Ok(reports
             .filter_map(|report| self.valid_report(report))
             .collect())
@@ -85,7 +88,7 @@ impl Host {
     /// The host's, or that it cannot be reached.
     pub async fn list_records(&self) -> Result<Vec<HostRecord>> {
         let mut records = Vec::new();
-        for report in self.list_messages().await? {
+        for report in self.list_messages(true).await? {
             let spec = report.spec.as_option().map(rpc::spec::from_message);
             let created_at = report.created_at_ms;
             if let Some(SandboxReport::Present { report, .. }) = self.valid_report(report) {
@@ -99,14 +102,16 @@ impl Host {
         Ok(records)
     }
 
-    async fn list_messages(&self) -> Result<Vec<rpc::SandboxReport>> {
-        let request = rpc::ListSandboxesRequest::default();
-        let listed = unary!(
+    async fn list_messages(&self, whole_specs: bool) -> Result<Vec<rpc::SandboxReport>> {
+        let request = rpc::ListSandboxesRequest {
+            whole_specs,
+            ..Default::default()
+        };
+        listed!(
             self,
-            sandboxes.list_sandboxes_with_options(request),
+            sandboxes.list_sandboxes_with_options(request) -> ListSandboxesResponse.sandboxes,
             ASK_TIMEOUT
-        )?;
-        Ok(listed.sandboxes)
+        )
     }
 
     /// Makes the sandbox exist and run.
@@ -276,7 +281,8 @@ impl Host {
             ));
         }
         let mut reports = Vec::with_capacity(children.len());
-        for report in answer.children {
+        for mut report in answer.children {
+            report.spec = answer.spec.clone();
             reports.push(self.report_from(Some(report)).await?);
         }
         Ok(reports)

@@ -4,7 +4,7 @@ use host_rpc as rpc;
 use model::{InvalidValue, TemplateKind, TemplateName};
 
 use super::Host;
-use super::calls::{ASK_TIMEOUT, unary};
+use super::calls::{ASK_TIMEOUT, listed};
 use crate::error::Result;
 
 /// Template on a host, from which sandboxes can be created.
@@ -66,13 +66,13 @@ impl Host {
     /// The host's, or that it cannot be reached.
     pub async fn list_templates(&self) -> Result<Vec<Template>> {
         let request = rpc::ListTemplatesRequest::default();
-        let listed = unary!(
+        let listed: Vec<rpc::Template> = listed!(
             self,
-            templates.list_templates_with_options(request),
+            templates.list_templates_with_options(request) -> ListTemplatesResponse.templates,
             ASK_TIMEOUT
         )?;
-        let templates = listed.templates.into_iter();
-        Ok(templates
+        Ok(listed
+            .into_iter()
             .filter_map(|template| Template::try_from(template).ok())
             .collect())
     }

@@ -1,6 +1,7 @@
 //! Keeps the watch on one host: connects, applies every report, and connects again when the stream
 //! breaks or falls silent.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,6 @@ async fn watch_once(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> E
     if let Err(error) = apply_until_synced(app, &mut stream).await {
         return error;
     }
-    *delay = FIRST_DELAY;
     if host.set_up() {
         tracing::info!(
             host = host.url(),
@@ -70,7 +70,7 @@ async fn watch_once(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> E
             Ok(()) => Error::new(model::ErrorCode::AgentError, "the host agent ended the reports"),
             Err(error) => error,
         },
-        error = reconcile_rounds(app, host, &host_id) => error,
+        never = reconcile_rounds(app, host, &host_id, delay) => match never {},
     }
 }
 
@@ -128,14 +128,35 @@ async fn apply_all(app: &App, stream: &mut WatchStream) -> Result<()> {
     Ok(())
 }
 
-/// Reconciles at once, then again and again. Returns the first error, upon which the watch starts
-/// afresh.
-async fn reconcile_rounds(app: &Arc<App>, host: &Arc<Host>, host_id: &str) -> Error {
+/// Reconciles at once, then again and again. A round that fails is logged, and is no reason to call
+/// the host lost: its reports come, and the next round does all of it.
+///
+/// A first round that succeeds ends the series of connections that broke early, so that a host which
+/// answers no list is not connected to ten times a second.
+async fn reconcile_rounds(
+    app: &Arc<App>,
+    host: &Arc<Host>,
+    host_id: &str,
+    delay: &mut Duration,
+) -> Infallible {
     loop {
         let woken = app.reconcile.notified();
-        if let Err(error) = reconcile::reconcile_host(app, host, host_id).await {
-            return error;
-        }
-        let _ = tokio::time::timeout(ROUND, woken).await;
+        let pause = match reconcile::reconcile_host(app, host, host_id).await {
+            Ok(()) => {
+                *delay = FIRST_DELAY;
+                ROUND
+            }
+            Err(error) => {
+                tracing::warn!(
+                    host = host.url(),
+                    error = error.chain(),
+                    "the host is not reconciled"
+                );
+                let pause = *delay;
+                *delay = LONGEST_DELAY.min(pause * 2);
+                pause
+            }
+        };
+        let _ = tokio::time::timeout(pause, woken).await;
     }
 }

@@ -196,3 +196,18 @@ async fn a_control_plane_killed_in_the_middle_finds_all_children_or_none() {
         .await;
     }
 }
+
+/// All of them are in one answer of the host.
+#[tokio::test]
+async fn children_with_large_specs_are_made() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let spec = crate::reconcile::largest_spec();
+    let entries = spec.network.allow_out.len();
+    host.world().sandboxes.get_mut(&id).unwrap().spec = spec;
+    let children = plane.client().fork(&id, 32).await.unwrap();
+    assert_eq!(children.len(), 32);
+    for child in children {
+        assert_eq!(child.network.allow_out.len(), entries);
+    }
+}

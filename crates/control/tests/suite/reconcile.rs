@@ -399,3 +399,87 @@ async fn a_control_plane_ends_in_good_order_with_streams_open() {
         "sandboxes go on running"
     );
 }
+
+/// Rules about as many names as a sandbox may have, of about 250 bytes each.
+fn largest_rules() -> host_rpc::NetworkRules {
+    let label = "x".repeat(60);
+    let name = |number: usize| format!("{number}.{label}.{label}.{label}.{label}.test");
+    let names = || (0..model::NetworkSpec::MAX_ENTRIES).map(name).collect();
+    host_rpc::NetworkRules {
+        allow_out: names(),
+        deny_out: names(),
+        ..Default::default()
+    }
+}
+
+/// The largest spec that a sandbox may have: about 250 KiB.
+pub fn largest_spec() -> host_rpc::SandboxSpec {
+    let text = "x".repeat(60 << 10);
+    host_rpc::SandboxSpec {
+        template: "minimal".to_owned(),
+        vcpus: 1,
+        memory_mb: 512,
+        timeout_sec: 300,
+        envs: [("A".to_owned(), text.clone())].into_iter().collect(),
+        network: largest_rules().into(),
+        start_command: Some(host_rpc::SupervisedCommand {
+            cmd: "true".to_owned(),
+            args: vec![text],
+            ..Default::default()
+        })
+        .into(),
+        ..Default::default()
+    }
+}
+
+/// One answer of a host has at most 4 MiB, with or without what is left out of reports.
+#[tokio::test]
+async fn large_specs_keep_host_reconciled() {
+    const COUNT: usize = 64;
+    let host = FakeHost::start();
+    let ground = Ground::new().await;
+    let deleted = deleted(&ground).await;
+    add(&host, &deleted);
+    for _ in 0..COUNT {
+        let id = SandboxId::random();
+        let running = SandboxState::SANDBOX_STATE_RUNNING;
+        host.world().add(id.as_str(), running, largest_spec());
+    }
+    let plane = ground.start(&[&host]).await;
+    eventually("the deleted one gone", || async {
+        (!host.world().sandboxes.contains_key(deleted.as_str())).then_some(())
+    })
+    .await;
+    plane.create().await;
+
+    let token = control::Token::Given(testkit::host::TOKEN.to_owned());
+    let url = host.url();
+    let hosts = control::hosts::Hosts::new(vec![control::HostAddr { url, token }]);
+    let orphans = control::orphans::list_orphans(&plane.store, &hosts.all()[0]).await;
+    let orphans = orphans.unwrap();
+    assert_eq!(orphans.len(), COUNT);
+    for orphan in orphans {
+        let spec = orphan.record.spec.unwrap();
+        assert_eq!(spec.envs["A"].len(), 60 << 10);
+        assert_eq!(spec.start_command.unwrap().args[0].len(), 60 << 10);
+    }
+}
+
+#[tokio::test]
+async fn failed_list_is_no_lost_host() {
+    let host = FakeHost::start();
+    let ground = Ground::new().await;
+    let deleted = deleted(&ground).await;
+    add(&host, &deleted);
+    for _ in 0..3 {
+        let error = connectrpc::ConnectError::resource_exhausted("too many");
+        host.fail_next("ListSandboxes", error);
+    }
+    let plane = ground.start(&[&host]).await;
+    eventually("the deleted one gone", || async {
+        (!host.world().sandboxes.contains_key(deleted.as_str())).then_some(())
+    })
+    .await;
+    assert_eq!(host.calls("WatchSandboxes"), 1);
+    plane.create().await;
+}

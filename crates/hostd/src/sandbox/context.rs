@@ -114,8 +114,7 @@ impl Context {
 
     /// Reports the sandbox to all watchers. There may be none: a new one is sent everything first.
     pub(super) fn report_sandbox(&self) {
-        let record = self.record();
-        let report = sandbox_report(&self.state.ledger, &record, &self.handle);
+        let report = sandbox_report(&self.state.ledger, &self.record(), &self.handle);
         let _ = self.state.reports.send(report);
     }
 
@@ -125,6 +124,9 @@ impl Context {
         let generations = &self.state.generations;
         self.record
             .send_modify(|record| record.generation = generations.next(record.generation));
-        self.report_sandbox();
+        let mut report = sandbox_report(&self.state.ledger, &self.record(), &self.handle);
+        // It has not changed since the report before, which all watchers were sent.
+        report.spec = None.into();
+        let _ = self.state.reports.send(report);
     }
 }

@@ -22,7 +22,7 @@ pub fn sandbox_report(ledger: &Ledger, record: &Record, handle: &Handle) -> rpc:
         state: state(&record.phase).into(),
         reason: reason(record, handle),
         stop_reason: rpc::stop_reason::to_message(record.phase.stop_reason()).into(),
-        spec: rpc::spec::to_message(&record.spec).into(),
+        spec: rpc::spec::to_reported(&record.spec).into(),
         guest_ip: guest_ip.unwrap_or_default(),
         host_ip: host_ip.unwrap_or_default(),
         created_at_ms: record.created_at_ms,

@@ -150,30 +150,31 @@ impl SandboxService for Agent {
         let made = run_detached(async move { manager.fork_sandbox(&id, &children).await }).await?;
         let children = made
             .iter()
-            .map(|handle| report_of(&self.manager.host, handle))
-            .collect();
-        Response::ok(rpc::ForkSandboxResponse {
-            children,
-            ..Default::default()
-        })
+            .map(|handle| report_of(&self.manager.host, handle));
+        Response::ok(fork_response(children))
     }
 
     async fn list_sandboxes(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
-    ) -> ServiceResult<rpc::ListSandboxesResponse> {
-        let sandboxes = self
-            .manager
-            .list_sandboxes()
-            .await
-            .iter()
-            .map(|handle| report_of(&self.manager.host, handle))
-            .collect();
-        Response::ok(rpc::ListSandboxesResponse {
-            sandboxes,
-            ..rpc::ListSandboxesResponse::default()
-        })
+        request: ServiceRequest<'_, rpc::ListSandboxesRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ListSandboxesResponse>> {
+        let whole_specs = request.whole_specs;
+        let host = Arc::clone(&self.manager.host);
+        let handles = self.manager.list_sandboxes().await.into_iter();
+        let reports = handles.map(move |handle| {
+            let mut report = report_of(&host, &handle);
+            if whole_specs {
+                report.spec = rpc::spec::to_message(&handle.record.borrow().spec).into();
+            }
+            report
+        });
+        Response::stream_ok(rpc::batch::stream_items(reports, |sandboxes| {
+            rpc::ListSandboxesResponse {
+                sandboxes,
+                ..rpc::ListSandboxesResponse::default()
+            }
+        }))
     }
 
     async fn watch_sandboxes(
@@ -183,6 +184,18 @@ impl SandboxService for Agent {
     ) -> ServiceResult<ServiceStream<rpc::WatchSandboxesResponse>> {
         Response::stream_ok(watch::watch_sandboxes(Arc::clone(&self.manager)))
     }
+}
+
+/// Returns the answer to a fork. The children's spec, which is the same for all, is in it once.
+fn fork_response(
+    children: impl IntoIterator<Item = rpc::SandboxReport>,
+) -> rpc::ForkSandboxResponse {
+    let mut response = rpc::ForkSandboxResponse::default();
+    for mut report in children {
+        response.spec = std::mem::take(&mut report.spec);
+        response.children.push(report);
+    }
+    response
 }
 
 fn child_ids(ids: &[String]) -> Result<Vec<SandboxId>, ConnectError> {

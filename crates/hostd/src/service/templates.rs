@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
+use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use host_rpc as rpc;
 use host_rpc::TemplateService;
 use stdx::task::run_blocking;
@@ -22,16 +22,19 @@ impl TemplateService for Agent {
         &self,
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
-    ) -> ServiceResult<rpc::ListTemplatesResponse> {
+    ) -> ServiceResult<ServiceStream<rpc::ListTemplatesResponse>> {
         // Walks directories, and is asked for in each round of reconciliation.
         let host = Arc::clone(&self.manager.host);
         let templates = run_blocking(move || list_templates(&host))
             .await
             .map_err(from_sandbox_error)?;
-        Response::ok(rpc::ListTemplatesResponse {
-            templates,
-            ..Default::default()
-        })
+        Response::stream_ok(rpc::batch::stream_items(
+            templates.into_iter(),
+            |templates| rpc::ListTemplatesResponse {
+                templates,
+                ..Default::default()
+            },
+        ))
     }
 }
 

@@ -262,13 +262,12 @@ impl Agent {
             child_ids,
             ..Default::default()
         };
-        Ok(self
-            .client()
-            .sandboxes()
-            .fork_sandbox(request)
-            .await?
-            .into_owned()
-            .children)
+        let sandboxes = self.client().sandboxes();
+        let mut answer = sandboxes.fork_sandbox(request).await?.into_owned();
+        for child in &mut answer.children {
+            child.spec = answer.spec.clone();
+        }
+        Ok(answer.children)
     }
 
     pub async fn snapshot(
@@ -380,13 +379,15 @@ impl Agent {
     }
 
     pub async fn list(&self) -> Vec<rpc::SandboxReport> {
-        self.client()
-            .sandboxes()
-            .list_sandboxes(rpc::ListSandboxesRequest::default())
-            .await
-            .unwrap()
-            .into_owned()
-            .sandboxes
+        let sandboxes = self.client().sandboxes();
+        let request = rpc::ListSandboxesRequest::default();
+        let mut stream = sandboxes.list_sandboxes(request).await.unwrap();
+        let mut listed = Vec::new();
+        while let Some(part) = stream.message().await.unwrap() {
+            let part: rpc::ListSandboxesResponse = part.to_owned_message();
+            listed.extend(part.sandboxes);
+        }
+        listed
     }
 
     pub async fn report(&self, id: &SandboxId) -> Option<rpc::SandboxReport> {

@@ -105,13 +105,11 @@ async fn a_snapshot_is_a_template_with_memory_or_without() {
     agent.pause(&source).await.unwrap();
     let image = agent.snapshot(&source, "disk-only", false).await.unwrap();
     assert_eq!(image.memory_mb, 0, "{image:?}");
-    let templates = agent
-        .client()
-        .templates()
-        .list_templates(rpc::ListTemplatesRequest::default())
-        .await
-        .unwrap()
-        .into_owned();
+    let client = agent.client().templates();
+    let request = rpc::ListTemplatesRequest::default();
+    let mut stream = client.list_templates(request).await.unwrap();
+    let templates: rpc::ListTemplatesResponse =
+        stream.message().await.unwrap().unwrap().to_owned_message();
     let base = templates
         .templates
         .iter()

@@ -218,7 +218,7 @@ impl Sandbox {
             state: self.state.into(),
             reason: self.reason.clone(),
             stop_reason: self.stop_reason.into(),
-            spec: self.spec.clone().into(),
+            spec: rpc::spec::without_commands(self.spec.clone()).into(),
             guest_ip: ip("169.254.0.21"),
             host_ip: ip("10.11.0.1"),
             created_at_ms: self.created_at_ms,

@@ -89,26 +89,35 @@ impl SandboxService for Agent {
     });
 
     unary!(fork_sandbox(self, request: ForkSandboxRequest) -> ForkSandboxResponse, "ForkSandbox", {
-        let children = lifecycle::fork(&self.shared, request).await?;
-        rpc::ForkSandboxResponse { children, ..Default::default() }
+        let mut response = rpc::ForkSandboxResponse::default();
+        for mut report in lifecycle::fork(&self.shared, request).await? {
+            response.spec = std::mem::take(&mut report.spec);
+            response.children.push(report);
+        }
+        response
     });
 
     async fn list_sandboxes(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, rpc::ListSandboxesRequest>,
-    ) -> ServiceResult<rpc::ListSandboxesResponse> {
+        request: ServiceRequest<'_, rpc::ListSandboxesRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::ListSandboxesResponse>> {
+        let whole_specs = request.whole_specs;
         self.shared.script.meet_barrier("ListSandboxes").await?;
-        let sandboxes = self
-            .shared
-            .world()
-            .sandboxes
-            .values()
-            .map(Sandbox::report)
-            .collect();
-        answer!(ListSandboxesResponse {
-            sandboxes: sandboxes
-        })
+        let report = |sandbox: &Sandbox| {
+            let mut report = sandbox.report();
+            if whole_specs {
+                report.spec = sandbox.spec.clone().into();
+            }
+            report
+        };
+        let reports: Vec<_> = self.shared.world().sandboxes.values().map(report).collect();
+        Response::stream_ok(rpc::batch::stream_items(reports.into_iter(), |sandboxes| {
+            rpc::ListSandboxesResponse {
+                sandboxes,
+                ..Default::default()
+            }
+        }))
     }
 
     async fn watch_sandboxes(

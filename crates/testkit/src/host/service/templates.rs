@@ -1,11 +1,11 @@
 //! Templates.
 
-use connectrpc::{RequestContext, ServiceRequest, ServiceResult};
+use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use host_rpc as rpc;
 use host_rpc::TemplateService;
 
 use super::super::saved;
-use super::{Agent, answer};
+use super::Agent;
 
 #[allow(
     refining_impl_trait,
@@ -16,11 +16,15 @@ impl TemplateService for Agent {
         &self,
         _: RequestContext,
         _: ServiceRequest<'_, rpc::ListTemplatesRequest>,
-    ) -> ServiceResult<rpc::ListTemplatesResponse> {
+    ) -> ServiceResult<ServiceStream<rpc::ListTemplatesResponse>> {
         self.shared.script.meet_barrier("ListTemplates").await?;
         let templates = saved::templates(&self.shared.world());
-        answer!(ListTemplatesResponse {
-            templates: templates
-        })
+        Response::stream_ok(rpc::batch::stream_items(
+            templates.into_iter(),
+            |templates| rpc::ListTemplatesResponse {
+                templates,
+                ..Default::default()
+            },
+        ))
     }
 }
