@@ -30,9 +30,13 @@ ABSENT = object()
 
 
 def load() -> list[dict[str, Any]]:
-    """All scenarios."""
+    """All scenarios, each with the name of its file in `file`."""
     files = sorted(SCENARIOS.glob("*.json"))
-    return [scenario for file in files for scenario in json.loads(file.read_text())]
+    return [
+        {**scenario, "file": file.stem}
+        for file in files
+        for scenario in json.loads(file.read_text())
+    ]
 
 
 def pattern(size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Carries 50 MB each way through streams and sockets, and blocking also files: large.py MODE ID
+"""Carries data both ways through streams and sockets, or also files: large.py MODE ID BYTES
 
 Prints as JSON how much more memory that took than the process had before, in MiB, and what did not
 come back as it was. A program of its own, so that nothing else is measured.
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from wrenn_sandbox import AsyncSandbox, Sandbox
 
-SIZE = 50_000_000
+SIZE = int(sys.argv[3])
 CHUNK = 65536
 UNIT = bytes(range(251)) * 1000
 ECHO = """
@@ -32,7 +32,7 @@ connection.shutdown(socket.SHUT_WR)
 
 
 def parts() -> Iterator[bytes]:
-    """50 MB of which the byte at i is i mod 251, in parts."""
+    """Data of which the byte at i is i mod 251, in parts."""
     sent = 0
     while sent < SIZE:
         begin = sent % 251
@@ -138,7 +138,7 @@ def memory() -> int:
 
 
 def main() -> None:
-    mode, sandbox_id = sys.argv[1:]
+    mode, sandbox_id = sys.argv[1:3]
     wanted = expected()
     if mode == "blocking":
         # Connections, threads and modules that the first use of each brings.

@@ -12,11 +12,18 @@ from wrenn_sandbox._settings import Settings
 
 SCENARIOS = load()
 # What makes sandboxes of its own is run once: the time of its test is the server's.
-BOTH = [scenario for scenario in SCENARIOS if scenario.get("uses") == "shared"]
+SHARED = [scenario for scenario in SCENARIOS if scenario.get("uses") == "shared"]
+# Awaited calls are the source of the blocking ones: what differs is how they wait.
+OFTEN = ("commands", "faults")
 
 
 def name_of(scenario: dict[str, Any]) -> str:
     return str(scenario["name"])
+
+
+def awaited(scenario: dict[str, Any]) -> Any:
+    marks = [] if scenario["file"] in OFTEN else [pytest.mark.long]
+    return pytest.param(scenario, id=name_of(scenario), marks=marks)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)
@@ -27,7 +34,7 @@ def test_blocking(
     asyncio.run(runner.run(scenario))
 
 
-@pytest.mark.parametrize("scenario", BOTH, ids=name_of)
+@pytest.mark.parametrize("scenario", [awaited(scenario) for scenario in SHARED])
 def test_awaited(
     scenario: dict[str, Any], server: Settings, faults_url: str, shared_id: str
 ) -> None:

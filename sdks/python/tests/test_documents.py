@@ -69,12 +69,18 @@ def test_readme_runs_as_written(number: int) -> None:
     blocks = python_blocks()
     assert len(blocks) == len(EXPECTED)
     ran = subprocess.run(
-        [sys.executable, "-"], input=blocks[number], capture_output=True, text=True, check=False
+        [sys.executable, "-"],
+        input=blocks[number],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == EXPECTED[number]
 
 
+@pytest.mark.long
 def test_package_installs_into_clean_venv(tmp_path: pathlib.Path) -> None:
     source = tmp_path / "source"
     ignored = ("*.egg-info", "build", "__pycache__", ".mypy_cache", ".ruff_cache")

@@ -1,4 +1,4 @@
-"""50 MB each way: identical, with bounded memory."""
+"""Large data each way: identical, with bounded memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ MOST_MB = 24
     ("mode", "ways"),
     [("blocking", ["file", "socket", "stream"]), ("awaited", ["socket", "stream"])],
 )
-def test_large_data_is_identical_and_bounded(mode: str, ways: list[str], shared_id: str) -> None:
+@pytest.mark.parametrize("size", [5_000_000, pytest.param(50_000_000, marks=pytest.mark.long)])
+def test_large_data_is_identical_and_bounded(
+    mode: str, ways: list[str], size: int, shared_id: str
+) -> None:
     ran = subprocess.run(
-        [sys.executable, str(PROGRAM), mode, shared_id],
+        [sys.executable, str(PROGRAM), mode, shared_id, str(size)],
         capture_output=True,
         text=True,
         check=False,
