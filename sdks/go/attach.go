@@ -7,18 +7,10 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
-	"time"
 )
 
-const (
-	// reconnectFor is the time without progress after which a broken connection is given up.
-	reconnectFor = time.Minute
-	// reconnectPause is the pause before a connection is made again; it doubles up to maxReconnectPause.
-	reconnectPause    = 200 * time.Millisecond
-	maxReconnectPause = 2 * time.Second
-	// maxStdin is the number of bytes of input in one request, of which the server takes 1 MiB.
-	maxStdin = 512 << 10
-)
+// maxStdin is the number of bytes of input in one request, of which the server takes 1 MiB.
+const maxStdin = 512 << 10
 
 // ConnectOptions say where to begin to read.
 type ConnectOptions struct {
@@ -38,6 +30,7 @@ type attachConnection struct {
 	start     ConnectOptions
 	command   string
 	process   int
+	patience  patience
 	// offset is that behind the last byte that was read; absent before the first frame.
 	offset *int64
 
@@ -46,14 +39,30 @@ type attachConnection struct {
 	hasLeft bool
 }
 
-func (c *Client) attach(ctx context.Context, sandboxID, command string, start ConnectOptions) (*attachConnection, error) {
+func (c *Client) newAttach(ctx context.Context, sandboxID, command string, start ConnectOptions) *attachConnection {
 	a := &attachConnection{client: c, sandboxID: sandboxID, start: start, command: command}
+	a.patience.limit = c.patience
 	a.ctx, a.cancel = context.WithCancel(ctx)
+	return a
+}
+
+// attach follows a command, by id, name or pid.
+func (c *Client) attach(ctx context.Context, sandboxID, command string, start ConnectOptions) (*attachConnection, error) {
+	a := c.newAttach(ctx, sandboxID, command, start)
 	if _, err := a.connect(); err != nil {
 		a.cancel()
 		return nil, err
 	}
 	return a, nil
+}
+
+// attachStarted follows a command that was started. If no connection can be made now, next makes one: the command
+// runs, and its id must not be lost.
+func (c *Client) attachStarted(ctx context.Context, sandboxID string, info *CommandInfo) *attachConnection {
+	a := c.newAttach(ctx, sandboxID, info.ID, ConnectOptions{})
+	a.process = int(info.PID)
+	_, _ = a.connect()
+	return a
 }
 
 func (a *attachConnection) pid() int   { return a.process }
@@ -85,6 +94,7 @@ func (a *attachConnection) connect() (*socket, error) {
 	if first.Command != nil {
 		a.command, a.process = first.Command.ID, int(first.Command.PID)
 	}
+	a.patience.connected()
 	a.mutex.Lock()
 	defer a.mutex.Unlock()
 	if a.hasLeft {
@@ -95,40 +105,53 @@ func (a *attachConnection) connect() (*socket, error) {
 }
 
 func (a *attachConnection) next() (Output, *int, error) {
-	began := time.Now()
-	pause := reconnectPause
 	for {
-		output, exitCode, err := a.nextOnce()
-		a.mutex.Lock()
-		hasLeft := a.hasLeft
-		a.mutex.Unlock()
-		if err == nil || hasLeft || !isTransient(err) || time.Since(began) > reconnectFor {
-			return output, exitCode, err
+		current, err := a.current()
+		mayGoOn := isTransientAnswer(err)
+		if err == nil {
+			var output Output
+			var exitCode *int
+			output, exitCode, err = a.read(current)
+			if err == nil {
+				a.patience.progressed()
+				return output, exitCode, nil
+			}
+			// A refusal behind the first frame is what became of the command.
+			mayGoOn = isTransient(err)
 		}
-		a.mutex.Lock()
-		if a.socket != nil {
-			a.socket.close()
-			a.socket = nil
-		}
-		a.mutex.Unlock()
-		if err := sleep(a.ctx, pause); err != nil {
+		if !mayGoOn || a.drop() {
 			return Output{}, nil, err
 		}
-		pause = min(2*pause, maxReconnectPause)
+		if err := a.patience.wait(a.ctx, err); err != nil {
+			return Output{}, nil, err
+		}
 	}
 }
 
-func (a *attachConnection) nextOnce() (Output, *int, error) {
+// current returns the connection, and makes one if there is none.
+func (a *attachConnection) current() (*socket, error) {
 	a.mutex.Lock()
 	current := a.socket
 	a.mutex.Unlock()
-	if current == nil {
-		opened, err := a.connect()
-		if err != nil {
-			return Output{}, nil, err
-		}
-		current = opened
+	if current != nil {
+		return current, nil
 	}
+	return a.connect()
+}
+
+// drop closes a connection that is of no more use, and returns true if Disconnect was called.
+func (a *attachConnection) drop() bool {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	if !a.hasLeft && a.socket != nil {
+		a.socket.close()
+		a.socket = nil
+	}
+	return a.hasLeft
+}
+
+// read reads the next output, or the exit code.
+func (a *attachConnection) read(current *socket) (Output, *int, error) {
 	for {
 		var message AttachServerMessage
 		if err := current.receiveJSON(&message); err != nil {
@@ -142,6 +165,7 @@ func (a *attachConnection) nextOnce() (Output, *int, error) {
 			output, err := decodeOutput(message.Type, message.Data)
 			return output, nil, err
 		case "dropped":
+			a.patience.progressed()
 			return Output{}, nil, &OutputLostError{Bytes: int64(*toInt(message.Bytes))}
 		case "exit":
 			return Output{}, toInt(message.ExitCode), nil

@@ -36,6 +36,8 @@ type Client struct {
 	sender   *http.Client
 	mutex    sync.Mutex
 	settings *settings
+	// patience is the time without an answer after which streams and uploads are given up.
+	patience time.Duration
 }
 
 // defaultTransport finds dead peers behind idle streams, and waits as long as the context of a call does.
@@ -49,7 +51,7 @@ var defaultTransport = sync.OnceValue(func() http.RoundTripper {
 
 // NewClient returns a client. Without a key in the options every call finds server and key as the command line does.
 func NewClient(options ...ClientOptions) *Client {
-	c := &Client{options: firstOption(options)}
+	c := &Client{options: firstOption(options), patience: reconnectFor}
 	sender := http.Client{Transport: defaultTransport()}
 	if c.options.HTTPClient != nil {
 		sender = *c.options.HTTPClient

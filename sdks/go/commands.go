@@ -32,7 +32,8 @@ type Cmd struct {
 	// Timeout is the time after which the command is ended. Default: a minute for Run and Output, no limit for others;
 	// negative: no limit.
 	Timeout time.Duration
-	// Stdin is copied to the standard input, which ends with it. Default: the command reads end of file at once.
+	// Stdin is copied to the standard input of Run and Start, which ends with it. Default: the command reads end of file
+	// at once.
 	Stdin io.Reader
 	// Stdout and Stderr get the output of Run as it comes; what they do not get is in the result.
 	Stdout io.Writer
@@ -102,18 +103,7 @@ func (cmd *Cmd) Run() (*Result, error) {
 		return nil, err
 	}
 	defer handle.Disconnect()
-	failed := make(chan error, 1)
-	if cmd.Stdin != nil {
-		// Both at once: a command that reads nothing does not keep its output back.
-		go cmd.feed(handle, failed)
-	}
-	result, err := cmd.drain(handle)
-	select {
-	case failure := <-failed:
-		return result, failure
-	default:
-		return result, err
-	}
+	return cmd.drain(handle)
 }
 
 func (cmd *Cmd) drain(handle *CommandHandle) (*Result, error) {
@@ -141,8 +131,8 @@ func (cmd *Cmd) drain(handle *CommandHandle) (*Result, error) {
 	return result, nil
 }
 
-// feed copies the standard input. A command that ends before it has read all is no error: Wait says what became of it.
-func (cmd *Cmd) feed(handle *CommandHandle, failed chan<- error) {
+// feed copies the standard input. A command that ends before it has read all is no error: Wait has what became of it.
+func (cmd *Cmd) feed(handle *CommandHandle) {
 	buffer := make([]byte, maxInput)
 	for {
 		n, err := cmd.Stdin.Read(buffer)
@@ -151,8 +141,7 @@ func (cmd *Cmd) feed(handle *CommandHandle, failed chan<- error) {
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
-				failed <- err
-				handle.Disconnect()
+				handle.failInput(err)
 				return
 			}
 			_ = handle.CloseStdin(cmd.ctx)
@@ -170,19 +159,33 @@ func (cmd *Cmd) Output() ([]byte, error) {
 	return result.Stdout, err
 }
 
-// Start starts the command as a stream both ways. It is killed when the handle is disconnected.
-func (cmd *Cmd) Start() (*CommandHandle, error) { return cmd.start(0) }
+// Start starts the command as a stream both ways, and copies Stdin to it. It is killed when the handle is disconnected.
+func (cmd *Cmd) Start() (*CommandHandle, error) {
+	if cmd.Stdout != nil || cmd.Stderr != nil {
+		return nil, &Error{Code: "invalid_request", Message: "Stdout and Stderr are for Run: read the output of the handle"}
+	}
+	return cmd.start(0)
+}
 
 func (cmd *Cmd) start(timeout time.Duration) (*CommandHandle, error) {
 	connection, err := cmd.commands.client.startExec(cmd.ctx, cmd.commands.sandboxID, cmd.fields(timeout))
 	if err != nil {
 		return nil, err
 	}
-	return newHandle(connection), nil
+	handle := newHandle(connection)
+	if cmd.Stdin != nil {
+		// Beside the reading: a command may write before it reads.
+		go cmd.feed(handle)
+	}
+	return handle, nil
 }
 
 // StartBackground starts the command in the background and follows it. It runs on when the handle is gone.
 func (cmd *Cmd) StartBackground() (*CommandHandle, error) {
+	if cmd.Stdin != nil || cmd.Stdout != nil || cmd.Stderr != nil {
+		return nil, &Error{Code: "invalid_request", Message: "a background command has no Stdin, Stdout and Stderr: " +
+			"set OpenStdin and call SendStdin, and read the output of the handle"}
+	}
 	fields := cmd.fields(0)
 	setIf(fields, "name", cmd.CommandName, cmd.CommandName != "")
 	setIf(fields, "keep_alive", true, cmd.KeepAlive)
@@ -191,7 +194,7 @@ func (cmd *Cmd) StartBackground() (*CommandHandle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.Connect(cmd.ctx, info.ID)
+	return newHandle(c.client.attachStarted(cmd.ctx, c.sandboxID, info)), nil
 }
 
 func (c *Commands) path() map[string]string { return map[string]string{"id": c.sandboxID} }

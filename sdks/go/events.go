@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"iter"
 	"net/http"
@@ -92,12 +93,15 @@ type EventStream struct {
 	reader *bufio.Reader
 	cursor string
 	closed atomic.Bool
+
+	patience patience
 }
 
 // Stream follows events: those behind Cursor, or all that happen after this call has returned. It ends with ctx.
 func (e *Events) Stream(ctx context.Context, filters ...EventFilter) (*EventStream, error) {
 	stream := &EventStream{client: e.client, filter: firstOption(filters)}
 	stream.cursor = stream.filter.Cursor
+	stream.patience.limit = e.client.patience
 	stream.ctx, stream.cancel = context.WithCancel(ctx)
 	if err := stream.connect(); err != nil {
 		stream.cancel()
@@ -106,7 +110,7 @@ func (e *Events) Stream(ctx context.Context, filters ...EventFilter) (*EventStre
 	return stream, nil
 }
 
-// Cursor returns the cursor up to which all has come; empty before the server has said anything.
+// Cursor returns the cursor up to which all has come; empty before the first message of the server.
 func (s *EventStream) Cursor() string { return s.cursor }
 
 func (s *EventStream) connect() error {
@@ -126,9 +130,7 @@ func (s *EventStream) connect() error {
 
 // Next waits for the next event; io.EOF when the stream was closed.
 func (s *EventStream) Next() (Event, error) {
-	began := time.Now()
-	pause := reconnectPause
-	for attempt := 0; ; attempt++ {
+	for {
 		var err error
 		if s.body == nil {
 			err = s.connect()
@@ -136,23 +138,29 @@ func (s *EventStream) Next() (Event, error) {
 		if err == nil {
 			var event Event
 			if event, err = s.readEvent(); err == nil {
+				s.patience.progressed()
 				return event, nil
 			}
 		}
 		if s.ctx.Err() != nil {
 			return Event{}, s.doneError()
 		}
-		if err != io.EOF && (!isTransient(err) || (attempt > 0 && time.Since(began) > reconnectFor)) {
+		if err == io.EOF {
+			err = broken(errors.New("the stream of events ended"))
+		}
+		if !isTransientAnswer(err) {
 			return Event{}, err
 		}
 		if s.body != nil {
 			s.body.Close()
 			s.body = nil
 		}
-		if sleep(s.ctx, pause) != nil {
-			return Event{}, s.doneError()
+		if err := s.patience.wait(s.ctx, err); err != nil {
+			if s.ctx.Err() != nil {
+				return Event{}, s.doneError()
+			}
+			return Event{}, err
 		}
-		pause = min(2*pause, maxReconnectPause)
 	}
 }
 
@@ -172,6 +180,7 @@ func (s *EventStream) readEvent() (Event, error) {
 		if err != nil {
 			return Event{}, err
 		}
+		s.patience.connected()
 		line = strings.TrimRight(line, "\r\n")
 		if line != "" {
 			field, value, _ := strings.Cut(line, ":")

@@ -75,6 +75,13 @@ func (f *fakeServer) sandbox(options ...ClientOptions) *Sandbox {
 	return f.client(options...).newSandbox(&SandboxInfo{ID: testID})
 }
 
+// answerWith sets the replies while requests may still be served.
+func (f *fakeServer) answerWith(replies ...reply) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	f.replies = replies
+}
+
 func (f *fakeServer) lines() []string {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()

@@ -13,7 +13,9 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
+	"sync"
 )
 
 // pageSize is the number of entries of a page.
@@ -131,7 +133,7 @@ func (f *Files) Write(ctx context.Context, path string, data io.Reader, options 
 	request := f.request("stream_write_file", nil)
 	source := newSource(data)
 	setForm(request, fields, source)
-	return source.errorOr(f.client.json(ctx, request, nil))
+	return source.close(f.client.json(ctx, request, nil))
 }
 
 // setForm makes the form of an upload: fields, and the file behind them.
@@ -158,39 +160,59 @@ func setForm(request *call, fields [][2]string, data *source) {
 // source is what is sent, and the error of reading it, which is the one to tell.
 type source struct {
 	reader io.Reader
+	// at is set for bytes and strings: each attempt has a reader of its own, since net/http may still read the one of the
+	// attempt before.
+	at     io.ReaderAt
 	start  int64
 	length int64
 	isOnce bool
+
+	mutex  sync.Mutex
 	err    error
+	closed bool
 }
 
 func newSource(reader io.Reader) *source {
 	s := &source{reader: reader, length: -1, isOnce: true}
 	known, hasLength := reader.(interface{ Len() int })
 	seeker, isSeeker := reader.(io.Seeker)
-	if hasLength && isSeeker {
+	at, isReaderAt := reader.(io.ReaderAt)
+	if hasLength && isSeeker && isReaderAt {
 		if start, err := seeker.Seek(0, io.SeekCurrent); err == nil {
-			s.start, s.length, s.isOnce = start, int64(known.Len()), false
+			s.at, s.start, s.length, s.isOnce = at, start, int64(known.Len()), false
 		}
 	}
 	return s
 }
 
 func (s *source) open() (io.Reader, int64) {
-	if !s.isOnce {
-		// Readers of bytes and strings do not fail at this.
-		_, s.err = s.reader.(io.Seeker).Seek(s.start, io.SeekStart)
+	if s.at != nil {
+		return io.NewSectionReader(s.at, s.start, s.length), s.length
 	}
-	return readerFunc(func(buffer []byte) (int, error) {
-		n, err := s.reader.Read(buffer)
-		if err != nil && err != io.EOF {
-			s.err = err
-		}
-		return n, err
-	}), s.length
+	return readerFunc(s.read), s.length
 }
 
-func (s *source) errorOr(err error) error {
+func (s *source) read(buffer []byte) (int, error) {
+	s.mutex.Lock()
+	closed := s.closed
+	s.mutex.Unlock()
+	if closed {
+		return 0, os.ErrClosed
+	}
+	n, err := s.reader.Read(buffer)
+	if err != nil && err != io.EOF {
+		s.mutex.Lock()
+		s.err = err
+		s.mutex.Unlock()
+	}
+	return n, err
+}
+
+// close ends the reading, also by net/http, which may go on after the answer, and returns the error to tell.
+func (s *source) close(err error) error {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.closed = true
 	if err != nil && s.err != nil {
 		return s.err
 	}
@@ -510,7 +532,7 @@ func (f *Files) WriteArchive(ctx context.Context, path string, tar io.Reader, op
 		operation: "write_archive", path: f.path(), query: archiveQuery(path, options),
 		stream: source.open, contentType: "application/x-tar", isOnce: source.isOnce,
 	}
-	return source.errorOr(f.client.json(ctx, request, nil))
+	return source.close(f.client.json(ctx, request, nil))
 }
 
 // tusHeader has the version of the protocol of uploads.

@@ -48,7 +48,8 @@ type connection interface {
 
 // CommandHandle is a command that runs, in the background or as long as its connection.
 //
-// Output is read as it is asked for. It is not safe for concurrent readers; input and signals may be sent meanwhile.
+// Output is read as it is asked for. It is not safe for concurrent readers; other goroutines may send input and
+// signals.
 type CommandHandle struct {
 	connection connection
 	mutex      sync.Mutex
@@ -56,6 +57,8 @@ type CommandHandle struct {
 	kept       map[Stream][][]byte
 	keptBytes  int
 	isWaiting  bool
+	// inputError is the error of the reader that the standard input is copied from.
+	inputError error
 	// isPassed is true where writers get the output, so that none of it is kept.
 	isPassed bool
 }
@@ -87,6 +90,11 @@ func (h *CommandHandle) Next() (Output, error) {
 	}
 	output, exitCode, err := h.connection.next()
 	if err != nil {
+		h.mutex.Lock()
+		defer h.mutex.Unlock()
+		if h.inputError != nil {
+			return Output{}, h.inputError
+		}
 		return Output{}, err
 	}
 	if exitCode != nil {
@@ -98,6 +106,14 @@ func (h *CommandHandle) Next() (Output, error) {
 	}
 	h.keep(output)
 	return output, nil
+}
+
+// failInput ends the command with the error of its input, which Next returns.
+func (h *CommandHandle) failInput(err error) {
+	h.mutex.Lock()
+	h.inputError = err
+	h.mutex.Unlock()
+	h.connection.disconnect()
 }
 
 func (h *CommandHandle) keep(output Output) {

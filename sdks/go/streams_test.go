@@ -322,13 +322,13 @@ func TestBytesAreSentAgainAndStreamsAreNot(t *testing.T) {
 	fake := newFake(t, reply{cut: "after"}, reply{status: 204})
 	noError(t, fake.sandbox().Files.Write(t.Context(), "a", strings.NewReader("text")))
 	equal(t, fake.asked[0].body, fake.asked[1].body)
-	fake.replies = []reply{{cut: "after"}, {status: 204}}
+	fake.answerWith(reply{cut: "after"}, reply{status: 204})
 	err := fake.sandbox().Files.Write(t.Context(), "a", io.MultiReader(strings.NewReader("text")))
 	want(t, err, ErrConnectionBroken)
-	equal(t, len(fake.asked), 3)
+	equal(t, len(fake.lines()), 3)
 	failing := io.MultiReader(strings.NewReader("a"), readerFunc(func([]byte) (int, error) { return 0, os.ErrInvalid }))
 	want(t, fake.sandbox().Files.Write(t.Context(), "a", failing), os.ErrInvalid)
-	fake.replies = []reply{{status: 204}}
+	fake.answerWith(reply{status: 204})
 	noError(t, fake.sandbox().Files.WriteArchive(t.Context(), "a", strings.NewReader("")))
 }
 

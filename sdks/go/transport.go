@@ -326,14 +326,6 @@ func pauseBefore(err error, attempt int, mayRepeat bool) (time.Duration, bool) {
 	return pause, true
 }
 
-// isTransient returns true for an error after which a stream may be opened again.
-func isTransient(err error) bool {
-	var own *Error
-	isOwn := errors.As(err, &own)
-	return isOwn && (own.Code == "unreachable" || own.Code == "connection_broken" || own.Code == "host_unavailable" ||
-		(own.isForeign && own.Status >= 500))
-}
-
 func sleep(ctx context.Context, pause time.Duration) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()

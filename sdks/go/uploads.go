@@ -66,36 +66,45 @@ func (f *Files) beginUpload(ctx context.Context, size int64, path string, option
 
 func (f *Files) sendParts(ctx context.Context, data io.ReaderAt, size int64, place map[string]string) error {
 	var offset int64
-	progress := time.Now()
-	pause := reconnectPause
+	patience := patience{limit: f.client.patience}
 	for offset < size {
 		arrived, err := f.sendPart(ctx, data, offset, size, place)
-		if err == nil {
-			offset = arrived
-			continue
+		if err != nil {
+			arrived, err = f.offsetAfter(ctx, place, &patience, err)
 		}
-		if !isTransient(err) {
+		if err != nil {
 			return err
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-		pause = min(2*pause, maxReconnectPause)
-		answer, askErr := f.client.page(ctx, &call{operation: "get_upload", path: place, header: tusHeader()}, nil)
-		if askErr != nil {
-			return askErr
-		}
-		if arrived, askErr = offsetOf(answer); askErr != nil {
-			return askErr
 		}
 		if arrived > offset {
-			progress, pause = time.Now(), reconnectPause
-		} else if time.Since(progress) > reconnectFor {
-			return err
+			patience.progressed()
 		}
 		offset = arrived
 	}
 	return nil
+}
+
+// offsetAfter returns the offset at which an upload goes on after a failure. It asks until there is an answer, or
+// there was no progress for too long.
+func (f *Files) offsetAfter(
+	ctx context.Context, place map[string]string, patience *patience, failure error,
+) (int64, error) {
+	for uploadGoesOn(failure) {
+		if err := patience.wait(ctx, failure); err != nil {
+			return 0, err
+		}
+		answer, err := f.client.page(ctx, &call{operation: "get_upload", path: place, header: tusHeader()}, nil)
+		if err == nil {
+			return offsetOf(answer)
+		}
+		failure = err
+	}
+	return 0, failure
+}
+
+// uploadGoesOn returns true for an error after which an upload is continued. A conflict is one: bytes of the part
+// that broke off arrived after the offset was asked for.
+func uploadGoesOn(err error) bool {
+	return isTransientAnswer(err) || errors.Is(err, ErrConflict)
 }
 
 func (f *Files) sendPart(
@@ -111,7 +120,7 @@ func (f *Files) sendPart(
 	}
 	answer, err := f.client.page(ctx, request, nil)
 	if err != nil {
-		return 0, rest.errorOr(err)
+		return 0, rest.close(err)
 	}
 	return offsetOf(answer)
 }
