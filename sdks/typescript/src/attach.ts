@@ -1,33 +1,21 @@
 /**
  * Background commands: output from any offset, over as many connections as it takes.
  *
- * A connection that breaks is made again at the offset behind the last frame, for as long as `RECONNECT_MS` passes without
- * a frame. What is no longer kept there is an `OutputLostError`; reading goes on behind it.
+ * A connection that breaks is made again at the offset behind the last frame, until there was no answer for too long. What is no longer kept there is an `OutputLostError`; reading goes on behind it.
  */
 
 import { fromBase64 } from "./bytes.js";
 import type { Received } from "./casing.js";
 import type { RequestOptions } from "./deadline.js";
-import {
-  ConnectionBrokenError,
-  HostUnavailableError,
-  NotFoundError,
-  OutputLostError,
-  UnreachableError,
-} from "./errors.js";
+import { ConnectionBrokenError, NotFoundError, OutputLostError } from "./errors.js";
 import { createApiError } from "./answers.js";
 import type { CommandConnection, RawOutput } from "./handle.js";
 import type { CommandInfo, ProcessSignal, Schemas, TerminalSize } from "./models.js";
+import { isTransient, isTransientAnswer, Patience } from "./patience.js";
 import { MessageSocket } from "./socket.js";
 import type { Transport } from "./transport.js";
 
 type ServerMessage = Received<Schemas["AttachServerMessage"]>;
-
-/** Time without progress after which a broken connection is given up. */
-const RECONNECT_MS = 60_000;
-
-/** Pause before a connection is made again; it doubles up to ten times as much. */
-const RECONNECT_PAUSE_MS = 200;
 
 /** Bytes of input in one request, of which the server takes 1 MiB. */
 const MAX_INPUT = 512 * 1024;
@@ -46,6 +34,7 @@ export class AttachConnection implements CommandConnection {
   private hasLeft = false;
   /** Offset behind the last byte that was read; absent before the first frame. */
   private offset: number | undefined;
+  private readonly patience: Patience;
 
   private constructor(
     private readonly transport: Transport,
@@ -53,7 +42,9 @@ export class AttachConnection implements CommandConnection {
     private readonly start: OutputStart,
     private readonly options: RequestOptions,
     private info: Pick<CommandInfo, "id" | "pid">,
-  ) {}
+  ) {
+    this.patience = new Patience(transport, options.signal);
+  }
 
   /** Attaches to a command, by id, name or pid. */
   static async connect(
@@ -65,6 +56,21 @@ export class AttachConnection implements CommandConnection {
   ): Promise<AttachConnection> {
     const connection = new AttachConnection(transport, sandboxId, start, options, { id: command, pid: 0 });
     await connection.attach();
+    return connection;
+  }
+
+  /**
+   * Attaches to a command that was started. If no connection can be made now, `next` makes one: the command runs, and its
+   * id must not be lost.
+   */
+  static async follow(
+    transport: Transport,
+    sandboxId: string,
+    info: Pick<CommandInfo, "id" | "pid">,
+    options: RequestOptions,
+  ): Promise<AttachConnection> {
+    const connection = new AttachConnection(transport, sandboxId, {}, options, info);
+    await connection.attach().catch(() => {});
     return connection;
   }
 
@@ -83,43 +89,44 @@ export class AttachConnection implements CommandConnection {
       query: { encoding: "base64" as const, ...from },
     };
     const socket = await MessageSocket.connect(this.transport, "attach_command", input, this.options);
-    const first = await socket.receiveJson<ServerMessage>();
-    if (first.type === "error") {
-      socket.close();
-      throw errorOf(first);
+    try {
+      const first = await socket.receiveJson<ServerMessage>();
+      if (first.type === "error") {
+        throw errorOf(first);
+      }
+      if (first.type === "attached") {
+        this.info = { id: first.command.id, pid: first.command.pid };
+      }
+      if (this.hasLeft) {
+        throw new ConnectionBrokenError("the handle was disconnected");
+      }
+    } catch (error) {
+      socket.terminate();
+      throw error;
     }
-    if (first.type === "attached") {
-      this.info = { id: first.command.id, pid: first.command.pid };
-    }
+    this.patience.connected();
     this.socket = socket;
     return socket;
   }
 
   async next(): Promise<RawOutput | number> {
-    const began = Date.now();
-    for (let attempt = 0; ; attempt += 1) {
+    for (;;) {
+      let mayGoOn = isTransientAnswer;
       try {
         const socket = this.socket ?? (await this.attach());
-        return await this.nextOf(socket);
+        // A refusal behind the first frame is what became of the command.
+        mayGoOn = isTransient;
+        const next = await this.nextOf(socket);
+        this.patience.progressed();
+        return next;
       } catch (error) {
-        const isBroken = error instanceof ConnectionBrokenError || error instanceof UnreachableError;
-        const isAway = error instanceof HostUnavailableError;
-        if (this.hasLeft || !(isBroken || isAway) || Date.now() - began > RECONNECT_MS) {
+        if (this.hasLeft || !mayGoOn(error)) {
           throw error;
         }
         this.socket?.terminate();
         this.socket = undefined;
-        await this.pause(Math.min(RECONNECT_PAUSE_MS * 2 ** attempt, 10 * RECONNECT_PAUSE_MS));
+        await this.patience.wait(error);
       }
-    }
-  }
-
-  private async pause(ms: number): Promise<void> {
-    const deadline = this.transport.deadline({ ...this.options, requestTimeoutMs: 0 });
-    try {
-      await deadline.sleep(ms);
-    } finally {
-      deadline.dispose();
     }
   }
 
@@ -133,6 +140,7 @@ export class AttachConnection implements CommandConnection {
           return { stream: message.type, data: fromBase64(message.data) };
         case "dropped":
           this.offset = message.nextOffset;
+          this.patience.progressed();
           throw new OutputLostError(message.bytes);
         case "exit":
           return message.exitCode;

@@ -121,7 +121,8 @@ export class Commands {
     const { name, keepAlive, stdin, terminal } = options;
     const body = { ...programOf(command), ...environmentOf(options), name, keepAlive, stdin, terminal };
     const info = await this.transport.json("start_command", { path: { id: this.sandboxId }, body }, options);
-    return this.connect(info.id, options);
+    const connection = await AttachConnection.follow(this.transport, this.sandboxId, info, options);
+    return new CommandHandle(connection, options);
   }
 
   /** Follows a background command: its output from an offset on, and then what comes. */

@@ -3,10 +3,11 @@
 import { iterate, linesOf } from "./bytes.js";
 import { fromWire } from "./casing.js";
 import type { RequestOptions } from "./deadline.js";
-import { ApiError, ConnectionBrokenError, HostUnavailableError, UnreachableError } from "./errors.js";
+import { ConnectionBrokenError } from "./errors.js";
 import { createApiError } from "./answers.js";
 import type { EventInfo, Schemas } from "./models.js";
-import { describe, type OpenAnswer, type Transport } from "./transport.js";
+import { isTransientAnswer, Patience } from "./patience.js";
+import { describe, parseJson, type OpenAnswer, type Transport } from "./transport.js";
 
 export interface EventFilter {
   /** `cursor` of an event: what comes behind it. */
@@ -21,12 +22,6 @@ export interface EventFilter {
 
 /** Entries of a page. */
 const PAGE = 1000;
-
-/** Time without a word of the server after which the stream is given up. */
-const RECONNECT_MS = 60_000;
-
-const PAUSE_MS = 200;
-const MAX_PAUSE_MS = 2_000;
 
 /** Events of the team: `client.events`. */
 export class Events {
@@ -63,23 +58,34 @@ export class EventStream implements AsyncIterable<EventInfo>, AsyncDisposable {
   private last: string | undefined;
   private hasEnded = false;
   private readonly controller = new AbortController();
+  private readonly patience: Patience;
+  private readonly onAbort = (): void => this.controller.abort(this.options.signal?.reason);
 
   private constructor(
     private readonly transport: Transport,
     private readonly options: EventFilter & RequestOptions,
   ) {
     this.last = options.cursor;
+    this.patience = new Patience(transport, this.controller.signal);
+    options.signal?.addEventListener("abort", this.onAbort, { once: true });
+    if (options.signal?.aborted) {
+      this.onAbort();
+    }
   }
 
   /** @internal */
   static async open(transport: Transport, options: EventFilter & RequestOptions): Promise<EventStream> {
     const stream = new EventStream(transport, options);
-    options.signal?.addEventListener("abort", () => stream.controller.abort(options.signal?.reason), { once: true });
-    await stream.connect();
+    try {
+      await stream.connect();
+    } catch (error) {
+      stream.close();
+      throw error;
+    }
     return stream;
   }
 
-  /** Cursor up to which all has come, for another stream; absent before the server has said anything. */
+  /** Cursor up to which all has come, for another stream; absent before the first message of the server. */
   get cursor(): string | undefined {
     return this.last;
   }
@@ -99,57 +105,55 @@ export class EventStream implements AsyncIterable<EventInfo>, AsyncDisposable {
 
   /** Waits for the next event; `undefined` when the stream was closed. */
   async read(): Promise<EventInfo | undefined> {
-    const began = Date.now();
-    for (let attempt = 0; !this.hasEnded; attempt += 1) {
+    while (!this.hasEnded) {
       try {
         if (!this.lines) {
           await this.connect();
         }
         const event = await this.readEvent(this.lines!);
-        if (event) {
-          return event;
-        }
-        // A server that ends in order: another one goes on.
-        this.lines = undefined;
+        this.patience.progressed();
+        return event;
       } catch (error) {
-        if (this.hasEnded) {
-          break;
-        }
-        const isTransient =
-          error instanceof ConnectionBrokenError ||
-          error instanceof UnreachableError ||
-          error instanceof HostUnavailableError ||
-          (error instanceof ApiError && !error.isOurs && error.status >= 500);
-        if (!isTransient || (attempt > 0 && Date.now() - began > RECONNECT_MS)) {
+        this.drop();
+        if (!this.hasEnded && !isTransientAnswer(error)) {
           throw error;
         }
-        this.lines = undefined;
+        await this.pause(error);
       }
-      this.release();
-      await this.pause(Math.min(PAUSE_MS * 2 ** attempt, MAX_PAUSE_MS));
     }
     return undefined;
   }
 
-  private async pause(ms: number): Promise<void> {
-    const deadline = this.transport.deadline({ signal: this.controller.signal, requestTimeoutMs: 0 });
+  private async pause(failure: unknown): Promise<void> {
     try {
-      await deadline.sleep(ms);
-    } finally {
-      deadline.dispose();
+      await this.patience.wait(failure);
+    } catch (error) {
+      if (!this.hasEnded) {
+        throw error;
+      }
     }
   }
 
-  /** Reads one event by the rules of server-sent events; `undefined` at the end. */
-  private async readEvent(lines: AsyncGenerator<string, void, void>): Promise<EventInfo | undefined> {
+  /** Ends the connection. */
+  private drop(): void {
+    // Where the answer broke off there is nothing to cancel.
+    this.lines?.return().catch(() => {});
+    this.lines = undefined;
+    this.release();
+  }
+
+  /** Reads one event by the rules of server-sent events. */
+  private async readEvent(lines: AsyncGenerator<string, void, void>): Promise<EventInfo> {
     let type = "";
     let data = "";
     let id: string | undefined;
     for (;;) {
       const { done, value } = await lines.next();
       if (done) {
-        return undefined;
+        // A server that ends in order: another one goes on.
+        throw new ConnectionBrokenError("the stream of events ended");
       }
+      this.patience.connected();
       const line = value.replace(/\r$/, "");
       if (line !== "") {
         const [, field, text] = /^([^:]*):? ?(.*)$/.exec(line)!;
@@ -165,10 +169,10 @@ export class EventStream implements AsyncIterable<EventInfo>, AsyncDisposable {
       // Only now: an event that breaks off is asked for again.
       this.last = id ?? this.last;
       if (data !== "" && type === "error") {
-        const { code, message } = (JSON.parse(data) as Schemas["ErrorBody"]).error;
+        const { code, message } = (parseJson(data) as Schemas["ErrorBody"]).error;
         throw createApiError(message, { status: 0, code });
       } else if (data !== "") {
-        return fromWire(JSON.parse(data) as Schemas["Event"]);
+        return fromWire(parseJson(data) as Schemas["Event"]);
       }
     }
   }
@@ -186,6 +190,7 @@ export class EventStream implements AsyncIterable<EventInfo>, AsyncDisposable {
   /** Ends the stream. */
   close(): void {
     this.hasEnded = true;
+    this.options.signal?.removeEventListener("abort", this.onAbort);
     this.controller.abort();
     this.release();
   }

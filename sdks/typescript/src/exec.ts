@@ -19,6 +19,8 @@ const MAX_INPUT = 32 * 1024;
 
 /** A command on a connection of its own. */
 export class ExecConnection implements CommandConnection {
+  private hasExited = false;
+
   private constructor(
     private readonly transport: Transport,
     private readonly sandboxId: string,
@@ -61,6 +63,7 @@ export class ExecConnection implements CommandConnection {
         case "stderr":
           return { stream: message.type, data: fromBase64(message.data) };
         case "exit":
+          this.hasExited = true;
           return message.exitCode;
         case "error":
           this.socket.close();
@@ -103,7 +106,12 @@ export class ExecConnection implements CommandConnection {
   }
 
   disconnect(): void {
-    this.socket.close();
+    if (this.hasExited) {
+      this.socket.close();
+    } else {
+      // A closing frame would wait behind input that the command does not read.
+      this.socket.terminate();
+    }
   }
 
   private send(message: ClientMessage): Promise<void> {

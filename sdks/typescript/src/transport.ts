@@ -117,6 +117,8 @@ export interface CallInput<N extends Name> {
 /** Sends requests for all objects of a client. */
 export class Transport {
   private settings: Promise<Settings> | undefined;
+  /** Milliseconds without an answer after which streams and uploads are given up. */
+  readonly patienceMs: number = 60_000;
 
   constructor(readonly options: ClientOptions) {}
 
@@ -285,7 +287,8 @@ export class Transport {
 /** Name and version of this package, for the log of the server. */
 export const USER_AGENT = `wrenn-typescript/${VERSION}`;
 
-function parseJson(text: string): unknown {
+/** Parses what the server sent. */
+export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {

@@ -1,25 +1,21 @@
 /**
  * Uploads that go on after a break, by the protocol tus 1.0.0.
  *
- * The sandbox knows how far it is; after a break it is asked, and the upload goes on there. It is given up when
- * `NO_PROGRESS_MS` pass without a byte that arrived.
+ * The sandbox knows how far it is; after a break it is asked, and the upload goes on there, until no byte arrived
+ * for too long.
  */
 
 import { openLocalFile, type FileSource } from "#platform";
 import { iterate, toBase64, toBytes, toStream } from "./bytes.js";
 import type { RequestOptions } from "./deadline.js";
-import { ApiError, ConnectionBrokenError, HostUnavailableError, ProtocolError, UnreachableError } from "./errors.js";
+import { ConflictError, ProtocolError } from "./errors.js";
+import { isTransientAnswer, Patience } from "./patience.js";
 import type { Transport } from "./transport.js";
 
 const TUS = { "tus-resumable": "1.0.0" };
 
-const NO_PROGRESS_MS = 60_000;
-
 /** Time that the deletion of an upload that failed may take. */
 const DELETE_MS = 5_000;
-
-const PAUSE_MS = 200;
-const MAX_PAUSE_MS = 2_000;
 
 /** What an upload reads: a local file by its path, a blob, or bytes. */
 export type UploadSource = string | Blob | Uint8Array;
@@ -64,37 +60,51 @@ async function sendParts(
   file: FileSource,
   options: RequestOptions,
 ): Promise<void> {
-  const headers = { ...TUS };
   // A part of any size has no limit of time but its signal.
   const unlimited = { signal: options.signal, requestTimeoutMs: 0 };
-  let offset = 0;
-  let lastProgress = Date.now();
-  for (let attempt = 0; offset < file.size; attempt += 1) {
+  const patience = new Patience(transport, options.signal);
+  for (let offset = 0; offset < file.size;) {
+    let arrived: number;
     try {
       const raw = {
         make: () => toStream(file.read(offset)),
         contentType: "application/offset+octet-stream",
         repeatable: false,
       };
-      const input = { path, headers: { ...headers, "upload-offset": String(offset) }, raw };
+      const input = { path, headers: { ...TUS, "upload-offset": String(offset) }, raw };
       const answer = await transport.jsonPage("write_upload", input, unlimited);
-      offset = offsetOf(answer.headers);
+      arrived = offsetOf(answer.headers);
     } catch (error) {
-      if (!isTransient(error)) {
-        throw error;
-      }
-      await sleep(transport, Math.min(PAUSE_MS * 2 ** attempt, MAX_PAUSE_MS), options);
-      const answer = await transport.jsonPage("get_upload", { path, headers }, options);
-      const arrived = offsetOf(answer.headers);
-      if (arrived > offset) {
-        attempt = -1;
-        lastProgress = Date.now();
-      } else if (Date.now() - lastProgress > NO_PROGRESS_MS) {
-        throw error;
-      }
-      offset = arrived;
+      arrived = await offsetAfter(transport, path, patience, options, error);
+    }
+    if (arrived > offset) {
+      patience.progressed();
+    }
+    offset = arrived;
+  }
+}
+
+/**
+ * Returns the offset at which an upload goes on after a failure. Asks until there is an answer, or there was no progress
+ * for too long.
+ */
+async function offsetAfter(
+  transport: Transport,
+  path: { id: string; upload: string },
+  patience: Patience,
+  options: RequestOptions,
+  failure: unknown,
+): Promise<number> {
+  // A conflict: bytes of the part that broke off arrived after the offset was asked for.
+  while (isTransientAnswer(failure) || failure instanceof ConflictError) {
+    await patience.wait(failure);
+    try {
+      return offsetOf((await transport.jsonPage("get_upload", { path, headers: TUS }, options)).headers);
+    } catch (error) {
+      failure = error;
     }
   }
+  throw failure;
 }
 
 async function beginUpload(
@@ -122,22 +132,4 @@ function offsetOf(headers: Headers): number {
     throw new ProtocolError("an upload without an offset; are client and server of the same version?");
   }
   return offset;
-}
-
-function isTransient(error: unknown): boolean {
-  return (
-    error instanceof ConnectionBrokenError ||
-    error instanceof UnreachableError ||
-    error instanceof HostUnavailableError ||
-    (error instanceof ApiError && !error.isOurs && error.status >= 500)
-  );
-}
-
-async function sleep(transport: Transport, ms: number, options: RequestOptions): Promise<void> {
-  const deadline = transport.deadline({ signal: options.signal, requestTimeoutMs: 0 });
-  try {
-    await deadline.sleep(ms);
-  } finally {
-    deadline.dispose();
-  }
 }

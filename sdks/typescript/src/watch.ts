@@ -7,7 +7,7 @@ import { ConnectionBrokenError } from "./errors.js";
 import { createApiError } from "./answers.js";
 import type { Schemas, SearchMatch, SearchSummary, WatchEvent } from "./models.js";
 import { MessageSocket } from "./socket.js";
-import { describe, type OpenAnswer, type Transport } from "./transport.js";
+import { describe, parseJson, type OpenAnswer, type Transport } from "./transport.js";
 
 type ServerMessage = Received<Schemas["WatchServerMessage"]>;
 
@@ -25,13 +25,16 @@ export class DirectoryWatch implements AsyncIterable<WatchEvent>, AsyncDisposabl
     options: RequestOptions,
   ): Promise<DirectoryWatch> {
     const socket = await MessageSocket.connect(transport, "watch_files", { path: { id: sandboxId }, query }, options);
-    const watch = new DirectoryWatch(socket);
-    const first = await socket.receiveJson<ServerMessage>();
-    if (first.type === "error") {
-      socket.close();
-      throw errorOf(first);
+    try {
+      const first = await socket.receiveJson<ServerMessage>();
+      if (first.type === "error") {
+        throw errorOf(first);
+      }
+    } catch (error) {
+      socket.terminate();
+      throw error;
     }
-    return watch;
+    return new DirectoryWatch(socket);
   }
 
   /** Waits for the next change; `undefined` when the watch was closed, or the directory is gone. */
@@ -88,7 +91,7 @@ export async function* jsonLines<T>(answer: OpenAnswer): AsyncGenerator<Received
   try {
     for await (const line of linesOf(iterate(answer.response.body!))) {
       if (line !== "") {
-        yield fromWire(JSON.parse(line) as T);
+        yield fromWire(parseJson(line) as T);
       }
     }
   } catch (error) {
@@ -99,7 +102,7 @@ export async function* jsonLines<T>(answer: OpenAnswer): AsyncGenerator<Received
 }
 
 /** Matches of a search, as they are found. */
-export class FileSearch implements AsyncIterable<SearchMatch> {
+export class FileSearch implements AsyncIterable<SearchMatch>, AsyncDisposable {
   private end: SearchSummary | undefined;
 
   /** @internal */
@@ -119,5 +122,18 @@ export class FileSearch implements AsyncIterable<SearchMatch> {
       yield message;
     }
     throw new ConnectionBrokenError("the search broke off: there may be more matches");
+  }
+
+  /** Ends the search. One that is iterated over to its end needs no call. */
+  async close(): Promise<void> {
+    this.answer.release();
+    const { body } = this.answer.response;
+    if (body && !body.locked) {
+      await body.cancel();
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
   }
 }

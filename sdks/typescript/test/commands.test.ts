@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { test } from "./bounded.js";
 import type { WebSocket } from "ws";
 
 import * as sdk from "@wrenn/sandbox";
@@ -217,6 +217,81 @@ test("background_command_survives_cuts", async () => {
   assert.deepEqual(paths, ["encoding=base64", "encoding=base64&offset=3"]);
   const body = JSON.parse(server.requests[0]!.body.toString()) as Record<string, unknown>;
   assert.deepEqual([body["name"], body["keep_alive"], body["timeout_sec"]], ["build", true, undefined]);
+});
+
+test("quiet_follower_survives_many_breaks", async () => {
+  await using server = await FakeServer.start([{ json: COMMAND }]);
+  const sandbox = await server.sandbox(server.impatient());
+  let connections = 0;
+  server.onSocket = (socket) => {
+    connections += 1;
+    say(socket, { type: "attached", command: COMMAND });
+    if (connections < 3) {
+      socket.close();
+    } else {
+      say(socket, stdout("late", { next_offset: 4 }), { type: "exit", exit_code: 0 });
+    }
+  };
+  const handle = await sandbox.commands.connect("cmd-1");
+  assert.equal((await handle.wait()).stdout, "late");
+  assert.equal(connections, 3);
+  connections = 0;
+  const other = await sandbox.commands.connect("cmd-1");
+  server.refusals = Array.from({ length: 5 }, () => refusal(503, "host_unavailable"));
+  await assert.rejects(other.wait(), sdk.HostUnavailableError);
+});
+
+test("lost_exit_code_is_not_asked_again", async () => {
+  await using server = await FakeServer.start([{ json: COMMAND }]);
+  const sandbox = await server.sandbox();
+  let connections = 0;
+  server.onSocket = (socket) => {
+    connections += 1;
+    if (connections > 1) {
+      say(socket, { type: "attached", command: COMMAND });
+    }
+    say(socket, { type: "error", code: "agent_error", data: "the end is not known" });
+  };
+  const handle = await sandbox.commands.run("x", { background: true });
+  await assert.rejects(handle.wait(), sdk.AgentError);
+  assert.equal(connections, 2);
+});
+
+test("started_command_keeps_its_id", async () => {
+  await using server = await FakeServer.start([{ json: COMMAND }]);
+  const sandbox = await server.sandbox({ retries: 0 });
+  server.refusals = [refusal(503, "host_unavailable")];
+  server.onSocket = (socket) => say(socket, { type: "attached", command: COMMAND }, { type: "exit", exit_code: 0 });
+  const handle = await sandbox.commands.run("x", { background: true });
+  assert.deepEqual([handle.id, handle.pid], ["cmd-1", 7]);
+  assert.equal((await handle.wait()).exitCode, 0);
+});
+
+test("disconnect_with_held_input_kills_stream", async () => {
+  await using server = await FakeServer.start();
+  const sandbox = await server.sandbox();
+  const ended = new Promise<void>((resolve) => {
+    server.onSocket = (socket) => {
+      socket.once("message", () => {
+        say(socket, { type: "start", pid: 5 });
+        socket.pause();
+      });
+      // A peer that is gone shows in what is sent to it: the server sends pings.
+      const pings = setInterval(() => socket.ping(), 10);
+      socket.on("close", () => {
+        clearInterval(pings);
+        resolve();
+      });
+      socket.on("error", () => {});
+    };
+  });
+  const handle = await sandbox.commands.stream(["sleep", "3600"], { stdin: true });
+  const feeding = assert.rejects(handle.sendStdin(new Uint8Array(50_000_000)), sdk.ConnectionBrokenError);
+  // Until the kernel takes no more.
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  handle.disconnect();
+  await feeding;
+  await ended;
 });
 
 test("lost_output_is_told_and_reading_goes_on", async () => {

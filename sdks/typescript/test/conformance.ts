@@ -7,10 +7,11 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { after, before, describe, test } from "node:test";
+import { after, before, describe } from "node:test";
 
 import * as sdk from "@wrenn/sandbox";
 import { OPERATIONS, type Fields, type World } from "./operations.js";
+import { test } from "./bounded.js";
 import { matches, resolve, show, toPlain, type Plain } from "./values.js";
 
 interface Step {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { test } from "./bounded.js";
 import type { ServerResponse } from "node:http";
 
 import * as sdk from "@wrenn/sandbox";
@@ -73,6 +73,28 @@ test("stream_goes_on_where_it_broke", async () => {
     server.requests.map(({ headers }) => headers["last-event-id"]),
     ["3", "5", "6", "6"],
   );
+});
+
+test("quiet_stream_survives_many_breaks", async () => {
+  await using server = await FakeServer.start();
+  let connections = 0;
+  server.handle = (_request, response) => {
+    connections += 1;
+    const rest = connections === 4 ? text(9) : "";
+    response.write(`id: ${connections}\n\n${rest}`, () => response.socket!.resetAndDestroy());
+  };
+  const stream = await server.impatient().events.stream();
+  assert.equal((await stream.read())!.cursor, "9");
+  server.handle = undefined;
+  server.replies = [refusal(503, "host_unavailable")];
+  await assert.rejects(stream.read(), sdk.HostUnavailableError);
+});
+
+test("stream_with_aborted_signal_is_not_opened", async () => {
+  await using server = await FakeServer.start();
+  const signal = AbortSignal.abort(new Error("stop"));
+  await assert.rejects(server.client().events.stream({ signal }), /stop/);
+  assert.equal(server.requests.length, 0);
 });
 
 test("stream_ends_when_it_is_closed", async () => {

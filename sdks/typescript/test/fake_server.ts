@@ -83,12 +83,20 @@ export class FakeServer implements AsyncDisposable {
     return new Client({ apiUrl: this.url, apiKey: "wrn_test", ...options });
   }
 
+  /** Returns a client whose streams are given up at the second failure in a row. */
+  impatient(): Client {
+    const client = this.client({ retries: 0 });
+    Object.assign(client.transport, { patienceMs: 0 });
+    return client;
+  }
+
   /** Gets a sandbox of this server; the request for it is not noted. */
-  async sandbox(options: ClientOptions = {}): Promise<Sandbox> {
+  async sandbox(options: ClientOptions | Client = {}): Promise<Sandbox> {
     const { replies, handle } = this;
     this.replies = [{ json: INFO }];
     this.handle = undefined;
-    const sandbox = await Sandbox.get(ID, { client: this.client(options) });
+    const client = options instanceof Client ? options : this.client(options);
+    const sandbox = await Sandbox.get(ID, { client });
     this.replies = replies;
     this.handle = handle;
     this.requests.length = 0;

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { test } from "node:test";
+import { test } from "./bounded.js";
 
 import * as sdk from "@wrenn/sandbox";
 import { FakeServer, ID, refusal, send } from "./fake_server.js";
@@ -269,6 +269,49 @@ test("upload_goes_on_where_it_broke", async () => {
   } finally {
     rmSync(dir, { recursive: true });
   }
+});
+
+test("upload_survives_outage_and_conflict", async () => {
+  await using server = await FakeServer.start();
+  const sandbox = await server.sandbox({ retries: 0 });
+  let outage = 5;
+  let hadConflict = false;
+  let arrived = "";
+  server.handle = ({ method, body }, response) => {
+    if (method === "POST") {
+      send(response, { status: 201, headers: { location: "/0a1b" } });
+    } else if (method === "PATCH" && arrived === "") {
+      arrived = body.toString().slice(0, 2);
+      response.socket!.resetAndDestroy();
+    } else if (method === "PATCH" && !hadConflict) {
+      // A byte of the part before arrived late.
+      hadConflict = true;
+      arrived += body.toString().slice(0, 1);
+      send(response, refusal(409, "conflict"));
+    } else if (method === "HEAD" && outage > 0) {
+      outage -= 1;
+      send(response, { status: 503 });
+    } else {
+      arrived += method === "PATCH" ? body.toString() : "";
+      send(response, { status: 204, headers: { "upload-offset": String(arrived.length) } });
+    }
+  };
+  await sandbox.files.upload(Buffer.from("abcdef"), "a");
+  assert.deepEqual([arrived, outage], ["abcdef", 0]);
+});
+
+test("search_that_is_closed_ends", async () => {
+  await using server = await FakeServer.start();
+  const sandbox = await server.sandbox();
+  const ended = new Promise<void>((resolve) => {
+    server.handle = (_request, response) => {
+      response.on("close", resolve);
+      response.write("{}\n");
+    };
+  });
+  const search = await sandbox.files.search("/", { name: "*" });
+  await search.close();
+  await ended;
 });
 
 test("upload_that_is_refused_is_deleted", async () => {

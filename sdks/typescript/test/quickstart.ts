@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { test } from "node:test";
+import { test } from "./bounded.js";
 import { fileURLToPath } from "node:url";
 
 test("quickstart_runs_as_written", () => {

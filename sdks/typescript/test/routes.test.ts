@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
-import { test } from "node:test";
+import { test } from "./bounded.js";
 
 import { Sandbox, Template, VERSION, type Client } from "@wrenn/sandbox";
 import { FakeServer, ID, INFO, refusal, send, type Reply } from "./fake_server.js";

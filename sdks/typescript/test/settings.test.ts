@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, test } from "node:test";
+import { afterEach, beforeEach } from "node:test";
+import { test } from "./bounded.js";
 
 import { Client, CredentialsError } from "@wrenn/sandbox";
 import { FakeServer, INFO } from "./fake_server.js";

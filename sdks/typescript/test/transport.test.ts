@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { test } from "./bounded.js";
 
 import * as sdk from "@wrenn/sandbox";
 import { FakeServer, ID, INFO, refusal } from "./fake_server.js";

@@ -26,6 +26,9 @@ const CHUNK = 64 * 1024;
 /** Bytes of the body of a refusal that are read; one of the API is far smaller. */
 const MAX_ERROR_BODY = 64 * 1024;
 
+/** Time for the other side to answer that a WebSocket is closed. */
+const CLOSE_MS = 3_000;
+
 export const runtime: "node" | "browser" = "node";
 
 /** Returns text that no other call returns. Node 18 has no global `crypto`. */
@@ -109,10 +112,19 @@ export const openSocket: SocketFactory = (url, key, events, options) => {
       }),
     pause: () => socket.pause(),
     resume: () => socket.resume(),
-    close: () => socket.close(),
+    close: () => closeSocket(socket),
     terminate: () => socket.terminate(),
   };
 };
+
+/** Closes a socket in order, and drops it if the other side does not answer in time. */
+function closeSocket(socket: WebSocket): void {
+  const timer = setTimeout(() => socket.terminate(), CLOSE_MS).unref();
+  socket.once("close", () => clearTimeout(timer));
+  socket.close();
+  // The answer is not read on a paused connection.
+  socket.resume();
+}
 
 function connectEvents(socket: WebSocket, events: SocketEvents): void {
   socket.on("open", () => events.opened());
