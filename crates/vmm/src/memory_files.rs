@@ -5,7 +5,7 @@
 //! | `memory` | all of the memory; holes are zeroes |
 //! | `memory.base` | the full memory file that the guest was restored from: another name of that file |
 //! | `memory.diff` | the pages that the guest wrote since ([`diff`]) |
-//! | `memory.diff.2`, … | the pages that it wrote since that, each over those before; at most [`DEPTH`] of them |
+//! | `memory.diff.2`, … | the pages that it wrote since that, each over those before; at most [`DEPTH`] of them; names that snapshots of one guest may share |
 //! | `memory.working-set` | where a pager serves guests: the pages that the first one touched at once ([`pager`](crate::pager)) |
 //!
 //! A directory has the first, or base and diffs. An engine that maps memory creates `memory` first,
@@ -39,7 +39,7 @@ pub(crate) const DEPTH: usize = 8;
 
 /// Bytes of diffs that are copied into a VM within some 50 ms. Larger ones are merged with the
 /// base, which VMs share.
-const SMALL_DIFF: u64 = 64 << 20;
+pub(crate) const SMALL_DIFF: u64 = 64 << 20;
 
 /// Mark of the loop devices of memory files.
 const DEVICE_MARK: &str = "wrenn-memory";

@@ -263,7 +263,8 @@ async fn idle_checkpoint_is_freed_to_exclusive_bytes() {
     let id = agent.create().await;
     agent.checkpoint(&id, "one").await.unwrap();
     let two = agent.checkpoint(&id, "two").await.unwrap();
-    assert!(two.exclusive_bytes < two.size_bytes / 2, "{two:?}");
+    // Device state, pages that an idle guest writes, and what its disk changed.
+    assert!(two.exclusive_bytes < 24 << 20, "{two:?}");
     agent.pause(&id).await.unwrap();
     let before = usage(&agent).await;
     let request = rpc::RemoveCheckpointRequest {

@@ -12,6 +12,8 @@
 //! any other. The file has no holes, so any copy of it is exact. Its length and CRC-32 are in the
 //! manifest of its snapshot.
 
+mod earlier;
+
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -21,6 +23,8 @@ use std::path::Path;
 use linux::pages::PAGE;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use earlier::EarlierMemory;
 
 const MAGIC: &[u8; 8] = b"WRENNDF1";
 /// Bytes before the first range, and bytes of each range.
@@ -78,6 +82,17 @@ pub(crate) fn write(
 
 fn part(left: u64) -> usize {
     usize::try_from(left).unwrap_or(BUFFER).min(BUFFER)
+}
+
+/// Returns the length of a file with these ranges, which are disjoint.
+pub(crate) fn file_bytes(ranges: &[Range<u64>]) -> u64 {
+    let content = ranges.iter().map(|range| range.end - range.start);
+    content_offset(ranges.len()) + content.sum::<u64>()
+}
+
+/// Returns the offset of the first page in a file with that number of ranges.
+fn content_offset(ranges: usize) -> u64 {
+    (HEAD + ranges as u64 * ENTRY).next_multiple_of(PAGE)
 }
 
 /// Encodes everything before the pages.
@@ -205,8 +220,10 @@ pub(crate) fn check(path: &Path, seal: Seal) -> io::Result<()> {
             count => crc.update(&buffer[..count]),
         }
     }
-    let bytes = file.stream_position()?;
-    let crc32 = crc.finalize();
+    check_seal(file.stream_position()?, crc.finalize(), seal)
+}
+
+fn check_seal(bytes: u64, crc32: u32, seal: Seal) -> io::Result<()> {
     if bytes != seal.bytes {
         return Err(invalid(format!(
             "it has {bytes} bytes instead of {}",
@@ -251,9 +268,7 @@ fn read_index(
                     .ok_or_else(|| invalid("its ranges are out of order".to_owned()))?,
         );
     }
-    input.seek(SeekFrom::Start(
-        (HEAD + count * ENTRY).next_multiple_of(PAGE),
-    ))?;
+    input.seek(SeekFrom::Start(content_offset(ranges.len())))?;
     Ok(ranges)
 }
 

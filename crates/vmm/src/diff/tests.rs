@@ -237,3 +237,60 @@ proptest! {
         prop_assert!(memory.check_files(dir.path(), BYTES).is_ok());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Snapshots of one guest that runs on, each over the diffs of the one before. A page that the
+    /// guest gave back is that of the base again.
+    #[test]
+    fn diff_over_earlier_keeps_every_page(
+        generations in prop::collection::vec(
+            (prop::collection::vec(act(), 0..8), prop::collection::vec(0..PAGES, 0..3)),
+            1..6,
+        ),
+        compares_base in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let base = vec![5; PAGES * 4096];
+        let mut guest = Guest { memory: base.clone(), written: [false; PAGES] };
+        fs::write(dir.path().join(BASE), &base).unwrap();
+        let mut seals = Vec::new();
+        for (acts, given_back) in &generations {
+            let before = Guest { memory: guest.memory.clone(), written: guest.written };
+            acts.iter().for_each(|act| guest.acts(act));
+            for page in given_back {
+                guest.memory[page * 4096..][..4096].fill(5);
+                guest.written[*page] = false;
+            }
+            let read = |buffer: &mut [u8], at| {
+                let at = usize::try_from(at).unwrap();
+                buffer.copy_from_slice(&guest.memory[at..at + buffer.len()]);
+                Ok(())
+            };
+            let base = compares_base.then(|| File::open(dir.path().join(BASE)).unwrap());
+            // A guest that was booted does not know which pages are its own.
+            let written = if compares_base { Vec::new() } else { guest.ranges() };
+            let earlier = EarlierMemory::open(dir.path(), base, &seals, BYTES).unwrap();
+            let changed = earlier.changed_ranges(&written, read).unwrap();
+            let name = memory_files::diff_name(seals.len());
+            let seal = write(&dir.path().join(name), BYTES, &changed, read).unwrap();
+            prop_assert_eq!(seal.bytes, file_bytes(&changed));
+            for page in changed.iter().flat_map(|range| range.start / PAGE..range.end / PAGE) {
+                let page = usize::try_from(page).unwrap();
+                let content = page * 4096..(page + 1) * 4096;
+                prop_assert!(
+                    guest.memory[content.clone()] != before.memory[content]
+                        || !compares_base && !before.written[page],
+                    "page {} is in the layers below already", page
+                );
+            }
+            seals.push(seal);
+        }
+        let memory = MemoryLayout::Layers(seals);
+        let manifest = serde_json::json!({"memory": memory, "memory_mb": 1});
+        fs::write(dir.path().join("snapshot.json"), manifest.to_string()).unwrap();
+        memory_files::merge_memory(dir.path(), &CancellationToken::new()).unwrap();
+        prop_assert!(fs::read(dir.path().join(MEMORY)).unwrap() == guest.memory);
+    }
+}

@@ -29,6 +29,7 @@ use crate::run_dir::RunDir;
 use crate::{Error, Exit, Result};
 
 use super::args::{CONSOLE, CONSOLE_SIZE};
+use super::last_memory::LastMemory;
 use super::qmp::{EarlierClients, PROMPT, Qmp, QmpError, Shutdowns, Violation};
 use super::start::Started;
 use super::{Record, exit_reason};
@@ -54,6 +55,9 @@ pub(super) struct Instance {
     pub(super) console: Mutex<Console>,
     /// Held by a snapshot, so that the guest cannot be resumed under it.
     pub(super) snapshot: Mutex<()>,
+    /// Memory of the last snapshot of the guest, or of the one that it was restored from, which the
+    /// next one shares. Locked for a moment only.
+    pub(super) last_memory: parking_lot::Mutex<Option<LastMemory>>,
     /// True if this program has paused the guest, which no other client can resume: its state need
     /// not be asked again.
     pub(super) stopped: AtomicBool,
@@ -81,6 +85,7 @@ impl Instance {
             link: watch::Sender::new(QmpLink::Up(started.qmp)),
             console: Mutex::default(),
             snapshot: Mutex::default(),
+            last_memory: parking_lot::Mutex::default(),
             stopped: AtomicBool::new(false),
         };
         (instance, started.shutdowns, started.earlier_clients)

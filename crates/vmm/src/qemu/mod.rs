@@ -25,6 +25,7 @@ mod adopt;
 mod args;
 mod boot;
 mod instance;
+mod last_memory;
 mod manifest;
 mod qmp;
 mod ram;

@@ -13,6 +13,7 @@ use crate::memory_files::memory_error;
 use crate::{Error, Result, SnapshotError, VmConfig, in_flight};
 
 use super::args::INCOMING_SOCKET;
+use super::last_memory::LastMemory;
 use super::manifest::{self, Manifest, STATE};
 use super::qmp::PROMPT;
 use super::ram::{self, RestoreMemory};
@@ -25,6 +26,7 @@ use super::{Host, Record, exit_reason};
 pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> Result<QemuVm> {
     in_flight::check_can_start::<Record>(&config).await?;
     let (manifest, memory) = prepare(host.clone(), config.clone(), snapshot.clone()).await?;
+    let seals: Vec<Seal> = memory.diffs.iter().map(|(_, seal)| *seal).collect();
     let checked = {
         let diffs = memory.diffs.clone();
         tokio::task::spawn_blocking(move || ram::check_diffs(&diffs))
@@ -48,7 +50,10 @@ pub(super) async fn restore(host: Host, config: VmConfig, snapshot: PathBuf) -> 
     let loaded = loaded.await;
     let _ = started.run.remove(INCOMING_SOCKET);
     match loaded {
-        Ok(()) => Ok(QemuVm::new(started)),
+        Ok(()) => {
+            let last = LastMemory::of_restored(&snapshot, &seals).ok();
+            Ok(QemuVm::restored(started, last))
+        }
         Err(error) => Err(started.end_after(error).await),
     }
 }

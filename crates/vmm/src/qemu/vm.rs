@@ -11,6 +11,7 @@ use crate::watcher::Watcher;
 use crate::{AfterSnapshot, Error, Exit, Result, Vm};
 
 use super::instance::Instance;
+use super::last_memory::LastMemory;
 use super::qmp::PROMPT;
 use super::snapshot;
 use super::start::Started;
@@ -28,6 +29,13 @@ impl QemuVm {
         let watched = Arc::clone(&instance);
         let watcher = Watcher::spawn(async move { watched.watch(shutdowns, before).await });
         Self { instance, watcher }
+    }
+
+    /// Creates the handle of a VM that was restored from the snapshot `last`.
+    pub(super) fn restored(started: Started, last: Option<LastMemory>) -> Self {
+        let vm = Self::new(started);
+        *vm.instance.last_memory.lock() = last;
+        vm
     }
 
     async fn pause_guest(&self) -> Result<()> {

@@ -16,6 +16,17 @@ count() {
     done
 }
 
+# Counts, and in between, some two seconds after its start, fills memory once.
+count_and_fill() {
+    n=0
+    while :; do
+        if [ $n = 100 ]; then yes filled | head -c 8000000 >/fill; fi
+        echo "count $n"
+        n=$((n + 1))
+        usleep 20000
+    done
+}
+
 # The drivers of disk and network are modules of the distribution's kernel.
 load_modules() {
     for module in /modules/*; do insmod "$module"; done
@@ -85,6 +96,7 @@ use_network() {
 
 case $task in
 count) count ;;
+fill) count_and_fill ;;
 churn) churn ;;
 poweroff) poweroff -f ;;
 reboot) reboot -f ;;

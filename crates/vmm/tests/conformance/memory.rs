@@ -277,3 +277,68 @@ fn memory_that_is_damaged_is_noticed() {
         restored.kill().await;
     });
 }
+
+#[test]
+fn later_snapshot_shares_memory_of_last() {
+    on_every_driver(async |lab| {
+        if lab.driver.name() != "qemu" {
+            return;
+        }
+        let mut source = lab.boot(lab.config("source", "fill")).await;
+        source.count_on().await;
+        source.pause().await;
+        assert!(
+            source.counted() < Some(100),
+            "it is filled: {}",
+            source.text
+        );
+        let base = lab.empty_dir("base");
+        source.snapshot(&base).await;
+        source.kill().await;
+        let mut child = lab.restore("child", &source.config, &base).await;
+        child.goes_on_after(&source.text).await;
+        child.until_printed("count 100\r\n").await;
+        let mut snapshots = Vec::new();
+        for name in ["one", "two", "three"] {
+            child.pause().await;
+            let dir = lab.empty_dir(name);
+            child.snapshot(&dir).await;
+            snapshots.push((dir, memory(&child), child.text.clone()));
+            child.goes_on().await;
+        }
+        child.kill().await;
+        let file = |number: usize, name: &str| {
+            let dir: &PathBuf = &snapshots[number].0;
+            dir.join(name).metadata().expect("a diff")
+        };
+        assert_eq!(file(0, "memory.diff").ino(), file(2, "memory.diff").ino());
+        let further = ["memory.diff.2", "memory.diff.3"].map(|name| file(2, name).len());
+        assert_eq!(
+            file(1, "memory.diff.2").ino(),
+            file(2, "memory.diff.2").ino()
+        );
+        let first = file(0, "memory.diff").len();
+        assert!(
+            further.iter().all(|bytes| *bytes <= first / 2),
+            "{further:?} over {first}"
+        );
+
+        // Each goes without those before and after it.
+        for number in [0, 2] {
+            fs::remove_dir_all(&snapshots[number].0).expect("it can be removed");
+        }
+        let (dir, expected, text) = &snapshots[1];
+        let mut restored = lab.restore("restored", &source.config, dir).await;
+        assert_same(expected, &memory(&restored));
+        let again = lab.empty_dir("again");
+        restored.snapshot(&again).await;
+        let shared = again.join("memory.diff").metadata().expect("a diff");
+        assert_eq!(shared.ino(), file(1, "memory.diff").ino());
+        fs::remove_dir_all(dir).expect("it can be removed");
+        restored.goes_on_after(text).await;
+        restored.kill().await;
+        let last = lab.restore("last", &source.config, &again).await;
+        assert_same(expected, &memory(&last));
+        last.kill().await;
+    });
+}
