@@ -71,6 +71,22 @@ impl Error {
         self
     }
 
+    /// Turns the error of a later step into one for a request of which a part is done: a code that
+    /// says that the same request may be sent again would have it done twice.
+    #[must_use]
+    pub fn after_change(self, done: &str) -> Self {
+        match self.code {
+            ErrorCode::HostUnavailable
+            | ErrorCode::ResourceExhausted
+            | ErrorCode::InsufficientStorage => Self {
+                code: ErrorCode::AgentError,
+                quota: None,
+                ..self.and(done)
+            },
+            _ => self,
+        }
+    }
+
     /// Returns the message and its causes in one line, for the log.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use connectrpc::client::{ClientConfig, ClientTransport, HttpClient};
 use connectrpc::http_body::Body;
+use connectrpc::{ConnectError, ErrorCode};
 
 use crate::{
     CommandServiceClient, FileServiceClient, HostServiceClient, LogServiceClient,
@@ -53,4 +54,27 @@ service_clients! {
     network: NetworkServiceClient,
     logs: LogServiceClient,
     stats: StatsServiceClient,
+}
+
+/// Returns true if the connection of a call broke after the call may have been sent: what was called
+/// may have carried it out. The RPC client gives that the same code as a refused connection.
+#[must_use]
+pub fn has_connection_broken(error: &ConnectError) -> bool {
+    error.code == ErrorCode::Unavailable
+        && error.source_arc().is_some()
+        && !has_failed_to_connect(error)
+}
+
+/// Returns true if no connection could be made, so that nothing was sent.
+#[must_use]
+pub fn has_failed_to_connect(error: &ConnectError) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let transport = error.downcast_ref::<hyper_util::client::legacy::Error>();
+        if transport.is_some_and(hyper_util::client::legacy::Error::is_connect) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -82,7 +82,8 @@ impl App {
         let (_, host) = self.find_alive(principal, id).await?;
         let _actor = self.actors.note(id, principal);
         let report = host.rollback_sandbox(id, name).await?;
-        let sandbox = self.apply_response(id, report).await?;
+        let applied = self.apply_response(id, report).await;
+        let sandbox = applied.map_err(|error| error.after_change("the rollback is done"))?;
         self.record_checkpoint(principal, EventKind::SandboxRolledBack, id, name)
             .await;
         Ok(sandbox)

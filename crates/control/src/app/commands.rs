@@ -156,8 +156,12 @@ impl App {
             return host.get_command(id, command).await.map(drop);
         }
         let sending = async {
-            for input in inputs {
-                host.send_command_input(id, command, input).await?;
+            for (number, input) in inputs.into_iter().enumerate() {
+                let sent = host.send_command_input(id, command, input).await;
+                sent.map_err(|error| match number {
+                    0 => error,
+                    _ => error.after_change("a part of the input has been taken"),
+                })?;
             }
             Ok(())
         };

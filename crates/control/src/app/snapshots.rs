@@ -113,7 +113,8 @@ impl App {
         let claimed = if lock.is_held().await {
             Ok(())
         } else {
-            self.claim_owned(principal, &new.name).await.map(drop)
+            let claimed = self.claim_owned(principal, &new.name).await.map(drop);
+            claimed.map_err(|error| error.after_change("the snapshot is made"))
         };
         lock.release().await;
         claimed.and(created)

@@ -83,7 +83,8 @@ impl App {
         principal.require_write(Resource::Sandboxes)?;
         let (_, host) = self.find_alive(principal, id).await?;
         let undone = host.undo_sandbox(id, target).await?;
-        let sandbox = self.apply_response(id, undone.report.clone()).await?;
+        let applied = self.apply_response(id, undone.report.clone()).await;
+        let sandbox = applied.map_err(|error| error.after_change("the undo is done"))?;
         Ok((sandbox, undone))
     }
 }

@@ -9,7 +9,7 @@ use host_rpc::__buffa::oneof::start_command_response;
 use host_rpc::__buffa::view::AttachCommandResponseView;
 use model::{ErrorCode, RestartPolicy, SandboxId};
 
-use super::calls::{GUEST_TIMEOUT, Messages, next_part, streaming, unary};
+use super::calls::{GUEST_TIMEOUT, Messages, next_part, query, streaming, unary};
 use super::{Command, CommandInput, Host};
 use crate::error::{Error, Result};
 
@@ -224,7 +224,7 @@ impl Host {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        let listed = unary!(
+        let listed = query!(
             self,
             commands.list_commands_with_options(request),
             GUEST_TIMEOUT
@@ -242,7 +242,7 @@ impl Host {
             command: command.to_owned(),
             ..Default::default()
         };
-        let found = unary!(
+        let found = query!(
             self,
             commands.get_command_with_options(request),
             GUEST_TIMEOUT

@@ -52,7 +52,7 @@ macro_rules! next_part {
             async fn next_part(&mut self) -> $crate::error::Result<Option<$parts>> {
                 loop {
                     let message = self.stream.message::<::host_rpc::$message>().await;
-                    match message.map_err(|error| self.host.failed(&error))? {
+                    match message.map_err(|error| self.host.failed_query(&error))? {
                         // A part that this version does not know.
                         Some(message) => match message.to_owned_message().$part {
                             Some(part) => return Ok(Some(part)),
@@ -70,15 +70,31 @@ pub(super) use next_part;
 /// A call with one answer, under a time limit:
 /// `unary!(host, service.call_with_options(request), limit)`.
 macro_rules! unary {
-    ($host:expr, $service:ident.$call:ident($request:expr), $limit:expr) => {{
+    ($host:expr, $service:ident.$call:ident($request:expr), $limit:expr) => {
+        $crate::hosts::calls::call!($host, $service.$call($request), $limit, failed)
+    };
+}
+pub(super) use unary;
+
+/// The same for a call that changes nothing, so that it may be asked again whenever the host cannot
+/// be reached.
+macro_rules! query {
+    ($host:expr, $service:ident.$call:ident($request:expr), $limit:expr) => {
+        $crate::hosts::calls::call!($host, $service.$call($request), $limit, failed_query)
+    };
+}
+pub(super) use query;
+
+macro_rules! call {
+    ($host:expr, $service:ident.$call:ident($request:expr), $limit:expr, $failed:ident) => {{
         let options = ::connectrpc::client::CallOptions::default().with_timeout($limit);
         let answer = $host.client()?.$service().$call($request, options).await;
         answer
             .map(|answer| answer.into_owned())
-            .map_err(|error| $host.failed(&error))
+            .map_err(|error| $host.$failed(&error))
     }};
 }
-pub(super) use unary;
+pub(super) use call;
 
 /// A call whose answer is a list in several messages, under a time limit for all of them. An answer
 /// that breaks off is an error.
@@ -92,10 +108,10 @@ macro_rules! listed {
                 .$service()
                 .$call($request, options)
                 .await
-                .map_err(|error| $host.failed(&error))?;
+                .map_err(|error| $host.failed_query(&error))?;
             loop {
                 let message = stream.message::<::host_rpc::$message>().await;
-                match message.map_err(|error| $host.failed(&error))? {
+                match message.map_err(|error| $host.failed_query(&error))? {
                     Some(message) => items.extend(message.to_owned_message().$items),
                     None => break $crate::error::Result::Ok(items),
                 }
@@ -106,15 +122,18 @@ macro_rules! listed {
 }
 pub(super) use listed;
 
-/// A call whose answers come one by one, for as long as they do.
+/// A call that changes nothing and whose answers come one by one, for as long as they do.
 macro_rules! streaming {
-    ($host:expr, $service:ident.$call:ident($request:expr)) => {{
+    ($host:expr, $service:ident.$call:ident($request:expr)) => {
+        $crate::hosts::calls::streaming!($host, $service.$call($request), failed_query)
+    };
+    ($host:expr, $service:ident.$call:ident($request:expr), $failed:ident) => {{
         let stream = $host
             .client()?
             .$service()
             .$call($request)
             .await
-            .map_err(|error| $host.failed(&error))?;
+            .map_err(|error| $host.$failed(&error))?;
         $crate::hosts::calls::Messages {
             host: ::std::sync::Arc::clone($host),
             stream,

@@ -117,7 +117,7 @@ impl Host {
             terminal: command.terminal.map(rpc::TerminalSize::from).into(),
             ..Default::default()
         };
-        Ok(streaming!(self, commands.exec(request)))
+        Ok(streaming!(self, commands.exec(request), failed))
     }
 
     /// Sends a signal to the process group of a program.

@@ -7,7 +7,7 @@ use host_rpc as rpc;
 use model::{SandboxId, TemplateName};
 
 use super::Host;
-use super::calls::{FILES_TIMEOUT, unary};
+use super::calls::{FILES_TIMEOUT, query};
 use crate::error::Result;
 
 /// What is counted.
@@ -161,7 +161,7 @@ impl Host {
             whole_host: scope.whole_host,
             ..Default::default()
         };
-        let answer = unary!(
+        let answer = query!(
             self,
             host.get_disk_usage_with_options(request),
             FILES_TIMEOUT

@@ -11,7 +11,7 @@ use model::{ErrorCode, FileKind, SandboxId};
 use parking_lot::Mutex;
 
 use super::Host;
-use super::calls::{GUEST_TIMEOUT, Messages, next_part, streaming, unary};
+use super::calls::{GUEST_TIMEOUT, Messages, next_part, query, streaming, unary};
 use crate::error::{Error, Result};
 
 /// Bytes of content in one message of a stream.
@@ -179,7 +179,7 @@ impl Host {
             user,
             ..Default::default()
         };
-        let answer = unary!(self, files.stat_path_with_options(request), GUEST_TIMEOUT)?;
+        let answer = query!(self, files.stat_path_with_options(request), GUEST_TIMEOUT)?;
         Ok(answer.info.into_option().unwrap_or_default().into())
     }
 
@@ -207,7 +207,9 @@ impl Host {
             .files()
             .list_dir_with_options(request, options)
             .await;
-        let page = answer.map_err(|error| self.failed(&error))?.into_owned();
+        let page = answer
+            .map_err(|error| self.failed_query(&error))?
+            .into_owned();
         Ok(ListingPage {
             entries: page.entries.into_iter().map(FileInfo::from).collect(),
             next: page.next,

@@ -43,7 +43,7 @@ impl Host {
             if error.code == connectrpc::ErrorCode::Unauthenticated {
                 self.connection.forget_token();
             }
-            self.failed(&error)
+            self.failed_query(&error)
         })?;
         let host = host.into_owned();
         self.connection.set_identity(&host.host_id, &token);

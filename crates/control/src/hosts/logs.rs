@@ -28,7 +28,7 @@ impl LogStream {
     /// The host's, or that the connection broke.
     pub async fn next(&mut self) -> Result<Option<LogEntry>> {
         let message = self.stream.message::<rpc::ReadLogsResponse>().await;
-        let message = message.map_err(|error| self.host.failed(&error))?;
+        let message = message.map_err(|error| self.host.failed_query(&error))?;
         Ok(message.map(|message| {
             let entry = message.to_owned_message();
             let source = match entry.source.as_known() {

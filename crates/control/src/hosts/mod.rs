@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use connectrpc::client::{ClientConfig, HttpClient};
 use connectrpc::{ConnectError, ErrorCode as RpcCode};
-use host_rpc::client::HostClient;
+use host_rpc::client::{HostClient, has_connection_broken, has_failed_to_connect};
 use model::ErrorCode;
 
 pub use host_rpc::DEFAULT_PORT;
@@ -262,6 +262,19 @@ impl Host {
         )
     }
 
+    /// Maps the error of a call that changes nothing to one for the user.
+    fn failed_query(&self, error: &ConnectError) -> Error {
+        let failed = self.failed(error);
+        match has_connection_broken(error) {
+            // It may be asked again, whatever became of it.
+            true => Error {
+                code: ErrorCode::HostUnavailable,
+                ..failed
+            },
+            false => failed,
+        }
+    }
+
     /// Maps the error of a call to one for the user.
     fn failed(&self, error: &ConnectError) -> Error {
         let text: String = error
@@ -272,6 +285,14 @@ impl Host {
             .take(MAX_MESSAGE)
             .collect();
         let mut failed = match error.code {
+            _ if has_connection_broken(error) => Error::new(
+                ErrorCode::AgentError,
+                format!(
+                    "the connection to the host agent at {} broke, and it may have done what was asked for; look \
+                     before asking again",
+                    self.url()
+                ),
+            ),
             // With a source it is the connection that failed, not the host that refused.
             RpcCode::Unavailable if error.source_arc().is_some() => self
                 .unreachable("is wrenn-agent running? Try again when it is (CP_HOST_AGENT_ADDR)"),
@@ -302,22 +323,10 @@ pub fn is_refusal(error: &Error) -> bool {
         .and_then(|cause| cause.downcast_ref::<ConnectError>());
     match connect {
         Some(_) if error.code == ErrorCode::Timeout => false,
-        Some(error) => error.source_arc().is_none() || failed_to_connect(error),
+        Some(error) => error.source_arc().is_none() || has_failed_to_connect(error),
         // Its address or our token is wrong: it was never asked.
         None => error.code == ErrorCode::HostUnavailable,
     }
-}
-
-fn failed_to_connect(error: &ConnectError) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let transport = error.downcast_ref::<hyper_util::client::legacy::Error>();
-        if transport.is_some_and(hyper_util::client::legacy::Error::is_connect) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// Maps a Connect code to ours (<https://connectrpc.com/docs/protocol#error-codes>).

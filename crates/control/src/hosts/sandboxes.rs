@@ -11,7 +11,7 @@ use store::Report;
 use super::Host;
 use super::calls::{
     ASK_TIMEOUT, COMMAND_TIMEOUT, ENSURE_TIMEOUT, Messages, REMOVE_TIMEOUT, RESUME_TIMEOUT,
-    SAVE_TIMEOUT, listed, next_part, streaming, unary,
+    SAVE_TIMEOUT, listed, next_part, query, streaming, unary,
 };
 use super::reports::SandboxReport;
 use crate::error::{Error, Result};
@@ -249,7 +249,7 @@ impl Host {
             ask_guest,
             ..Default::default()
         };
-        unary!(
+        query!(
             self,
             sandboxes.ping_sandbox_with_options(request),
             ASK_TIMEOUT

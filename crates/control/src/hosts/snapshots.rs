@@ -4,7 +4,7 @@ use host_rpc as rpc;
 use model::{AutoCheckpoint, CheckpointName, SandboxId, TemplateName};
 
 use super::Host;
-use super::calls::{ASK_TIMEOUT, FILES_TIMEOUT, RESUME_TIMEOUT, SAVE_TIMEOUT, unary};
+use super::calls::{ASK_TIMEOUT, FILES_TIMEOUT, RESUME_TIMEOUT, SAVE_TIMEOUT, query, unary};
 use super::reports::SandboxReport;
 use super::templates::Template;
 use crate::error::{Error, Result};
@@ -143,7 +143,7 @@ impl Host {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        let answer = unary!(
+        let answer = query!(
             self,
             snapshots.list_checkpoints_with_options(request),
             ASK_TIMEOUT
@@ -225,7 +225,7 @@ impl Host {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        let answer = unary!(
+        let answer = query!(
             self,
             snapshots.get_history_with_options(request),
             ASK_TIMEOUT

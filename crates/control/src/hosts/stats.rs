@@ -4,7 +4,7 @@ use host_rpc as rpc;
 use model::SandboxId;
 
 use super::Host;
-use super::calls::{ASK_TIMEOUT, unary};
+use super::calls::{ASK_TIMEOUT, query};
 use crate::error::Result;
 
 /// Times and step of a wanted series; times are milliseconds since the Unix epoch.
@@ -63,7 +63,7 @@ impl Host {
             sandbox_ids: ids,
             ..Default::default()
         };
-        let answer = unary!(self, stats.get_usage_with_options(request), ASK_TIMEOUT)?;
+        let answer = query!(self, stats.get_usage_with_options(request), ASK_TIMEOUT)?;
         let sandboxes = answer.sandboxes.into_iter();
         let usage = sandboxes.map(|sandbox| SandboxUsage {
             id: sandbox.sandbox_id,
@@ -89,7 +89,7 @@ impl Host {
             step_sec: query.step_sec,
             ..Default::default()
         };
-        let answer = unary!(self, stats.list_usage_with_options(request), ASK_TIMEOUT)?;
+        let answer = query!(self, stats.list_usage_with_options(request), ASK_TIMEOUT)?;
         Ok(UsageSeries {
             sizes: sizes(answer.sizes.into_option()),
             step_sec: answer.step_sec,

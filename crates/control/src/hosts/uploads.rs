@@ -7,7 +7,7 @@ use host_rpc::__buffa::oneof::write_upload_request::Part;
 use model::SandboxId;
 
 use super::Host;
-use super::calls::{GUEST_TIMEOUT, unary};
+use super::calls::{GUEST_TIMEOUT, query, unary};
 use super::files::{ContentFailure, GuestPath, content_messages};
 use crate::error::Result;
 
@@ -65,7 +65,7 @@ impl Host {
             upload_id,
             ..Default::default()
         };
-        let answer = unary!(self, files.get_upload_with_options(request), GUEST_TIMEOUT)?;
+        let answer = query!(self, files.get_upload_with_options(request), GUEST_TIMEOUT)?;
         Ok(answer.into())
     }
 

@@ -127,3 +127,20 @@ async fn refusals_say_what_is_wrong() {
     host.stop();
     refused(plane.request(Method::GET, &path), 503, "host_unavailable").await;
 }
+
+#[tokio::test]
+async fn database_lost_after_rollback_is_ambiguous() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let path = format!("/v1/sandboxes/{id}/checkpoints");
+    let created = plane.post(&path, r#"{"name": "first"}"#).send().await;
+    assert_eq!(created.unwrap().status(), 201);
+    let gate = host.hold_next("RollbackSandbox");
+    let request = plane.request(Method::POST, &format!("{path}/first/rollback"));
+    let rollback = tokio::spawn(refused(request, 502, "agent_error"));
+    gate.wait_until_reached().await;
+    plane.store.close().await;
+    gate.open();
+    let message = rollback.await.unwrap();
+    assert!(message.contains("rollback is done"), "{message}");
+}

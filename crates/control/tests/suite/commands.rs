@@ -1,18 +1,21 @@
 //! Background commands: resources of a sandbox, whose output is read again from any offset.
 
+use std::time::Duration;
+
 use api_types::{Command, CommandState};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use connectrpc::ConnectError;
 use futures::{SinkExt, StreamExt};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use testkit::host::KEPT;
+use testkit::host::{Cut, KEPT};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::support::{PATIENCE, Plane, eventually, one, refused};
+use crate::support::{PATIENCE, Plane, eventually, one, refused, wait_until_host_is_away};
 
 async fn start(plane: &Plane, id: &str, body: Value) -> Command {
     let path = format!("/v1/sandboxes/{id}/commands");
@@ -169,6 +172,47 @@ async fn stdin_reaches_command_and_closes() {
     let path = format!("/v1/sandboxes/{id}/commands/c/output?wait=61");
     let patient = plane.request(Method::GET, &path);
     refused(patient, 400, "invalid_request").await;
+}
+
+/// The first of two calls to the host has been carried out: sent again, the input would come twice.
+#[tokio::test]
+async fn refused_rest_of_input_is_ambiguous() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    start_cat(&plane, &id).await;
+    let path = format!("/v1/sandboxes/{id}/commands/c/stdin?close=true");
+    let write = || {
+        plane
+            .request(Method::POST, &path)
+            .header("content-type", "application/octet-stream")
+            .body("a")
+    };
+    let busy = || ConnectError::unavailable("the guest is busy");
+    host.fail_next("SendCommandInput", busy());
+    refused(write(), 503, "host_unavailable").await;
+    host.slow_next("SendCommandInput", Duration::ZERO);
+    host.fail_next("SendCommandInput", busy());
+    let message = refused(write(), 502, "agent_error").await;
+    assert!(message.contains("part of the input"), "{message}");
+}
+
+#[tokio::test]
+async fn lost_answer_of_command_is_ambiguous() {
+    let (host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let path = format!("/v1/sandboxes/{id}/commands");
+    let start = || plane.post(&path, json!({"cmd": "sleep"}).to_string());
+    for cut in [Cut::Before, Cut::After] {
+        host.cut_next("StartCommand", cut);
+        let message = refused(start(), 502, "agent_error").await;
+        assert!(message.contains("may have"), "{message}");
+    }
+    // To read again is safe.
+    host.cut_next("ListCommands", Cut::After);
+    refused(plane.request(Method::GET, &path), 503, "host_unavailable").await;
+    host.stop();
+    wait_until_host_is_away(&plane).await;
+    refused(start(), 503, "host_unavailable").await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use client::Error;
 use connectrpc::ConnectError;
 use testkit::host::FakeHost;
 
-use crate::support::{Ground, eventually, one, refused};
+use crate::support::{Ground, eventually, one, refused, wait_until_host_is_away};
 
 #[tokio::test]
 async fn a_sandbox_comes_runs_and_goes() {
@@ -101,6 +101,7 @@ async fn a_create_that_fails_leaves_nothing() {
     assert!(error.to_string().contains("full"), "{error}");
 
     host.stop();
+    wait_until_host_is_away(&plane).await;
     let error = create().await.unwrap_err();
     assert!(matches!(error, Error::Api { status: 503, .. }), "{error:?}");
     assert!(error.to_string().contains("wrenn-agent"), "{error}");

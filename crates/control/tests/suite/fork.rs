@@ -126,7 +126,7 @@ async fn a_host_that_dies_in_the_middle_leaves_nothing() {
     let id = plane.create().await.id;
     let gate = host.hold_next("Children");
     let request = plane.post(&format!("/v1/sandboxes/{id}/fork"), r#"{"count": 2}"#);
-    let fork = tokio::spawn(refused(request, 503, "host_unavailable"));
+    let fork = tokio::spawn(refused(request, 502, "agent_error"));
     gate.wait_until_reached().await;
     host.stop();
     fork.await.unwrap();

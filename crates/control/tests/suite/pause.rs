@@ -6,7 +6,7 @@ use host_rpc::SandboxState;
 use reqwest::Method;
 use testkit::host::FakeHost;
 
-use crate::support::{Plane, eventually, one, refused};
+use crate::support::{Plane, eventually, one, refused, wait_until_host_is_away};
 
 fn print(text: &str) -> ExecRequest {
     ExecRequest {
@@ -132,6 +132,7 @@ async fn a_pause_that_fails_leaves_it_running() {
     );
     assert_eq!(status(&plane, &id).await, SandboxStatus::Running);
     host.stop();
+    wait_until_host_is_away(&plane).await;
     refused(plane.request(Method::POST, &path), 503, "host_unavailable").await;
 }
 

@@ -219,7 +219,7 @@ async fn half_made_sandboxes_that_a_host_gives_up_go_away() {
     let id = plane.client().list_all().await.unwrap()[0].id.clone();
     host.stop();
     host.forget(&id);
-    assert_eq!(create.await.unwrap(), 503);
+    assert_eq!(create.await.unwrap(), 502);
     host.restart();
     eventually("the row gone", || async {
         (plane.store.sandbox_list_all().await.unwrap().is_empty()).then_some(())

@@ -128,7 +128,7 @@ async fn lost_answer_keeps_name() {
     let sandbox = plane.create().await.id;
     for cut in [Cut::Before, Cut::After] {
         host.cut_next("CreateSnapshot", cut);
-        refused(create_request(&plane, &sandbox), 503, "host_unavailable").await;
+        refused(create_request(&plane, &sandbox), 502, "agent_error").await;
         let owner = plane.store.snapshot_owner(&name()).await.unwrap();
         assert_eq!(owner, Some(TeamId::default()));
     }
@@ -207,14 +207,14 @@ async fn lost_answer_keeps_lock_for_lease() {
     let (host, _ground, plane) = one().await;
     let sandbox = plane.create().await.id;
     host.cut_next("CreateSnapshot", Cut::After);
-    refused(create_request(&plane, &sandbox), 503, "host_unavailable").await;
+    refused(create_request(&plane, &sandbox), 502, "agent_error").await;
     let lease = Duration::from_secs(60);
     let store = &plane.store;
     assert!(!store.snapshot_lock(&name(), "test", lease).await.unwrap());
     // The next request waits for the end of the lease.
     create_snapshot(&plane, &sandbox).await;
     host.cut_next("RemoveSnapshot", Cut::After);
-    refused(delete_request(&plane), 503, "host_unavailable").await;
+    refused(delete_request(&plane), 502, "agent_error").await;
     assert!(!store.snapshot_lock(&name(), "test", lease).await.unwrap());
 }
 

@@ -200,6 +200,17 @@ pub async fn refused(request: RequestBuilder, status: u16, code: &str) -> String
     message
 }
 
+/// Waits until the control plane has noticed that its host is away. Before that, a call can begin on
+/// a connection that is about to break, and it is not known then whether it was carried out.
+pub async fn wait_until_host_is_away(plane: &Plane) {
+    let health = || plane.bare(Method::GET, "/health").send();
+    eventually("the host is away", async || {
+        let health: api_types::Health = health().await.unwrap().json().await.unwrap();
+        (health.status == "degraded").then_some(())
+    })
+    .await;
+}
+
 /// Waits for it.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
     testkit::eventually(what, PATIENCE, ask).await

@@ -74,6 +74,10 @@ const IDLE_CONNECTIONS: usize = 4;
 pub enum Error {
     #[error("the guest agent does not answer: {0}")]
     Unreachable(String),
+    #[error(
+        "the connection to the guest agent broke, and it may have done what was asked for: {0}"
+    )]
+    Broken(String),
     #[error("{message}")]
     Refused { status: u16, message: String },
     #[error("the guest agent answered what it should not: {0}")]
@@ -256,7 +260,10 @@ impl Guest {
         let request = request.map_err(|error| Error::Nonsense(error.to_string()))?;
         let call = GuestCall::begin(|| call_name(&request));
         let answer = self.http.request(request).await;
-        let answer = answer.map_err(|error| Error::Unreachable(chain(&error)))?;
+        let answer = answer.map_err(|error| match error.is_connect() {
+            true => Error::Unreachable(chain(&error)),
+            false => Error::Broken(chain(&error)),
+        })?;
         call.end(answer.status().as_u16());
         accepted(answer).await
     }

@@ -1,6 +1,7 @@
 //! Connect codes of our errors.
 
 use connectrpc::{ConnectError, ErrorCode};
+use host_rpc::client::has_connection_broken;
 use model::InvalidValue;
 
 use crate::guest;
@@ -30,7 +31,7 @@ pub(super) fn from_guest(error: guest::Error) -> ConnectError {
     let text = error.to_string();
     let code = match error {
         guest::Error::Unreachable(_) | guest::Error::Closed(_) => ErrorCode::Unavailable,
-        guest::Error::Nonsense(_) => ErrorCode::Internal,
+        guest::Error::Nonsense(_) | guest::Error::Broken(_) => ErrorCode::Internal,
         guest::Error::Refused { status, .. } => match status {
             // 401 means that the guest has no such user: the token is right.
             400 | 401 => ErrorCode::InvalidArgument,
@@ -44,8 +45,13 @@ pub(super) fn from_guest(error: guest::Error) -> ConnectError {
     ConnectError::new(code, text)
 }
 
-/// Converts an error of the guest agent's Connect services: only code and text are passed on.
+/// Converts an error of the guest agent's Connect services: only code and text are passed on. A
+/// connection that broke under a call is no reason to send it again: the guest may have done it.
 pub(super) fn pass_on(error: &ConnectError) -> ConnectError {
+    if has_connection_broken(error) {
+        let cause = stdx::error::chain(error);
+        return ConnectError::internal(guest::Error::Broken(cause).to_string());
+    }
     let message: String = error
         .message
         .as_deref()
@@ -54,4 +60,43 @@ pub(super) fn pass_on(error: &ConnectError) -> ConnectError {
         .take(1000)
         .collect();
     ConnectError::new(error.code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use connectrpc::ErrorCode;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::{from_guest, pass_on};
+    use crate::guest::Guest;
+
+    /// Returns an address that takes calls and hangs up without an answer, or takes none.
+    async fn start_guest(takes_calls: bool) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        if takes_calls {
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                }
+            });
+        }
+        address
+    }
+
+    #[tokio::test]
+    async fn call_on_broken_connection_is_ambiguous() {
+        for (takes_calls, code) in [(true, ErrorCode::Internal), (false, ErrorCode::Unavailable)] {
+            let guest = Guest::new(start_guest(takes_calls).await, "token");
+            let request = guest_rpc::filesystem::RemoveRequest::default();
+            let client = guest.filesystem_client().unwrap();
+            let error = client.remove(request).await.unwrap_err();
+            assert_eq!(pass_on(&error).code, code, "{error}");
+            let error = guest.remove_upload("00").await.unwrap_err();
+            assert_eq!(from_guest(error).code, code);
+        }
+    }
 }
