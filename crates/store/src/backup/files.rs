@@ -1,5 +1,5 @@
-//! Files of backups: written in a directory of their own, copied with their log, given to the owner
-//! of the database.
+//! Files of backups and restores: written in a directory of their own, copied with their log, given to
+//! the owner of the database.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
-/// Name that files of an unfinished backup begin with: SQLite adds to it.
+/// Name that files in such a directory begin with: SQLite adds to it.
 const PART_NAME: &str = "database";
 
-/// A backup that is being written, in a directory of its own, which is locked. What is dropped before
-/// it is published is removed; SQLite may write a moment longer, and can then make no file any more.
+/// A copy of a database that is being written, in a directory of its own, which is locked. What is
+/// dropped before it has another name is removed; SQLite may write a moment longer, and can then make no file any more.
 /// The lock of a process that was killed is free, and the next one removes what that left.
 #[derive(Debug)]
 pub(super) struct PartFile {
@@ -26,7 +26,7 @@ impl PartFile {
     /// Creates an empty file, in place of what an interrupted run left.
     ///
     /// # Errors
-    /// `ResourceBusy` if another process is writing a backup of this name; `AlreadyExists` if the
+    /// `ResourceBusy` if another process is writing a copy for this name; `AlreadyExists` if the
     /// directory has files of others.
     pub(super) fn create(to: &Path) -> io::Result<Self> {
         let directory = beside(to, ".part");
@@ -70,7 +70,7 @@ fn lock_directory(directory: &Path) -> io::Result<File> {
         };
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
-                let text = "another process is writing a backup to this file";
+                let text = "another process is writing this file";
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
             }
             locked => locked?,
@@ -128,27 +128,31 @@ fn create_private(path: &Path) -> io::Result<File> {
 /// # Errors
 /// `EAGAIN` or `EACCES` if another process has the database open: it may change while it is copied.
 pub(super) fn copy_database(from: &Path, to: &Path) -> io::Result<()> {
-    // Without the right to write there is no lock, nor is a control plane at work on it.
-    let _lock = match OpenOptions::new().read(true).write(true).open(from) {
+    // Without the right to write there is no lock, nor is a control plane at work on it. The one
+    // descriptor until the end: to close another one would end the lock.
+    let database = match OpenOptions::new().read(true).write(true).open(from) {
         Ok(file) => {
             lock_file(&file)?;
-            Some(file)
+            file
         }
-        Err(_) => None,
+        Err(_) => File::open(from)?,
     };
-    copy_private(from, to)?;
+    // The log first: what is written into the database later is in it as well.
     for suffix in ["-wal", "-journal"] {
         match copy_private(&beside(from, suffix), &beside(to, suffix)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             copied => copied?,
         }
     }
-    Ok(())
+    copy_content(&database, to)
 }
 
 fn copy_private(from: &Path, to: &Path) -> io::Result<()> {
-    let mut source = File::open(from)?;
-    io::copy(&mut source, &mut create_private(to)?).map(drop)
+    copy_content(&File::open(from)?, to)
+}
+
+fn copy_content(mut from: &File, to: &Path) -> io::Result<()> {
+    io::copy(&mut from, &mut create_private(to)?).map(drop)
 }
 
 /// Locks all bytes of a file, those that SQLite locks included, until the process closes any

@@ -6,11 +6,12 @@
 //! | restore | [`Store::restore`] | `pg_restore` into an empty database, then [`Store::finish_restore`] |
 //!
 //! A backup is written into a directory of its own, `FILE.part`, and has its name once it is whole
-//! and on disk; a lock on the directory keeps a second process out. A restore makes a copy beside
-//! the database, checks every page of it, brings it to this version's schema and finishes it; then
-//! the copy takes the name of the database in one step (`replace`). The database from before stays
-//! as `NAME.before-restore`. If we die before that step, the database is as it was, with a file
-//! `NAME.restore` that the next restore replaces.
+//! and on disk; a lock on the directory keeps a second process out. A restore makes a copy in such a
+//! directory beside the database, `NAME.restore.part`, checks every page of it, brings it to this
+//! version's schema and finishes it; then the copy takes the name of the database in one step
+//! (`replace`), and only then the lock ends. The database from before stays as
+//! `NAME.before-restore`. If we die before that step, the database is as it was, with a directory
+//! that the next restore empties.
 //!
 //! Hosts, clients and teams know more than an older database. So a restore is finished, whichever
 //! way it was made (`finish`).
@@ -89,8 +90,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotForPostgres`]; [`Error::InUse`] if another process has the database or the backup
-    /// open; [`Error::File`] or [`Error::NotABackup`] if the backup is none, is damaged, or is a file
-    /// that the restore itself would replace; [`Error::NotMigrated`] if it is of a newer version. The
+    /// open; [`Error::File`] if another process is restoring; [`Error::File`] or [`Error::NotABackup`] if the backup is none, is damaged, or is the
+    /// database itself; [`Error::NotMigrated`] if it is of a newer version. The
     /// database is as it was then.
     pub async fn restore(url: &str, from: &Path, now: i64) -> Result<Restored, Error> {
         if !url.starts_with("sqlite://") {
@@ -102,21 +103,12 @@ impl Store {
         let path = path_of(url)?;
         // SQLite has the log beside the file itself, not beside a link to it.
         let path = fs::canonicalize(&path).unwrap_or(path);
-        let copy = beside(&path, ".restore");
-        check_source(from, &path, &copy)?;
-        remove_copy(&copy);
-        let prepared = prepare_copy(from, &copy, &path, now).await;
-        let replaced = match prepared {
-            Ok(restored) => {
-                let before = replace::replace_database(&path, &copy).await;
-                before.map(|before| Restored { before, ..restored })
-            }
-            Err(error) => Err(error),
-        };
-        if replaced.is_err() {
-            remove_copy(&copy);
-        }
-        replaced
+        check_source(from, &path)?;
+        let target = beside(&path, ".restore");
+        let part = PartFile::create(&target).map_err(|error| unusable(&target, error))?;
+        let restored = prepare_copy(from, &part.path, &path, now).await?;
+        let before = replace::replace_database(&path, &part.path).await?;
+        Ok(Restored { before, ..restored })
     }
 
     /// Finishes a restore that other programs have made in the database of `url`: brings it to this
@@ -134,16 +126,11 @@ impl Store {
     }
 }
 
-/// Checks that the backup is none of the files that the restore replaces or removes.
-fn check_source(from: &Path, path: &Path, copy: &Path) -> Result<(), Error> {
+/// Checks that the backup is not the database that the restore replaces.
+fn check_source(from: &Path, path: &Path) -> Result<(), Error> {
     let source = files::identity(from).map_err(|error| unusable(from, error))?;
-    let is_source = |other: &Path| files::identity(other).is_ok_and(|found| found == source);
-    if is_source(path) {
+    if files::identity(path).is_ok_and(|database| database == source) {
         let problem = "it is the database that is to be replaced";
-        return Err(not_a_backup(from, problem));
-    }
-    if is_source(copy) {
-        let problem = "a restore writes its own copy to this name; rename the file";
         return Err(not_a_backup(from, problem));
     }
     Ok(())
@@ -172,13 +159,6 @@ async fn prepare_copy(from: &Path, copy: &Path, path: &Path, now: i64) -> Result
         .and_then(|()| files::give_to_owner_of(path, copy))
         .map_err(|error| unusable(copy, error))?;
     Ok(finished)
-}
-
-/// Removes a copy, and what SQLite may have left beside it.
-fn remove_copy(copy: &Path) {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let _ = fs::remove_file(beside(copy, suffix));
-    }
 }
 
 /// Checks every page of a copy, after its log was written into it.

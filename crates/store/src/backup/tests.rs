@@ -78,6 +78,49 @@ async fn database_made_during_restore_is_kept() {
     assert_eq!(fs::read(&path).unwrap(), b"of another process");
 }
 
+#[tokio::test]
+async fn second_restore_waits_for_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wrenn.db");
+    let url = format!("sqlite://{}", path.display());
+    let backup = directory.path().join("backup");
+    fs::write(&backup, "").unwrap();
+    let first = PartFile::create(&beside(&path, ".restore")).unwrap();
+    let second = Store::restore(&url, &backup, NOW).await.unwrap_err();
+    let Error::File { source, .. } = second else {
+        panic!("{second:?}");
+    };
+    assert!(source.to_string().contains("another process"), "{source}");
+    assert!(first.path.exists(), "the copy of the first is left alone");
+}
+
+/// A log that is a pipe shows what is locked while it is copied.
+#[test]
+fn backup_is_locked_until_copied() {
+    let directory = tempfile::tempdir().unwrap();
+    let from = directory.path().join("backup");
+    let to = directory.path().join("copy");
+    fs::write(&from, "pages").unwrap();
+    let log = beside(&from, "-journal");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &log, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let (_, inode) = files::identity(&from).unwrap();
+    let is_locked = || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.contains(&format!(":{inode} 0 EOF"))
+    };
+    std::thread::scope(|scope| {
+        let copied = scope.spawn(|| files::copy_database(&from, &to));
+        // Opens once the other side is read.
+        let pipe = File::options().write(true).open(&log).unwrap();
+        assert!(is_locked());
+        drop(pipe);
+        copied.join().unwrap().unwrap();
+    });
+    assert_eq!(fs::read(&to).unwrap(), b"pages");
+    assert!(!is_locked());
+}
+
 #[test]
 fn backups_to_one_file_exclude_each_other() {
     let directory = tempfile::tempdir().unwrap();

@@ -191,22 +191,43 @@ async fn log_beside_backup_is_restored() {
 }
 
 #[tokio::test]
-async fn restore_refuses_its_own_files() {
+async fn restore_refuses_database_itself() {
     let db = Db::sqlite();
     let store = db.store().await;
     let old = insert(&store, 1).await.id;
-    let copy = db.directory().join("wrenn.db.restore");
-    store.backup(&copy).await.unwrap();
     store.close().await;
     let link = db.directory().join("link");
     std::os::unix::fs::symlink("wrenn.db", &link).unwrap();
-    for file in [&copy, &db.directory().join("wrenn.db"), &link] {
+    for file in [&db.directory().join("wrenn.db"), &link] {
         let refused = Store::restore(&db.url, file, NOW).await.unwrap_err();
         assert!(matches!(refused, Error::NotABackup { .. }), "{refused:?}");
     }
-    let all = ["link", "wrenn.db", "wrenn.db.restore"];
-    assert_eq!(names(db.directory()), all);
+    assert_eq!(names(db.directory()), ["link", "wrenn.db"]);
     assert_eq!(ids(&db.url).await, [old]);
+}
+
+/// Each has a copy of its own or is refused: none publishes what another one is writing.
+#[tokio::test(flavor = "multi_thread")]
+async fn simultaneous_restores_publish_whole_backups() {
+    let db = Db::sqlite();
+    let store = db.store().await;
+    for number in 0..20 {
+        insert(&store, number).await;
+    }
+    let file = db.directory().join("backup");
+    store.backup(&file).await.unwrap();
+    store.close().await;
+    for _ in 0..5 {
+        let restore = || Store::restore(&db.url, &file, NOW);
+        let (one, two, three) = tokio::join!(restore(), restore(), restore());
+        let outcomes = [one, two, three];
+        assert!(outcomes.iter().any(Result::is_ok), "{outcomes:?}");
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            let is_refusal = matches!(error, Error::File { .. } | Error::InUse { .. });
+            assert!(is_refusal, "{error:?}");
+        }
+        assert_eq!(ids(&db.url).await.len(), 20);
+    }
 }
 
 /// What root restores is of the user whose service it is.
