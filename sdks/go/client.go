@@ -16,7 +16,8 @@ type ClientOptions struct {
 	// APIKey is the key. Default: WRENN_API_KEY, else the credentials file.
 	APIKey string
 	// Timeout is the time of a call whose context has no deadline. Default: a minute, and five for calls that save, copy
-	// or start a machine. Negative: no limit.
+	// or start a machine. Of a call that carries data of any size, it is the time without progress (default five
+	// minutes). Negative: no limit.
 	Timeout time.Duration
 	// Retries is the number of times that a request is sent again. Default 3; negative: none.
 	Retries int

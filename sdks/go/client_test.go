@@ -71,7 +71,7 @@ func TestEveryCodeHasItsError(t *testing.T) {
 func TestRedirectIsNotFollowed(t *testing.T) {
 	fake := newFake(t, reply{status: 302, header: map[string]string{"Location": "/elsewhere"}})
 	_, err := fake.client().Get(t.Context(), testID)
-	want(t, err, ErrInternal)
+	want(t, err, ErrProtocol)
 	equal(t, len(fake.lines()), 1)
 }
 
@@ -242,6 +242,14 @@ func TestCallsReachTheirRoutes(t *testing.T) {
 			return err
 		}, "POST /v1/snapshots", `{"memory":false,"name":"s","overwrite":true,"sandbox_id":"` + testID + `"}`},
 		{func(ctx context.Context, s *Sandbox, _ *Client) error {
+			options := DiffOptions{From: "a", To: "b", Path: "/c", Patches: true, Limit: 5, Timeout: 1500 * time.Millisecond}
+			diff, err := s.Diff(ctx, options)
+			if err == nil {
+				err = diff.Close()
+			}
+			return err
+		}, "GET /v1/sandboxes/" + testID + "/diff?from=a&limit=5&patches=true&path=%2Fc&timeout_sec=2&to=b", ""},
+		{func(ctx context.Context, s *Sandbox, _ *Client) error {
 			_, err := s.Commands.ReadOutput(ctx, "7", ReadOutputOptions{Offset: 5, Stream: Stderr, Wait: time.Second})
 			return err
 		}, "GET /v1/sandboxes/" + testID + "/commands/7/output?offset=5&stream=stderr&wait=1", ""},
@@ -285,8 +293,8 @@ func TestEveryOperationIsUsed(t *testing.T) {
 			text.Write(source)
 		}
 	}
-	// Routes that another one stands for, and diff_sandbox, which no SDK has: its row in sdks/README.md is empty.
-	aliases := regexp.MustCompile("^(diff_sandbox|exec|kill_process|list_processes|openapi_yaml|read_file|ready|stream_process|write_file)$")
+	// Routes that another one stands for.
+	aliases := regexp.MustCompile("^(exec|kill_process|list_processes|openapi_yaml|read_file|ready|stream_process|write_file)$")
 	for name := range routes {
 		if !aliases.MatchString(name) && !strings.Contains(text.String(), `"`+name+`"`) {
 			t.Error(name + " has no call")

@@ -119,6 +119,10 @@ var codesByStatus = map[int]string{
 
 // errorFromAnswer returns the error of an answer, from its body if that is one of the API's.
 func errorFromAnswer(status int, body []byte, header func(string) string) error {
+	if status >= 300 && status < 400 {
+		message := "the server redirects to " + header("Location") + ", which is not followed: it would take the key there"
+		return &Error{Code: "protocol", Message: message, Status: status}
+	}
 	result := &Error{Status: status, RequestID: header("X-Request-Id")}
 	if seconds, err := strconv.Atoi(header("Retry-After")); err == nil {
 		result.RetryAfter = time.Duration(seconds) * time.Second

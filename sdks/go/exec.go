@@ -23,8 +23,8 @@ func (c *Client) startExec(ctx context.Context, sandboxID string, start map[stri
 	if err != nil {
 		return nil, err
 	}
-	opening, _, cancel := c.budget(ctx, request)
-	defer cancel()
+	opening := c.budget(ctx, request)
+	defer opening.close()
 	stop := context.AfterFunc(opening, func() { opened.cancel(contextError(opening)) })
 	defer stop()
 	start["type"] = "start"

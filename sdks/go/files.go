@@ -89,7 +89,9 @@ func trueOrNil(value bool) *bool {
 // Read reads a file whole.
 func (f *Files) Read(ctx context.Context, path string, options ...FileOptions) ([]byte, error) {
 	var data []byte
-	if err := f.client.json(ctx, f.request("stream_read_file", pathRequest(path, options)), &data); err != nil {
+	request := f.request("stream_read_file", pathRequest(path, options))
+	request.isData = true
+	if err := f.client.json(ctx, request, &data); err != nil {
 		return nil, err
 	}
 	return data, nil
@@ -101,6 +103,7 @@ func (f *Files) Open(ctx context.Context, path string, options ...FileOptions) (
 }
 
 func (f *Files) open(ctx context.Context, request *call) (io.ReadCloser, error) {
+	request.isData = true
 	opened, err := f.client.open(ctx, request)
 	if err != nil {
 		return nil, err
@@ -119,8 +122,9 @@ func (f *Files) Download(ctx context.Context, path string, writer io.Writer, opt
 	return err
 }
 
-// Write writes a file from a reader, and makes its parents. Readers of bytes and strings can be sent again after a
-// break; others are sent as they come, and once.
+// Write writes a file from a reader, and makes its parents. Readers of bytes and strings are sent again
+// when the server has refused them for now; others are sent as they come, and once. After a break nothing is sent again:
+// see Upload.
 func (f *Files) Write(ctx context.Context, path string, data io.Reader, options ...WriteOptions) error {
 	selected := firstOption(options)
 	fields := [][2]string{{"path", path}}
@@ -147,7 +151,7 @@ func setForm(request *call, fields [][2]string, data *source) {
 	head.WriteString("Content-Type: application/octet-stream\r\n\r\n")
 	tail := fmt.Sprintf("\r\n--%s--\r\n", boundary)
 	request.contentType = "multipart/form-data; boundary=" + boundary
-	request.isOnce, request.isRepeatable = data.isOnce, !data.isOnce
+	request.isOnce, request.isData = data.isOnce, true
 	request.stream = func() (io.Reader, int64) {
 		content, length := data.open()
 		if length >= 0 {
@@ -407,6 +411,9 @@ func (s *Search) Matches() iter.Seq2[SearchMessage, error] {
 	}
 }
 
+// Close ends the search. One that is iterated over needs no call.
+func (s *Search) Close() error { return s.body.Close() }
+
 // Summary returns what was searched, and in Incomplete why there may be more matches; nil until all were read.
 func (s *Search) Summary() *SearchMessage { return s.summary }
 
@@ -530,7 +537,7 @@ func (f *Files) WriteArchive(ctx context.Context, path string, tar io.Reader, op
 	source := newSource(tar)
 	request := &call{
 		operation: "write_archive", path: f.path(), query: archiveQuery(path, options),
-		stream: source.open, contentType: "application/x-tar", isOnce: source.isOnce,
+		stream: source.open, contentType: "application/x-tar", isOnce: source.isOnce, isData: true,
 	}
 	return source.close(f.client.json(ctx, request, nil))
 }

@@ -268,6 +268,25 @@ func search(w *world, s *Sandbox, f fields) (any, error) {
 	return result, nil
 }
 
+func diff(w *world, s *Sandbox, f fields) (any, error) {
+	found, err := s.Diff(w.ctx, DiffOptions{From: f.text("from"), Path: f.text("path"), Patches: f.is("patches")})
+	if err != nil {
+		return nil, err
+	}
+	changes, err := collect(found.Changes())
+	if err != nil {
+		return nil, err
+	}
+	result := plain(found.Summary()).(map[string]any)
+	result["changes"] = plain(changes)
+	for _, name := range []string{"to", "incomplete"} {
+		if result[name] == "" {
+			delete(result, name)
+		}
+	}
+	return result, nil
+}
+
 func read(w *world, s *Sandbox, f fields) (any, error) {
 	path := f.text("path")
 	if f.text("format") == "stream" {
@@ -434,6 +453,7 @@ var sandboxOperations = map[string]func(w *world, s *Sandbox, f fields) (any, er
 	"rollback":    func(w *world, s *Sandbox, f fields) (any, error) { return result2(s.Rollback(w.ctx, f.text("name"))) },
 	"undo":        func(w *world, s *Sandbox, f fields) (any, error) { return result2(s.Undo(w.ctx, f.number("steps"))) },
 	"get_history": func(w *world, s *Sandbox, _ fields) (any, error) { return result2(s.History(w.ctx)) },
+	"diff":        diff,
 	"create_snapshot": func(w *world, s *Sandbox, f fields) (any, error) {
 		template, err := s.CreateSnapshot(w.ctx, f.text("name"))
 		if err == nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -144,6 +145,60 @@ func TestUploadSurvivesOutageAndConflict(t *testing.T) {
 	noError(t, files.Upload(t.Context(), strings.NewReader("abcdef"), 6, "a"))
 	equal(t, arrived, "abcdef")
 	equal(t, outage, 0)
+}
+
+// slowly gives a byte at a time, each later than the last but within the time.
+func slowly(count int) io.Reader {
+	return readerFunc(func(buffer []byte) (int, error) {
+		if count--; count < 0 {
+			return 0, io.EOF
+		}
+		time.Sleep(30 * time.Millisecond)
+		buffer[0] = 'x'
+		return 1, nil
+	})
+}
+
+func TestDataHasTimeWhileItMoves(t *testing.T) {
+	fake := newFake(t, reply{status: 204})
+	files := fake.sandbox(ClientOptions{Timeout: 250 * time.Millisecond}).Files
+	noError(t, files.Write(t.Context(), "a", slowly(20)))
+	fake.handle = func(w http.ResponseWriter, r *http.Request, _ string) {
+		_, _ = io.Copy(flushWriter{w}, slowly(20))
+	}
+	data, err := files.Read(t.Context(), "a")
+	noError(t, err)
+	equal(t, len(data), 20)
+	fake.handle = func(w http.ResponseWriter, r *http.Request, _ string) {
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}
+	_, err = files.Read(t.Context(), "a")
+	want(t, err, ErrConnectionBroken)
+	want(t, err, errStalled)
+	reader, err := files.Open(t.Context(), "a")
+	noError(t, err)
+	_, err = io.ReadAll(reader)
+	want(t, err, errStalled)
+}
+
+type flushWriter struct{ http.ResponseWriter }
+
+func (f flushWriter) Write(data []byte) (int, error) {
+	n, err := f.ResponseWriter.Write(data)
+	_ = http.NewResponseController(f.ResponseWriter).Flush()
+	return n, err
+}
+
+func TestRetryAfterBeyondTimeIsReported(t *testing.T) {
+	late := refusal(429, "resource_exhausted")
+	late.header = map[string]string{"Retry-After": "3600"}
+	fake := newFake(t, late)
+	_, err := fake.client().Get(t.Context(), testID)
+	want(t, err, ErrResourceExhausted)
+	fake.refuse = []reply{late}
+	_, err = fake.sandbox().Commands.Run(t.Context(), "x")
+	want(t, err, ErrResourceExhausted)
 }
 
 func TestStartCopiesStdin(t *testing.T) {

@@ -31,15 +31,16 @@ func refuseSettings(format string, args ...any) error {
 // file is for this machine only: it is not sent to another address than the one that stands beside it.
 func loadSettings(address, key string) (*settings, error) {
 	address = firstOf(address, os.Getenv("WRENN_API_URL"))
-	key = firstOf(strings.TrimSpace(key), os.Getenv("WRENN_API_KEY"))
+	key = firstOf(strings.TrimSpace(key), strings.TrimSpace(os.Getenv("WRENN_API_KEY")))
 	if address != "" && key != "" {
 		return checkSettings(address, key)
 	}
 	path := filepath.Join(wrennDir(), "credentials")
 	fileURL, fileKey, err := readCredentials(path)
-	if err != nil {
+	if err != nil && key == "" {
 		return nil, err
 	}
+	// With a key of its own, a file that cannot be read is no reason to fail.
 	home := firstOf(fileURL, defaultURL)
 	if key != "" {
 		return checkSettings(home, key)
@@ -48,7 +49,8 @@ func loadSettings(address, key string) (*settings, error) {
 		return nil, refuseSettings("no API key: start a server here with `wrenn up`, which writes one to %s; "+
 			"or set WRENN_API_KEY, or use a Client with one", path)
 	}
-	if address != "" && address != home && !isLoopback(address) {
+	isHome := strings.TrimRight(address, "/") == strings.TrimRight(home, "/")
+	if address != "" && !isHome && !isLoopback(address) {
 		return nil, refuseSettings("no API key for %s: the one in %s is for this machine only and is not sent elsewhere; "+
 			"set WRENN_API_KEY, or use a Client with one", address, path)
 	}

@@ -40,8 +40,8 @@ func (c *Client) dial(ctx context.Context, request *call) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	opening, _, cancel := c.budget(ctx, request)
-	defer cancel()
+	opening := c.budget(ctx, request)
+	defer opening.close()
 	for attempt := 0; ; attempt++ {
 		opened, err := c.dialOnce(ctx, opening, settings, address)
 		if err == nil {
@@ -51,7 +51,7 @@ func (c *Client) dial(ctx context.Context, request *call) (*socket, error) {
 			return nil, contextError(opening)
 		}
 		pause, ok := pauseBefore(err, attempt, true)
-		if !ok || attempt >= c.retries() {
+		if !ok || attempt >= c.retries() || !opening.allows(pause) {
 			return nil, err
 		}
 		if err := sleep(opening, pause); err != nil {

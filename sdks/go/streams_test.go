@@ -319,13 +319,16 @@ func TestFormHasFieldsAndFile(t *testing.T) {
 }
 
 func TestBytesAreSentAgainAndStreamsAreNot(t *testing.T) {
-	fake := newFake(t, reply{cut: "after"}, reply{status: 204})
+	fake := newFake(t, refusal(429, "resource_exhausted"), reply{status: 204})
 	noError(t, fake.sandbox().Files.Write(t.Context(), "a", strings.NewReader("text")))
 	equal(t, fake.asked[0].body, fake.asked[1].body)
-	fake.answerWith(reply{cut: "after"}, reply{status: 204})
+	fake.answerWith(refusal(429, "resource_exhausted"), reply{status: 204})
 	err := fake.sandbox().Files.Write(t.Context(), "a", io.MultiReader(strings.NewReader("text")))
+	want(t, err, ErrResourceExhausted)
+	fake.answerWith(reply{cut: "after"}, reply{status: 204})
+	err = fake.sandbox().Files.Write(t.Context(), "a", strings.NewReader("text"))
 	want(t, err, ErrConnectionBroken)
-	equal(t, len(fake.lines()), 3)
+	equal(t, len(fake.lines()), 4)
 	failing := io.MultiReader(strings.NewReader("a"), readerFunc(func([]byte) (int, error) { return 0, os.ErrInvalid }))
 	want(t, fake.sandbox().Files.Write(t.Context(), "a", failing), os.ErrInvalid)
 	fake.answerWith(reply{status: 204})
@@ -422,6 +425,29 @@ func TestSearchHasMatchesAndSummary(t *testing.T) {
 	noError(t, err)
 	for range search.Matches() {
 		break
+	}
+}
+
+func TestDiffHasChangesAndSummary(t *testing.T) {
+	start := `{"type":"start","from":"a","from_unflushed":true}` + "\n"
+	change := `{"type":"change","path":"/a","unreadable":true}` + "\n"
+	end := `{"type":"end","compared":5,"unreadable":1,"incomplete":"time"}` + "\n"
+	fake := newFake(t, reply{text: start + change + end})
+	found, err := fake.sandbox().Diff(t.Context())
+	noError(t, err)
+	changes, err := collect(found.Changes())
+	noError(t, err)
+	equal(t, len(changes), 1)
+	equal(t, changes[0].Path, "/a")
+	equal(t, *found.Summary(), DiffSummary{From: "a", FromUnflushed: true, Compared: 5, Unreadable: 1, Incomplete: "time"})
+	for _, text := range []string{start + change, start + "no JSON\n"} {
+		fake.answerWith(reply{text: text})
+		found, err = fake.sandbox().Diff(t.Context())
+		noError(t, err)
+		_, err = collect(found.Changes())
+		if err == nil || found.Summary() != nil {
+			t.Fatal(err, found.Summary())
+		}
 	}
 }
 

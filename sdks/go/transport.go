@@ -52,27 +52,82 @@ type call struct {
 	// isOnce is true for a body that can be read only once.
 	isOnce bool
 	isLong bool
-	// isUnlimited is true for a call without a time of its own.
-	isUnlimited bool
+	// isData is true for a call that carries data of any size: it may take as long as something moves.
+	isData bool
 }
 
-// budget returns a context that ends when the time of a call is over, if the caller's has no deadline. The timer can be
-// stopped, where what comes is a stream.
-func (c *Client) budget(ctx context.Context, request *call) (context.Context, func(), context.CancelFunc) {
-	limit := c.options.Timeout
-	if limit == 0 {
-		limit = callTimeout
-		if request.isLong {
-			limit = longCallTimeout
+// errStalled ends a call on which nothing has moved for too long.
+var errStalled = errors.New("nothing was sent and nothing came for too long")
+
+// budget is the time of a call, if the caller's context has no deadline. That of a call that carries data begins anew
+// with each part of it.
+type budget struct {
+	context.Context
+	// end is the time when it is over; zero where that is not known.
+	end    time.Time
+	limit  time.Duration
+	timer  *time.Timer
+	isData bool
+	cancel context.CancelCauseFunc
+}
+
+func (c *Client) budget(ctx context.Context, request *call) *budget {
+	b := &budget{limit: c.options.Timeout, isData: request.isData}
+	if b.limit == 0 {
+		b.limit = callTimeout
+		if request.isLong || request.isData {
+			b.limit = longCallTimeout
 		}
 	}
-	inner, cancel := context.WithCancelCause(ctx)
-	_, hasDeadline := ctx.Deadline()
-	if hasDeadline || request.isUnlimited || limit < 0 {
-		return inner, func() {}, func() { cancel(nil) }
+	b.Context, b.cancel = context.WithCancelCause(ctx)
+	deadline, hasDeadline := ctx.Deadline()
+	switch {
+	case hasDeadline:
+		b.end = deadline
+	case b.limit < 0:
+	case b.isData:
+		b.timer = time.AfterFunc(b.limit, func() { b.cancel(errStalled) })
+	default:
+		b.end = time.Now().Add(b.limit)
+		b.timer = time.AfterFunc(b.limit, func() { b.cancel(context.DeadlineExceeded) })
 	}
-	timer := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
-	return inner, func() { timer.Stop() }, func() { timer.Stop(); cancel(nil) }
+	return b
+}
+
+// allows returns true if a pause ends before the time is over.
+func (b *budget) allows(pause time.Duration) bool {
+	return b.end.IsZero() || time.Now().Add(pause).Before(b.end)
+}
+
+// moved notes that data was sent or came.
+func (b *budget) moved() {
+	if b.isData && b.timer != nil {
+		b.timer.Reset(b.limit)
+	}
+}
+
+// pause stops the time, where it is the caller who reads.
+func (b *budget) pause() {
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+func (b *budget) close() {
+	b.pause()
+	b.cancel(nil)
+}
+
+// movedReader notes what is read.
+type movedReader struct {
+	io.Reader
+	budget *budget
+}
+
+func (m movedReader) Read(buffer []byte) (int, error) {
+	n, err := m.Reader.Read(buffer)
+	m.budget.moved()
+	return n, err
 }
 
 // contextError returns the error of a call whose context is done.
@@ -81,6 +136,9 @@ func contextError(ctx context.Context) error {
 	if errors.Is(cause, context.DeadlineExceeded) {
 		message := "no answer in time; ask for the state before the call is repeated"
 		return &Error{Code: "timeout", Message: message, Cause: context.DeadlineExceeded}
+	}
+	if cause == errStalled {
+		return broken(cause)
 	}
 	return cause
 }
@@ -94,12 +152,12 @@ func (c *Client) json(ctx context.Context, request *call, out any) error {
 // page does the same, and returns the header of the answer.
 func (c *Client) page(ctx context.Context, request *call, out any) (http.Header, error) {
 	var header http.Header
-	ctx, _, cancel := c.budget(ctx, request)
-	defer cancel()
-	err := c.attempts(ctx, request, func(response *http.Response) error {
+	budget := c.budget(ctx, request)
+	defer budget.close()
+	err := c.attempts(budget, request, func(response *http.Response) error {
 		defer response.Body.Close()
 		header = response.Header
-		text, err := io.ReadAll(response.Body)
+		text, err := io.ReadAll(movedReader{response.Body, budget})
 		if err != nil {
 			return broken(err)
 		}
@@ -120,32 +178,33 @@ func (c *Client) page(ctx context.Context, request *call, out any) (http.Header,
 
 // open sends a request and returns the body of its answer as a stream.
 func (c *Client) open(ctx context.Context, request *call) (*body, error) {
-	inner, stopTimer, cancel := c.budget(ctx, request)
+	budget := c.budget(ctx, request)
 	var result *body
-	err := c.attempts(inner, request, func(response *http.Response) error {
-		result = &body{ReadCloser: response.Body, ctx: inner, cancel: cancel}
+	err := c.attempts(budget, request, func(response *http.Response) error {
+		result = &body{ReadCloser: response.Body, budget: budget}
 		return nil
 	})
 	if err != nil {
-		cancel()
+		budget.close()
 		return nil, err
 	}
-	stopTimer()
+	budget.pause()
 	return result, nil
 }
 
 // body is the body of an answer, with errors of this package.
 type body struct {
 	io.ReadCloser
-	ctx    context.Context
-	cancel context.CancelFunc
+	budget *budget
 }
 
 func (b *body) Read(buffer []byte) (int, error) {
+	b.budget.moved()
 	n, err := b.ReadCloser.Read(buffer)
+	b.budget.pause()
 	if err != nil && err != io.EOF {
-		if b.ctx.Err() != nil {
-			return n, contextError(b.ctx)
+		if b.budget.Err() != nil {
+			return n, contextError(b.budget)
 		}
 		return n, broken(err)
 	}
@@ -153,11 +212,11 @@ func (b *body) Read(buffer []byte) (int, error) {
 }
 
 func (b *body) Close() error {
-	b.cancel()
+	b.budget.close()
 	return b.ReadCloser.Close()
 }
 
-func (c *Client) attempts(ctx context.Context, request *call, read func(*http.Response) error) error {
+func (c *Client) attempts(ctx *budget, request *call, read func(*http.Response) error) error {
 	settings, err := c.load()
 	if err != nil {
 		return err
@@ -184,10 +243,7 @@ func (c *Client) attempts(ctx context.Context, request *call, read func(*http.Re
 			return nil
 		}
 		pause, ok := pauseBefore(err, attempt, mayRepeat)
-		if deadline, has := ctx.Deadline(); has && time.Now().Add(pause).After(deadline) {
-			ok = false
-		}
-		if !ok || attempt >= retries {
+		if !ok || attempt >= retries || !ctx.allows(pause) {
 			return err
 		}
 		if err := sleep(ctx, pause); err != nil {
@@ -197,7 +253,7 @@ func (c *Client) attempts(ctx context.Context, request *call, read func(*http.Re
 }
 
 func (c *Client) attempt(
-	ctx context.Context, settings *settings, method, address string, request *call, read func(*http.Response) error,
+	ctx *budget, settings *settings, method, address string, request *call, read func(*http.Response) error,
 ) error {
 	message, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
@@ -207,7 +263,7 @@ func (c *Client) attempt(
 	for name, values := range request.header {
 		message.Header[name] = values
 	}
-	if err := setBody(message, request); err != nil {
+	if err := setBody(message, request, ctx); err != nil {
 		return err
 	}
 	response, err := c.http().Do(message)
@@ -231,11 +287,11 @@ func (c *Client) setHeader(header http.Header, settings *settings) {
 	header.Set("X-Api-Key", settings.key)
 }
 
-func setBody(message *http.Request, request *call) error {
+func setBody(message *http.Request, request *call, budget *budget) error {
 	switch {
 	case request.stream != nil:
 		reader, length := request.stream()
-		message.Body = io.NopCloser(reader)
+		message.Body = io.NopCloser(movedReader{reader, budget})
 		message.ContentLength = length
 		if length == 0 {
 			message.Body = http.NoBody
@@ -245,7 +301,7 @@ func setBody(message *http.Request, request *call) error {
 			// For a connection that was closed while it waited: net/http takes another one if nothing was written.
 			message.GetBody = func() (io.ReadCloser, error) {
 				reader, _ := request.stream()
-				return io.NopCloser(reader), nil
+				return io.NopCloser(movedReader{reader, budget}), nil
 			}
 		}
 	case request.body != nil:

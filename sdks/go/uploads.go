@@ -116,7 +116,7 @@ func (f *Files) sendPart(
 	rest.length = size - offset
 	request := &call{
 		operation: "write_upload", path: place, header: header, contentType: "application/offset+octet-stream",
-		stream: rest.open, isOnce: true, isUnlimited: true,
+		stream: rest.open, isOnce: true, isData: true,
 	}
 	answer, err := f.client.page(ctx, request, nil)
 	if err != nil {

@@ -57,6 +57,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, sdk.WatchEvent):
         fields = dataclasses.asdict(value)
         return {**fields, "from": fields["from_path"]}
+    if isinstance(value, sdk.DiffResult):
+        changes = [change.to_json() for change in value.changes]
+        fields = dataclasses.asdict(dataclasses.replace(value, changes=[]))
+        return {**fields, "from": fields["from_"], "changes": changes}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -272,6 +276,8 @@ class Runner:
             inputs["size"] = sdk.PtySize(**inputs["size"])
         if operation == "files.write_files":
             inputs["files"] = [sdk.WriteEntry(**entry) for entry in inputs["files"]]
+        if operation == "diff" and "from" in inputs:
+            inputs["from_"] = inputs.pop("from")
         if operation == "files.rename":
             return await done(method(**inputs))
         result = method(**inputs)

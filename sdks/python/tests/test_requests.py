@@ -335,6 +335,19 @@ def test_broken_search_is_no_result(sandbox: Sandbox, fake: FakeServer) -> None:
         sandbox.files.search("/", name="a")
 
 
+def test_diff_has_changes_and_summary(sandbox: Sandbox, fake: FakeServer) -> None:
+    start = b'{"type":"start","from":"a","from_unflushed":true}\n{"type":"change","path":"/a"}\n'
+    end = b'{"type":"end","compared":5,"unreadable":0,"incomplete":"time"}\n'
+    fake.answers = [Answer(200, start + end)]
+    found = sandbox.diff()
+    assert [change.path for change in found.changes] == ["/a"]
+    assert (found.from_, found.to, found.from_unflushed) == ("a", None, True)
+    assert (found.compared, found.incomplete) == (5, "time")
+    fake.answers = [Answer(200, start)]
+    with pytest.raises(sdk.ConnectionBrokenError, match="broke off"):
+        sandbox.diff()
+
+
 def test_upload_gives_up_what_is_refused(
     sandbox: Sandbox, fake: FakeServer, tmp_path: pathlib.Path
 ) -> None:

@@ -94,6 +94,7 @@ CALLS: dict[str, Call] = {
     "fork_sandbox": lambda c, S, s, t: s.fork(2),
     "rollback_sandbox": lambda c, S, s, t: s.rollback("a"),
     "undo_sandbox": lambda c, S, s, t: s.undo(2),
+    "diff_sandbox": lambda c, S, s, t: s.diff("a", "b", path="/a", patches=True, timeout=1),
     "get_history": lambda c, S, s, t: s.get_history(),
     "create_snapshot": lambda c, S, s, t: s.create_snapshot("a", memory=False, overwrite=True),
     "set_network": lambda c, S, s, t: s.update_network(deny_out=["a"], allow_out=["b"]),

@@ -16,6 +16,7 @@ import {
   MethodNotAllowedError,
   NotFoundError,
   OperationTimeoutError,
+  ProtocolError,
   ResourceExhaustedError,
   TooLargeError,
   UnauthorizedError,
@@ -74,7 +75,11 @@ export function createApiError(message: string, details: ErrorDetails): ApiError
 }
 
 /** Creates the error for an answer, from its body if that is one of the API's. */
-export function errorFromAnswer(status: number, body: string, headers?: Headers): ApiError {
+export function errorFromAnswer(status: number, body: string, headers?: Headers): ApiError | ProtocolError {
+  if (status >= 300 && status < 400) {
+    const location = headers?.get("location") ?? "another address";
+    return new ProtocolError(`the server redirects to ${location}, which is not followed: it would take the key there`);
+  }
   const seconds = Number(headers?.get("retry-after") ?? Number.NaN);
   const shared = {
     status,

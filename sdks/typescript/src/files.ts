@@ -65,19 +65,22 @@ export class Files {
     options: FileOptions & { format?: "text" | "bytes" | "stream" } = {},
   ): Promise<string | Uint8Array | ReadableStream<Uint8Array>> {
     const { format = "text", user, ...rest } = options;
-    const input = { path: this.path, body: { path, user } };
+    const input = { path: this.path, body: { path, user }, isData: true };
     if (format === "stream") {
       return bodyOf(await this.transport.open("stream_read_file", input, rest));
     }
     const data = await this.transport.bytes("stream_read_file", input, rest, (data) => data);
-    return format === "bytes" ? data : new TextDecoder().decode(data);
+    return format === "bytes" ? data : new TextDecoder("utf-8", { ignoreBOM: true }).decode(data);
   }
 
-  /** Writes a file, and makes its parents. A stream is sent as it comes, and only once. */
+  /**
+   * Writes a file, and makes its parents. A stream is sent as it comes, and only once. After a break nothing is sent
+   * again: see `upload`.
+   */
   async write(path: string, data: Data, options: WriteOptions = {}): Promise<void> {
     const { user, mode, ...rest } = options;
     const raw = uploadForm({ path, user, mode: octal(mode) }, data);
-    await this.transport.json("stream_write_file", { path: this.path, raw, repeatable: raw.repeatable }, rest);
+    await this.transport.json("stream_write_file", { path: this.path, raw, isData: true }, rest);
   }
 
   /** Writes several files, one after the other. */
@@ -198,7 +201,7 @@ export class Files {
   /** Reads a directory as a tar archive, whose names are relative to it. */
   async readArchive(path: string, options: ArchiveOptions = {}): Promise<ReadableStream<Uint8Array>> {
     const { user, singleFile, ...rest } = options;
-    const input = { path: this.path, query: { path, user, singleFile } };
+    const input = { path: this.path, query: { path, user, singleFile }, isData: true };
     return bodyOf(await this.transport.open("read_archive", input, rest));
   }
 
@@ -206,7 +209,8 @@ export class Files {
   async writeArchive(path: string, data: Data, options: ArchiveOptions = {}): Promise<void> {
     const { user, singleFile, ...rest } = options;
     const raw = rawBody(data, "application/x-tar");
-    await this.transport.json("write_archive", { path: this.path, query: { path, user, singleFile }, raw }, rest);
+    const input = { path: this.path, query: { path, user, singleFile }, raw, isData: true };
+    await this.transport.json("write_archive", input, rest);
   }
 }
 

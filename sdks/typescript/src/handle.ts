@@ -42,6 +42,11 @@ export interface CommandConnection {
   disconnect(): void;
 }
 
+/** Returns a decoder that keeps byte order marks: what is written again is the same. */
+function textDecoder(): TextDecoder {
+  return new TextDecoder("utf-8", { ignoreBOM: true });
+}
+
 export interface WaitOptions {
   /** False to return the result whatever the exit code is. Default true: `CommandExitError` if it is not 0. */
   check?: boolean;
@@ -54,7 +59,7 @@ export interface OutputCallbacks {
 
 /** A command that runs, in the background or as long as its connection. */
 export class CommandHandle implements AsyncIterable<Output>, AsyncDisposable {
-  private readonly decoders = { stdout: new TextDecoder(), stderr: new TextDecoder() };
+  private readonly decoders = { stdout: textDecoder(), stderr: textDecoder() };
   private readonly collected = { stdout: [] as Uint8Array[], stderr: [] as Uint8Array[] };
   /** Bytes in `collected`. */
   private kept = 0;
@@ -138,7 +143,7 @@ export class CommandHandle implements AsyncIterable<Output>, AsyncDisposable {
     }
     const stdoutBytes = concat(this.collected.stdout);
     const stderrBytes = concat(this.collected.stderr);
-    const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
+    const text = (bytes: Uint8Array): string => textDecoder().decode(bytes);
     const result = {
       exitCode: this.code!,
       stdout: text(stdoutBytes),

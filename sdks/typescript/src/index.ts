@@ -41,9 +41,16 @@ export { CommandHandle, type Output, type OutputCallback, type OutputCallbacks }
 export type * from "./models.js";
 export { PortConnection } from "./ports.js";
 export { Pty, type PtyConnectOptions, type PtyOptions } from "./pty.js";
-export { Sandbox, type CreateOptions, type SandboxFilter, type UpdateOptions, type WaitOptions } from "./sandbox.js";
+export {
+  Sandbox,
+  type CreateOptions,
+  type DiffOptions,
+  type SandboxFilter,
+  type UpdateOptions,
+  type WaitOptions,
+} from "./sandbox.js";
 export { Template } from "./template.js";
 export type { ClientOptions } from "./transport.js";
 export type { UploadSource } from "./uploads.js";
-export { DirectoryWatch, FileSearch } from "./watch.js";
+export { DirectoryWatch, FileSearch, SandboxDiff } from "./watch.js";
 export { VERSION } from "./version.js";

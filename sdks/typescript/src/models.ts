@@ -20,6 +20,11 @@ export type TerminalSize = Schemas["TerminalSize"];
 export type FileKind = Schemas["FileKind"];
 export type EntryInfo = Received<Schemas["FileInfo"]>;
 export type SearchMatch = Received<Extract<Schemas["SearchMessage"], { type: "match" }>>;
+export type FileDiff = Received<Schemas["FileDiff"]>;
+type DiffStart = Received<Extract<Schemas["DiffMessage"], { type: "start" }>>;
+type DiffEnd = Received<Extract<Schemas["DiffMessage"], { type: "end" }>>;
+/** What was compared, and why there may be more changes. */
+export type DiffSummary = Omit<DiffStart, "type"> & Omit<DiffEnd, "type">;
 export type SearchSummary = Received<Extract<Schemas["SearchMessage"], { type: "end" }>>;
 export type WatchEvent = Received<Exclude<Schemas["WatchServerMessage"], { type: "started" | "ended" | "error" }>>;
 export type PortLink = Received<Schemas["PortLink"]>;

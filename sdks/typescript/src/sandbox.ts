@@ -25,7 +25,7 @@ import type {
 import { PortConnection } from "./ports.js";
 import { Pty } from "./pty.js";
 import { LONG_REQUEST_TIMEOUT_MS, type Transport } from "./transport.js";
-import { jsonLines } from "./watch.js";
+import { jsonLines, SandboxDiff } from "./watch.js";
 
 /** Seconds of one request that waits; longer waits are several. */
 const WAIT_SEC = 60;
@@ -55,6 +55,22 @@ type UpdateFields = Omit<Sent<Schemas["UpdateSandbox"]>, "timeoutSec" | "endsAt"
 export interface UpdateOptions extends RequestOptions, UpdateFields {
   timeoutMs?: number;
   endsAt?: string | Date | null;
+}
+
+/** What `diff` compares. */
+export interface DiffOptions {
+  /** Checkpoint before. Default: the newest one. */
+  from?: string;
+  /** Checkpoint after. Default: the present state. */
+  to?: string;
+  /** Directory or file. Default: all of the disk. */
+  path?: string;
+  /** True for unified diffs of texts, and hashes of other files. */
+  patches?: boolean;
+  /** Number of changes. Default 10000. */
+  limit?: number;
+  /** Longest time of the comparison. Default 60 s. */
+  timeoutMs?: number;
 }
 
 export interface SandboxFilter {
@@ -315,6 +331,14 @@ export class Sandbox implements AsyncDisposable {
   /** Says where an undo goes, and what makes its steps. */
   getHistory(options?: RequestOptions): Promise<HistoryInfo> {
     return this.transport.json("get_history", { path: this.path }, options);
+  }
+
+  /** Compares the files at two checkpoints, or at one and now. */
+  async diff(options: DiffOptions & RequestOptions = {}): Promise<SandboxDiff> {
+    const { from, to, path, patches, limit, timeoutMs, ...rest } = options;
+    const timeoutSec = timeoutMs === undefined ? undefined : Math.ceil(timeoutMs / 1000);
+    const input = { path: this.path, query: { from, to, path, patches, limit, timeoutSec } };
+    return new SandboxDiff(await this.transport.open("diff_sandbox", input, { ...LONG, ...rest }));
   }
 
   /** Makes a template of the sandbox, which goes on as it was. */

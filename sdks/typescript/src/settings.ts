@@ -27,7 +27,13 @@ export async function loadSettings(given: Partial<Settings>): Promise<Settings> 
   if (url && key) {
     return checked(url, key);
   }
-  const file = await readCredentialsFile();
+  const file = await readCredentialsFile().catch((error: unknown) => {
+    // With a key of its own, a file that cannot be read is no reason to fail.
+    if (!key) {
+      throw error;
+    }
+    return { path: "", text: undefined };
+  });
   const found = file.text === undefined ? {} : parseCredentials(file.text, file.path);
   const homeUrl = found.url ?? DEFAULT_URL;
   if (key) {
@@ -39,7 +45,8 @@ export async function loadSettings(given: Partial<Settings>): Promise<Settings> 
         "pass apiKey",
     );
   }
-  if (url && url !== homeUrl && !isLoopback(url)) {
+  const isHome = url?.replace(/\/+$/, "") === homeUrl.replace(/\/+$/, "");
+  if (url && !isHome && !isLoopback(url)) {
     throw new CredentialsError(
       `no API key for ${url}: the one in ${file.path} is for this machine only and is not sent elsewhere; set ` +
         "WRENN_API_KEY or pass apiKey",

@@ -152,7 +152,7 @@ export class MessageSocket {
 
   private describe(cause: Error): Error {
     const host = new URL(this.url).host;
-    if (cause instanceof ApiError) {
+    if (cause instanceof ApiError || cause instanceof ProtocolError) {
       return cause;
     }
     return this.isOpen

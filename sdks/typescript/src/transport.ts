@@ -28,7 +28,10 @@ export interface ClientOptions {
   apiUrl?: string;
   /** Key. Default: `WRENN_API_KEY`, else the credentials file. */
   apiKey?: string;
-  /** Milliseconds that a call may take, with its retries, unless the call says otherwise. Default 60 s; 0: no limit. */
+  /**
+   * Milliseconds that a call may take, with its retries, unless the call says otherwise; 0: no limit. Default 60 s, five
+   * minutes for calls that save, copy or start a machine, and no limit for those that carry data of any size.
+   */
   requestTimeoutMs?: number;
   /** Times that a request is sent again. Default 3. */
   retries?: number;
@@ -40,6 +43,9 @@ export interface ClientOptions {
 
 /** Default time of a call. */
 export const REQUEST_TIMEOUT_MS = 60_000;
+
+/** Time without progress after which a call that carries data of any size is given up. */
+export const STALL_MS = 300_000;
 
 /** Default time of calls that save, copy or start a machine, unless the client has a time of its own. */
 export const LONG_REQUEST_TIMEOUT_MS = 300_000;
@@ -112,6 +118,15 @@ export interface CallInput<N extends Name> {
   headers?: Record<string, string>;
   /** True for a request with an idempotency key. */
   repeatable?: boolean;
+  /** True for a call that carries data of any size: it may take as long as something moves. */
+  isData?: boolean;
+}
+
+/** What this package asks of `fetch` beside the standard; others ignore it. */
+export interface FetchInit extends RequestInit {
+  duplex?: "half";
+  /** Milliseconds without progress after which the request fails. */
+  stallMs?: number;
 }
 
 /** Sends requests for all objects of a client. */
@@ -151,7 +166,7 @@ export class Transport {
     input: CallInput<N> = {},
     options: RequestOptions & { defaultMs?: number } = {},
   ): Promise<{ value: Received<Operations[N]["answer"]>; headers: Headers; status: number }> {
-    const deadline = this.deadline(options, options.defaultMs);
+    const deadline = this.deadline(options, input.isData ? 0 : options.defaultMs);
     try {
       return await this.attempts(name, input, deadline, async (response) => {
         const text = await response.text();
@@ -171,7 +186,7 @@ export class Transport {
     options: RequestOptions,
     read: (data: Uint8Array, headers: Headers) => T,
   ): Promise<T> {
-    const deadline = this.deadline(options);
+    const deadline = this.deadline(options, input.isData ? 0 : undefined);
     try {
       return await this.attempts(name, input, deadline, async (response) =>
         read(new Uint8Array(await response.arrayBuffer()), response.headers),
@@ -187,7 +202,7 @@ export class Transport {
     input: CallInput<N>,
     options: RequestOptions & { defaultMs?: number } = {},
   ): Promise<OpenAnswer> {
-    const deadline = this.deadline(options, options.defaultMs);
+    const deadline = this.deadline(options, input.isData ? 0 : options.defaultMs);
     try {
       const response = await this.attempts(name, input, deadline, async (response) => response);
       deadline.stopTimer();
@@ -265,7 +280,10 @@ export class Transport {
       "x-api-key": apiKey,
       ...input.headers,
     };
-    const init: RequestInit & { duplex?: "half" } = { method, headers, redirect: "manual", signal: deadline.signal };
+    const init: FetchInit = { method, headers, redirect: "manual", signal: deadline.signal };
+    if (input.isData) {
+      init.stallMs = STALL_MS;
+    }
     if (input.raw) {
       init.body = input.raw.make();
       init.duplex = "half";

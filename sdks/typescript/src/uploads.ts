@@ -5,8 +5,8 @@
  * for too long.
  */
 
-import { openLocalFile, type FileSource } from "#platform";
-import { iterate, toBase64, toBytes, toStream } from "./bytes.js";
+import { openLocalFile } from "#platform";
+import { toBase64, toBytes, toStream } from "./bytes.js";
 import type { RequestOptions } from "./deadline.js";
 import { ConflictError, ProtocolError } from "./errors.js";
 import { isTransientAnswer, Patience } from "./patience.js";
@@ -20,17 +20,22 @@ const DELETE_MS = 5_000;
 /** What an upload reads: a local file by its path, a blob, or bytes. */
 export type UploadSource = string | Blob | Uint8Array;
 
-async function openSource(source: UploadSource): Promise<FileSource> {
+/** A source of a known size that can be sent from any offset on. */
+interface OpenSource {
+  size: number;
+  bodyFrom(offset: number): BodyInit;
+}
+
+async function openSource(source: UploadSource): Promise<OpenSource> {
   if (typeof source === "string") {
-    return openLocalFile(source);
+    const file = await openLocalFile(source);
+    return { size: file.size, bodyFrom: (offset) => toStream(file.read(offset)) };
   }
+  // Not as streams, which browsers send over HTTP/2 alone.
   if (source instanceof Blob) {
-    return { size: source.size, read: (offset) => iterate(source.slice(offset).stream()) };
+    return { size: source.size, bodyFrom: (offset) => source.slice(offset) };
   }
-  async function* rest(offset: number): AsyncGenerator<Uint8Array> {
-    yield (source as Uint8Array).subarray(offset);
-  }
-  return { size: source.length, read: rest };
+  return { size: source.length, bodyFrom: (offset) => source.subarray(offset) as Uint8Array<ArrayBuffer> };
 }
 
 /** Uploads a file, over as many connections as it takes. */
@@ -57,7 +62,7 @@ export async function uploadFile(
 async function sendParts(
   transport: Transport,
   path: { id: string; upload: string },
-  file: FileSource,
+  file: OpenSource,
   options: RequestOptions,
 ): Promise<void> {
   // A part of any size has no limit of time but its signal.
@@ -67,11 +72,11 @@ async function sendParts(
     let arrived: number;
     try {
       const raw = {
-        make: () => toStream(file.read(offset)),
+        make: () => file.bodyFrom(offset),
         contentType: "application/offset+octet-stream",
         repeatable: false,
       };
-      const input = { path, headers: { ...TUS, "upload-offset": String(offset) }, raw };
+      const input = { path, headers: { ...TUS, "upload-offset": String(offset) }, raw, isData: true };
       const answer = await transport.jsonPage("write_upload", input, unlimited);
       arrived = offsetOf(answer.headers);
     } catch (error) {

@@ -1,11 +1,11 @@
-/** Changes of a directory, and matches of a search, as they come. */
+/** Changes of a directory, matches of a search, and results of a comparison, as they come. */
 
 import { iterate, linesOf } from "./bytes.js";
 import { fromWire, type Received } from "./casing.js";
 import type { RequestOptions } from "./deadline.js";
 import { ConnectionBrokenError } from "./errors.js";
 import { createApiError } from "./answers.js";
-import type { Schemas, SearchMatch, SearchSummary, WatchEvent } from "./models.js";
+import type { DiffSummary, FileDiff, Schemas, SearchMatch, SearchSummary, WatchEvent } from "./models.js";
 import { MessageSocket } from "./socket.js";
 import { describe, parseJson, type OpenAnswer, type Transport } from "./transport.js";
 
@@ -125,15 +125,58 @@ export class FileSearch implements AsyncIterable<SearchMatch>, AsyncDisposable {
   }
 
   /** Ends the search. One that is iterated over to its end needs no call. */
-  async close(): Promise<void> {
-    this.answer.release();
-    const { body } = this.answer.response;
-    if (body && !body.locked) {
-      await body.cancel();
-    }
+  close(): Promise<void> {
+    return closeAnswer(this.answer);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+}
+
+/** Files that differ at two moments, in the order of their paths. */
+export class SandboxDiff implements AsyncIterable<FileDiff>, AsyncDisposable {
+  private found: DiffSummary | undefined;
+
+  /** @internal */
+  constructor(private readonly answer: OpenAnswer) {}
+
+  /** What was compared, and why there may be more changes; absent until all changes were read. */
+  get summary(): DiffSummary | undefined {
+    return this.found;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<FileDiff, void, void> {
+    let start = { from: "" };
+    for await (const message of jsonLines<Schemas["DiffMessage"]>(this.answer)) {
+      if (message.type === "start") {
+        start = message;
+      } else if (message.type === "end") {
+        const { type: _type, ...summary } = { ...start, ...message };
+        this.found = summary;
+        return;
+      } else {
+        const { type: _type, ...change } = message;
+        yield change;
+      }
+    }
+    throw new ConnectionBrokenError("the comparison broke off: there may be more changes");
+  }
+
+  /** Ends the comparison. One that is iterated over to its end needs no call. */
+  close(): Promise<void> {
+    return closeAnswer(this.answer);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+async function closeAnswer(answer: OpenAnswer): Promise<void> {
+  answer.release();
+  const { body } = answer.response;
+  if (body && !body.locked) {
+    await body.cancel();
   }
 }

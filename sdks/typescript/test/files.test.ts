@@ -2,9 +2,11 @@ import assert from "node:assert/strict";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { test } from "./bounded.js";
 
 import * as sdk from "@wrenn/sandbox";
+import { nodeFetch as platformFetch } from "../dist/esm/platform/node_fetch.js";
 import { FakeServer, ID, refusal, send } from "./fake_server.js";
 
 /** Fields and file of a form. */
@@ -52,14 +54,16 @@ test("files_of_every_kind_are_written", async () => {
 });
 
 test("bytes_are_sent_again_and_streams_are_not", async () => {
-  await using server = await FakeServer.start([{ cut: "after" }, { status: 204 }]);
+  await using server = await FakeServer.start([refusal(429, "resource_exhausted"), { status: 204 }]);
   const sandbox = await server.sandbox();
   await sandbox.files.write("a", "text");
   assert.equal(server.requests.length, 2);
   assert.equal(server.requests[0]!.body.length, server.requests[1]!.body.length);
+  server.replies = [refusal(429, "resource_exhausted"), { status: 204 }];
+  await assert.rejects(sandbox.files.write("a", pieces(2, 10)), sdk.ResourceExhaustedError);
   server.replies = [{ cut: "after" }, { status: 204 }];
-  await assert.rejects(sandbox.files.write("a", pieces(2, 10)), sdk.ConnectionBrokenError);
-  assert.equal(server.requests.length, 3);
+  await assert.rejects(sandbox.files.write("a", "text"), sdk.ConnectionBrokenError);
+  assert.equal(server.requests.length, 4);
 });
 
 test("refusal_before_all_was_sent_is_told", async () => {
@@ -105,9 +109,9 @@ test("fifty_megabytes_pass_both_ways", async () => {
 });
 
 test("read_has_its_formats", async () => {
-  await using server = await FakeServer.start([{ text: "grüße" }]);
+  await using server = await FakeServer.start([{ text: "\ufeffgrüße" }, { text: "grüße" }]);
   const sandbox = await server.sandbox();
-  assert.equal(await sandbox.files.read("a"), "grüße");
+  assert.equal(await sandbox.files.read("a"), "\ufeffgrüße");
   assert.deepEqual(await sandbox.files.read("a", { format: "bytes" }), Uint8Array.from(Buffer.from("grüße")));
   const stream = await sandbox.files.read("a", { format: "stream", user: "root" });
   assert.equal(await new Response(stream).text(), "grüße");
@@ -298,6 +302,53 @@ test("upload_survives_outage_and_conflict", async () => {
   };
   await sandbox.files.upload(Buffer.from("abcdef"), "a");
   assert.deepEqual([arrived, outage], ["abcdef", 0]);
+});
+
+test("diff_has_changes_and_summary", async () => {
+  await using server = await FakeServer.start();
+  const sandbox = await server.sandbox();
+  const start = '{"type":"start","from":"a","from_unflushed":true}\n{"type":"change","path":"/a"}\n';
+  server.replies = [{ text: `${start}{"type":"end","compared":5,"unreadable":0}\n` }];
+  const diff = await sandbox.diff();
+  const paths: string[] = [];
+  for await (const { path } of diff) {
+    paths.push(path);
+  }
+  assert.deepEqual(paths, ["/a"]);
+  assert.deepEqual(diff.summary, { from: "a", fromUnflushed: true, compared: 5, unreadable: 0 });
+  server.replies = [{ text: start }];
+  await using broken = await sandbox.diff();
+  await assert.rejects(async () => {
+    for await (const _change of broken);
+  }, sdk.ConnectionBrokenError);
+  assert.equal(broken.summary, undefined);
+});
+
+test("data_has_time_while_it_moves", async () => {
+  await using server = await FakeServer.start([{ status: 204 }]);
+  let stallMs: number | undefined;
+  const impatient = (url: URL, init: { stallMs?: number }): Promise<Response> => {
+    stallMs = init.stallMs;
+    return platformFetch(url, { ...init, stallMs: init.stallMs && 250 });
+  };
+  const sandbox = await server.sandbox({ fetch: impatient as typeof fetch, retries: 0 });
+  async function* slowly(): AsyncGenerator<Uint8Array> {
+    for (let index = 0; index < 20; index += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      yield Uint8Array.of(index);
+    }
+  }
+  await sandbox.files.write("a", slowly());
+  assert.equal(stallMs, 300_000);
+  server.handle = (_request, response) => void pipeline(slowly(), response).catch(() => {});
+  assert.equal((await sandbox.files.read("a", { format: "bytes" })).length, 20);
+  server.handle = (_request, response) => void response.write("half");
+  await assert.rejects(sandbox.files.read("a"), sdk.ConnectionBrokenError);
+  const stream = await sandbox.files.read("a", { format: "stream" });
+  await assert.rejects(new Response(stream).text(), sdk.ConnectionBrokenError);
+  server.handle = undefined;
+  await sandbox.ping();
+  assert.equal(stallMs, undefined);
 });
 
 test("search_that_is_closed_ends", async () => {

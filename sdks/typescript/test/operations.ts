@@ -198,6 +198,10 @@ const OF_SANDBOX: Record<string, OfSandbox> = {
   rollback: (sandbox, { name }) => sandbox.rollback(name!),
   undo: (sandbox, fields) => sandbox.undo(fields),
   get_history: (sandbox) => sandbox.getHistory(),
+  diff: async (sandbox, fields) => {
+    const found = await sandbox.diff(fields);
+    return { changes: await all(found), ...found.summary };
+  },
   create_snapshot: createSnapshot,
   get_url: (sandbox, { port, ...options }) => sandbox.getUrl(port!, options),
   create_port_link: (sandbox, { port, ...options }) => sandbox.createPortLink(port!, options),

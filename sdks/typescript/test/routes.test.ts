@@ -74,6 +74,10 @@ const CALLS: [Call, string, object?][] = [
   [(sandbox) => sandbox.undo({ steps: 2 }), `POST /v1/sandboxes/${ID}/undo`, { steps: 2 }],
   [(sandbox) => sandbox.getHistory(), `GET /v1/sandboxes/${ID}/undo`],
   [
+    (sandbox) => sandbox.diff({ from: "a", to: "b", path: "/c", patches: true, limit: 5, timeoutMs: 1500 }),
+    `GET /v1/sandboxes/${ID}/diff?from=a&to=b&path=%2Fc&patches=true&limit=5&timeout_sec=2`,
+  ],
+  [
     (sandbox) => sandbox.createSnapshot("s", { memory: false }),
     "POST /v1/snapshots",
     { sandbox_id: ID, name: "s", memory: false },

@@ -83,7 +83,7 @@ test("answer_that_is_no_json_is_protocol_error", async () => {
 
 test("redirect_is_not_followed", async () => {
   await using server = await FakeServer.start([{ status: 302, headers: { location: "http://127.0.0.1:1/" } }]);
-  await assert.rejects(Sandbox.get(ID, { client: server.client() }), sdk.ApiError);
+  await assert.rejects(Sandbox.get(ID, { client: server.client() }), sdk.ProtocolError);
   assert.equal(server.requests.length, 1);
 });
 

@@ -35,6 +35,7 @@ from ._sync.webhooks import Webhooks
 from ._values import (
     CommandOutput,
     CommandResult,
+    DiffResult,
     OutputChunk,
     OutputPart,
     PtySize,
@@ -69,6 +70,7 @@ __all__ = [
     "CommandOutput",
     "CommandResult",
     "Commands",
+    "DiffResult",
     "EventStream",
     "Events",
     "Files",

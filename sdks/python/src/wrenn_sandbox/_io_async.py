@@ -108,7 +108,7 @@ class WebSocket:
                 url,
                 additional_headers=headers,
                 ssl=tls,
-                proxy=proxy or True,
+                proxy=proxy,
                 open_timeout=timeout,
                 # A reader that is slow would miss the answers to pings; TCP finds dead peers.
                 ping_interval=None,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import struct
+import urllib.request
+from urllib.parse import urlsplit
 
 import websockets
 
+from ._settings import is_loopback
 from .errors import (
     ConnectionBrokenError,
     OperationTimeoutError,
@@ -37,11 +41,25 @@ def opening_error(error: BaseException, url: str) -> WrennError | None:
         return ConnectionBrokenError(f"the connection to {url} broke off: {error}")
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return ConnectionBrokenError(f"the connection to {url} broke off: {error}")
-    if isinstance(error, TimeoutError):
+    # With Python 3.10 the one of asyncio is another class.
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return OperationTimeoutError(f"{url} does not answer")
     if isinstance(error, OSError):
         return UnreachableError(f"no connection to {url}: {error}; is the server running?")
     return None
+
+
+def environment_proxy(url: str) -> str | None:
+    """Returns the proxy that the environment names for requests and WebSockets to an address.
+
+    There is none for addresses of this machine: a key of its own would go there.
+    """
+    parts = urlsplit(url)
+    host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or ""
+    if is_loopback(url) or urllib.request.proxy_bypass(host):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def redirect_error(url: str, location: str | None) -> ProtocolError:

@@ -67,7 +67,7 @@ def load(url: str | None, key: str | None) -> Settings:
             "or pass api_key, or set WRENN_API_KEY"
         )
     home = credentials.url or DEFAULT_URL
-    if url and url != home and not is_loopback(url):
+    if url and url.rstrip("/") != home.rstrip("/") and not is_loopback(url):
         raise CredentialsError(
             f"no API key for {url}: the one in {path} is for this machine only and is not sent "
             "elsewhere; pass api_key, or set WRENN_API_KEY"
@@ -76,7 +76,10 @@ def load(url: str | None, key: str | None) -> Settings:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CredentialsError(
             f"{url!r} is not the address of a server; it looks like {DEFAULT_URL}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import collections
 import dataclasses
 import json
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from ._models import FileKind, TerminalSize
+from ._models import FileDiff, FileKind, TerminalSize
 from .errors import ProtocolError
 
 FAST_TIMEOUT = 60.0
@@ -27,6 +28,15 @@ ATTEMPTS = 4
 PATIENCE = 60.0
 """Seconds without progress after which a stream that goes on by itself gives up."""
 
+MAX_PAUSE = 2.0
+"""Seconds before such a stream connects again, at most."""
+
+MAX_KEPT = 16 * 1024 * 1024
+"""Bytes of output that was iterated over that are kept for the result of `wait`."""
+
+FIRST_FRAME_TIMEOUT = 60.0
+"""Seconds until a stream that was opened says that it began."""
+
 CHUNK = 64 * 1024
 """Bytes of a part of a stream."""
 
@@ -36,7 +46,9 @@ MAX_STDIN = 32 * 1024
 MAX_STDIN_BODY = 1024 * 1024
 """Bytes of input in one request: the limit of the API."""
 
-_SHELL = 'if command -v bash >/dev/null 2>&1; then exec bash -c "$1"; else exec sh -c "$1"; fi'
+_SHELL = (
+    'if command -v bash >/dev/null 2>&1; then exec bash -l -c "$1"; else exec sh -l -c "$1"; fi'
+)
 
 StreamName = Literal["stdout", "stderr", "pty"]
 
@@ -139,6 +151,27 @@ class SearchResult:
     """Reason why there may be more matches; `None` where these are all."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DiffResult:
+    """Files of a sandbox that differ at two moments."""
+
+    changes: list[FileDiff]
+    """In the order of their paths."""
+    from_: str
+    """Checkpoint before."""
+    to: str | None
+    """Checkpoint after; `None` for the present state."""
+    from_unflushed: bool
+    """The guest did not flush its file system then: what was in its memory is not compared."""
+    to_unflushed: bool
+    compared: int
+    """Number of files and directories that were compared."""
+    unreadable: int
+    """Number of changes that could not be read."""
+    incomplete: str | None = None
+    """Reason why there may be more changes; `None` where these are all."""
+
+
 class WriteEntry(NamedTuple):
     """A file to write."""
 
@@ -147,9 +180,9 @@ class WriteEntry(NamedTuple):
 
 
 def command_words(cmd: str | Sequence[str]) -> tuple[str, list[str]]:
-    """Returns program and arguments; text is run by a shell of the sandbox."""
+    """Returns program and arguments; text is run by a login shell of the sandbox."""
     if isinstance(cmd, str):
-        return "sh", ["-c", _SHELL, "sh", cmd]
+        return "/bin/sh", ["-c", _SHELL, "sh", cmd]
     words = list(cmd)
     if not words:
         raise ValueError("a command has at least one word")
@@ -187,16 +220,29 @@ def parse_json(text: str | bytes) -> Any:
 
 
 class OutputCollector:
-    """Decodes output as it comes, and keeps what a result needs."""
+    """Decodes output as it comes, and keeps what a result needs.
+
+    Of more than `MAX_KEPT` bytes it keeps the last ones, unless all of it `is_wanted`.
+    """
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self.is_wanted = False
+        self._size = 0
+        self._parts: dict[str, collections.deque[bytes]] = {
+            "stdout": collections.deque(),
+            "stderr": collections.deque(),
+        }
         decoder = codecs.getincrementaldecoder("utf-8")
-        self._decoders = {name: decoder(errors="replace") for name in self._parts}
+        names = (*self._parts, "pty")
+        self._decoders = {name: decoder(errors="replace") for name in names}
 
     def keep(self, chunk: OutputChunk) -> None:
         name = "stderr" if chunk.stream == "stderr" else "stdout"
-        self._parts[name].append(chunk.data)
+        parts = self._parts[name]
+        parts.append(chunk.data)
+        self._size += len(chunk.data)
+        while not self.is_wanted and self._size > MAX_KEPT and len(parts) > 1:
+            self._size -= len(parts.popleft())
 
     def decode(self, chunk: OutputChunk) -> CommandOutput:
         if chunk.stream == "pty":
@@ -206,10 +252,48 @@ class OutputCollector:
             return CommandOutput(stderr=text)
         return CommandOutput(stdout=text)
 
+    def decode_pty(self, data: bytes) -> str:
+        """Decodes output of a terminal; a character over two pieces stands in the second one."""
+        return self._decoders["pty"].decode(data)
+
     def result(self, exit_code: int) -> CommandResult:
         return CommandResult(
             b"".join(self._parts["stdout"]), b"".join(self._parts["stderr"]), exit_code
         )
+
+
+class Patience:
+    """Time without an answer over broken connections.
+
+    It begins at the first failure, not while a connection that is well is quiet.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._since: float | None = None
+        self._attempt = 0
+
+    def connected(self) -> None:
+        """Ends the time without an answer.
+
+        Pauses go on to grow: a server that answers and breaks off is not asked again and again.
+        """
+        self._since = None
+
+    def progressed(self) -> None:
+        """Does the same, and makes pauses short again."""
+        self._since = None
+        self._attempt = 0
+
+    def next_pause(self, failure: Exception, now: float) -> float:
+        """Returns the seconds before the next attempt; raises `failure` if it took too long."""
+        if self._since is None:
+            self._since = now
+        elif now - self._since > self._limit:
+            raise failure
+        pause = min(MAX_PAUSE, back_off(self._attempt))
+        self._attempt = min(self._attempt + 1, ATTEMPTS)
+        return pause
 
 
 class LineSplitter:
@@ -233,6 +317,9 @@ class ServerSentEvents:
     def __init__(self) -> None:
         self._name = "message"
         self._data: list[str] = []
+        self._id: str | None = None
+        self.last_id: str | None = None
+        """Position of the stream. Not that of an event that broke off: it is asked for again."""
 
     def feed(self, line: str) -> tuple[str, str] | None:
         """Returns name and data of the event that an empty line ends."""
@@ -243,7 +330,10 @@ class ServerSentEvents:
                 self._name = value
             elif name == "data":
                 self._data.append(value)
+            elif name == "id":
+                self._id = value
             return None
+        self.last_id = self._id or self.last_id
         event = (self._name, "\n".join(self._data)) if self._data else None
         self._name = "message"
         self._data = []

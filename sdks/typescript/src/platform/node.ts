@@ -86,9 +86,10 @@ export async function openLocalFile(path: string): Promise<FileSource> {
 
 /** Writes a local file, which has its old content until all of the new one is there. */
 export async function writeLocalFile(path: string, data: AsyncIterable<Uint8Array>): Promise<void> {
-  const part = `${path}.${process.pid}.part`;
+  // A random name: in a shared directory, a link of a known one could be prepared.
+  const part = `${path}.${randomUUID()}.part`;
   try {
-    await pipeline(data, createWriteStream(part));
+    await pipeline(data, createWriteStream(part, { flags: "wx" }));
     await rename(part, path);
   } catch (error) {
     await rm(part, { force: true });
@@ -143,7 +144,7 @@ function connectEvents(socket: WebSocket, events: SocketEvents): void {
     });
     const refuse = (): void => {
       const headers = new Headers();
-      for (const name of ["retry-after", "x-request-id"]) {
+      for (const name of ["location", "retry-after", "x-request-id"]) {
         const value = response.headers[name];
         if (typeof value === "string") {
           headers.set(name, value);

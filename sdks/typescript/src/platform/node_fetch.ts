@@ -12,6 +12,8 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { ReadableStream as NodeReadableStream } from "node:stream/web";
 
+import type { FetchInit } from "../transport.js";
+
 /** Connections that wait for the next request, and seconds after which TCP asks whether a peer is there. */
 const AGENT_OPTIONS = { keepAlive: true, keepAliveMsecs: 30_000, maxFreeSockets: 32 };
 
@@ -21,9 +23,9 @@ const https = new HttpsAgent(AGENT_OPTIONS);
 /** Statuses whose answers have no body. */
 const WITHOUT_BODY = new Set([101, 204, 205, 304]);
 
-/** Sends a request. Of `init` it reads what this package uses: method, headers as an object, body, signal. */
-export async function nodeFetch(url: URL, init: RequestInit): Promise<Response> {
-  const { method, headers, body, signal } = init;
+/** Sends a request. Of `init` it reads what this package uses: method, headers as an object, body, signal, `stallMs`. */
+export async function nodeFetch(url: URL, init: FetchInit): Promise<Response> {
+  const { method, headers, body, signal, stallMs = 0 } = init;
   signal?.throwIfAborted();
   const isSecure = url.protocol === "https:";
   const fields: Record<string, string> = { ...(headers as Record<string, string>) };
@@ -38,14 +40,22 @@ export async function nodeFetch(url: URL, init: RequestInit): Promise<Response> 
     agent: isSecure ? https : http,
     signal: signal ?? undefined,
   });
+  if (stallMs > 0) {
+    request.setTimeout(stallMs, () => request.destroy(stalled(stallMs)));
+  }
   const answer = answerOf(request);
   const sending = sendBody(request, body).catch((error: unknown) => {
     // An answer that is there says more than a connection that takes no more bytes.
     request.destroy(error as Error);
   });
   const response = await answer;
+  request.setTimeout(0);
   void sending;
-  return responseOf(response);
+  return responseOf(response, stallMs);
+}
+
+function stalled(stallMs: number): Error {
+  return new Error(`nothing was sent and nothing came for ${stallMs / 1000} s`);
 }
 
 function answerOf(request: ClientRequest): Promise<IncomingMessage> {
@@ -66,7 +76,7 @@ async function sendBody(request: ClientRequest, body: RequestInit["body"]): Prom
   }
 }
 
-function responseOf(response: IncomingMessage): Response {
+function responseOf(response: IncomingMessage, stallMs: number): Response {
   const headers = new Headers();
   for (let index = 0; index < response.rawHeaders.length; index += 2) {
     headers.append(response.rawHeaders[index]!, response.rawHeaders[index + 1]!);
@@ -76,16 +86,18 @@ function responseOf(response: IncomingMessage): Response {
     response.resume();
     return new Response(null, { status, headers });
   }
-  return new Response(bodyOf(response), { status, headers });
+  return new Response(bodyOf(response, stallMs), { status, headers });
 }
 
 /** Returns the body as a stream that is read as it is asked for, and fails where the answer breaks off. */
-function bodyOf(response: IncomingMessage): ReadableStream<Uint8Array> {
+function bodyOf(response: IncomingMessage, stallMs: number): ReadableStream<Uint8Array> {
   const parts = response[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
-        const { done, value } = await parts.next();
+        // Not between two reads: that time is the reader's.
+        const timer = stallMs > 0 ? setTimeout(() => response.destroy(stalled(stallMs)), stallMs) : undefined;
+        const { done, value } = await parts.next().finally(() => clearTimeout(timer));
         if (!done) {
           controller.enqueue(new Uint8Array(value.buffer, value.byteOffset, value.length));
           return;

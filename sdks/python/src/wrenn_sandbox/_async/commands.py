@@ -20,20 +20,20 @@ from .. import _io_async as io
 from .._models import CommandInfo, ProcessSignal, TerminalSize
 from .._values import (
     COMMAND_TIMEOUT,
+    FIRST_FRAME_TIMEOUT,
     MAX_STDIN,
     MAX_STDIN_BODY,
-    PATIENCE,
     UNSET,
     CommandOutput,
     CommandResult,
     OutputChunk,
     OutputCollector,
     OutputPart,
+    Patience,
     PtySize,
     StreamName,
     Unset,
     as_bytes,
-    back_off,
     command_words,
     parse_json,
     terminal_json,
@@ -50,7 +50,7 @@ from ..errors import (
     error_from_code,
 )
 from .connection import AsyncConnection
-from .events import GOES_ON_AFTER
+from .events import BREAKS, GOES_ON_AFTER
 
 OnOutput = Callable[[str], Any]
 """Called with output as it comes."""
@@ -64,8 +64,8 @@ Size = PtySize | TerminalSize | Mapping[str, int]
 class AsyncCommandHandle:
     """A command that runs: its output as an iterator, its input, its end.
 
-    Iterating gives `CommandOutput`, and keeps the output for the result of `wait`; `chunks` gives
-    bytes, and keeps none of them. The end of the block, and `disconnect`, leave a background
+    Iterating gives `CommandOutput`, and keeps the last 16 MiB for the result of `wait`; `chunks`
+    gives bytes, and keeps none of them. The end of the block, and `disconnect`, leave a background
     command running, and kill a stream.
     """
 
@@ -108,12 +108,15 @@ class AsyncCommandHandle:
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
     ) -> CommandResult:
-        """Waits for the end, and returns it with all output that was not taken by `chunks`.
+        """Waits for the end, and returns it with all output that was not read by `chunks`.
+
+        Of more than 16 MiB that was iterated over before, it has the last part.
 
         An exit code other than 0 is a `CommandExitError`, unless `check` is false.
         """
+        self._collector.is_wanted = True
         async for output in self:
-            text = output.stdout if output.pty is None else output.pty.decode(errors="replace")
+            text = output.stdout if output.pty is None else self._collector.decode_pty(output.pty)
             if text and on_stdout is not None:
                 on_stdout(text)
             if output.stderr and on_stderr is not None:
@@ -194,7 +197,7 @@ class _AsyncStreamHandle(AsyncCommandHandle):
     async def start_and_check(self, start: dict[str, Any]) -> None:
         """Starts, and waits until the program runs, or does not."""
         await self.start(start)
-        frame = await self._receive()
+        frame = await self._receive(FIRST_FRAME_TIMEOUT)
         if frame["type"] != "start":
             raise ProtocolError(f"a stream that begins with {frame['type']}")
         self.pid = frame["pid"]
@@ -204,10 +207,10 @@ class _AsyncStreamHandle(AsyncCommandHandle):
             raise InvalidStateError("the handle is disconnected")
         await self._socket.send(json.dumps(frame))
 
-    async def _receive(self) -> dict[str, Any]:
+    async def _receive(self, timeout: float | None = None) -> dict[str, Any]:
         if self._socket is None:
             raise InvalidStateError("the handle is disconnected")
-        frame: dict[str, Any] = parse_json(await self._socket.recv())
+        frame: dict[str, Any] = parse_json(await self._socket.recv(timeout))
         if frame["type"] == "error":
             await self.disconnect()
             raise error_from_code(frame["code"], frame["data"], exit_code=frame.get("exit_code"))
@@ -255,7 +258,12 @@ class _AsyncStreamHandle(AsyncCommandHandle):
 
 
 class _AsyncBackgroundHandle(AsyncCommandHandle):
-    """A follower of a background command."""
+    """A follower of a background command.
+
+    `_socket` is its connection, `_attached` the same once the first frame has come.
+    """
+
+    _attached: io.WebSocket | None = None
 
     def __init__(self, commands: AsyncCommands, info: CommandInfo, offset: int) -> None:
         super().__init__(commands, info.terminal)
@@ -263,6 +271,7 @@ class _AsyncBackgroundHandle(AsyncCommandHandle):
         self.pid = info.pid
         self.offset = offset
         """Offset behind the last output that was read."""
+        self._patience = Patience(commands._connection.patience)
 
     async def _attach(self) -> io.WebSocket:
         socket = await self._commands._connection.web_socket(
@@ -270,49 +279,63 @@ class _AsyncBackgroundHandle(AsyncCommandHandle):
             path={**self._commands._path, "command": self.id or ""},
             query={"offset": self.offset, "encoding": "base64"},
         )
+        if self._is_closed:
+            await socket.abort()
+            raise ConnectionBrokenError("the handle was disconnected")
         self._socket = socket
+        frame: dict[str, Any] = parse_json(await socket.recv(FIRST_FRAME_TIMEOUT))
+        if frame["type"] == "error":
+            raise error_from_code(frame["code"], frame["data"])
+        self._patience.connected()
         return socket
 
     async def _next(self) -> OutputChunk | None:
-        broken_since: float | None = None
-        attempt = 0
         while self._exit_code is None and not self._is_closed:
+            goes_on_after: tuple[type[WrennError], ...] = GOES_ON_AFTER
             try:
-                socket = self._socket or await self._attach()
-                frame = parse_json(await socket.recv())
-            except GOES_ON_AFTER:
-                self._socket = None
+                socket = self._attached or await self._attach()
+                self._attached = socket
+                # A refusal behind the first frame is what became of the command.
+                goes_on_after = BREAKS
+                chunk = await self._read_frame(parse_json(await socket.recv()))
+            except WrennError as error:
+                if isinstance(error, OutputLostError):
+                    raise
+                await self._drop()
                 if self._is_closed:
                     return None
-                broken_since = broken_since or io.monotonic()
-                if io.monotonic() - broken_since > PATIENCE:
+                if not isinstance(error, goes_on_after):
+                    self._is_closed = True
                     raise
-                await io.sleep(min(5.0, back_off(attempt)))
-                attempt += 1
+                await io.sleep(self._patience.next_pause(error, io.monotonic()))
                 continue
-            chunk = await self._read_frame(frame)
             if chunk is not None:
                 return chunk
         return None
 
+    async def _drop(self) -> None:
+        """Ends a connection that is of no more use."""
+        socket = self._socket
+        self._socket = None
+        self._attached = None
+        if socket is not None:
+            await socket.abort()
+
     async def _read_frame(self, frame: dict[str, Any]) -> OutputChunk | None:
         kind = frame["type"]
         if kind in ("stdout", "stderr"):
+            self._patience.progressed()
             self.offset = frame["next_offset"]
             return self._chunk(kind, frame["data"], self.offset)
         if kind == "dropped":
+            self._patience.progressed()
             self.offset = frame["next_offset"]
             raise OutputLostError(frame["bytes"])
         if kind == "exit":
             self._exit_code = frame["exit_code"]
-            if self._socket is not None:
-                await self._socket.close()
+            await self.disconnect()
         elif kind == "error":
-            error: WrennError = error_from_code(frame["code"], frame["data"])
-            if not isinstance(error, GOES_ON_AFTER):
-                await self.disconnect()
-                raise error
-            self._socket = None
+            raise error_from_code(frame["code"], frame["data"])
         return None
 
     async def send_signal(self, signal: ProcessSignal) -> None:
@@ -331,7 +354,7 @@ class _AsyncBackgroundHandle(AsyncCommandHandle):
 class AsyncCommands:
     """Commands in a sandbox.
 
-    Text is run by a shell of the sandbox: bash where it is there, else sh. A list of words is run
+    Text is run by a login shell: bash where the sandbox has it, else sh. A list of words is run
     as it is.
     """
 
@@ -575,7 +598,7 @@ class AsyncPty:
     ) -> AsyncCommandHandle:
         """Starts a shell, or `cmd`, on a terminal. Its output is in `pty` of what comes."""
         words = _LOGIN_SHELL if cmd is None else cmd
-        terminal = {"TERM": "xterm-256color", **(envs or {})}
+        terminal = {**_TERMINAL_ENVS, **(envs or {})}
         start = self._commands._start(words, terminal, user, cwd, timeout)
         start = {**start, **without_none({"name": name}), "keep_alive": keep_alive}
         return await self._commands._start_background({**start, "terminal": terminal_json(size)})
@@ -597,8 +620,10 @@ class AsyncPty:
         return await self._commands.kill(id)
 
 
+_TERMINAL_ENVS = {"TERM": "xterm-256color", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
 _LOGIN_SHELL = (
-    "sh",
+    "/bin/sh",
     "-c",
     "if command -v bash >/dev/null 2>&1; then exec bash -il; else exec sh -il; fi",
 )

@@ -18,9 +18,9 @@ import httpx
 
 from .. import _io_async as io
 from .. import _settings
-from .._net import redirect_error
+from .._net import environment_proxy, redirect_error
 from .._operations import OPERATIONS, Operation
-from .._values import ATTEMPTS, FAST_TIMEOUT, SLOW_TIMEOUT, back_off, parse_json
+from .._values import ATTEMPTS, FAST_TIMEOUT, PATIENCE, SLOW_TIMEOUT, back_off, parse_json
 from ..errors import (
     ConnectionBrokenError,
     CredentialsError,
@@ -83,7 +83,9 @@ class AsyncConnection:
         url, key = _settings.load(api_url, api_key)
         self.url = url
         self.request_timeout = request_timeout
-        self._proxy = proxy
+        self.patience = PATIENCE
+        """Seconds without an answer after which streams and uploads are given up."""
+        self._proxy = proxy or environment_proxy(url)
         self._tls = _tls_context(url, ca_file)
         self._headers = {
             "x-api-key": key,
@@ -95,7 +97,9 @@ class AsyncConnection:
                 headers=self._headers,
                 # For plain HTTP no certificates are loaded: with none, all TLS fails.
                 verify=self._tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                proxy=proxy,
+                proxy=self._proxy,
+                # Its proxies are known; those for loopback would see the key of this machine.
+                trust_env=False,
                 follow_redirects=False,
                 limits=httpx.Limits(max_connections=200, max_keepalive_connections=20),
             )

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io as std_io
 import os
+import secrets
 import types
 from collections.abc import AsyncIterator, Iterable
 from typing import IO, Any, Literal, cast, overload
@@ -16,10 +17,11 @@ from .. import _io_async as io
 from .._models import FileInfo
 from .._values import (
     CHUNK,
-    PATIENCE,
+    FIRST_FRAME_TIMEOUT,
     SLOW_TIMEOUT,
     LineSplitter,
     Multipart,
+    Patience,
     SearchMatch,
     SearchResult,
     WatchEvent,
@@ -37,15 +39,13 @@ from ..errors import (
     OperationTimeoutError,
     ProtocolError,
     UnreachableError,
+    WrennError,
     error_from_code,
 )
 from .connection import WITHOUT_LIMIT, AsyncByteStream, AsyncConnection
 
 PAGE = 1000
 """Entries of a page: the most that the API gives."""
-
-UPLOAD_PAUSE = 0.25
-"""Seconds before an upload that broke off asks where it goes on."""
 
 Data = bytes | str | IO[bytes] | io.ByteSource
 """What can be written: bytes, text, a file that is open for reading, or parts as they come."""
@@ -95,7 +95,7 @@ class AsyncFiles:
                 "stream_read_file", path=self._path, json_body=body
             )
         answer = await self._connection.call(
-            "stream_read_file", path=self._path, json_body=body, timeout=SLOW_TIMEOUT
+            "stream_read_file", path=self._path, json_body=body, timeout=WITHOUT_LIMIT
         )
         return answer.content if format == "bytes" else answer.content.decode(errors="replace")
 
@@ -323,28 +323,30 @@ class AsyncFiles:
 
     async def _send_parts(self, file: IO[bytes], size: int, place: dict[str, str]) -> None:
         offset = 0
-        broken_since: float | None = None
+        patience = Patience(self._connection.patience)
         while True:
             try:
                 await self._send_part(file, offset, size, place)
                 return
             except _UPLOAD_GOES_ON_AFTER as error:
-                failure: Exception = error
-            broken_since = broken_since or io.monotonic()
-            while True:
-                if io.monotonic() - broken_since > PATIENCE:
-                    raise failure
-                await io.sleep(UPLOAD_PAUSE)
-                try:
-                    arrived = await self._offset(place)
-                    break
-                except _UPLOAD_GOES_ON_AFTER as error:
-                    failure = error
+                failure: WrennError = error
+            arrived = await self._offset_after(failure, place, patience)
             if arrived >= size:
                 return
             if arrived > offset:
-                broken_since = None
+                patience.progressed()
             offset = arrived
+
+    async def _offset_after(
+        self, failure: WrennError, place: dict[str, str], patience: Patience
+    ) -> int:
+        """Returns the offset at which an upload goes on; asks until there is an answer."""
+        while True:
+            await io.sleep(patience.next_pause(failure, io.monotonic()))
+            try:
+                return await self._offset(place)
+            except _UPLOAD_GOES_ON_AFTER as error:
+                failure = error
 
     async def _send_part(
         self, file: IO[bytes], offset: int, size: int, place: dict[str, str]
@@ -390,9 +392,10 @@ class AsyncFiles:
                 await _copy(stream, local)
                 return
             target = os.fspath(local)
-            temporary = f"{target}.{os.getpid()}.part"
+            # A random name: in a shared directory, a link of a known one could be prepared.
+            temporary = f"{target}.{secrets.token_hex(8)}.part"
             try:
-                with open(temporary, "wb") as file:
+                with open(temporary, "xb") as file:
                     await _copy(stream, file)
                 os.replace(temporary, target)
             except BaseException:
@@ -441,7 +444,7 @@ class AsyncWatch:
         self._is_closed = False
 
     async def _start(self) -> None:
-        event = await self._receive(None)
+        event = await self._receive(FIRST_FRAME_TIMEOUT)
         if event is None or event.type != "started":
             raise ProtocolError("a watch that does not begin")
 

@@ -14,6 +14,7 @@ from .. import _io_async as io
 from .._models import (
     AutoCheckpoint,
     Checkpoint,
+    FileDiff,
     History,
     LogEntry,
     NetworkRules,
@@ -29,14 +30,21 @@ from .._models import (
     Undone,
 )
 from .._values import (
+    FAST_TIMEOUT,
     SLOW_TIMEOUT,
     UNSET,
+    DiffResult,
     LineSplitter,
     Unset,
     parse_json,
     without_none,
 )
-from ..errors import InvalidStateError, NotFoundError, OperationTimeoutError
+from ..errors import (
+    ConnectionBrokenError,
+    InvalidStateError,
+    NotFoundError,
+    OperationTimeoutError,
+)
 from .client import AsyncConnectionOptions, connection_of
 from .commands import AsyncCommands, AsyncPty
 from .connection import AsyncByteStream, AsyncConnection
@@ -298,8 +306,11 @@ class AsyncSandbox:
         return SandboxInfo.from_json(found)
 
     async def is_running(self) -> bool:
-        """Returns true if the sandbox runs."""
-        return (await self.get_info()).status == "running"
+        """Returns true if the sandbox runs; false if it does not, or is not there."""
+        try:
+            return (await self.get_info()).status == "running"
+        except NotFoundError:
+            return False
 
     async def update(
         self,
@@ -419,6 +430,31 @@ class AsyncSandbox:
     async def get_history(self) -> History:
         """Says where an undo goes."""
         return History.from_json(await self._connection.json("get_history", path=self._path))
+
+    async def diff(
+        self,
+        from_: str | None = None,
+        to: str | None = None,
+        *,
+        path: str | None = None,
+        patches: bool | None = None,
+        limit: int | None = None,
+        timeout: int | None = None,
+    ) -> DiffResult:
+        """Compares the files at two checkpoints, or at one and now.
+
+        Default: the newest checkpoint and the present state, and all of the disk. `patches` adds
+        unified diffs of texts, and hashes of other files. A comparison ends at its `limit` of
+        changes (10000) and its `timeout` (60 s): `incomplete` of the result has the reason.
+        """
+        query = {"from": from_, "to": to, "path": path, "patches": patches, "limit": limit}
+        answer = await self._connection.call(
+            "diff_sandbox",
+            path=self._path,
+            query=without_none({**query, "timeout_sec": timeout}),
+            timeout=FAST_TIMEOUT + (timeout or 60),
+        )
+        return _diff_result(answer.content)
 
     async def create_snapshot(
         self,
@@ -623,6 +659,31 @@ def _create_body(**fields: Any) -> dict[str, Any]:
     # The server refuses what is no JSON; a wrong type is told here, with its name.
     json.dumps(body)
     return body
+
+
+def _diff_result(body: bytes) -> DiffResult:
+    changes = []
+    start: dict[str, Any] = {}
+    for line in body.split(b"\n"):
+        if not line.strip():
+            continue
+        message = parse_json(line)
+        if message["type"] == "start":
+            start = message
+        elif message["type"] == "change":
+            changes.append(FileDiff.from_json(message))
+        elif message["type"] == "end":
+            return DiffResult(
+                changes=changes,
+                from_=start.get("from", ""),
+                to=start.get("to"),
+                from_unflushed=start.get("from_unflushed", False),
+                to_unflushed=start.get("to_unflushed", False),
+                compared=message["compared"],
+                unreadable=message["unreadable"],
+                incomplete=message.get("incomplete"),
+            )
+    raise ConnectionBrokenError("the comparison broke off: there may be more changes")
 
 
 def _network_json(

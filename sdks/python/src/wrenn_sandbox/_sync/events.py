@@ -10,10 +10,9 @@ from typing import Any
 from .. import _io_sync as io
 from .._models import Event
 from .._values import (
-    PATIENCE,
     LineSplitter,
+    Patience,
     ServerSentEvents,
-    back_off,
     parse_json,
     without_none,
 )
@@ -38,7 +37,10 @@ GOES_ON_AFTER = (
     OperationTimeoutError,
     UnreachableError,
 )
-"""Errors after which a stream that knows its place connects again."""
+"""Errors after which a request that changes nothing may be made again, as a stream connects."""
+
+BREAKS = (ConnectionBrokenError, HostUnavailableError, UnreachableError)
+"""Errors of a stream that has begun after which it connects again."""
 
 
 class Events:
@@ -80,14 +82,16 @@ class Events:
         sandbox: str | None = None,
         since: str | None = None,
     ) -> EventStream:
-        """Follows events, from now on or from a cursor on.
+        """Follows events: those behind a cursor, or all that happen after this call has returned.
 
         When the connection breaks, it goes on behind the last event, for up to a minute without
         an answer. Keep `cursor` of the last event that you have handled to miss none over a
         restart of your own.
         """
         query = without_none({"cursor": cursor, "type": type, "sandbox": sandbox, "since": since})
-        return EventStream(self._connection, query)
+        stream = EventStream(self._connection, query)
+        stream._connect()
+        return stream
 
 
 class EventStream:
@@ -97,55 +101,70 @@ class EventStream:
         self._connection = connection
         self._query = query
         self._body: ByteStream | None = None
-        self._events: list[Event] = []
-        self._is_closed = False
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self._body = None
         self._lines = LineSplitter()
         self._parser = ServerSentEvents()
+        self._events: list[Event] = []
+        self._is_closed = False
+        self._patience = Patience(connection.patience)
+
+    @property
+    def cursor(self) -> str | None:
+        """Cursor up to which all has come; `None` before the first message of the server."""
+        cursor: str | None = self._query.get("cursor")
+        return cursor
+
+    def _connect(self) -> ByteStream:
+        self._body = self._connection.stream(
+            "stream_events", query=self._query, is_endless=True
+        )
+        self._lines = LineSplitter()
+        self._parser = ServerSentEvents()
+        return self._body
+
+    def _drop(self) -> None:
+        """Ends a connection that is of no more use."""
+        body = self._body
+        self._body = None
+        if body is not None:
+            body.close()
 
     def __iter__(self) -> EventStream:
         return self
 
     def __next__(self) -> Event:
-        broken_since: float | None = None
-        attempt = 0
         while not self._events:
             if self._is_closed:
                 raise StopIteration
             try:
                 self._receive()
-                broken_since = None
-                attempt = 0
-            except GOES_ON_AFTER:
+            except WrennError as error:
+                self._drop()
                 if self._is_closed:
                     raise StopIteration from None
-                self._start_over()
-                broken_since = broken_since or io.monotonic()
-                if io.monotonic() - broken_since > PATIENCE:
+                if not isinstance(error, GOES_ON_AFTER):
                     raise
-                io.sleep(min(5.0, back_off(attempt)))
-                attempt += 1
+                io.sleep(self._patience.next_pause(error, io.monotonic()))
+        self._patience.progressed()
         return self._events.pop(0)
 
     def _receive(self) -> None:
-        if self._body is None:
-            self._body = self._connection.stream(
-                "stream_events", query=self._query, is_endless=True
-            )
+        body = self._body or self._connect()
         try:
-            data = self._body.__next__()
+            data = body.__next__()
         except StopIteration:
             # The server ends: another one has what follows.
             raise ConnectionBrokenError("the stream of events ended") from None
+        self._patience.connected()
         for line in self._lines.feed(data):
             found = self._parser.feed(line.decode(errors="replace").rstrip("\r"))
+            if self._parser.last_id is not None:
+                self._query["cursor"] = self._parser.last_id
+                # Only where the stream begins: a cursor says more.
+                self._query.pop("since", None)
             if found is not None:
-                self._take(*found)
+                self._add(*found)
 
-    def _take(self, name: str, data: str) -> None:
+    def _add(self, name: str, data: str) -> None:
         value = parse_json(data)
         if name == "error":
             detail = value.get("error", {})
@@ -153,7 +172,6 @@ class EventStream:
             raise error
         event = Event.from_json(value)
         self._query["cursor"] = event.cursor
-        # Only where the stream begins: a cursor says more.
         self._query.pop("since", None)
         self._events.append(event)
 
