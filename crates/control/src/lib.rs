@@ -172,6 +172,7 @@ impl ControlPlane {
             held_sandboxes: app::HeldSandboxes::default(),
             idempotency_locks: app::IdempotencyLocks::default(),
             placement_lock: parking_lot::Mutex::default(),
+            own_address: app::OwnAddress::default(),
             draining: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             reconcile: tokio::sync::Notify::new(),
@@ -236,6 +237,7 @@ impl ControlPlane {
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
         let app = &self.app;
+        app.own_address.set(&listener)?;
         let stopping = server::drain(app, self.drain, shutdown);
         let ended = server::serve(self.service, listener, app, self.listener, stopping).await;
         self.app.shutdown.cancel();

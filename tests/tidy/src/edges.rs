@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 18] = [
+const MAY: [(&str, &[&str]); 19] = [
     ("stdx", &[]),
     ("runtime", &["stdx"]),
     ("model", &[]),
@@ -20,8 +20,10 @@ const MAY: [(&str, &[&str]); 18] = [
         &[
             "model",
             "api-types",
+            "client",
             "host-rpc",
             "listener",
+            "mcp",
             "runtime",
             "stdx",
             "store",
@@ -48,10 +50,13 @@ const MAY: [(&str, &[&str]); 18] = [
     ),
     ("guestd", &["guest-rpc", "runtime", "sparse", "stdx"]),
     ("client", &["api-types", "guest-rpc"]),
+    ("mcp", &["client"]),
     // The last two for `wrenn up`, which is both in one process.
     (
         "cli",
-        &["client", "control", "hostd", "model", "runtime", "sparse"],
+        &[
+            "client", "control", "hostd", "mcp", "model", "runtime", "sparse",
+        ],
     ),
     ("testkit", &["model", "guest-rpc", "host-rpc", "stdx"]),
 ];

@@ -40,8 +40,11 @@ const INPUT_OUTPUT: [[&str; 2]; 5] = [
     ["std", "thread"],
     ["std", "io"],
 ];
-/// Names the shell that runs in the guest.
-const GUEST_SHELL: &str = "crates/cli/src/commands/shell.rs";
+/// Files that name the shell that runs in the guest.
+const GUEST_SHELL: [&str; 2] = [
+    "crates/cli/src/commands/shell.rs",
+    "crates/mcp/src/commands.rs",
+];
 const SHELLS: [&str; 6] = [
     "sh",
     "bash",
@@ -243,7 +246,7 @@ impl<'ast> Visit<'ast> for Places<'_> {
         let text = literal.value();
         if SHELLS.contains(&text.as_str())
             && self.source.crate_name() != Some("guestd")
-            && !self.is_in(GUEST_SHELL)
+            && !GUEST_SHELL.iter().any(|file| self.is_in(file))
         {
             self.found(
                 literal,

@@ -15,6 +15,7 @@ mod events;
 mod fs;
 mod help;
 mod lifecycle;
+mod mcp;
 mod network;
 mod ports;
 mod start;
@@ -35,6 +36,7 @@ pub use lifecycle::{
     RollbackArgs, SavedCommand, SnapshotArgs, SnapshotsArgs, SnapshotsCommand, UndoArgs,
     UndoTarget,
 };
+pub use mcp::McpArgs;
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
 pub use start::StartArgs;
@@ -162,6 +164,8 @@ pub enum Command {
     Webhook(WebhookArgs),
     /// List what sandboxes can be created from
     Templates,
+    /// Offer sandboxes as tools to a language model, over the Model Context Protocol
+    Mcp(McpArgs),
     /// Print completions for a shell, for example `source <(wrenn completions bash)`
     Completions { shell: clap_complete::Shell },
     /// Print the versions of this command and of the server

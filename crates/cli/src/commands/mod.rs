@@ -19,6 +19,7 @@ mod fs_watch;
 mod info;
 mod logs;
 mod ls;
+mod mcp;
 mod network;
 mod pause;
 mod ping;
@@ -103,6 +104,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Stats(args) => stats::show_stats(&session()?, &args).await,
         Command::Webhook(args) => return webhooks::manage_webhooks(&session()?, args).await,
         Command::Events(args) => events::print_events(&session()?, &args).await,
+        Command::Mcp(args) => mcp::serve_client(&session()?, args).await,
         Command::Templates => templates::list_templates(&session()?).await,
         Command::Completions { shell } => completions::print_completions(shell),
         Command::Version => version::print_versions(session().ok(), json).await,
@@ -153,6 +155,9 @@ fn check(command: &Command, json: bool) -> anyhow::Result<()> {
             "attach prints output as it comes; leave out --json",
         )),
         Command::Shell(_) => shell::check_terminal(json),
+        Command::Mcp(_) if json => Err(failure::usage_error(
+            "mcp speaks JSON on standard output by itself; leave out --json",
+        )),
         Command::Cp(args) => Direction::of(&args.source, &args.target).map(drop),
         _ => Ok(()),
     }
@@ -163,7 +168,7 @@ fn reads_stdin(command: &Command) -> bool {
         Command::Run(args) => args.process.interactive,
         Command::Exec(args) => args.process.interactive && !args.detach.detach,
         Command::Attach(args) => args.interactive,
-        Command::Shell(_) => true,
+        Command::Shell(_) | Command::Mcp(_) => true,
         Command::Cp(args) => args.source.as_os_str() == "-",
         _ => false,
     }

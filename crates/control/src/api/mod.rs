@@ -22,6 +22,7 @@ mod form;
 mod health;
 mod lifecycle;
 mod logs;
+mod mcp;
 mod metrics;
 mod network;
 mod ports;
@@ -192,6 +193,7 @@ pub fn router(app: Arc<App>, served: Served) -> Router {
         .nest("/v1/capsules", capsules)
         .merge(docs::pages_router())
         .merge(console::pages_router())
+        .merge(mcp::router(Arc::clone(&app)))
         .layer(axum::Extension(served))
         .fallback(error::no_route)
         .with_state(app)

@@ -22,6 +22,7 @@ mod held;
 mod idempotency_lock;
 pub mod logs;
 pub mod metrics;
+mod own_address;
 mod placement;
 pub mod ports;
 mod report;
@@ -61,6 +62,7 @@ use crate::webhooks::Webhooks;
 pub use actors::Actors;
 pub use held::HeldSandboxes;
 pub use idempotency_lock::IdempotencyLocks;
+pub use own_address::OwnAddress;
 
 /// State that all use cases share.
 #[derive(Debug)]
@@ -84,6 +86,8 @@ pub struct App {
     pub idempotency_locks: IdempotencyLocks,
     /// Held while a host is chosen and a place on it is reserved.
     pub placement_lock: Mutex<()>,
+    /// Address at which this process reaches its own API.
+    pub own_address: OwnAddress,
     /// Token that ends open streams and background tasks.
     pub shutdown: CancellationToken,
     /// Cancelled before that, while requests are still taken.

@@ -110,7 +110,11 @@ pub async fn authenticate(store: &Store, headers: &HeaderMap) -> Result<Principa
     })
 }
 
-fn sent_key(headers: &HeaderMap) -> Result<&str> {
+/// Returns the key of a request as it was sent.
+///
+/// # Errors
+/// `Unauthorized` says what is missing.
+pub fn sent_key(headers: &HeaderMap) -> Result<&str> {
     let text = |value: &'static str| {
         headers
             .get(value)

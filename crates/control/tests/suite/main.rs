@@ -23,6 +23,7 @@ mod full_disk;
 mod guest_server;
 mod idempotency;
 mod lists;
+mod mcp;
 mod metrics;
 mod model;
 mod network;

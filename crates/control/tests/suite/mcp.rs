@@ -1,0 +1,107 @@
+//! `/mcp`: whose session it is, and what becomes of its sandboxes.
+
+use control::auth;
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::support::{Plane, one};
+
+const SESSION: &str = "mcp-session-id";
+
+/// Begins a request of the protocol that has sessions.
+fn post(plane: &Plane, key: &str, session: Option<&str>, message: &Value) -> RequestBuilder {
+    let request = plane
+        .bare(Method::POST, "/mcp")
+        .bearer_auth(key)
+        .header("accept", "application/json, text/event-stream")
+        .json(message);
+    match session {
+        Some(session) => request.header(SESSION, session),
+        None => request,
+    }
+}
+
+async fn begin_session(plane: &Plane, key: &str) -> String {
+    let params = json!({
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": { "name": "test", "version": "1" },
+    });
+    let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params });
+    let response = post(plane, key, None, &message).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let session = response.headers()[SESSION].to_str().unwrap().to_owned();
+    let text = answer(response).await.to_string();
+    assert!(text.contains("create_sandbox"), "{text}");
+    let message = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let request = post(plane, key, Some(&session), &message);
+    assert_eq!(request.send().await.unwrap().status(), 202);
+    session
+}
+
+/// Returns the answer in a response, which is one event of a stream.
+async fn answer(response: Response) -> Value {
+    let text = response.text().await.unwrap();
+    let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+    let mut messages = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+    messages
+        .find(|message| message["id"].is_number())
+        .unwrap_or_else(|| panic!("no answer in {text:?}"))
+}
+
+async fn call_tool(plane: &Plane, key: &str, session: &str, tool: &str) -> Value {
+    let params = json!({ "name": tool, "arguments": {} });
+    let message = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params });
+    let response = post(plane, key, Some(session), &message)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    answer(response).await["result"].take()
+}
+
+#[tokio::test]
+async fn session_answers_its_own_key_alone() {
+    let (_host, _ground, plane) = one().await;
+    let session = begin_session(&plane, &plane.key).await;
+    let created = call_tool(&plane, &plane.key, &session, "create_sandbox").await;
+    assert_eq!(created["isError"], false, "{created}");
+
+    let (_, other) = auth::create_key(&plane.store, "other").await.unwrap();
+    let listed = call_tool(&plane, &other.expose(), &session, "list_sandboxes").await;
+    assert_eq!(listed["isError"], true, "{listed}");
+    assert!(listed.to_string().contains("another API key"), "{listed}");
+    let listed = call_tool(&plane, &plane.key, &session, "list_sandboxes").await;
+    let sandboxes = &listed["structuredContent"]["sandboxes"];
+    assert_eq!(sandboxes.as_array().unwrap().len(), 1, "{listed}");
+}
+
+#[tokio::test]
+async fn deleted_session_deletes_its_sandboxes() {
+    let (_host, _ground, plane) = one().await;
+    let session = begin_session(&plane, &plane.key).await;
+    let created = call_tool(&plane, &plane.key, &session, "create_sandbox").await;
+    let id = created["structuredContent"]["id"].as_str().unwrap();
+    let path = format!("/v1/sandboxes/{id}/wait?deleted=true&timeout_sec=30");
+    let end = plane
+        .bare(Method::DELETE, "/mcp")
+        .bearer_auth(&plane.key)
+        .header(SESSION, &session);
+    assert!(end.send().await.unwrap().status().is_success());
+    let deleted = plane.request(Method::GET, &path).send().await.unwrap();
+    assert!(deleted.status().is_success(), "{}", deleted.status());
+}
+
+#[tokio::test]
+async fn tools_can_do_what_the_key_can() {
+    let (_host, _ground, plane) = one().await;
+    let reader = "sandboxes:read".parse().unwrap();
+    let (_, key) = auth::create_team_key(&plane.store, model::TeamId::default(), reader, "reader")
+        .await
+        .unwrap();
+    let key = key.expose();
+    let session = begin_session(&plane, &key).await;
+    let refused = call_tool(&plane, &key, &session, "create_sandbox").await;
+    assert_eq!(refused["isError"], true, "{refused}");
+    assert!(refused.to_string().contains("forbidden"), "{refused}");
+}
