@@ -14,6 +14,7 @@ from websockets.sync.server import ServerConnection
 import wrenn_sandbox as sdk
 from wrenn_sandbox import AsyncClient, AsyncSandbox, Client, Sandbox
 from wrenn_sandbox._async.commands import _AsyncBackgroundHandle
+from wrenn_sandbox._io_async import default_clients
 from wrenn_sandbox._models import CommandInfo
 from wrenn_sandbox._net import environment_proxy
 from wrenn_sandbox._values import MAX_KEPT, OutputChunk, OutputCollector
@@ -178,6 +179,26 @@ def test_iterated_output_is_kept_in_part() -> None:
     collector.is_wanted = True
     collector.keep(OutputChunk("stderr", bytes(1 << 20), None))
     assert len(collector.result(0).stderr_bytes) == 1 << 20
+
+
+def test_default_client_goes_with_its_loop(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeServer
+) -> None:
+    monkeypatch.setenv("WRENN_API_URL", fake.url)
+    monkeypatch.setenv("WRENN_API_KEY", KEY)
+    fake.answers = [Answer(404)]
+    found = default_clients._by_loop
+    before = len(found)
+
+    async def use() -> None:
+        with pytest.raises(sdk.NotFoundError):
+            await AsyncSandbox.get("sb-1")
+        # Its connections, before their loop ends.
+        await found[asyncio.get_running_loop()].popitem()[1].aclose()
+
+    for _ in range(3):
+        asyncio.run(use())
+    assert len(found) <= before + 1
 
 
 def test_loopback_has_no_proxy(monkeypatch: pytest.MonkeyPatch, fake: FakeServer) -> None:

@@ -382,6 +382,50 @@ def test_command_may_end_before_its_input(sandbox: Sandbox, sockets: Sockets) ->
     assert sandbox.commands.run(["true"], stdin=b"i" * 50_000_000).exit_code == 0
 
 
+class Idle:
+    """A port that takes all it gets, and never ends its own direction."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.has_ended = threading.Event()
+
+    def __call__(self, connection: ServerConnection) -> None:
+        while data := connection.recv():
+            assert isinstance(data, bytes)
+            self.received += data
+        with pytest.raises(websockets.ConnectionClosed):
+            connection.recv()
+        self.has_ended.set()
+
+
+def test_closed_port_ends_its_connection(sandbox: Sandbox, sockets: Sockets) -> None:
+    port = Idle()
+    sockets.scripts = [port]
+    connection = sandbox.connect_port(80)
+    file = connection.makefile("wb")
+    file.write(b"written")
+    connection.close()
+    file.close()
+    assert port.has_ended.wait(5)
+    assert port.received == b"written"
+
+
+def test_closed_port_ends_its_connection_awaited(sockets: Sockets) -> None:
+    port = Idle()
+    sockets.scripts = [port]
+
+    async def awaited() -> None:
+        async with AsyncClient(sockets.url, KEY) as client:
+            sandbox = AsyncSandbox("sb-1", client._connection)
+            _, writer = await sandbox.connect_port(80)
+            writer.write(b"written")
+            writer.close()
+            assert await asyncio.to_thread(port.has_ended.wait, 5)
+
+    asyncio.run(awaited())
+    assert port.received == b"written"
+
+
 def test_cancelled_command_closes_connection(sockets: Sockets) -> None:
     closed = threading.Event()
 

@@ -7,7 +7,6 @@ import socket
 import ssl
 import threading
 import time
-import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import IO, Any, TypeVar
 
@@ -162,24 +161,60 @@ class WebSocket:
 async def port_stream(web_socket: WebSocket) -> PortStream:
     """Returns reader and writer of what passes through a WebSocket with binary frames."""
     outer, inner = loopback_pair()
-    await start_carrying(web_socket, inner)
-    return await asyncio.open_connection(sock=outer)
+    is_closed = await start_carrying(web_socket, inner)
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_connection(
+        lambda: asyncio.StreamReaderProtocol(reader), sock=outer
+    )
+    return reader, _PortWriter(transport, protocol, reader, loop, is_closed)
 
 
-async def start_carrying(web_socket: WebSocket, inner: socket.socket) -> None:
-    """Starts to carry bytes between a socket and a WebSocket, in both directions."""
+class _PortWriter(asyncio.StreamWriter):
+    """A writer whose end is told from that of its direction alone."""
+
+    def __init__(
+        self,
+        transport: Any,
+        protocol: Any,
+        reader: asyncio.StreamReader,
+        loop: asyncio.AbstractEventLoop,
+        is_closed: asyncio.Event,
+    ) -> None:
+        super().__init__(transport, protocol, reader, loop)
+        self._is_port_closed = is_closed
+
+    def close(self) -> None:
+        super().close()
+        self._is_port_closed.set()
+
+
+async def start_carrying(web_socket: WebSocket, inner: socket.socket) -> asyncio.Event:
+    """Starts to carry bytes between a socket and a WebSocket, in both directions.
+
+    Whoever closes the other end of the socket sets the event that this returns: to the socket, a
+    close looks as the end of one direction does.
+    """
     reader, writer = await asyncio.open_connection(sock=inner)
-    task = asyncio.ensure_future(_carry(web_socket, reader, writer))
+    is_closed = asyncio.Event()
+    task = asyncio.ensure_future(_carry(web_socket, reader, writer, is_closed))
     # A loop has only weak references to its tasks.
     _TASKS.add(task)
     task.add_done_callback(_TASKS.discard)
+    return is_closed
 
 
 _TASKS: set[asyncio.Future[None]] = set()
 
+LINGER = 60.0
+"""Seconds for the sandbox to take what was written before a close."""
+
 
 async def _carry(
-    web_socket: WebSocket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    web_socket: WebSocket,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    is_closed: asyncio.Event,
 ) -> None:
     async def to_sandbox() -> None:
         while True:
@@ -197,16 +232,28 @@ async def _carry(
             writer.write(data if isinstance(data, bytes) else data.encode())
             await writer.drain()
 
-    tasks = [asyncio.ensure_future(to_sandbox()), asyncio.ensure_future(from_sandbox())]
+    sending = asyncio.ensure_future(to_sandbox())
+    receiving = asyncio.ensure_future(from_sandbox())
+
+    async def until_closed() -> None:
+        await is_closed.wait()
+        await asyncio.wait([sending], timeout=LINGER)
+
+    closing = asyncio.ensure_future(until_closed())
+    both = asyncio.gather(sending, receiving)
     try:
-        await asyncio.gather(*tasks)
+        waited: list[asyncio.Future[Any]] = [both, closing]
+        done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if both in done:
+            await both
         await web_socket.close()
     except (OSError, WrennError):
         reset_on_close(writer.get_extra_info("socket"))
         await web_socket.abort()
     finally:
-        for task in tasks:
+        for task in (sending, receiving, closing):
             task.cancel()
+        await asyncio.gather(both, return_exceptions=True)
         writer.close()
 
 
@@ -215,10 +262,13 @@ class _DefaultClients:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_loop: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+        self._by_loop: dict[asyncio.AbstractEventLoop, dict[Any, Any]] = {}
 
     def get(self, options: Any, make: Callable[[], T]) -> T:
         with self._lock:
+            # Their clients have connections of them: no weak reference would ever go.
+            for loop in [loop for loop in self._by_loop if loop.is_closed()]:
+                del self._by_loop[loop]
             clients = self._by_loop.setdefault(asyncio.get_running_loop(), {})
             if options not in clients:
                 clients[options] = make()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import socket
 import ssl
@@ -107,6 +108,12 @@ class _EventLoop:
             # Ctrl-C ends the wait, so it ends the action too.
             future.cancel()
 
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Has the loop call a function, unless it has ended."""
+        with contextlib.suppress(RuntimeError):
+            if self.is_usable():
+                self._loop.call_soon_threadsafe(function)
+
     def stop(self) -> None:
         """Ends the loop and what runs on it."""
         if self.is_usable():
@@ -171,16 +178,34 @@ class WebSocket:
         """Resets the connection, also where the other side does not read."""
         self._loop.call(self._inner.abort())
 
-    def carry(self, inner: socket.socket) -> None:
-        """Has the loop carry bytes between a socket and this WebSocket."""
-        self._loop.call(_io_async.start_carrying(self._inner, inner))
+    def carry(self, inner: socket.socket) -> Callable[[], None]:
+        """Has the loop carry bytes between a socket and this WebSocket.
+
+        What it returns is to be called when the other end of the socket is closed.
+        """
+        is_closed = self._loop.call(_io_async.start_carrying(self._inner, inner))
+        return lambda: self._loop.call_soon(is_closed.set)
+
+
+class _PortSocket(socket.socket):
+    """A socket whose close is told from the end of its direction alone."""
+
+    on_close: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        super().close()
+        # Files that were made of the socket keep it open.
+        if self.fileno() == -1 and self.on_close is not None:
+            self.on_close()
+            self.on_close = None
 
 
 def port_stream(web_socket: WebSocket) -> PortStream:
     """Returns a socket whose bytes pass through a WebSocket with binary frames."""
     outer, inner = loopback_pair()
-    web_socket.carry(inner)
-    return outer
+    port = _PortSocket(fileno=outer.detach())
+    port.on_close = web_socket.carry(inner)
+    return port
 
 
 class _DefaultClients:
@@ -191,10 +216,12 @@ class _DefaultClients:
         self._clients: dict[Any, Any] = {}
 
     def get(self, options: Any, make: Callable[[], T]) -> T:
+        # A process that was forked shares no connection with its parent.
+        key = (os.getpid(), options)
         with self._lock:
-            if options not in self._clients:
-                self._clients[options] = make()
-            client: T = self._clients[options]
+            if key not in self._clients:
+                self._clients[key] = make()
+            client: T = self._clients[key]
             return client
 
 
