@@ -17,17 +17,26 @@ import (
 // maxPortFrame is the number of bytes of one frame.
 const maxPortFrame = 64 << 10
 
+// maxPortFrames is the number of frames that are read ahead of Read.
+const maxPortFrames = 2
+
 // PortConn is a TCP connection to a port of a sandbox. CloseWrite ends its direction, as of a net.TCPConn.
+//
+// A goroutine receives, so that a read whose deadline has passed leaves the connection as it is: another read, with a
+// later deadline, goes on. A write that is interrupted has sent a part of a frame: the connection ends with it.
 type PortConn struct {
 	socket *socket
-	rest   []byte
-	// hasRead is true once the other side has ended its direction.
-	hasRead  bool
-	mutex    sync.Mutex
-	hasEnded bool
-	read     deadline
-	write    deadline
-	address  portAddr
+	// received are the frames in order. It is closed behind the last one, when receiveErr is set.
+	received   chan []byte
+	receiveErr error
+	rest       []byte
+	mutex      sync.Mutex
+	hasEnded   bool
+	read       deadline
+	write      deadline
+	closeOnce  sync.Once
+	closed     chan struct{}
+	address    portAddr
 }
 
 var _ net.Conn = (*PortConn)(nil)
@@ -49,7 +58,13 @@ func (s *Sandbox) DialPort(ctx context.Context, port int) (*PortConn, error) {
 		return nil, err
 	}
 	// Its context ends with the connection, not with the dialing.
-	return &PortConn{socket: opened, address: portAddr{s.ID(), port}}, nil
+	conn := &PortConn{
+		socket: opened, address: portAddr{s.ID(), port}, received: make(chan []byte, maxPortFrames), closed: make(chan struct{}),
+	}
+	conn.read.passed = make(chan struct{})
+	conn.write.passed = make(chan struct{})
+	go conn.receive()
+	return conn, nil
 }
 
 type portAddr struct {
@@ -60,60 +75,100 @@ type portAddr struct {
 func (a portAddr) Network() string { return "wrenn" }
 func (a portAddr) String() string  { return net.JoinHostPort(a.sandbox, strconv.Itoa(a.port)) }
 
-// deadline ends a connection: a WebSocket of which a frame was begun cannot be used any more.
+// deadline is a time after which reads or writes fail, as that of net.Pipe.
 type deadline struct {
-	mutex   sync.Mutex
-	timer   *time.Timer
-	expired bool
+	mutex sync.Mutex
+	timer *time.Timer
+	// passed is closed when the time has passed, and made anew when a later one is set.
+	passed chan struct{}
 }
 
-func (d *deadline) set(at time.Time, expire func()) {
+func (d *deadline) set(at time.Time) {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
-	if d.timer != nil {
-		d.timer.Stop()
+	if d.timer != nil && !d.timer.Stop() {
+		// It has fired, or fires now: this is the channel that it closes.
+		<-d.passed
 	}
 	d.timer = nil
+	select {
+	case <-d.passed:
+		d.passed = make(chan struct{})
+	default:
+	}
 	if at.IsZero() {
 		return
 	}
-	d.timer = time.AfterFunc(time.Until(at), func() {
-		d.mutex.Lock()
-		d.expired = true
-		d.mutex.Unlock()
-		expire()
-	})
+	passed := d.passed
+	if left := time.Until(at); left > 0 {
+		d.timer = time.AfterFunc(left, func() { close(passed) })
+	} else {
+		close(passed)
+	}
 }
 
-func (d *deadline) errorOr(err error) error {
+func (d *deadline) wait() <-chan struct{} {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
-	if err != nil && d.expired {
-		return os.ErrDeadlineExceeded
+	return d.passed
+}
+
+func (d *deadline) hasPassed() bool {
+	select {
+	case <-d.wait():
+		return true
+	default:
+		return false
 	}
-	return err
+}
+
+// receive reads frames until the other side ends its direction, or the connection ends.
+func (p *PortConn) receive() {
+	defer close(p.received)
+	for {
+		kind, data, err := p.socket.receive()
+		switch {
+		case err == io.EOF:
+			p.receiveErr = broken(errors.New("the connection to the port ended before its data: does a program listen there?"))
+			return
+		case err != nil:
+			p.receiveErr = err
+			return
+		case kind != websocket.MessageBinary:
+			continue
+		case len(data) == 0:
+			p.receiveErr = io.EOF
+			p.endDirection()
+			return
+		}
+		select {
+		case p.received <- data:
+		case <-p.closed:
+			return
+		}
+	}
 }
 
 func (p *PortConn) Read(buffer []byte) (int, error) {
-	for len(p.rest) == 0 {
-		if p.hasRead {
-			return 0, io.EOF
-		}
-		kind, data, err := p.socket.receive()
-		switch {
-		case err == io.EOF && !p.socket.closed.Load():
-			err = broken(errors.New("the connection to the port ended before its data: does a program listen there?"))
-			return 0, p.read.errorOr(err)
-		case err != nil && p.socket.closed.Load():
-			return 0, p.read.errorOr(net.ErrClosed)
-		case err != nil:
-			return 0, p.read.errorOr(err)
-		case kind != websocket.MessageBinary:
-		case len(data) == 0:
-			p.hasRead = true
-			p.endDirection()
-		default:
+	switch {
+	case p.isClosed():
+		return 0, net.ErrClosed
+	case p.read.hasPassed():
+		return 0, os.ErrDeadlineExceeded
+	case len(p.rest) == 0:
+		select {
+		case data, ok := <-p.received:
+			if !ok && p.isClosed() {
+				return 0, net.ErrClosed
+			}
+			if !ok {
+				return 0, p.receiveErr
+			}
 			p.rest = data
+		case <-p.closed:
+			return 0, net.ErrClosed
+		case <-p.read.wait():
+			return 0, os.ErrDeadlineExceeded
 		}
 	}
 	n := copy(buffer, p.rest)
@@ -124,13 +179,52 @@ func (p *PortConn) Read(buffer []byte) (int, error) {
 func (p *PortConn) Write(data []byte) (int, error) {
 	sent := 0
 	for sent < len(data) {
+		switch {
+		case p.isClosed():
+			return sent, net.ErrClosed
+		case p.write.hasPassed():
+			return sent, os.ErrDeadlineExceeded
+		}
 		part := data[sent:min(len(data), sent+maxPortFrame)]
-		if err := p.socket.send(websocket.MessageBinary, part); err != nil {
-			return sent, p.write.errorOr(err)
+		if err := p.send(part); err != nil {
+			return sent, err
 		}
 		sent += len(part)
 	}
 	return sent, nil
+}
+
+// send sends a frame. A deadline that passes ends the connection.
+func (p *PortConn) send(part []byte) error {
+	done := make(chan struct{})
+	defer close(done)
+	passed := p.write.wait()
+	go func() {
+		select {
+		case <-passed:
+			p.socket.close()
+		case <-done:
+		}
+	}()
+	err := p.socket.send(websocket.MessageBinary, part)
+	switch {
+	case err == nil:
+		return nil
+	case p.isClosed():
+		return net.ErrClosed
+	case p.write.hasPassed():
+		return os.ErrDeadlineExceeded
+	}
+	return err
+}
+
+func (p *PortConn) isClosed() bool {
+	select {
+	case <-p.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 // CloseWrite ends the direction to the sandbox.
@@ -152,7 +246,7 @@ func (p *PortConn) endDirection() {
 
 // Close closes the connection, both directions.
 func (p *PortConn) Close() error {
-	p.SetDeadline(time.Time{})
+	p.closeOnce.Do(func() { close(p.closed) })
 	p.socket.close()
 	return nil
 }
@@ -163,20 +257,20 @@ func (p *PortConn) LocalAddr() net.Addr { return portAddr{} }
 // RemoteAddr returns sandbox and port.
 func (p *PortConn) RemoteAddr() net.Addr { return p.address }
 
-// SetDeadline sets the time at which the connection ends, unless it is moved before.
+// SetDeadline sets the time after which reads and writes fail, also those that wait; zero: never.
 func (p *PortConn) SetDeadline(at time.Time) error {
 	return errors.Join(p.SetReadDeadline(at), p.SetWriteDeadline(at))
 }
 
-// SetReadDeadline does the same for a read that waits. What is left of the connection ends with it.
+// SetReadDeadline sets the time after which reads fail. A later time has them go on.
 func (p *PortConn) SetReadDeadline(at time.Time) error {
-	p.read.set(at, p.socket.close)
+	p.read.set(at)
 	return nil
 }
 
-// SetWriteDeadline does the same for a write that waits.
+// SetWriteDeadline sets the time after which writes fail. The connection ends with a write that waits then.
 func (p *PortConn) SetWriteDeadline(at time.Time) error {
-	p.write.set(at, p.socket.close)
+	p.write.set(at)
 	return nil
 }
 

@@ -585,6 +585,43 @@ func TestFiftyMegabytesPassThroughPort(t *testing.T) {
 	want(t, err, io.EOF)
 }
 
+func TestPassedDeadlineLeavesConnectionUsable(t *testing.T) {
+	fake := newFake(t)
+	fake.socket = serveEcho
+	conn, err := fake.sandbox().DialPort(t.Context(), 80)
+	noError(t, err)
+	defer conn.Close()
+	// One that passes while nothing waits, as pools leave it, and one that ends a read.
+	noError(t, conn.SetDeadline(time.Now().Add(-time.Second)))
+	_, err = conn.Write([]byte("lost"))
+	want(t, err, os.ErrDeadlineExceeded)
+	noError(t, conn.SetDeadline(time.Time{}))
+	noError(t, conn.SetReadDeadline(time.Now().Add(time.Millisecond)))
+	_, err = conn.Read(make([]byte, 8))
+	want(t, err, os.ErrDeadlineExceeded)
+	noError(t, conn.SetReadDeadline(time.Now().Add(time.Hour)))
+	_, err = conn.Write([]byte("ping"))
+	noError(t, err)
+	buffer := make([]byte, 8)
+	n, err := conn.Read(buffer)
+	noError(t, err)
+	equal(t, string(buffer[:n]), "ping")
+	noError(t, conn.CloseWrite())
+	_, err = conn.Read(buffer)
+	want(t, err, io.EOF)
+}
+
+func TestHeldWriteEndsWithItsDeadline(t *testing.T) {
+	fake := newFake(t)
+	fake.socket = func(_ *websocket.Conn, r *http.Request) { <-r.Context().Done() }
+	conn, err := fake.sandbox().DialPort(t.Context(), 80)
+	noError(t, err)
+	defer conn.Close()
+	noError(t, conn.SetWriteDeadline(time.Now().Add(200*time.Millisecond)))
+	_, err = io.Copy(struct{ io.Writer }{conn}, &zeroes{100_000_000})
+	want(t, err, os.ErrDeadlineExceeded)
+}
+
 func TestPortHasDeadlinesAndEnds(t *testing.T) {
 	fake := newFake(t)
 	fake.socket = func(conn *websocket.Conn, r *http.Request) { _, _ = hear(conn, r); _, _ = hear(conn, r) }
@@ -598,6 +635,7 @@ func TestPortHasDeadlinesAndEnds(t *testing.T) {
 	noError(t, conn.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
 	_, err := conn.Read(make([]byte, 1))
 	want(t, err, os.ErrDeadlineExceeded)
+	noError(t, conn.Close())
 	closed := dial()
 	noError(t, closed.Close())
 	_, err = closed.Read(make([]byte, 1))
