@@ -295,7 +295,7 @@ func collect[T any](items iter.Seq2[T, error]) ([]T, error) {
 	return found, nil
 }
 
-// Exists says whether something is there.
+// Exists returns true if something is there.
 func (f *Files) Exists(ctx context.Context, path string, options ...FileOptions) (bool, error) {
 	_, err := f.Info(ctx, path, options...)
 	return falseIfMissing(err)

@@ -233,7 +233,7 @@ func (c *Client) ListTemplates(ctx context.Context) ([]TemplateInfo, error) {
 // ID returns the id of the sandbox.
 func (s *Sandbox) ID() string { return s.Known().ID }
 
-// Known returns what was known of the sandbox after the last call that told.
+// Known returns what was known of the sandbox after the last call whose answer had it.
 func (s *Sandbox) Known() SandboxInfo {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -262,7 +262,7 @@ func (s *Sandbox) Info(ctx context.Context) (*SandboxInfo, error) {
 	return s.learn(ctx, &call{operation: "get_sandbox"})
 }
 
-// IsRunning says whether the sandbox runs.
+// IsRunning returns true if the sandbox runs; false if it does not, or is not there.
 func (s *Sandbox) IsRunning(ctx context.Context) (bool, error) {
 	info, err := s.Info(ctx)
 	if ok, err := falseIfMissing(err); !ok {

@@ -249,7 +249,7 @@ def operations(document):
         "    method: str",
         "    path: str",
         "    is_repeatable: bool",
-        '    """True if it may be sent again when nobody knows whether it was carried out."""',
+        '    """True if it may be sent again when it is not known whether it was carried out."""',
         "",
         "",
         "OPERATIONS = {",

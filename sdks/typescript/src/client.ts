@@ -63,9 +63,9 @@ export interface Connection extends ClientOptions, RequestOptions {
 export function splitConnection<T extends Connection>(
   options: T,
 ): { client: Client; request: RequestOptions; rest: Omit<T, keyof Connection> } {
-  const { client, apiUrl, apiKey, retries, headers, fetch, signal, requestTimeoutMs, ...rest } = options;
+  const { client, apiUrl, apiKey, retries, headers, proxy, ca, fetch, signal, requestTimeoutMs, ...rest } = options;
   return {
-    client: client ?? new Client({ apiUrl, apiKey, retries, headers, fetch, requestTimeoutMs }),
+    client: client ?? new Client({ apiUrl, apiKey, retries, headers, proxy, ca, fetch, requestTimeoutMs }),
     request: { signal, requestTimeoutMs },
     rest,
   };

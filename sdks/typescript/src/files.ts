@@ -111,7 +111,7 @@ export class Files {
     } while (cursor);
   }
 
-  /** Says whether something is there. */
+  /** Returns true if something is there. */
   async exists(path: string, options: FileOptions = {}): Promise<boolean> {
     try {
       await this.getInfo(path, options);

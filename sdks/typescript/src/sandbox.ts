@@ -199,7 +199,7 @@ export class Sandbox implements AsyncDisposable {
     return this.known.id;
   }
 
-  /** What was known of the sandbox after the last call that told. */
+  /** What was known of the sandbox after the last call whose answer had it. */
   get info(): SandboxInfo {
     return this.known;
   }
@@ -218,7 +218,7 @@ export class Sandbox implements AsyncDisposable {
     return this.learn(this.transport.json("get_sandbox", { path: this.path }, options));
   }
 
-  /** Says whether the sandbox runs. */
+  /** Returns true if the sandbox runs; false if it does not, or is not there. */
   async isRunning(options?: RequestOptions): Promise<boolean> {
     try {
       return (await this.getInfo(options)).status === "running";

@@ -11,7 +11,7 @@ import { fromWire } from "./casing.js";
 import type { RequestOptions } from "./deadline.js";
 import { ApiError, ConnectionBrokenError, ProtocolError, UnreachableError } from "./errors.js";
 import type { Operations } from "./generated/operations.js";
-import { pauseBefore, USER_AGENT, type CallInput, type Transport } from "./transport.js";
+import { pauseBefore, USER_AGENT, type CallInput, type NetworkOptions, type Transport } from "./transport.js";
 
 /** What happens on a socket. */
 export interface SocketEvents {
@@ -37,7 +37,7 @@ export type SocketFactory = (
   url: string,
   key: string,
   events: SocketEvents,
-  options: { timeoutMs: number; userAgent: string },
+  options: { timeoutMs: number; headers: Record<string, string>; network: NetworkOptions },
 ) => RawSocket;
 
 /** Bytes that are queued before the connection is not read any more. */
@@ -81,7 +81,7 @@ export class MessageSocket {
       for (let attempt = 0; ; attempt += 1) {
         const socket = new MessageSocket(url.href);
         try {
-          await socket.open(apiKey, deadline.signal, options.signal);
+          await socket.open(transport, apiKey, deadline.signal, options.signal);
           return socket;
         } catch (error) {
           const pause = pauseBefore(error, attempt, true);
@@ -97,9 +97,18 @@ export class MessageSocket {
     }
   }
 
-  private async open(key: string, opening: AbortSignal, whole: AbortSignal | undefined): Promise<void> {
+  private async open(
+    transport: Transport,
+    key: string,
+    opening: AbortSignal,
+    whole: AbortSignal | undefined,
+  ): Promise<void> {
     opening.throwIfAborted();
-    this.raw = openSocket(this.url, key, this.events(), { timeoutMs: HANDSHAKE_MS, userAgent: USER_AGENT });
+    this.raw = openSocket(this.url, key, this.events(), {
+      timeoutMs: HANDSHAKE_MS,
+      headers: { ...transport.options.headers, "user-agent": USER_AGENT },
+      network: transport.network,
+    });
     const abort = (signal: AbortSignal) => (): void => this.fail(signal.reason);
     const abortOpening = abort(opening);
     opening.addEventListener("abort", abortOpening, { once: true });

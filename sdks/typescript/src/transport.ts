@@ -35,11 +35,21 @@ export interface ClientOptions {
   requestTimeoutMs?: number;
   /** Times that a request is sent again. Default 3. */
   retries?: number;
-  /** Header fields that go with each request, such as `traceparent`. */
+  /** Header fields that go with each request and WebSocket, such as `traceparent`. Not in browsers' WebSockets. */
   headers?: Record<string, string>;
-  /** Replacement of what sends requests, for proxies and certificate authorities of one's own. */
+  /**
+   * Address of a proxy for requests and WebSockets. Default: `HTTPS_PROXY` or `HTTP_PROXY`, by the scheme of the server,
+   * unless `NO_PROXY` has its host; none for addresses of this machine.
+   */
+  proxy?: string;
+  /** Certificates in PEM that are trusted instead of the known authorities. */
+  ca?: string;
+  /** Replacement of what sends requests; WebSockets do not use it. */
   fetch?: typeof fetch;
 }
+
+/** How connections are made, outside of browsers. */
+export type NetworkOptions = Pick<ClientOptions, "proxy" | "ca">;
 
 /** Default time of a call. */
 export const REQUEST_TIMEOUT_MS = 60_000;
@@ -127,6 +137,7 @@ export interface FetchInit extends RequestInit {
   duplex?: "half";
   /** Milliseconds without progress after which the request fails. */
   stallMs?: number;
+  network?: NetworkOptions;
 }
 
 /** Sends requests for all objects of a client. */
@@ -136,6 +147,12 @@ export class Transport {
   readonly patienceMs: number = 60_000;
 
   constructor(readonly options: ClientOptions) {}
+
+  /** Returns how connections are made. */
+  get network(): NetworkOptions {
+    const { proxy, ca } = this.options;
+    return { proxy, ca };
+  }
 
   /** Returns address and key, which are looked for at the first call. */
   load(): Promise<Settings> {
@@ -280,7 +297,7 @@ export class Transport {
       "x-api-key": apiKey,
       ...input.headers,
     };
-    const init: FetchInit = { method, headers, redirect: "manual", signal: deadline.signal };
+    const init: FetchInit = { method, headers, redirect: "manual", signal: deadline.signal, network: this.network };
     if (input.isData) {
       init.stallMs = STALL_MS;
     }

@@ -192,8 +192,8 @@ class _PortWriter(asyncio.StreamWriter):
 async def start_carrying(web_socket: WebSocket, inner: socket.socket) -> asyncio.Event:
     """Starts to carry bytes between a socket and a WebSocket, in both directions.
 
-    Whoever closes the other end of the socket sets the event that this returns: to the socket, a
-    close looks as the end of one direction does.
+    The event that it returns is to be set when the other end of the socket is closed: to the
+    socket, a close looks as the end of one direction does.
     """
     reader, writer = await asyncio.open_connection(sock=inner)
     is_closed = asyncio.Event()

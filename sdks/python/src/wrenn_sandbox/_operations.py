@@ -12,7 +12,7 @@ class Operation(NamedTuple):
     method: str
     path: str
     is_repeatable: bool
-    """True if it may be sent again when nobody knows whether it was carried out."""
+    """True if it may be sent again when it is not known whether it was carried out."""
 
 
 OPERATIONS = {

@@ -11,6 +11,7 @@ import WebSocket from "ws";
 import { CredentialsError } from "../errors.js";
 import { errorFromAnswer } from "../answers.js";
 import type { SocketEvents, SocketFactory } from "../socket.js";
+import { agentFor } from "./node_network.js";
 
 export { nodeFetch as platformFetch } from "./node_fetch.js";
 
@@ -100,7 +101,9 @@ export async function writeLocalFile(path: string, data: AsyncIterable<Uint8Arra
 /** Opens a WebSocket with the key in a header field. */
 export const openSocket: SocketFactory = (url, key, events, options) => {
   const socket = new WebSocket(url, {
-    headers: { "x-api-key": key, "user-agent": options.userAgent },
+    headers: { ...options.headers, "x-api-key": key },
+    agent: agentFor(new URL(url), options.network),
+    ca: options.network.ca,
     maxPayload: MAX_FRAME,
     perMessageDeflate: false,
     handshakeTimeout: options.timeoutMs,

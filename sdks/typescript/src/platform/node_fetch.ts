@@ -6,26 +6,24 @@
  * the call, and reads an answer that comes before all of the request was sent.
  */
 
-import { Agent as HttpAgent, request as httpRequest, type ClientRequest, type IncomingMessage } from "node:http";
-import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import { request as httpRequest, type ClientRequest, type IncomingMessage } from "node:http";
+import { request as httpsRequest } from "node:https";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { ReadableStream as NodeReadableStream } from "node:stream/web";
 
 import type { FetchInit } from "../transport.js";
-
-/** Connections that wait for the next request, and seconds after which TCP asks whether a peer is there. */
-const AGENT_OPTIONS = { keepAlive: true, keepAliveMsecs: 30_000, maxFreeSockets: 32 };
-
-const http = new HttpAgent(AGENT_OPTIONS);
-const https = new HttpsAgent(AGENT_OPTIONS);
+import { agentFor } from "./node_network.js";
 
 /** Statuses whose answers have no body. */
 const WITHOUT_BODY = new Set([101, 204, 205, 304]);
 
-/** Sends a request. Of `init` it reads what this package uses: method, headers as an object, body, signal, `stallMs`. */
+/**
+ * Sends a request. Of `init` it reads what this package uses: method, headers as an object, body, signal,
+ * and what is its own.
+ */
 export async function nodeFetch(url: URL, init: FetchInit): Promise<Response> {
-  const { method, headers, body, signal, stallMs = 0 } = init;
+  const { method, headers, body, signal, stallMs = 0, network = {} } = init;
   signal?.throwIfAborted();
   const isSecure = url.protocol === "https:";
   const fields: Record<string, string> = { ...(headers as Record<string, string>) };
@@ -37,7 +35,8 @@ export async function nodeFetch(url: URL, init: FetchInit): Promise<Response> {
   const request = (isSecure ? httpsRequest : httpRequest)(url, {
     method,
     headers: fields,
-    agent: isSecure ? https : http,
+    agent: agentFor(url, network),
+    ca: network.ca,
     signal: signal ?? undefined,
   });
   if (stallMs > 0) {

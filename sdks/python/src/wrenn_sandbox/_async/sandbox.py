@@ -398,7 +398,7 @@ class AsyncSandbox:
         return await self._post("resume_sandbox")
 
     async def fork(self, count: int = 1) -> builtins.list[Self]:
-        """Makes children that go on from this instant: all of them, or none."""
+        """Makes children that go on from the present state: all of them, or none."""
         children = await self._connection.json(
             "fork_sandbox",
             path=self._path,
@@ -656,7 +656,7 @@ def _create_body(**fields: Any) -> dict[str, Any]:
     for name in ("envs", "labels"):
         if name in body:
             body[name] = dict(body[name])
-    # The server refuses what is no JSON; a wrong type is told here, with its name.
+    # The server refuses what is no JSON; here the error names the wrong type.
     json.dumps(body)
     return body
 

@@ -96,6 +96,6 @@ class AsyncWebhooks:
         return WebhookDelivery.from_json(sent)
 
     async def redeliver_dead(self, id: str) -> Redelivered:
-        """Sends again what was given up."""
+        """Sends dead deliveries again."""
         sent = await self._connection.json("redeliver_dead_letters", path={"webhook": id})
         return Redelivered.from_json(sent)

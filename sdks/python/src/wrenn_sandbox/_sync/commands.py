@@ -191,7 +191,7 @@ class _StreamHandle(CommandHandle):
         self._socket = self._commands._connection.web_socket(
             "exec_stream", path=self._commands._path
         )
-        # A server that refuses closes at once; what it said is still to be read.
+        # A server that refuses closes at once; its last frame is read below.
         with contextlib.suppress(ConnectionBrokenError):
             self._send(start)
 

@@ -399,7 +399,7 @@ class Sandbox:
         return self._post("resume_sandbox")
 
     def fork(self, count: int = 1) -> builtins.list[Self]:
-        """Makes children that go on from this instant: all of them, or none."""
+        """Makes children that go on from the present state: all of them, or none."""
         children = self._connection.json(
             "fork_sandbox",
             path=self._path,
@@ -657,7 +657,7 @@ def _create_body(**fields: Any) -> dict[str, Any]:
     for name in ("envs", "labels"):
         if name in body:
             body[name] = dict(body[name])
-    # The server refuses what is no JSON; a wrong type is told here, with its name.
+    # The server refuses what is no JSON; here the error names the wrong type.
     json.dumps(body)
     return body
 

@@ -97,6 +97,6 @@ class Webhooks:
         return WebhookDelivery.from_json(sent)
 
     def redeliver_dead(self, id: str) -> Redelivered:
-        """Sends again what was given up."""
+        """Sends dead deliveries again."""
         sent = self._connection.json("redeliver_dead_letters", path={"webhook": id})
         return Redelivered.from_json(sent)
