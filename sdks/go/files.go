@@ -1,21 +1,15 @@
 package wrenn
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/http"
 	"net/url"
-	"os"
-	"strings"
-	"sync"
 )
 
 // pageSize is the number of entries of a page.
@@ -140,93 +134,6 @@ func (f *Files) Write(ctx context.Context, path string, data io.Reader, options 
 	return source.close(f.client.json(ctx, request, nil))
 }
 
-// setForm makes the form of an upload: fields, and the file behind them.
-func setForm(request *call, fields [][2]string, data *source) {
-	boundary := "wrenn-" + randomID()
-	var head strings.Builder
-	for _, field := range fields {
-		fmt.Fprintf(&head, "--%s\r\nContent-Disposition: form-data; name=%q\r\n\r\n%s\r\n", boundary, field[0], field[1])
-	}
-	fmt.Fprintf(&head, "--%s\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n", boundary)
-	head.WriteString("Content-Type: application/octet-stream\r\n\r\n")
-	tail := fmt.Sprintf("\r\n--%s--\r\n", boundary)
-	request.contentType = "multipart/form-data; boundary=" + boundary
-	request.isOnce, request.isData = data.isOnce, true
-	request.stream = func() (io.Reader, int64) {
-		content, length := data.open()
-		if length >= 0 {
-			length += int64(head.Len() + len(tail))
-		}
-		return io.MultiReader(strings.NewReader(head.String()), content, strings.NewReader(tail)), length
-	}
-}
-
-// source is what is sent, and the error of reading it, which is the one to tell.
-type source struct {
-	reader io.Reader
-	// at is set for bytes and strings: each attempt has a reader of its own, since net/http may still read the one of the
-	// attempt before.
-	at     io.ReaderAt
-	start  int64
-	length int64
-	isOnce bool
-
-	mutex  sync.Mutex
-	err    error
-	closed bool
-}
-
-func newSource(reader io.Reader) *source {
-	s := &source{reader: reader, length: -1, isOnce: true}
-	known, hasLength := reader.(interface{ Len() int })
-	seeker, isSeeker := reader.(io.Seeker)
-	at, isReaderAt := reader.(io.ReaderAt)
-	if hasLength && isSeeker && isReaderAt {
-		if start, err := seeker.Seek(0, io.SeekCurrent); err == nil {
-			s.at, s.start, s.length, s.isOnce = at, start, int64(known.Len()), false
-		}
-	}
-	return s
-}
-
-func (s *source) open() (io.Reader, int64) {
-	if s.at != nil {
-		return io.NewSectionReader(s.at, s.start, s.length), s.length
-	}
-	return readerFunc(s.read), s.length
-}
-
-func (s *source) read(buffer []byte) (int, error) {
-	s.mutex.Lock()
-	closed := s.closed
-	s.mutex.Unlock()
-	if closed {
-		return 0, os.ErrClosed
-	}
-	n, err := s.reader.Read(buffer)
-	if err != nil && err != io.EOF {
-		s.mutex.Lock()
-		s.err = err
-		s.mutex.Unlock()
-	}
-	return n, err
-}
-
-// close ends the reading, also by net/http, which may go on after the answer, and returns the error to tell.
-func (s *source) close(err error) error {
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	s.closed = true
-	if err != nil && s.err != nil {
-		return s.err
-	}
-	return err
-}
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(buffer []byte) (int, error) { return f(buffer) }
-
 func randomID() string {
 	bytes := make([]byte, 16)
 	_, _ = rand.Read(bytes)
@@ -348,171 +255,6 @@ func (f *Files) Chown(ctx context.Context, path, owner, group string, options ..
 		Recursive: trueOrNil(selected.Recursive),
 	}
 	return fetch[FileInfo](ctx, f.client, f.request("change_owner", body))
-}
-
-// SearchOptions say what is searched for: files by name, lines of them by content, or both.
-type SearchOptions struct {
-	// Name is a glob.
-	Name string
-	// Content is a regular expression in the syntax of ripgrep, or text with Literal.
-	Content    string
-	Literal    bool
-	IgnoreCase bool
-	// Depth is the number of levels below the directory.
-	Depth int
-	// Limit is the number of matches. Default 1000.
-	Limit int
-	// TimeoutSec is the longest time of the search in seconds. Default 30.
-	TimeoutSec int
-	User       string
-}
-
-// Search are the matches of a search, as they are found.
-type Search struct {
-	body    io.ReadCloser
-	summary *SearchMessage
-}
-
-// Search searches below a directory.
-func (f *Files) Search(ctx context.Context, path string, options SearchOptions) (*Search, error) {
-	body := SearchFilesRequest{
-		Path: path, Name: textOrNil(options.Name), Content: textOrNil(options.Content),
-		Literal: trueOrNil(options.Literal), IgnoreCase: trueOrNil(options.IgnoreCase), User: textOrNil(options.User),
-		Depth: numberOrNil(options.Depth), Limit: numberOrNil(options.Limit), TimeoutSec: numberOrNil(options.TimeoutSec),
-	}
-	opened, err := f.client.open(ctx, f.request("search_files", body))
-	if err != nil {
-		return nil, err
-	}
-	return &Search{body: opened}, nil
-}
-
-func numberOrNil(number int) *int64 {
-	if number == 0 {
-		return nil
-	}
-	value := int64(number)
-	return &value
-}
-
-// Matches iterates over the matches.
-func (s *Search) Matches() iter.Seq2[SearchMessage, error] {
-	return func(yield func(SearchMessage, error) bool) {
-		for message, err := range jsonLines[SearchMessage](s.body) {
-			if err == nil && message.Type == "end" {
-				s.summary = &message
-				return
-			}
-			if !yield(message, err) || err != nil {
-				return
-			}
-		}
-		yield(SearchMessage{}, broken(errors.New("the search broke off: there may be more matches")))
-	}
-}
-
-// Close ends the search. One that is iterated over needs no call.
-func (s *Search) Close() error { return s.body.Close() }
-
-// Summary returns what was searched, and in Incomplete why there may be more matches; nil until all were read.
-func (s *Search) Summary() *SearchMessage { return s.summary }
-
-// jsonLines iterates over the JSON lines of a stream, and closes it at the end.
-func jsonLines[T any](body io.ReadCloser) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		defer body.Close()
-		reader := bufio.NewReader(body)
-		for {
-			var item T
-			line, err := reader.ReadBytes('\n')
-			if text := bytes.TrimSpace(line); len(text) > 0 {
-				if parseErr := json.Unmarshal(text, &item); parseErr != nil {
-					if err == nil || err == io.EOF {
-						err = unreadable(parseErr)
-					}
-					yield(item, err)
-					return
-				}
-				if !yield(item, nil) {
-					return
-				}
-			}
-			if err == io.EOF {
-				return
-			}
-			if err != nil {
-				yield(item, err)
-				return
-			}
-		}
-	}
-}
-
-// Watch are the changes of a directory: every one since WatchDir returned, in order.
-type Watch struct {
-	socket *socket
-}
-
-// WatchDir watches a directory.
-func (f *Files) WatchDir(ctx context.Context, path string, options ...FileOptions) (*Watch, error) {
-	selected := firstOption(options)
-	query := url.Values{"path": {path}}
-	if selected.Recursive {
-		query.Set("recursive", "true")
-	}
-	if selected.User != "" {
-		query.Set("user", selected.User)
-	}
-	opened, err := f.client.dial(ctx, &call{operation: "watch_files", path: f.path(), query: query})
-	if err != nil {
-		return nil, err
-	}
-	var first WatchServerMessage
-	if err = opened.receiveJSON(&first); err == nil && first.Type == "error" {
-		err = errorFromMessage(orEmpty(first.Code), orEmpty(first.Data), nil)
-	}
-	if err != nil {
-		opened.close()
-		return nil, err
-	}
-	return &Watch{socket: opened}, nil
-}
-
-// Next waits for the next change; io.EOF when the watch was closed, or the directory is gone.
-func (w *Watch) Next() (WatchServerMessage, error) {
-	var message WatchServerMessage
-	err := w.socket.receiveJSON(&message)
-	switch {
-	case err != nil && w.socket.closed.Load():
-		return message, io.EOF
-	case err != nil:
-		return message, err
-	case message.Type == "ended":
-		w.Close()
-		return message, io.EOF
-	case message.Type == "error":
-		w.Close()
-		return message, errorFromMessage(orEmpty(message.Code), orEmpty(message.Data), nil)
-	}
-	return message, nil
-}
-
-// Events iterates over the changes.
-func (w *Watch) Events() iter.Seq2[WatchServerMessage, error] {
-	return func(yield func(WatchServerMessage, error) bool) {
-		for {
-			message, err := w.Next()
-			if err == io.EOF || !yield(message, err) || err != nil {
-				return
-			}
-		}
-	}
-}
-
-// Close ends the watch.
-func (w *Watch) Close() error {
-	w.socket.close()
-	return nil
 }
 
 func archiveQuery(path string, options []FileOptions) url.Values {

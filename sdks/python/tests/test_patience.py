@@ -13,7 +13,7 @@ from websockets.sync.server import ServerConnection
 
 import wrenn_sandbox as sdk
 from wrenn_sandbox import AsyncClient, AsyncSandbox, Client, Sandbox
-from wrenn_sandbox._async.commands import _AsyncBackgroundHandle
+from wrenn_sandbox._async.handles import AsyncBackgroundHandle
 from wrenn_sandbox._io_async import default_clients
 from wrenn_sandbox._models import CommandInfo
 from wrenn_sandbox._net import environment_proxy
@@ -91,7 +91,7 @@ def test_disconnect_while_attaching_is_kept(sockets: Sockets) -> None:
         loop = asyncio.get_running_loop()
         async with AsyncClient(sockets.url, KEY) as client:
             commands = AsyncSandbox("sb-1", client._connection).commands
-            handle = _AsyncBackgroundHandle(commands, CommandInfo.from_json(COMMAND), 0)
+            handle = AsyncBackgroundHandle(commands, CommandInfo.from_json(COMMAND), 0)
 
             def attach(connection: ServerConnection) -> None:
                 loop.call_soon_threadsafe(disconnect)

@@ -23,7 +23,7 @@ from websockets.sync.server import ServerConnection, serve
 import wrenn_sandbox as sdk
 from wrenn_sandbox import AsyncClient, AsyncSandbox, Client, Sandbox
 from wrenn_sandbox._models import CommandInfo
-from wrenn_sandbox._sync.commands import _BackgroundHandle
+from wrenn_sandbox._sync.handles import BackgroundHandle
 
 KEY = "wrn_test"
 COMMAND = {
@@ -85,8 +85,8 @@ def frames(*values: Any) -> Script:
     return send
 
 
-def follower(sandbox: Sandbox) -> _BackgroundHandle:
-    return _BackgroundHandle(sandbox.commands, CommandInfo.from_json(COMMAND), 0)
+def follower(sandbox: Sandbox) -> BackgroundHandle:
+    return BackgroundHandle(sandbox.commands, CommandInfo.from_json(COMMAND), 0)
 
 
 def output(data: str, offset: int) -> dict[str, Any]:

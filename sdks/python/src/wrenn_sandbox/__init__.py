@@ -11,26 +11,32 @@ Each class is here twice: `Sandbox` blocks, `AsyncSandbox` is awaited.
 """
 
 from . import errors, models
+from ._async.checkpoints import AsyncCheckpoints
 from ._async.client import AsyncClient
-from ._async.commands import AsyncCommandHandle, AsyncCommands, AsyncPty
+from ._async.commands import AsyncCommands, AsyncPty
 from ._async.connection import AsyncByteStream
 from ._async.events import AsyncEvents, AsyncEventStream
-from ._async.files import AsyncFiles, AsyncWatch
+from ._async.files import AsyncFiles
+from ._async.handles import AsyncCommandHandle
+from ._async.logs import AsyncLogs
 from ._async.sandbox import (
-    AsyncCheckpoints,
-    AsyncLogs,
     AsyncSandbox,
     AsyncSandboxPaginator,
     AsyncTemplate,
 )
+from ._async.watch import AsyncWatch
 from ._async.webhooks import AsyncWebhooks
 from ._models import AutoCheckpoint, NetworkRules, SandboxInfo, SupervisedCommand
+from ._sync.checkpoints import Checkpoints
 from ._sync.client import Client
-from ._sync.commands import CommandHandle, Commands, Pty
+from ._sync.commands import Commands, Pty
 from ._sync.connection import ByteStream
 from ._sync.events import Events, EventStream
-from ._sync.files import Files, Watch
-from ._sync.sandbox import Checkpoints, Logs, Sandbox, SandboxPaginator, Template
+from ._sync.files import Files
+from ._sync.handles import CommandHandle
+from ._sync.logs import Logs
+from ._sync.sandbox import Sandbox, SandboxPaginator, Template
+from ._sync.watch import Watch
 from ._sync.webhooks import Webhooks
 from ._values import (
     CommandOutput,

@@ -9,7 +9,6 @@ import hashlib
 import io as std_io
 import os
 import secrets
-import types
 from collections.abc import AsyncIterator, Iterable
 from typing import IO, Any, Literal, cast, overload
 
@@ -17,14 +16,12 @@ from .. import _io_async as io
 from .._models import FileInfo
 from .._values import (
     CHUNK,
-    FIRST_FRAME_TIMEOUT,
     SLOW_TIMEOUT,
     LineSplitter,
     Multipart,
     Patience,
     SearchMatch,
     SearchResult,
-    WatchEvent,
     WriteEntry,
     as_bytes,
     parse_json,
@@ -40,9 +37,9 @@ from ..errors import (
     ProtocolError,
     UnreachableError,
     WrennError,
-    error_from_code,
 )
 from .connection import WITHOUT_LIMIT, AsyncByteStream, AsyncConnection
+from .watch import AsyncWatch
 
 PAGE = 1000
 """Entries of a page: the most that the API gives."""
@@ -434,78 +431,6 @@ _UPLOAD_GOES_ON_AFTER = (
     OperationTimeoutError,
     UnreachableError,
 )
-
-
-class AsyncWatch:
-    """Changes of a directory as they happen."""
-
-    def __init__(self, socket: io.WebSocket) -> None:
-        self._socket = socket
-        self._is_closed = False
-
-    async def _start(self) -> None:
-        event = await self._receive(FIRST_FRAME_TIMEOUT)
-        if event is None or event.type != "started":
-            raise ProtocolError("a watch that does not begin")
-
-    def __aiter__(self) -> AsyncWatch:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        event = await self.next()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def next(self, timeout: float | None = None) -> WatchEvent | None:
-        """Waits for the next change; `None` where the directory itself is gone, or after `stop`.
-
-        A `timeout` that passes is an `OperationTimeoutError`; the watch goes on.
-        """
-        if self._is_closed:
-            return None
-        try:
-            return await self._receive(timeout)
-        except ConnectionBrokenError:
-            if self._is_closed:
-                return None
-            raise
-
-    async def _receive(self, timeout: float | None) -> WatchEvent | None:
-        frame: dict[str, Any] = parse_json(await self._socket.recv(timeout))
-        if frame["type"] == "error":
-            await self.aclose()
-            raise error_from_code(frame["code"], frame["data"])
-        if frame["type"] == "ended":
-            await self.aclose()
-            return None
-        return WatchEvent(
-            type=frame["type"],
-            path=frame.get("path"),
-            from_path=frame.get("from"),
-            is_directory=frame.get("is_directory", False),
-            message=frame.get("data"),
-        )
-
-    async def stop(self) -> None:
-        """Ends the watch."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Ends the watch."""
-        self._is_closed = True
-        await self._socket.close()
-
-    async def __aenter__(self) -> AsyncWatch:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 async def _parts(data: Data) -> AsyncIterator[bytes]:

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 from .. import _io_async as io
 from .._models import (
     AutoCheckpoint,
-    Checkpoint,
     FileDiff,
     History,
-    LogEntry,
     NetworkRules,
     OnTimeout,
     PortLink,
@@ -34,7 +32,6 @@ from .._values import (
     SLOW_TIMEOUT,
     UNSET,
     DiffResult,
-    LineSplitter,
     Unset,
     parse_json,
     without_none,
@@ -45,10 +42,12 @@ from ..errors import (
     NotFoundError,
     OperationTimeoutError,
 )
+from .checkpoints import AsyncCheckpoints
 from .client import AsyncConnectionOptions, connection_of
 from .commands import AsyncCommands, AsyncPty
-from .connection import AsyncByteStream, AsyncConnection
+from .connection import AsyncConnection
 from .files import AsyncFiles
+from .logs import AsyncLogs
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -533,56 +532,6 @@ class AsyncSandbox:
         return await io.port_stream(web_socket)
 
 
-class AsyncCheckpoints:
-    """Saved states of a sandbox, which it can be rolled back to. They go with it."""
-
-    def __init__(self, connection: AsyncConnection, sandbox_id: str) -> None:
-        self._connection = connection
-        self._path = {"id": sandbox_id}
-
-    async def create(self, name: str | None = None) -> Checkpoint:
-        """Saves the present state; the sandbox goes on."""
-        made = await self._connection.json(
-            "create_checkpoint",
-            path=self._path,
-            json_body=without_none({"name": name}),
-            timeout=SLOW_TIMEOUT,
-        )
-        return Checkpoint.from_json(made)
-
-    async def list(self) -> builtins.list[Checkpoint]:
-        """Lists the checkpoints, oldest first."""
-        found = await self._connection.json("list_checkpoints", path=self._path)
-        return [Checkpoint.from_json(entry) for entry in found]
-
-    async def delete(self, name: str) -> bool:
-        """Deletes a checkpoint; false if it is not there."""
-        return await self._connection.delete("delete_checkpoint", {**self._path, "name": name})
-
-    async def set_auto(
-        self,
-        *,
-        before_each_command: bool | None = None,
-        every_sec: int | None = None,
-        keep: int | None = None,
-        max_bytes: int | None = None,
-    ) -> None:
-        """Has the host make checkpoints by itself, for `Sandbox.undo`."""
-        policy = AutoCheckpoint(
-            before_each_command=before_each_command,
-            every_sec=every_sec,
-            keep=keep,
-            max_bytes=max_bytes,
-        )
-        await self._connection.call(
-            "set_auto_checkpoint", path=self._path, json_body=policy.to_json()
-        )
-
-    async def remove_auto(self) -> None:
-        """Has no more of them made; those that there are stay."""
-        await self._connection.call("remove_auto_checkpoint", path=self._path)
-
-
 class AsyncTemplate:
     """What sandboxes are created from."""
 
@@ -615,40 +564,6 @@ class AsyncSandboxPaginator:
         while self.has_next:
             for entry in await self.next_items():
                 yield entry
-
-
-class AsyncLogs:
-    """Lines of a log."""
-
-    def __init__(self, stream: AsyncByteStream) -> None:
-        self._stream = stream
-        self._lines = LineSplitter()
-        self._entries: list[LogEntry] = []
-
-    def __aiter__(self) -> AsyncLogs:
-        return self
-
-    async def __anext__(self) -> LogEntry:
-        while not self._entries:
-            for line in self._lines.feed(await self._stream.__anext__()):
-                if line.strip():
-                    self._entries.append(LogEntry.from_json(parse_json(line)))
-        return self._entries.pop(0)
-
-    async def aclose(self) -> None:
-        """Ends the stream."""
-        await self._stream.aclose()
-
-    async def __aenter__(self) -> AsyncLogs:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _create_body(**fields: Any) -> dict[str, Any]:

@@ -9,347 +9,41 @@ breaks. Its last 32 MiB of output are kept.
 
 from __future__ import annotations
 
-import base64
 import builtins
 import contextlib
-import json
-import types
-from collections.abc import Iterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
 from .. import _io_sync as io
-from .._models import CommandInfo, ProcessSignal, TerminalSize
+from .._models import CommandInfo, ProcessSignal
 from .._values import (
     COMMAND_TIMEOUT,
-    FIRST_FRAME_TIMEOUT,
-    MAX_STDIN,
     MAX_STDIN_BODY,
     UNSET,
-    CommandOutput,
     CommandResult,
-    OutputChunk,
-    OutputCollector,
     OutputPart,
-    Patience,
     PtySize,
-    StreamName,
     Unset,
     as_bytes,
     command_words,
-    parse_json,
     terminal_json,
     without_none,
 )
 from ..errors import (
-    CommandExitError,
-    ConnectionBrokenError,
-    InvalidStateError,
     NotFoundError,
-    OutputLostError,
-    ProtocolError,
     WrennError,
-    error_from_code,
 )
 from .connection import Connection
-from .events import BREAKS, GOES_ON_AFTER
-
-OnOutput = Callable[[str], Any]
-"""Called with output as it comes."""
+from .handles import (
+    BackgroundHandle,
+    CommandHandle,
+    StreamHandle,
+    OnOutput,
+    Size,
+)
 
 DEFAULT_SIZE = PtySize(24, 80)
 """Size of a terminal, unless told otherwise."""
-
-Size = PtySize | TerminalSize | Mapping[str, int]
-
-
-class CommandHandle:
-    """A command that runs: its output as an iterator, its input, its end.
-
-    Iterating gives `CommandOutput`, and keeps the last 16 MiB for the result of `wait`; `chunks`
-    gives bytes, and keeps none of them. The end of the block, and `disconnect`, leave a background
-    command running, and kill a stream.
-    """
-
-    def __init__(self, commands: Commands, is_terminal: bool) -> None:
-        self._commands = commands
-        self._is_terminal = is_terminal
-        self._collector = OutputCollector()
-        self._exit_code: int | None = None
-        self._is_closed = False
-        self._socket: io.WebSocket | None = None
-        self.id: str | None = None
-        """Id of a background command."""
-        self.pid: int | None = None
-        """Id of its process; of a stream once output has been read."""
-
-    @property
-    def exit_code(self) -> int | None:
-        """Exit code; `None` while the command runs, as far as is known here."""
-        return self._exit_code
-
-    def __iter__(self) -> CommandHandle:
-        return self
-
-    def __next__(self) -> CommandOutput:
-        chunk = self._next()
-        if chunk is None:
-            raise StopIteration
-        self._collector.keep(chunk)
-        return self._collector.decode(chunk)
-
-    def chunks(self) -> Iterator[OutputChunk]:
-        """Output as bytes, of which nothing is kept here."""
-        while (chunk := self._next()) is not None:
-            yield chunk
-
-    def wait(
-        self,
-        *,
-        check: bool = True,
-        on_stdout: OnOutput | None = None,
-        on_stderr: OnOutput | None = None,
-    ) -> CommandResult:
-        """Waits for the end, and returns it with all output that was not read by `chunks`.
-
-        Of more than 16 MiB that was iterated over before, it has the last part.
-
-        An exit code other than 0 is a `CommandExitError`, unless `check` is false.
-        """
-        self._collector.is_wanted = True
-        for output in self:
-            text = output.stdout if output.pty is None else self._collector.decode_pty(output.pty)
-            if text and on_stdout is not None:
-                on_stdout(text)
-            if output.stderr and on_stderr is not None:
-                on_stderr(output.stderr)
-        if self._exit_code is None:
-            raise InvalidStateError("the handle was disconnected before the command ended")
-        result = self._collector.result(self._exit_code)
-        if check and result.exit_code != 0:
-            raise CommandExitError(result)
-        return result
-
-    def _next(self) -> OutputChunk | None:
-        raise NotImplementedError
-
-    def kill(self) -> bool:
-        """Kills the command with SIGKILL; false if it has ended."""
-        try:
-            self.send_signal("SIGKILL")
-        except NotFoundError:
-            return False
-        return True
-
-    def send_signal(self, signal: ProcessSignal) -> None:
-        """Sends a signal to the whole process group."""
-        raise NotImplementedError
-
-    def send_stdin(self, data: bytes | str) -> None:
-        """Writes to standard input, or types into the terminal."""
-        raise NotImplementedError
-
-    def close_stdin(self) -> None:
-        """Ends standard input."""
-        raise NotImplementedError
-
-    def resize(self, size: Size) -> None:
-        """Resizes the terminal."""
-        raise NotImplementedError
-
-    def disconnect(self) -> None:
-        """Closes the connection, also while input waits that the command does not read."""
-        self._is_closed = True
-        if self._socket is None:
-            return
-        if self._exit_code is None:
-            self._socket.abort()
-        else:
-            self._socket.close(drops_unsent=True)
-
-    def __enter__(self) -> CommandHandle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.disconnect()
-
-    def _chunk(self, name: str, data: str, offset: int | None) -> OutputChunk:
-        stream: StreamName = "stderr" if name == "stderr" else "stdout"
-        if self._is_terminal:
-            stream = "pty"
-        return OutputChunk(stream, base64.b64decode(data), offset)
-
-
-class _StreamHandle(CommandHandle):
-    """A command that ends with its connection."""
-
-    def start(self, start: dict[str, Any]) -> None:
-        self._socket = self._commands._connection.web_socket(
-            "exec_stream", path=self._commands._path
-        )
-        # A server that refuses closes at once; its last frame is read below.
-        with contextlib.suppress(ConnectionBrokenError):
-            self._send(start)
-
-    def start_and_check(self, start: dict[str, Any]) -> None:
-        """Starts, and waits until the program runs, or does not."""
-        self.start(start)
-        frame = self._receive(FIRST_FRAME_TIMEOUT)
-        if frame["type"] != "start":
-            raise ProtocolError(f"a stream that begins with {frame['type']}")
-        self.pid = frame["pid"]
-
-    def _send(self, frame: dict[str, Any]) -> None:
-        if self._socket is None or self._is_closed:
-            raise InvalidStateError("the handle is disconnected")
-        self._socket.send(json.dumps(frame))
-
-    def _receive(self, timeout: float | None = None) -> dict[str, Any]:
-        if self._socket is None:
-            raise InvalidStateError("the handle is disconnected")
-        frame: dict[str, Any] = parse_json(self._socket.recv(timeout))
-        if frame["type"] == "error":
-            self.disconnect()
-            raise error_from_code(frame["code"], frame["data"], exit_code=frame.get("exit_code"))
-        return frame
-
-    def _next(self) -> OutputChunk | None:
-        while self._exit_code is None and not self._is_closed:
-            try:
-                frame = self._receive()
-            except ConnectionBrokenError:
-                if self._is_closed:
-                    return None
-                self.disconnect()
-                raise
-            if frame["type"] == "start":
-                self.pid = frame["pid"]
-            elif frame["type"] == "exit":
-                self._exit_code = frame["exit_code"]
-                self.disconnect()
-            elif frame["type"] in ("stdout", "stderr"):
-                return self._chunk(frame["type"], frame["data"], None)
-        return None
-
-    def send_signal(self, signal: ProcessSignal) -> None:
-        if self._exit_code is not None or self.pid is None:
-            raise NotFoundError("the command has ended")
-        # Not as a frame: that would wait behind input that the program does not read.
-        self._commands._connection.call(
-            "signal_exec",
-            path=self._commands._path,
-            json_body={"pid": self.pid, "signal": signal},
-        )
-
-    def send_stdin(self, data: bytes | str) -> None:
-        whole = as_bytes(data)
-        for begin in range(0, len(whole), MAX_STDIN):
-            part = base64.b64encode(whole[begin : begin + MAX_STDIN]).decode()
-            self._send({"type": "stdin", "data": part, "encoding": "base64"})
-
-    def close_stdin(self) -> None:
-        self._send({"type": "stdin_close"})
-
-    def resize(self, size: Size) -> None:
-        self._send({"type": "resize", "size": terminal_json(size)})
-
-
-class _BackgroundHandle(CommandHandle):
-    """A follower of a background command.
-
-    `_socket` is its connection, `_attached` the same once the first frame has come.
-    """
-
-    _attached: io.WebSocket | None = None
-
-    def __init__(self, commands: Commands, info: CommandInfo, offset: int) -> None:
-        super().__init__(commands, info.terminal)
-        self.id = info.id
-        self.pid = info.pid
-        self.offset = offset
-        """Offset behind the last output that was read."""
-        self._patience = Patience(commands._connection.patience)
-
-    def _attach(self) -> io.WebSocket:
-        socket = self._commands._connection.web_socket(
-            "attach_command",
-            path={**self._commands._path, "command": self.id or ""},
-            query={"offset": self.offset, "encoding": "base64"},
-        )
-        if self._is_closed:
-            socket.abort()
-            raise ConnectionBrokenError("the handle was disconnected")
-        self._socket = socket
-        frame: dict[str, Any] = parse_json(socket.recv(FIRST_FRAME_TIMEOUT))
-        if frame["type"] == "error":
-            raise error_from_code(frame["code"], frame["data"])
-        self._patience.connected()
-        return socket
-
-    def _next(self) -> OutputChunk | None:
-        while self._exit_code is None and not self._is_closed:
-            goes_on_after: tuple[type[WrennError], ...] = GOES_ON_AFTER
-            try:
-                socket = self._attached or self._attach()
-                self._attached = socket
-                # A refusal behind the first frame is what became of the command.
-                goes_on_after = BREAKS
-                chunk = self._read_frame(parse_json(socket.recv()))
-            except WrennError as error:
-                if isinstance(error, OutputLostError):
-                    raise
-                self._drop()
-                if self._is_closed:
-                    return None
-                if not isinstance(error, goes_on_after):
-                    self._is_closed = True
-                    raise
-                io.sleep(self._patience.next_pause(error, io.monotonic()))
-                continue
-            if chunk is not None:
-                return chunk
-        return None
-
-    def _drop(self) -> None:
-        """Ends a connection that is of no more use."""
-        socket = self._socket
-        self._socket = None
-        self._attached = None
-        if socket is not None:
-            socket.abort()
-
-    def _read_frame(self, frame: dict[str, Any]) -> OutputChunk | None:
-        kind = frame["type"]
-        if kind in ("stdout", "stderr"):
-            self._patience.progressed()
-            self.offset = frame["next_offset"]
-            return self._chunk(kind, frame["data"], self.offset)
-        if kind == "dropped":
-            self._patience.progressed()
-            self.offset = frame["next_offset"]
-            raise OutputLostError(frame["bytes"])
-        if kind == "exit":
-            self._exit_code = frame["exit_code"]
-            self.disconnect()
-        elif kind == "error":
-            raise error_from_code(frame["code"], frame["data"])
-        return None
-
-    def send_signal(self, signal: ProcessSignal) -> None:
-        self._commands.send_signal(self.id or "", signal)
-
-    def send_stdin(self, data: bytes | str) -> None:
-        self._commands.send_stdin(self.id or "", data)
-
-    def close_stdin(self) -> None:
-        self._commands.close_stdin(self.id or "")
-
-    def resize(self, size: Size) -> None:
-        self._commands._resize(self.id or "", size)
 
 
 class Commands:
@@ -424,7 +118,7 @@ class Commands:
             start = {**start, **without_none({"name": name}), "keep_alive": keep_alive}
             return self._start_background({**start, "stdin": bool(stdin)})
         data = None if stdin is None or isinstance(stdin, bool) else as_bytes(stdin)
-        handle = _StreamHandle(self, is_terminal=False)
+        handle = StreamHandle(self, is_terminal=False)
         limit = COMMAND_TIMEOUT if isinstance(timeout, Unset) else timeout
         start = self._start(cmd, envs, user, cwd, limit)
         with handle:
@@ -452,7 +146,7 @@ class Commands:
 
         Its output is held back while it is not read, and none of it is lost.
         """
-        handle = _StreamHandle(self, is_terminal=pty is not None)
+        handle = StreamHandle(self, is_terminal=pty is not None)
         start = {**_STREAM_START, **self._start(cmd, envs, user, cwd, timeout), "stdin": stdin}
         if pty is not None:
             start = {**start, "terminal": terminal_json(pty)}
@@ -475,7 +169,7 @@ class Commands:
         if tail_bytes is not None:
             offset = max(info.output.start, info.output.end - tail_bytes)
         begin = info.output.start if offset is None else offset
-        return _BackgroundHandle(self, info, begin)
+        return BackgroundHandle(self, info, begin)
 
     def list(self) -> builtins.list[CommandInfo]:
         """Lists background commands, running and ended, oldest first."""
@@ -552,7 +246,7 @@ class Commands:
 
     def _start_background(self, start: dict[str, Any]) -> CommandHandle:
         started = self._connection.json("start_command", path=self._path, json_body=start)
-        return _BackgroundHandle(self, CommandInfo.from_json(started), 0)
+        return BackgroundHandle(self, CommandInfo.from_json(started), 0)
 
     @staticmethod
     def _start(
@@ -567,7 +261,7 @@ class Commands:
         return {"cmd": program, "args": args, "envs": dict(envs or {}), **without_none(fields)}
 
 
-def _feed(handle: _StreamHandle, data: bytes | None) -> None:
+def _feed(handle: StreamHandle, data: bytes | None) -> None:
     """Writes all input. A command that ends before it has read it is no error."""
     if data is None:
         return

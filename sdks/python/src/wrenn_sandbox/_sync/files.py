@@ -10,7 +10,6 @@ import hashlib
 import io as std_io
 import os
 import secrets
-import types
 from collections.abc import Iterator, Iterable
 from typing import IO, Any, Literal, cast, overload
 
@@ -18,14 +17,12 @@ from .. import _io_sync as io
 from .._models import FileInfo
 from .._values import (
     CHUNK,
-    FIRST_FRAME_TIMEOUT,
     SLOW_TIMEOUT,
     LineSplitter,
     Multipart,
     Patience,
     SearchMatch,
     SearchResult,
-    WatchEvent,
     WriteEntry,
     as_bytes,
     parse_json,
@@ -41,9 +38,9 @@ from ..errors import (
     ProtocolError,
     UnreachableError,
     WrennError,
-    error_from_code,
 )
 from .connection import WITHOUT_LIMIT, ByteStream, Connection
+from .watch import Watch
 
 PAGE = 1000
 """Entries of a page: the most that the API gives."""
@@ -435,78 +432,6 @@ _UPLOAD_GOES_ON_AFTER = (
     OperationTimeoutError,
     UnreachableError,
 )
-
-
-class Watch:
-    """Changes of a directory as they happen."""
-
-    def __init__(self, socket: io.WebSocket) -> None:
-        self._socket = socket
-        self._is_closed = False
-
-    def _start(self) -> None:
-        event = self._receive(FIRST_FRAME_TIMEOUT)
-        if event is None or event.type != "started":
-            raise ProtocolError("a watch that does not begin")
-
-    def __iter__(self) -> Watch:
-        return self
-
-    def __next__(self) -> WatchEvent:
-        event = self.next()
-        if event is None:
-            raise StopIteration
-        return event
-
-    def next(self, timeout: float | None = None) -> WatchEvent | None:
-        """Waits for the next change; `None` where the directory itself is gone, or after `stop`.
-
-        A `timeout` that passes is an `OperationTimeoutError`; the watch goes on.
-        """
-        if self._is_closed:
-            return None
-        try:
-            return self._receive(timeout)
-        except ConnectionBrokenError:
-            if self._is_closed:
-                return None
-            raise
-
-    def _receive(self, timeout: float | None) -> WatchEvent | None:
-        frame: dict[str, Any] = parse_json(self._socket.recv(timeout))
-        if frame["type"] == "error":
-            self.close()
-            raise error_from_code(frame["code"], frame["data"])
-        if frame["type"] == "ended":
-            self.close()
-            return None
-        return WatchEvent(
-            type=frame["type"],
-            path=frame.get("path"),
-            from_path=frame.get("from"),
-            is_directory=frame.get("is_directory", False),
-            message=frame.get("data"),
-        )
-
-    def stop(self) -> None:
-        """Ends the watch."""
-        self.close()
-
-    def close(self) -> None:
-        """Ends the watch."""
-        self._is_closed = True
-        self._socket.close()
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _parts(data: Data) -> Iterator[bytes]:

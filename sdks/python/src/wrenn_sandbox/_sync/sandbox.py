@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .. import _io_sync as io
 from .._models import (
     AutoCheckpoint,
-    Checkpoint,
     FileDiff,
     History,
-    LogEntry,
     NetworkRules,
     OnTimeout,
     PortLink,
@@ -35,7 +33,6 @@ from .._values import (
     SLOW_TIMEOUT,
     UNSET,
     DiffResult,
-    LineSplitter,
     Unset,
     parse_json,
     without_none,
@@ -46,10 +43,12 @@ from ..errors import (
     NotFoundError,
     OperationTimeoutError,
 )
+from .checkpoints import Checkpoints
 from .client import ConnectionOptions, connection_of
 from .commands import Commands, Pty
-from .connection import ByteStream, Connection
+from .connection import Connection
 from .files import Files
+from .logs import Logs
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -534,56 +533,6 @@ class Sandbox:
         return io.port_stream(web_socket)
 
 
-class Checkpoints:
-    """Saved states of a sandbox, which it can be rolled back to. They go with it."""
-
-    def __init__(self, connection: Connection, sandbox_id: str) -> None:
-        self._connection = connection
-        self._path = {"id": sandbox_id}
-
-    def create(self, name: str | None = None) -> Checkpoint:
-        """Saves the present state; the sandbox goes on."""
-        made = self._connection.json(
-            "create_checkpoint",
-            path=self._path,
-            json_body=without_none({"name": name}),
-            timeout=SLOW_TIMEOUT,
-        )
-        return Checkpoint.from_json(made)
-
-    def list(self) -> builtins.list[Checkpoint]:
-        """Lists the checkpoints, oldest first."""
-        found = self._connection.json("list_checkpoints", path=self._path)
-        return [Checkpoint.from_json(entry) for entry in found]
-
-    def delete(self, name: str) -> bool:
-        """Deletes a checkpoint; false if it is not there."""
-        return self._connection.delete("delete_checkpoint", {**self._path, "name": name})
-
-    def set_auto(
-        self,
-        *,
-        before_each_command: bool | None = None,
-        every_sec: int | None = None,
-        keep: int | None = None,
-        max_bytes: int | None = None,
-    ) -> None:
-        """Has the host make checkpoints by itself, for `Sandbox.undo`."""
-        policy = AutoCheckpoint(
-            before_each_command=before_each_command,
-            every_sec=every_sec,
-            keep=keep,
-            max_bytes=max_bytes,
-        )
-        self._connection.call(
-            "set_auto_checkpoint", path=self._path, json_body=policy.to_json()
-        )
-
-    def remove_auto(self) -> None:
-        """Has no more of them made; those that there are stay."""
-        self._connection.call("remove_auto_checkpoint", path=self._path)
-
-
 class Template:
     """What sandboxes are created from."""
 
@@ -616,40 +565,6 @@ class SandboxPaginator:
         while self.has_next:
             for entry in self.next_items():
                 yield entry
-
-
-class Logs:
-    """Lines of a log."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self._lines = LineSplitter()
-        self._entries: list[LogEntry] = []
-
-    def __iter__(self) -> Logs:
-        return self
-
-    def __next__(self) -> LogEntry:
-        while not self._entries:
-            for line in self._lines.feed(self._stream.__next__()):
-                if line.strip():
-                    self._entries.append(LogEntry.from_json(parse_json(line)))
-        return self._entries.pop(0)
-
-    def close(self) -> None:
-        """Ends the stream."""
-        self._stream.close()
-
-    def __enter__(self) -> Logs:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _create_body(**fields: Any) -> dict[str, Any]:
