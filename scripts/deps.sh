@@ -27,9 +27,10 @@ declare -A purposes=(
     # faketime for a host whose clock is set; nft for rules of other programs, and to read ours back.
     # patch for the unified diffs of `wrenn diff`.
     # Prometheus and its promtool for the metrics and alerts; npm for a library that verifies webhooks.
+    # skopeo and umoci for images to import, and what they unpack to.
     [test]='busybox-static:busybox musl-tools:musl-gcc postgresql:psql python3:python3 python3-venv: util-linux:setpriv
         chromium:chromium nginx-light:nginx faketime:faketime nftables:nft
-        patch:patch prometheus:prometheus ?npm:npm'
+        patch:patch prometheus:prometheus ?npm:npm skopeo:skopeo umoci:umoci'
     [lint]='shellcheck:shellcheck'
 )
 

@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "file.proto",
         "snapshot.proto",
         "template.proto",
+        "image.proto",
         "network.proto",
         "log.proto",
         "stats.proto",

@@ -943,10 +943,19 @@ type Supervision struct {
 type TemplateInfo struct {
 	// RFC 3339.
 	CreatedAt string `json:"created_at"`
+	// Content address of an image that was imported: of its manifest (`oci`), of its configuration
+	// (`docker`), or of the file (`tar`, `ext4`). Absent for others.
+	Digest *string `json:"digest,omitempty"`
 	// MiB; as `vcpus`.
 	DiskMB *int64 `json:"disk_mb,omitempty"`
 	// What is free on the host when it is deleted.
 	ExclusiveBytes *int64 `json:"exclusive_bytes,omitempty"`
+	// Form that an image had when it was imported: `docker`, `oci`, `tar` or `ext4`.
+	Format *string `json:"format,omitempty"`
+	// Configuration of an image under the names of the OCI image specification: commands in
+	// sandboxes have its `Env`, `User` and `WorkingDir`. Absent where the image has none, and in
+	// lists.
+	ImageConfig map[string]any `json:"image_config,omitempty"`
 	// MiB; as `vcpus`.
 	MemoryMB *int64 `json:"memory_mb,omitempty"`
 	Name     string `json:"name"`
@@ -954,7 +963,7 @@ type TemplateInfo struct {
 	SharedBytes *int64 `json:"shared_bytes,omitempty"`
 	// Allocated on the host.
 	SizeBytes int64 `json:"size_bytes"`
-	// The sandbox that it was made of; absent for `base`.
+	// The sandbox that it was made of; absent for `base`, and images that were imported.
 	SourceSandboxID *string      `json:"source_sandbox_id,omitempty"`
 	Type            TemplateKind `json:"type"`
 	// What sandboxes made from a `snapshot` have; absent for others.
@@ -1100,6 +1109,7 @@ var routes = map[string][2]string{
 	"create_snapshot":            {"POST", "/v1/snapshots"},
 	"create_webhook":             {"POST", "/v1/webhooks"},
 	"delete_checkpoint":          {"DELETE", "/v1/sandboxes/{id}/checkpoints/{name}"},
+	"delete_image":               {"DELETE", "/v1/images/{name}"},
 	"delete_sandbox":             {"DELETE", "/v1/sandboxes/{id}"},
 	"delete_snapshot":            {"DELETE", "/v1/snapshots/{name}"},
 	"delete_upload":              {"DELETE", "/v1/sandboxes/{id}/files/uploads/{upload}"},
@@ -1112,6 +1122,7 @@ var routes = map[string][2]string{
 	"get_disk_usage":             {"GET", "/v1/disk-usage"},
 	"get_history":                {"GET", "/v1/sandboxes/{id}/undo"},
 	"get_host_metrics":           {"GET", "/v1/hosts/metrics"},
+	"get_image":                  {"GET", "/v1/images/{name}"},
 	"get_sandbox":                {"GET", "/v1/sandboxes/{id}"},
 	"get_sandbox_disk_usage":     {"GET", "/v1/sandboxes/{id}/disk-usage"},
 	"get_sandbox_metrics":        {"GET", "/v1/sandboxes/{id}/metrics"},
@@ -1121,6 +1132,7 @@ var routes = map[string][2]string{
 	"get_webhook":                {"GET", "/v1/webhooks/{webhook}"},
 	"get_webhook_delivery":       {"GET", "/v1/webhooks/{webhook}/deliveries/{delivery}"},
 	"health":                     {"GET", "/health"},
+	"import_image":               {"POST", "/v1/images"},
 	"keep_sandbox_alive":         {"POST", "/v1/sandboxes/{id}/keep-alive"},
 	"kill_process":               {"DELETE", "/v1/sandboxes/{id}/processes/{command}"},
 	"list_checkpoints":           {"GET", "/v1/sandboxes/{id}/checkpoints"},

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use model::TemplateKind;
+pub use model::{ImageConfig, TemplateKind};
 
 /// Something that sandboxes can be created from.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -28,9 +28,23 @@ pub struct Template {
     /// What stays, since sandboxes or other templates have it, too.
     #[serde(default)]
     pub shared_bytes: u64,
-    /// The sandbox that it was made of; absent for `base`.
+    /// The sandbox that it was made of; absent for `base`, and images that were imported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_sandbox_id: Option<String>,
+    /// Content address of an image that was imported: of its manifest (`oci`), of its configuration
+    /// (`docker`), or of the file (`tar`, `ext4`). Absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^sha256:[0-9a-f]{64}$")]
+    pub digest: Option<String>,
+    /// Form that an image had when it was imported: `docker`, `oci`, `tar` or `ext4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Configuration of an image under the names of the OCI image specification: commands in
+    /// sandboxes have its `Env`, `User` and `WorkingDir`. Absent where the image has none, and in
+    /// lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub image_config: Option<Box<ImageConfig>>,
     /// RFC 3339.
     pub created_at: String,
 }

@@ -44,6 +44,8 @@ pub enum Subject {
     Checkpoint,
     /// A snapshot, by its name.
     Snapshot,
+    /// An image, by its name.
+    Image,
     /// A webhook, by its id.
     Webhook,
     /// The server itself.
@@ -187,6 +189,7 @@ fn hint(code: &str, subject: Subject) -> Option<&'static str> {
             "`wrenn webhook ls` lists webhooks, and `wrenn webhook deliveries WEBHOOK` deliveries"
         }
         ("invalid_state", Subject::Webhook) => "`wrenn webhook update WEBHOOK --enable` enables it",
+        ("not_found", Subject::Image) => "`wrenn image ls` lists images",
         ("not_found", Subject::Snapshot) => {
             "`wrenn snapshots` lists snapshots, `wrenn ls --all` sandboxes"
         }

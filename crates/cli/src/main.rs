@@ -68,6 +68,7 @@ fn subject(command: &Command) -> Subject {
             | SavedCommand::Undo(_),
         ) => Subject::Checkpoint,
         Command::Saved(SavedCommand::Snapshot(_) | SavedCommand::Snapshots(_)) => Subject::Snapshot,
+        Command::Image(_) => Subject::Image,
         Command::Saved(SavedCommand::Df(_))
         | Command::Up(_)
         | Command::Doctor(_)

@@ -25,6 +25,7 @@ mod events;
 mod exec_stream;
 mod file_watch;
 mod files;
+mod images;
 mod lifecycle;
 mod lines;
 mod logs;

@@ -166,6 +166,7 @@ impl ControlPlane {
             max_upload_bytes,
             rate_limits: RateLimits::new(rate_limits),
             in_flight_creates: app::InFlightCreates::default(),
+            image_uploads: app::ImageUploads::default(),
             actors: app::Actors::default(),
             events: LiveEvents::default(),
             webhooks: Webhooks::new(webhooks)?,

@@ -4,6 +4,7 @@ use model::SharedLimit;
 use model::shared_limit::or_none;
 use runtime::environment::variable;
 
+use crate::app::image_uploads::{IDLE_LIMIT, MAX_IMPORTS};
 use crate::app::sandbox_fork::MAX_COUNT;
 use crate::config::Config;
 
@@ -58,6 +59,11 @@ fn of_sandboxes(config: &Config) -> Vec<SharedLimit> {
     let sizes = &config.limits;
     vec![
         SharedLimit::built_in("children of one fork", MAX_COUNT.to_string(), TOO_LARGE),
+        SharedLimit::built_in(
+            "imports of images of a team at once; time without a byte of one",
+            format!("{MAX_IMPORTS}, {} s", IDLE_LIMIT.as_secs()),
+            "the next one gets 429; the upload is refused",
+        ),
         SharedLimit::set_by(
             "CP_MAX_VCPUS",
             "processors of a sandbox",

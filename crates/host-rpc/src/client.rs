@@ -7,9 +7,9 @@ use connectrpc::http_body::Body;
 use connectrpc::{ConnectError, ErrorCode};
 
 use crate::{
-    CommandServiceClient, FileServiceClient, HostServiceClient, LogServiceClient,
-    NetworkServiceClient, SandboxServiceClient, SnapshotServiceClient, StatsServiceClient,
-    TemplateServiceClient,
+    CommandServiceClient, FileServiceClient, HostServiceClient, ImageServiceClient,
+    LogServiceClient, NetworkServiceClient, SandboxServiceClient, SnapshotServiceClient,
+    StatsServiceClient, TemplateServiceClient,
 };
 
 /// Client of a host agent. All services are reached over the same transport, with the same header
@@ -51,6 +51,7 @@ service_clients! {
     files: FileServiceClient,
     snapshots: SnapshotServiceClient,
     templates: TemplateServiceClient,
+    images: ImageServiceClient,
     network: NetworkServiceClient,
     logs: LogServiceClient,
     stats: StatsServiceClient,

@@ -6,9 +6,9 @@ use connectrpc::Router;
 
 use crate::{
     CommandService, CommandServiceExt, FileService, FileServiceExt, HostService, HostServiceExt,
-    LogService, LogServiceExt, NetworkService, NetworkServiceExt, SandboxService,
-    SandboxServiceExt, SnapshotService, SnapshotServiceExt, StatsService, StatsServiceExt,
-    TemplateService, TemplateServiceExt,
+    ImageService, ImageServiceExt, LogService, LogServiceExt, NetworkService, NetworkServiceExt,
+    SandboxService, SandboxServiceExt, SnapshotService, SnapshotServiceExt, StatsService,
+    StatsServiceExt, TemplateService, TemplateServiceExt,
 };
 
 /// Returns a router of all services of the contract.
@@ -21,6 +21,7 @@ where
         + FileService
         + SnapshotService
         + TemplateService
+        + ImageService
         + NetworkService
         + LogService
         + StatsService,
@@ -32,6 +33,7 @@ where
     let router = FileServiceExt::register(Arc::clone(agent), router);
     let router = SnapshotServiceExt::register(Arc::clone(agent), router);
     let router = TemplateServiceExt::register(Arc::clone(agent), router);
+    let router = ImageServiceExt::register(Arc::clone(agent), router);
     let router = NetworkServiceExt::register(Arc::clone(agent), router);
     let router = LogServiceExt::register(Arc::clone(agent), router);
     StatsServiceExt::register(Arc::clone(agent), router)

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{SandboxId, TemplateName};
+use stdx::io::OptionalExt;
 use tokio::time::Instant;
 
 use crate::file_set::{FileSet, Sizes};
@@ -207,8 +208,12 @@ pub fn measure_host(host: &Host) -> io::Result<HostFiles> {
     }
     let images = host.images.list_images().map_err(io::Error::other)?;
     for image in images {
-        let path = image.path.canonicalize()?;
-        files.images.push(FileSet::of_file(&path)?);
+        // A team may have just removed it.
+        let set = image
+            .path
+            .canonicalize()
+            .and_then(|path| FileSet::of_file(&path));
+        files.images.extend(set.optional()?);
     }
     for entry in subdirectories(host.resources.preboot.dir())? {
         files.preboot.push(FileSet::of_dir(&entry, &[])?);

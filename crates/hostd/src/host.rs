@@ -18,8 +18,9 @@ use crate::egress::dns::Upstream;
 use crate::egress::{EgressProvider, HostEgress};
 use crate::generations::Generations;
 use crate::images::Images;
+use crate::images::import::Imports;
 use crate::jail::{Jails, SandboxJails};
-use crate::network::{Networks, SandboxNetworks};
+use crate::network::{Networks, SandboxNetworks, Slot};
 use crate::sandbox::fork_notes::ForkNotes;
 use crate::sandbox::ledger::Ledger;
 use crate::sandbox::resources::{DiskResources, SandboxResources, SlotResources, VmResources};
@@ -28,6 +29,9 @@ use crate::snapshot::preboot::PrebootCache;
 use crate::snapshot::template::Templates;
 use crate::start_error::StartError;
 use crate::stats::HostStats;
+
+/// User of unpackers, counted from `AGENT_UID_BASE`: the first one behind those of slots.
+const UNPACKER: u32 = Slot::MAX as u32 + 1;
 
 /// Reports that a slow watcher may be behind before it is sent all of them afresh.
 const REPORTS_BEHIND: usize = 1024;
@@ -39,6 +43,7 @@ pub struct Host {
     pub id: String,
     pub limits: Limits,
     pub images: Images,
+    pub imports: Imports,
     pub templates: Arc<Templates>,
     pub fork_notes: Arc<ForkNotes>,
     pub resources: SandboxResources,
@@ -65,6 +70,8 @@ pub struct HostComponents {
     pub disks: Disks,
     pub boot: BootFiles,
     pub images: Images,
+    /// User of processes that unpack images; no other process has it.
+    pub unpacker: u32,
     pub templates: Templates,
     pub preboot: PrebootCache,
     pub networks: Arc<dyn SandboxNetworks>,
@@ -114,12 +121,21 @@ impl Host {
         let is_on = config.engine.preboot;
         let open = move |dir: &Path| PrebootCache::open(dir, is_on);
         let preboot = open_file(&config.dir.join("warm"), open).await?;
+        let images = Images::new(&config.paths.images).with_checksums(&config.dir);
+        let unpacker = uid_base + UNPACKER;
+        let unfinished = images.clone();
+        let sweep = move || -> Result<(), StartError> {
+            unfinished.remove_unfinished_imports();
+            Ok(())
+        };
+        run_step(sweep).await?;
         let components = HostComponents {
             id: open_file(&config.dir.join("host-id"), load_host_id).await?,
             engine,
             disks,
             boot,
-            images: Images::new(&config.paths.images).with_checksums(&config.dir),
+            images,
+            unpacker,
             templates,
             preboot,
             networks: Arc::clone(&networks) as Arc<dyn SandboxNetworks>,
@@ -168,6 +184,7 @@ impl Host {
         Self {
             id: components.id,
             limits,
+            imports: Imports::new(components.images.clone(), components.unpacker, &limits),
             images: components.images,
             templates: Arc::new(components.templates),
             fork_notes: Arc::new(components.fork_notes),

@@ -52,12 +52,14 @@ pub use config::Config;
 pub use egress::{EgressError, EgressProvider, SandboxEgress};
 pub use start_error::StartError;
 
-/// Becomes a helper of the agent if the arguments say so (the pager of a VM's memory, or the reader
-/// of disks), and then returns only when that has ended. To be called first in `main`, while there
-/// is no other thread.
+/// Becomes a helper of the agent if the arguments say so (the pager of a VM's memory, the reader of
+/// disks, or the unpacker of an image), and then returns only when that has ended. To be called
+/// first in `main`, while there is no other thread.
 #[must_use]
 pub fn serve_if_asked() -> Option<ExitCode> {
-    vmm::pager::serve_if_asked().or_else(::disk_diff::serve_if_asked)
+    vmm::pager::serve_if_asked()
+        .or_else(::disk_diff::serve_if_asked)
+        .or_else(oci::serve_if_asked)
 }
 
 /// Times that a shutdown waits for sandboxes that are being created, and then for responses in

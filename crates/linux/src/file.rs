@@ -141,6 +141,16 @@ pub fn free_beginning(path: &Path, keep: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Renames a file or directory to a name that is free.
+///
+/// # Errors
+/// `AlreadyExists` when there is something of that name; the error of renameat2(2).
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags};
+    rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
+    Ok(())
+}
+
 /// Returns the bytes that unprivileged users can still write on the file system of `path`.
 ///
 /// # Errors

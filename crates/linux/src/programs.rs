@@ -119,6 +119,41 @@ pub fn create_ext4(from: &Path, image: &Path, label: &str, bytes: u64) -> io::Re
     run("mke2fs", &args)
 }
 
+/// Creates an empty ext4 file system with a journal and room to grow in the file `image`, `bytes`
+/// long, with room for `inodes` files. The features are these whatever the host's `mke2fs.conf` says.
+///
+/// # Errors
+/// As [`create_ext4`].
+pub fn create_empty_ext4(image: &Path, label: &str, bytes: u64, inodes: u64) -> io::Result<()> {
+    File::options().write(true).open(image)?.set_len(bytes)?;
+    let inodes = inodes.to_string();
+    let args: [&OsStr; 19] = [
+        "-q".as_ref(),
+        "-F".as_ref(),
+        "-t".as_ref(),
+        "ext4".as_ref(),
+        "-b".as_ref(),
+        "4096".as_ref(),
+        "-I".as_ref(),
+        "256".as_ref(),
+        "-N".as_ref(),
+        inodes.as_ref(),
+        "-O".as_ref(),
+        "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,\
+         huge_file,dir_nlink,extra_isize,metadata_csum"
+            .as_ref(),
+        "-m".as_ref(),
+        "0".as_ref(),
+        "-L".as_ref(),
+        label.as_ref(),
+        "-E".as_ref(),
+        // Tables of zeroes are holes of the file, and no guest has to write them later.
+        "lazy_itable_init=0,lazy_journal_init=1,root_owner=0:0".as_ref(),
+        image.as_os_str(),
+    ];
+    run("mke2fs", &args)
+}
+
 pub(crate) fn missing(program: &str) -> io::Error {
     let package = NEEDED
         .iter()

@@ -285,10 +285,12 @@ test("fork_gives_handles_and_disposal_deletes", async () => {
   assert.equal(server.requests[1]!.method, "DELETE");
 });
 
-/** Routes that another one stands for, and `diff_sandbox`, which no SDK has: its row in `sdks/README.md` is empty. */
+/** Routes that another one stands for, and those which no SDK has: their rows in `sdks/README.md` are empty. */
 const ALIASES = [
-  "diff_sandbox",
+  "delete_image",
   "exec",
+  "get_image",
+  "import_image",
   "kill_process",
   "list_processes",
   "openapi_yaml",

@@ -14,6 +14,7 @@ mod diff;
 mod events;
 mod fs;
 mod help;
+mod images;
 mod lifecycle;
 mod mcp;
 mod network;
@@ -31,6 +32,7 @@ pub use fs::{
     FsMvArgs, FsRmArgs, FsSearchArgs, FsStatArgs, FsTarget, FsWatchArgs,
 };
 pub use help::parse;
+pub use images::{ImageArgs, ImageCommand, ImageImportArgs};
 pub use lifecycle::{
     AutoCheckpointArgs, CheckpointArgs, CheckpointsArgs, CheckpointsCommand, DfArgs, ForkArgs,
     RollbackArgs, SavedCommand, SnapshotArgs, SnapshotsArgs, SnapshotsCommand, UndoArgs,
@@ -166,6 +168,8 @@ pub enum Command {
     Templates,
     /// Offer sandboxes as tools to a language model, over the Model Context Protocol
     Mcp(McpArgs),
+    /// Import, list and remove images, which sandboxes are created from
+    Image(ImageArgs),
     /// Print completions for a shell, for example `source <(wrenn completions bash)`
     Completions { shell: clap_complete::Shell },
     /// Print the versions of this command and of the server

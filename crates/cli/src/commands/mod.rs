@@ -16,6 +16,7 @@ mod fs;
 mod fs_path;
 mod fs_search;
 mod fs_watch;
+mod images;
 mod info;
 mod logs;
 mod ls;
@@ -38,7 +39,7 @@ mod webhooks;
 
 use client::Client;
 
-use crate::args::{Cli, Command, ConnectionArgs, SavedCommand};
+use crate::args::{Cli, Command, ConnectionArgs, ImageArgs, ImageCommand, SavedCommand};
 use crate::copy::Direction;
 use crate::failure;
 use crate::settings::{Settings, env_var};
@@ -106,6 +107,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Events(args) => events::print_events(&session()?, &args).await,
         Command::Mcp(args) => mcp::serve_client(&session()?, args).await,
         Command::Templates => templates::list_templates(&session()?).await,
+        Command::Image(args) => return images::manage_images(&session()?, args).await,
         Command::Completions { shell } => completions::print_completions(shell),
         Command::Version => version::print_versions(session().ok(), json).await,
     };
@@ -170,6 +172,9 @@ fn reads_stdin(command: &Command) -> bool {
         Command::Attach(args) => args.interactive,
         Command::Shell(_) | Command::Mcp(_) => true,
         Command::Cp(args) => args.source.as_os_str() == "-",
+        Command::Image(ImageArgs {
+            command: ImageCommand::Import(args),
+        }) => args.source.as_os_str() == "-",
         _ => false,
     }
 }

@@ -13,11 +13,13 @@ use client::types::{FileInfo, FileKind, PathRequest};
 use client::{Client, Error};
 
 pub use download::download;
+pub use pack::pack;
 pub use place::{Direction, Remote, name_of};
 pub use upload::upload;
+pub use watched::{Failure, counted};
 
 /// Bytes that are under way between a reader and a writer in one part.
-const CHUNK: usize = 64 * 1024;
+pub const CHUNK: usize = 64 * 1024;
 
 /// Files of at least this size are copied without their holes. Below, zeroes cost less than a second
 /// attempt with a server or sandbox of an earlier version, which knows no such transfer.

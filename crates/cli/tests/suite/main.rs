@@ -9,6 +9,7 @@ mod commands;
 mod copies;
 mod events;
 mod fs;
+mod images;
 mod lifecycle;
 mod metrics;
 mod stats;

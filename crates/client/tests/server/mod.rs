@@ -7,6 +7,7 @@ mod commands;
 mod disk_usage;
 pub mod events;
 mod files;
+mod images;
 mod lifecycle;
 mod metrics;
 mod programs;
@@ -135,6 +136,11 @@ impl Server {
             .route("/v1/hosts/metrics", get(metrics::hosts))
             .nest("/v1/sandboxes/{id}", sandbox)
             .route("/v1/templates", get(templates))
+            .route("/v1/images", post(images::import_image))
+            .route(
+                "/v1/images/{name}",
+                get(images::get_image).delete(images::delete_image),
+            )
             .route("/v1/events", get(events::list))
             .route("/v1/events/stream", get(events::stream))
             .route("/v1/disk-usage", get(disk_usage::of_all))
@@ -304,6 +310,9 @@ fn template(name: &str, kind: TemplateKind) -> Template {
         exclusive_bytes: 1 << 20,
         shared_bytes: (1 << 30) - (1 << 20),
         source_sandbox_id: None,
+        digest: None,
+        format: None,
+        image_config: None,
         created_at: "2026-01-01T00:00:00Z".to_owned(),
     }
 }

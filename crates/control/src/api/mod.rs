@@ -20,6 +20,7 @@ mod file_watch;
 mod files;
 mod form;
 mod health;
+mod images;
 mod lifecycle;
 mod logs;
 mod mcp;
@@ -172,6 +173,8 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::stream_events))
         .merge(of_webhooks())
         .routes(routes!(templates::list_templates))
+        .routes(routes!(images::import_image))
+        .routes(routes!(images::get_image, images::delete_image))
         .routes(routes!(
             snapshots::create_snapshot,
             snapshots::list_snapshots

@@ -95,6 +95,7 @@ pub async fn list_snapshots(
         Some(kind) => template.kind == kind,
         None => template.kind != TemplateKind::Base,
     };
+    let is_wanted = |template: &Template| template.digest.is_none() && is_wanted(template);
     Ok(Answer(templates.filter(is_wanted).collect()))
 }
 

@@ -72,6 +72,9 @@ pub fn template(template: Template) -> api_types::Template {
         exclusive_bytes: template.exclusive_bytes,
         shared_bytes: template.size_bytes.saturating_sub(template.exclusive_bytes),
         source_sandbox_id: template.source_sandbox_id,
+        digest: template.digest,
+        format: template.format,
+        image_config: template.image_config,
         created_at: format_time(template.created_at),
     }
 }

@@ -20,6 +20,8 @@ pub mod files;
 pub mod health;
 mod held;
 mod idempotency_lock;
+pub(crate) mod image_uploads;
+mod images;
 pub mod logs;
 pub mod metrics;
 mod own_address;
@@ -62,6 +64,7 @@ use crate::webhooks::Webhooks;
 pub use actors::Actors;
 pub use held::HeldSandboxes;
 pub use idempotency_lock::IdempotencyLocks;
+pub use image_uploads::ImageUploads;
 pub use own_address::OwnAddress;
 
 /// State that all use cases share.
@@ -77,6 +80,8 @@ pub struct App {
     pub rate_limits: RateLimits,
     /// Sandboxes whose create is under way in this process; reconcilers leave them alone.
     pub in_flight_creates: InFlightCreates,
+    /// Imports of images that are under way in this process.
+    pub image_uploads: ImageUploads,
     /// Who changes which sandbox at this moment.
     pub actors: Actors,
     pub events: LiveEvents,

@@ -66,6 +66,9 @@ mod tests {
             memory_mb: 256,
             disk_mb: 4096,
             source_sandbox_id: None,
+            digest: None,
+            format: None,
+            image_config: None,
         }
     }
 

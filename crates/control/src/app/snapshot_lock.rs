@@ -48,7 +48,7 @@ impl SnapshotLock {
         while !store.snapshot_lock(name, &holder, LEASE).await? {
             if Instant::now() >= deadline {
                 let text = format!(
-                    "another request creates or deletes the snapshot {name}; try again when it has ended"
+                    "another request creates or deletes the template {name}; try again when it has ended"
                 );
                 return Err(Error::new(ErrorCode::Conflict, text));
             }

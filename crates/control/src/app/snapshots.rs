@@ -58,9 +58,12 @@ impl App {
         let (_, host) = self.find_alive(principal, &new.sandbox).await?;
         self.check_claimable(principal, &new.name).await?;
         let lock = SnapshotLock::acquire(&self.store, &new.name).await?;
-        let created = match self.claim_new(principal, &host, &new).await {
+        let created = match self.claim_new(principal, &host, &new.name).await {
             Ok(claim) => {
-                self.create_claimed(principal, &host, &new, claim, lock)
+                let created = host
+                    .create_snapshot(&new.sandbox, &new.name, new.memory, new.overwrite)
+                    .await;
+                self.finish_claimed(principal, &new.name, claim, lock, created)
                     .await
             }
             Err(error) => {
@@ -79,29 +82,26 @@ impl App {
     }
 
     /// Claims the name if no other host has it.
-    async fn claim_new(
+    pub(super) async fn claim_new(
         &self,
         principal: &Principal,
         host: &Arc<Host>,
-        new: &NewSnapshot,
+        name: &TemplateName,
     ) -> Result<SnapshotClaim> {
-        self.check_other_hosts(host, &new.name).await?;
-        self.claim_snapshot_name(principal, &new.name).await
+        self.check_other_hosts(host, name).await?;
+        self.claim_snapshot_name(principal, name).await
     }
 
-    /// Asks the host for a snapshot whose name is claimed. A claim that was made for nothing is
-    /// released, unless the host may still be making the snapshot.
-    async fn create_claimed(
+    /// Ends what the host was asked for under a claimed name. A claim that was made for nothing is
+    /// released, unless the host may still be making the template.
+    pub(super) async fn finish_claimed(
         &self,
         principal: &Principal,
-        host: &Arc<Host>,
-        new: &NewSnapshot,
+        name: &TemplateName,
         claim: SnapshotClaim,
         lock: SnapshotLock,
+        created: Result<Template>,
     ) -> Result<Template> {
-        let created = host
-            .create_snapshot(&new.sandbox, &new.name, new.memory, new.overwrite)
-            .await;
         if let Err(error) = created {
             if claim == SnapshotClaim::New && hosts::is_refusal(&error) {
                 lock.release_claim(&principal.team_id).await;
@@ -113,8 +113,8 @@ impl App {
         let claimed = if lock.is_held().await {
             Ok(())
         } else {
-            let claimed = self.claim_owned(principal, &new.name).await.map(drop);
-            claimed.map_err(|error| error.after_change("the snapshot is made"))
+            let claimed = self.claim_owned(principal, name).await.map(drop);
+            claimed.map_err(|error| error.after_change("the template is made"))
         };
         lock.release().await;
         claimed.and(created)
@@ -137,7 +137,11 @@ impl App {
     ///
     /// # Errors
     /// As [`App::claim_snapshot_name`].
-    async fn check_claimable(&self, principal: &Principal, name: &TemplateName) -> Result<()> {
+    pub(super) async fn check_claimable(
+        &self,
+        principal: &Principal,
+        name: &TemplateName,
+    ) -> Result<()> {
         let owner = self.store.snapshot_owner(name).await?;
         if may_use_name(principal, owner.as_ref()) {
             return Ok(());
@@ -191,7 +195,8 @@ impl App {
         let templates = std::mem::take(&mut found.templates).into_iter();
         let mut snapshots = templates
             .map(|(_, template)| template)
-            .filter(|template| template.name == *name && template.is_snapshot());
+            .filter(|template| template.name == *name && template.is_snapshot())
+            .filter(|template| !template.is_import());
         snapshots
             .next()
             .ok_or_else(|| found.missing(no_snapshot(name)))
@@ -271,11 +276,16 @@ impl App {
             .templates
             .retain(|(_, template)| template.name == *name);
         let templates = &mut found.templates;
-        let has_base = templates
-            .iter()
-            .any(|(_, template)| !template.is_snapshot());
-        templates.retain(|(_, template)| template.is_snapshot());
-        if has_base && templates.is_empty() {
+        let is_snapshot = |template: &Template| template.is_snapshot() && !template.is_import();
+        let has_image = templates.iter().any(|(_, found)| !is_snapshot(found));
+        let has_import = templates.iter().any(|(_, found)| found.is_import());
+        templates.retain(|(_, template)| is_snapshot(template));
+        if has_import && templates.is_empty() {
+            let text =
+                format!("{name} is an image and no snapshot; `wrenn image rm {name}` removes it");
+            return Err(Error::new(ErrorCode::NotFound, text));
+        }
+        if has_image && templates.is_empty() {
             let text = format!(
                 "{name} is a base image and no snapshot; those are files in the image directory of the host"
             );

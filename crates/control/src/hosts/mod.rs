@@ -14,6 +14,7 @@ mod disk_usage;
 mod file_streams;
 mod files;
 mod host;
+mod images;
 mod inventory;
 mod logs;
 mod network;
@@ -324,8 +325,12 @@ pub fn is_refusal(error: &Error) -> bool {
     match connect {
         Some(_) if error.code == ErrorCode::Timeout => false,
         Some(error) => error.source_arc().is_none() || has_failed_to_connect(error),
-        // Its address or our token is wrong: it was never asked.
-        None => error.code == ErrorCode::HostUnavailable,
+        // Its address or our token is wrong: it was never asked. Or what was sent to it broke off,
+        // and it did without.
+        None => matches!(
+            error.code,
+            ErrorCode::HostUnavailable | ErrorCode::InvalidRequest
+        ),
     }
 }
 

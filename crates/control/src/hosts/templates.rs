@@ -1,7 +1,7 @@
 //! Calls about templates.
 
 use host_rpc as rpc;
-use model::{InvalidValue, TemplateKind, TemplateName};
+use model::{ImageConfig, InvalidValue, TemplateKind, TemplateName};
 
 use super::Host;
 use super::calls::{ASK_TIMEOUT, listed};
@@ -23,10 +23,22 @@ pub struct Template {
     pub memory_mb: u32,
     pub disk_mb: u32,
     pub source_sandbox_id: Option<String>,
+    /// Content address of an image that was imported.
+    pub digest: Option<String>,
+    /// Form of that image.
+    pub format: Option<String>,
+    /// Configuration of an image. Only [`Host::get_image`] and [`Host::import_image`] tell it.
+    pub image_config: Option<Box<ImageConfig>>,
 }
 
 impl Template {
-    /// Returns true if it was made of a sandbox, and so belongs to a team.
+    /// Returns true if it is an image that was imported.
+    #[must_use]
+    pub fn is_import(&self) -> bool {
+        self.digest.is_some()
+    }
+
+    /// Returns true if it was made of a sandbox or imported, and so belongs to a team.
     #[must_use]
     pub fn is_snapshot(&self) -> bool {
         self.kind != TemplateKind::Base
@@ -55,6 +67,9 @@ impl TryFrom<rpc::Template> for Template {
             memory_mb: template.memory_mb,
             disk_mb: template.disk_mb,
             source_sandbox_id: Some(template.source_sandbox_id).filter(|id| !id.is_empty()),
+            digest: Some(template.digest).filter(|digest| !digest.is_empty()),
+            format: Some(template.format).filter(|format| !format.is_empty()),
+            image_config: None,
         })
     }
 }

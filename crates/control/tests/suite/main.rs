@@ -22,6 +22,7 @@ mod fork;
 mod full_disk;
 mod guest_server;
 mod idempotency;
+mod images;
 mod lists;
 mod mcp;
 mod metrics;

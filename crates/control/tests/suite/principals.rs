@@ -76,6 +76,9 @@ const SCOPES: &[(&str, &str)] = &[
     ("list_events", "events:read"),
     ("stream_events", "events:read"),
     ("list_templates", "templates:read"),
+    ("import_image", "templates:write"),
+    ("get_image", "templates:read"),
+    ("delete_image", "templates:write"),
     ("create_snapshot", "snapshots:write"),
     ("list_snapshots", "snapshots:read"),
     ("get_snapshot", "snapshots:read"),
@@ -113,7 +116,7 @@ const LISTS: &[&str] = &[
     "list_webhooks",
 ];
 /// Operations that make something of the stranger's own.
-const CREATES: [&str; 1] = ["create_webhook"];
+const CREATES: [&str; 2] = ["create_webhook", "import_image"];
 /// Operations that do not end by themselves: `events.rs` looks at what a stranger gets of them.
 const STREAMS: [&str; 1] = ["stream_events"];
 const SNAPSHOT: &str = "saved";
@@ -163,6 +166,7 @@ impl Operation {
         let query = match self.id.as_str() {
             "read_archive" | "write_archive" | "watch_files" => "?path=/tmp",
             "tunnel" => "?port=3000",
+            "import_image" => "?name=imported",
             "wait_for_sandbox" => "?status=running",
             _ => "",
         };
@@ -190,6 +194,7 @@ impl Operation {
                     .header("content-type", "application/offset+octet-stream");
             }
             "write_archive" => return request.header("content-type", "application/x-tar"),
+            "import_image" => return request.body("an archive"),
             "write_file" | "stream_write_file" => return request_with_form(request),
             "create_sandbox" => format!(r#"{{"template": "{SNAPSHOT}"}}"#),
             "create_snapshot" => format!(r#"{{"sandbox_id": "{sandbox}"}}"#),
@@ -303,6 +308,7 @@ async fn every_operation_hides_other_teams() {
             format!("there is no sandbox {id}"),
             format!("there is no snapshot {SNAPSHOT}"),
             format!("there is no template {SNAPSHOT}"),
+            format!("there is no image {SNAPSHOT}"),
             format!("there is no webhook {WEBHOOK}"),
         ];
         assert!(

@@ -5,6 +5,8 @@ use runtime::config::Variables;
 pub(crate) const SANDBOXES: &str = "AGENT_MAX_SANDBOXES";
 pub(crate) const CHECKPOINTS: &str = "AGENT_MAX_CHECKPOINTS";
 pub(crate) const SNAPSHOTS: &str = "AGENT_MAX_SNAPSHOTS";
+pub(crate) const IMAGES: &str = "AGENT_MAX_IMAGES";
+pub(crate) const IMAGE_MB: &str = "AGENT_IMAGE_MAX_MB";
 
 /// Default of `AGENT_MAX_SANDBOXES`: more than the memory of most hosts has room for.
 const DEFAULT_SANDBOXES: usize = 1000;
@@ -13,6 +15,11 @@ const DEFAULT_SANDBOXES: usize = 1000;
 const DEFAULT_CHECKPOINTS: usize = 100;
 /// Default of `AGENT_MAX_SNAPSHOTS`. Each snapshot takes a whole image on disk.
 const DEFAULT_SNAPSHOTS: usize = 100;
+
+/// Default of `AGENT_MAX_IMAGES`. Each image takes gigabytes.
+const DEFAULT_IMAGES: usize = 200;
+/// Default of `AGENT_IMAGE_MAX_MB`: images for machine learning have some 15 GiB.
+const DEFAULT_IMAGE_MB: u64 = 20 * 1024;
 
 /// Most sandboxes, checkpoints and snapshots on one host.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +30,16 @@ pub struct Limits {
     pub checkpoints: usize,
     /// Snapshots that were made from one sandbox and still exist (`AGENT_MAX_SNAPSHOTS`).
     pub snapshots: usize,
+    /// Images that were imported on this host (`AGENT_MAX_IMAGES`).
+    pub images: usize,
+    /// Bytes of an image that is imported, unpacked (`AGENT_IMAGE_MAX_MB`).
+    pub image_bytes: u64,
+}
+
+/// Reads a number of MiB whose bytes are a number, too.
+fn image_mb(variables: &mut Variables<'_>) -> u64 {
+    let range = 1..=1 << 40;
+    variables.parse_within(IMAGE_MB, &range, DEFAULT_IMAGE_MB)
 }
 
 impl Limits {
@@ -32,6 +49,8 @@ impl Limits {
             sandboxes: number(SANDBOXES, DEFAULT_SANDBOXES),
             checkpoints: number(CHECKPOINTS, DEFAULT_CHECKPOINTS),
             snapshots: number(SNAPSHOTS, DEFAULT_SNAPSHOTS),
+            images: number(IMAGES, DEFAULT_IMAGES),
+            image_bytes: image_mb(variables) << 20,
         }
     }
 }

@@ -6,6 +6,7 @@ use runtime::environment::variable;
 
 use crate::config::{Config, api, disks, limits, network};
 use crate::egress::limits as egress;
+use crate::images::import;
 use crate::network::connections;
 use crate::sandbox::log;
 
@@ -24,6 +25,7 @@ pub fn shared_limits(config: &Config) -> Vec<SharedLimit> {
 fn all(config: &Config) -> Vec<SharedLimit> {
     [
         of_host(config),
+        of_images(config),
         of_network(config),
         of_names(),
         of_bandwidth(config),
@@ -80,6 +82,38 @@ fn of_host(config: &Config) -> Vec<SharedLimit> {
             "connections to the agent of one address without the token",
             or_none(listener.per_address.unwrap_or_default() as u64, ""),
             "the next one is closed",
+        ),
+    ]
+}
+
+fn of_images(config: &Config) -> Vec<SharedLimit> {
+    vec![
+        SharedLimit::set_by(
+            limits::IMAGES,
+            "images that were imported on a host",
+            config.limits.images.to_string(),
+            "no more are imported",
+        ),
+        SharedLimit::set_by(
+            limits::IMAGE_MB,
+            "an image that is imported, as it is sent and unpacked",
+            format!("{} MiB", config.limits.image_bytes / MIB),
+            "it is refused",
+        ),
+        SharedLimit::built_in(
+            "files of an image that is imported; bytes unpacked for each compressed one; time",
+            format!(
+                "{}, {}, {} s",
+                import::MAX_ENTRIES,
+                oci::limits::MAX_RATIO,
+                import::UNPACK_TIME.as_secs()
+            ),
+            "it is refused",
+        ),
+        SharedLimit::built_in(
+            "images that are unpacked at once",
+            import::MAX_UNPACKED.to_string(),
+            "others wait",
         ),
     ]
 }

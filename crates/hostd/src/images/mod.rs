@@ -1,5 +1,6 @@
 //! Templates on this host: each file `NAME.ext4` in the images directory is one, with its
-//! configuration in `NAME.json` where it has one.
+//! configuration in `NAME.json` where it has one, and so is each image that a team has imported
+//! ([`mod@imported`]).
 //!
 //! The directory is read afresh each time, so that an image that is put there works at once and one
 //! that is still being written under a temporary name (hidden, or without `.ext4`) is not seen.
@@ -9,6 +10,8 @@
 pub mod checksums;
 mod config;
 pub mod identity;
+pub mod import;
+mod imported;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,10 +23,12 @@ use std::time::UNIX_EPOCH;
 use model::{ImageConfig, TemplateName};
 use parking_lot::Mutex;
 use stdx::error::chain;
+use stdx::io::OptionalExt;
 
 use crate::file_set::{FileSet, Sizes};
 use checksums::{Checksums, Damaged};
 pub use config::ConfigError;
+pub use imported::ImportRecord;
 
 /// A bootable image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub struct Image {
     pub size_bytes: u64,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
+    /// Record of its import; `None` for an image of the administrator.
+    pub import: Option<ImportRecord>,
 }
 
 impl Image {
@@ -103,6 +110,10 @@ pub enum NotAnImage {
     NotRegular,
     #[error("nothing is created from its image")]
     Config(#[from] ConfigError),
+    #[error("a team has imported an image of that name; rename the file")]
+    Imported,
+    #[error("the record of its import cannot be read; remove the directory, and import it again")]
+    Record(#[source] io::Error),
 }
 
 impl Images {
@@ -113,6 +124,10 @@ impl Images {
             logged: Arc::default(),
             checksums: Arc::default(),
         }
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Uses the checksums that are kept in the directory of the installation.
@@ -181,21 +196,23 @@ impl Images {
     }
 
     fn scan_dir(&self) -> Result<(Vec<Image>, Vec<PassedOver>), Error> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok((Vec::new(), Vec::new()));
-            }
-            other => other.map_err(|source| Error::Io {
-                dir: self.dir.clone(),
-                source,
-            })?,
+        let failed = |source| Error::Io {
+            dir: self.dir.clone(),
+            source,
+        };
+        let Some(entries) = fs::read_dir(&self.dir).optional().map_err(failed)? else {
+            return Ok((Vec::new(), Vec::new()));
         };
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
-        let mut images = Vec::new();
-        let mut passed_over = Vec::new();
+        let (mut images, mut passed_over) = self.scan_imports().map_err(failed)?;
         for path in paths.into_iter().filter(|path| looks_like_image(path)) {
             match read_image(&path) {
+                // Also if the import cannot be read: the name is a team's.
+                Ok(image) if self.find_import(&image.name)?.is_some() => {
+                    let why = NotAnImage::Imported;
+                    passed_over.push(PassedOver { path, why });
+                }
                 Ok(image) => {
                     if let Err(error) = image.read_config() {
                         let path = config::config_path(&path);
@@ -242,6 +259,7 @@ fn read_image(path: &Path) -> Result<Image, NotAnImage> {
         path: path.to_owned(),
         size_bytes: linux::file::allocated_bytes(path)?,
         created_at_ms: i64::try_from(created.as_millis()).unwrap_or(i64::MAX),
+        import: None,
     })
 }
 

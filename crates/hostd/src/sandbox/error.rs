@@ -7,6 +7,7 @@ use model::{SandboxId, SandboxState};
 use super::state::Phase;
 use super::step_error::StepError;
 use crate::disk_diff::DiffError;
+use crate::images::import::ImportError;
 use crate::operation::{OperationError, OperationKind};
 use crate::snapshot::template::OtherSizes;
 use crate::{disk, images};
@@ -67,6 +68,15 @@ pub enum SandboxError {
     Diff(#[from] DiffError),
     #[error("snapshot {name} is in use by {}; delete those first", users.join(", "))]
     TemplateInUse { name: String, users: Vec<String> },
+    /// An image of the administrator, which no call removes.
+    #[error(
+        "{0} is a base image that the administrator has put there; remove its file from the images directory of the host"
+    )]
+    NotImported(String),
+    #[error("image {name} is in use by {}; delete those first", users.join(", "))]
+    ImageInUse { name: String, users: Vec<String> },
+    #[error(transparent)]
+    Import(#[from] ImportError),
     #[error(transparent)]
     OtherSizes(#[from] OtherSizes),
     #[error("the sandbox is {state}{}", if reason.is_empty() { String::new() } else { format!(": {reason}") })]
@@ -88,6 +98,7 @@ pub enum ErrorCode {
     AlreadyExists,
     Aborted,
     DeadlineExceeded,
+    PermissionDenied,
     Internal,
 }
 
@@ -113,7 +124,12 @@ impl SandboxError {
             Self::Disk(disk::Error::TooSmall { .. }) | Self::OtherSizes(_) => {
                 ErrorCode::InvalidArgument
             }
-            Self::Stalled(_) | Self::TooMany { .. } => ErrorCode::ResourceExhausted,
+            Self::Import(ImportError::Refused(_)) => ErrorCode::InvalidArgument,
+            Self::Stalled(_)
+            | Self::TooMany { .. }
+            | Self::Import(ImportError::NoRoom | ImportError::TooMany(_)) => {
+                ErrorCode::ResourceExhausted
+            }
             Self::Failed(error) if error.kind() == OperationKind::Space => {
                 ErrorCode::ResourceExhausted
             }
@@ -126,12 +142,16 @@ impl SandboxError {
             | Self::NothingBefore
             | Self::Diff(DiffError::Resumed) => ErrorCode::FailedPrecondition,
             Self::NameTaken { .. } => ErrorCode::AlreadyExists,
-            Self::TemplateInUse { .. } | Self::Diff(DiffError::AlreadyRuns) => ErrorCode::Aborted,
+            Self::TemplateInUse { .. }
+            | Self::ImageInUse { .. }
+            | Self::Diff(DiffError::AlreadyRuns) => ErrorCode::Aborted,
+            Self::NotImported(_) => ErrorCode::PermissionDenied,
             Self::Template(images::Error::Io { .. })
             | Self::Disk(_)
             | Self::Failed(_)
             | Self::Diff(_)
             | Self::Silent(_)
+            | Self::Import(ImportError::Host(_))
             | Self::Task(_) => ErrorCode::Internal,
         }
     }

@@ -21,6 +21,7 @@ pub(super) fn from_sandbox_error(error: SandboxError) -> ConnectError {
         sandbox::ErrorCode::AlreadyExists => ErrorCode::AlreadyExists,
         sandbox::ErrorCode::Aborted => ErrorCode::Aborted,
         sandbox::ErrorCode::DeadlineExceeded => ErrorCode::DeadlineExceeded,
+        sandbox::ErrorCode::PermissionDenied => ErrorCode::PermissionDenied,
         sandbox::ErrorCode::Internal => ErrorCode::Internal,
     };
     ConnectError::new(code, stdx::error::chain(&error))

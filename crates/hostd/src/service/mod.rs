@@ -15,6 +15,7 @@ mod file_search;
 mod file_watch;
 mod files;
 mod host;
+mod images;
 mod logs;
 mod network;
 mod paths;

@@ -10,6 +10,7 @@ use stdx::task::run_blocking;
 use super::Agent;
 use super::error::from_sandbox_error;
 use crate::host::Host;
+use crate::images::Image;
 use crate::sandbox::SandboxError;
 use crate::snapshot::template::Template;
 
@@ -43,17 +44,33 @@ fn list_templates(host: &Host) -> Result<Vec<rpc::Template>, SandboxError> {
         .images
         .list_images()?
         .into_iter()
-        .map(|image| rpc::Template {
-            name: image.name.to_string(),
-            size_bytes: image.size_bytes,
-            exclusive_bytes: image.sizes().exclusive,
-            created_at_ms: image.created_at_ms,
-            kind: rpc::TemplateKind::TEMPLATE_KIND_BASE.into(),
-            ..rpc::Template::default()
-        });
+        .map(|image| image_message(&image));
     Ok(images
         .chain(host.templates.list_templates().iter().map(template_message))
         .collect())
+}
+
+/// Converts an image, and measures it. Blocking.
+pub(super) fn image_message(image: &Image) -> rpc::Template {
+    let import = image.import.as_ref();
+    let kind = match import {
+        Some(_) => rpc::TemplateKind::TEMPLATE_KIND_IMAGE,
+        None => rpc::TemplateKind::TEMPLATE_KIND_BASE,
+    };
+    rpc::Template {
+        name: image.name.to_string(),
+        size_bytes: image.size_bytes,
+        exclusive_bytes: image.sizes().exclusive,
+        created_at_ms: image.created_at_ms,
+        kind: kind.into(),
+        digest: import
+            .map(|import| import.digest.clone())
+            .unwrap_or_default(),
+        format: import
+            .map(|import| import.format.clone())
+            .unwrap_or_default(),
+        ..rpc::Template::default()
+    }
 }
 
 /// Converts a template that was created from a sandbox, and measures it. Blocking.

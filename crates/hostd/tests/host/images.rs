@@ -24,7 +24,7 @@ async fn agent_with(name: &str, megabytes: u64, fill: impl FnOnce(&Path)) -> (Ag
     (agent, images)
 }
 
-async fn create(agent: &Agent, template: &str) -> SandboxId {
+pub async fn create(agent: &Agent, template: &str) -> SandboxId {
     let id = SandboxId::random();
     agent
         .ensure(

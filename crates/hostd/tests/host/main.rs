@@ -13,6 +13,7 @@ mod hostile_guest;
 mod image_config;
 mod image_files;
 mod images;
+mod imports;
 mod internet;
 mod ipv6;
 mod isolation;

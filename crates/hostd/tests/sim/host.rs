@@ -32,6 +32,8 @@ const LIMITS: Limits = Limits {
     sandboxes: 100,
     checkpoints: 100,
     snapshots: 100,
+    images: 100,
+    image_bytes: 1 << 30,
 };
 
 /// More than all that a history makes.
@@ -133,6 +135,7 @@ impl Place {
                 modules: None,
             },
             images: Images::new(&self.path("images")),
+            unpacker: u32::MAX - 2,
             templates: Templates::open(&self.path("snapshots")).unwrap(),
             preboot: PrebootCache::open(&self.path("warm"), warm).unwrap(),
             networks: Arc::new(LoopbackNetworks::new(

@@ -1686,11 +1686,25 @@ class TemplateInfo(Model):
 
     type: TemplateKind
 
+    digest: str | None = None
+    """Content address of an image that was imported: of its manifest (`oci`), of its
+    configuration (`docker`), or of the file (`tar`, `ext4`). Absent for others.
+    """
+
     disk_mb: int | None = None
     """MiB; as `vcpus`."""
 
     exclusive_bytes: int | None = None
     """What is free on the host when it is deleted."""
+
+    format: str | None = None
+    """Form that an image had when it was imported: `docker`, `oci`, `tar` or `ext4`."""
+
+    image_config: dict[str, Any] | None = None
+    """Configuration of an image under the names of the OCI image specification: commands in
+    sandboxes have its `Env`, `User` and `WorkingDir`. Absent where the image has none, and in
+    lists.
+    """
 
     memory_mb: int | None = None
     """MiB; as `vcpus`."""
@@ -1699,7 +1713,7 @@ class TemplateInfo(Model):
     """What stays, since sandboxes or other templates have it, too."""
 
     source_sandbox_id: str | None = None
-    """The sandbox that it was made of; absent for `base`."""
+    """The sandbox that it was made of; absent for `base`, and images that were imported."""
 
     vcpus: int | None = None
     """What sandboxes made from a `snapshot` have; absent for others."""
@@ -1711,8 +1725,11 @@ class TemplateInfo(Model):
             name=data["name"],
             size_bytes=data["size_bytes"],
             type=data["type"],
+            digest=data.get("digest"),
             disk_mb=data.get("disk_mb"),
             exclusive_bytes=data.get("exclusive_bytes"),
+            format=data.get("format"),
+            image_config=data.get("image_config"),
             memory_mb=data.get("memory_mb"),
             shared_bytes=data.get("shared_bytes"),
             source_sandbox_id=data.get("source_sandbox_id"),

@@ -40,6 +40,15 @@ OPERATIONS = {
     "get_host_metrics": Operation(
         "GET", "/v1/hosts/metrics", True
     ),
+    "import_image": Operation(
+        "POST", "/v1/images", False
+    ),
+    "delete_image": Operation(
+        "DELETE", "/v1/images/{name}", True
+    ),
+    "get_image": Operation(
+        "GET", "/v1/images/{name}", True
+    ),
     "list_sandboxes": Operation(
         "GET", "/v1/sandboxes", True
     ),

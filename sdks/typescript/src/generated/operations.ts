@@ -54,6 +54,24 @@ export interface Operations {
     body: never;
     answer: Schemas["HostMetrics"][];
   };
+  import_image: {
+    path: Record<never, never>;
+    query: { name: string };
+    body: never;
+    answer: Schemas["Template"];
+  };
+  get_image: {
+    path: { name: string };
+    query: Record<never, never>;
+    body: never;
+    answer: Schemas["Template"];
+  };
+  delete_image: {
+    path: { name: string };
+    query: Record<never, never>;
+    body: never;
+    answer: never;
+  };
   list_sandboxes: {
     path: Record<never, never>;
     query: {
@@ -535,6 +553,9 @@ export const ROUTES: { readonly [name in keyof Operations]: readonly [method: st
   list_events: ["GET", "/v1/events"],
   stream_events: ["GET", "/v1/events/stream"],
   get_host_metrics: ["GET", "/v1/hosts/metrics"],
+  import_image: ["POST", "/v1/images"],
+  get_image: ["GET", "/v1/images/{name}"],
+  delete_image: ["DELETE", "/v1/images/{name}"],
   list_sandboxes: ["GET", "/v1/sandboxes"],
   create_sandbox: ["POST", "/v1/sandboxes"],
   count_sandboxes: ["GET", "/v1/sandboxes/count"],

@@ -1312,6 +1312,11 @@ export interface components {
       /** @description RFC 3339. */
       created_at: string;
       /**
+       * @description Content address of an image that was imported: of its manifest (`oci`), of its configuration
+       *     (`docker`), or of the file (`tar`, `ext4`). Absent for others.
+       */
+      digest?: string | null;
+      /**
        * Format: int32
        * @description MiB; as `vcpus`.
        */
@@ -1321,6 +1326,14 @@ export interface components {
        * @description What is free on the host when it is deleted.
        */
       exclusive_bytes?: number;
+      /** @description Form that an image had when it was imported: `docker`, `oci`, `tar` or `ext4`. */
+      format?: string | null;
+      /**
+       * @description Configuration of an image under the names of the OCI image specification: commands in
+       *     sandboxes have its `Env`, `User` and `WorkingDir`. Absent where the image has none, and in
+       *     lists.
+       */
+      image_config?: Record<string, never> | null;
       /**
        * Format: int32
        * @description MiB; as `vcpus`.
@@ -1337,7 +1350,7 @@ export interface components {
        * @description Allocated on the host.
        */
       size_bytes: number;
-      /** @description The sandbox that it was made of; absent for `base`. */
+      /** @description The sandbox that it was made of; absent for `base`, and images that were imported. */
       source_sandbox_id?: string | null;
       type: components["schemas"]["TemplateKind"];
       /**

@@ -4,6 +4,7 @@ mod begin;
 mod checkpoint;
 pub mod diff;
 mod fork;
+mod image;
 mod reclaim;
 mod registry;
 mod template;

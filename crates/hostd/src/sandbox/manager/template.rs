@@ -92,7 +92,7 @@ impl Manager {
         Ok(published)
     }
 
-    async fn check_name_is_free(
+    pub(super) async fn check_name_is_free(
         &self,
         name: &TemplateName,
         overwrite: bool,
@@ -210,6 +210,9 @@ fn check_name(
             hint,
         })
     };
+    if images.find_import(name)?.is_some() {
+        return taken("image", ", or remove it first");
+    }
     if images
         .list_images()?
         .iter()

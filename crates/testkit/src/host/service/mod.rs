@@ -3,6 +3,7 @@
 mod commands;
 mod files;
 mod host;
+mod images;
 mod logs;
 mod network;
 mod sandboxes;
