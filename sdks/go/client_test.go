@@ -423,6 +423,9 @@ func TestWrongSettingsSayWhatToDo(t *testing.T) {
 		_, err := loadSettings(wrong[0], wrong[1])
 		want(t, err, ErrCredentials)
 	}
+	if _, err := loadSettings("https://me:secret@host", "wrn_1"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Fatal(err)
+	}
 	environment(t, "A=b\nwrn_1\n")
 	if _, err := loadSettings("", ""); err == nil || !strings.Contains(err.Error(), "line 2") {
 		t.Fatal(err)
@@ -432,6 +435,9 @@ func TestWrongSettingsSayWhatToDo(t *testing.T) {
 	if _, err := loadSettings("", ""); err == nil || !strings.Contains(err.Error(), "cannot be read") {
 		t.Fatal(err)
 	}
+	found, err := loadSettings("", "wrn_1")
+	noError(t, err)
+	equal(t, found.url.String(), defaultURL)
 }
 
 func TestPackageFunctionsUseFoundServer(t *testing.T) {

@@ -59,6 +59,11 @@ func loadSettings(address, key string) (*settings, error) {
 
 func checkSettings(address, key string) (*settings, error) {
 	parsed, err := url.Parse(strings.TrimRight(address, "/"))
+	if err == nil && parsed.User != nil {
+		// Not shown: errors are logged.
+		return nil, refuseSettings("the address of the server has a user or a password in it; the API key is the way to sign " +
+			"in, with APIKey or WRENN_API_KEY")
+	}
 	if err != nil || (parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.Host == "" {
 		return nil, refuseSettings("%q is not the address of a Wrenn server; it looks like %s", address, defaultURL)
 	}

@@ -67,6 +67,11 @@ def test_file_is_read_as_by_shell(directory: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("url", ["far.example", "ftp://far.example", "http://"])
 def test_wrong_url_is_refused(url: str) -> None:
+    with pytest.raises(CredentialsError, match="a user or a password") as caught:
+        _settings.load("https://me:secret@host", "wrn_1")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(CredentialsError, match="not the address"):
+        _settings.load("http://[::1", "wrn_1")
     with pytest.raises(CredentialsError, match="not the address"):
         Client(url, "wrn_1")
 

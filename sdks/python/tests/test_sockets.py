@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,6 +78,15 @@ def sandbox(sockets: Sockets) -> Iterator[Sandbox]:
         yield Sandbox("sb-1", client._connection)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits for up to 20 seconds."""
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
 def frames(*values: Any) -> Script:
     def send(connection: ServerConnection) -> None:
         for value in values:
@@ -140,8 +150,7 @@ def test_stream_is_held_back(sandbox: Sandbox, sockets: Sockets) -> None:
     sockets.scripts = [flood]
     handle = sandbox.commands.stream(["yes"])
     assert handle.pid == 3
-    while len(sent) < 20:
-        pass
+    wait_until(lambda: len(sent) >= 20)
     for _ in range(5):
         next(handle)
     # What sockets and queues hold, and no more.
@@ -427,11 +436,13 @@ def test_closed_port_ends_its_connection_awaited(sockets: Sockets) -> None:
 
 
 def test_cancelled_command_closes_connection(sockets: Sockets) -> None:
+    started = threading.Event()
     closed = threading.Event()
 
     def wait(connection: ServerConnection) -> None:
         connection.recv()
         connection.send('{"type": "start", "pid": 3}')
+        started.set()
         try:
             connection.recv()
         except websockets.ConnectionClosed:
@@ -443,9 +454,7 @@ def test_cancelled_command_closes_connection(sockets: Sockets) -> None:
         async with AsyncClient(sockets.url, KEY) as client:
             sandbox = AsyncSandbox("sb-1", client._connection)
             task = asyncio.ensure_future(sandbox.commands.run(["sleep", "60"]))
-            while not sockets.paths:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(started.wait, 10)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -62,6 +62,13 @@ function checked(url: string, key: string): Settings {
   } catch {
     // Told below, with what would be right.
   }
+  if (parsed?.username || parsed?.password) {
+    // Not shown: errors are logged.
+    throw new CredentialsError(
+      "the address of the server has a user or a password in it; the API key is the way to sign in, with apiKey or " +
+        "WRENN_API_KEY",
+    );
+  }
   if (parsed?.protocol !== "http:" && parsed?.protocol !== "https:") {
     throw new CredentialsError(`${url} is not the address of a Wrenn server; it looks like ${DEFAULT_URL}`);
   }

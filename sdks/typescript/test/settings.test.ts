@@ -104,3 +104,11 @@ test("own_directory_is_for_users", async () => {
     process.geteuid = root!;
   }
 });
+
+test("address_with_password_is_not_shown", async () => {
+  const client = new Client({ apiUrl: "https://me:secret@host", apiKey: "wrn_1" });
+  await assert.rejects(client.health(), (error: Error) => {
+    assert.match(error.message, /a user or a password/);
+    return !error.message.includes("secret");
+  });
+});

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import websockets
 
-from ._settings import is_loopback
+from ._settings import is_loopback, origin
 from .errors import (
     ConnectionBrokenError,
     OperationTimeoutError,
@@ -31,6 +31,7 @@ CLOSE_TIMEOUT = 3.0
 
 def opening_error(error: BaseException, url: str) -> WrennError | None:
     """Returns the error of a WebSocket that did not open; `None` if it is none of that."""
+    server = origin(url)
     if isinstance(error, websockets.InvalidStatus):
         response = error.response
         if 300 <= response.status_code < 400:
@@ -38,14 +39,14 @@ def opening_error(error: BaseException, url: str) -> WrennError | None:
         request_id = response.headers.get("x-request-id")
         return error_from_answer(response.status_code, bytes(response.body or b""), request_id)
     if isinstance(error, websockets.InvalidHandshake | websockets.ConnectionClosed | EOFError):
-        return ConnectionBrokenError(f"the connection to {url} broke off: {error}")
+        return ConnectionBrokenError(f"the connection to {server} broke off: {error}")
     if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return ConnectionBrokenError(f"the connection to {url} broke off: {error}")
+        return ConnectionBrokenError(f"the connection to {server} broke off: {error}")
     # With Python 3.10 the one of asyncio is another class.
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return OperationTimeoutError(f"{url} does not answer")
+        return OperationTimeoutError(f"{server} does not answer")
     if isinstance(error, OSError):
-        return UnreachableError(f"no connection to {url}: {error}; is the server running?")
+        return UnreachableError(f"no connection to {server}: {error}; is the server running?")
     return None
 
 

@@ -80,11 +80,23 @@ def _checked(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
+    if "@" in parts.netloc:
+        # Not shown: errors are logged.
+        raise CredentialsError(
+            "the address of the server has a user or a password in it; the API key is the way to "
+            "sign in, with api_key or WRENN_API_KEY"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CredentialsError(
             f"{url!r} is not the address of a server; it looks like {DEFAULT_URL}"
         )
     return url.rstrip("/")
+
+
+def origin(url: str) -> str:
+    """Returns scheme, host and port: what errors show of an address."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def is_loopback(url: str) -> bool:

@@ -395,16 +395,17 @@ def _classified(
 def _transport_error(error: Exception, url: str) -> WrennError:
     if isinstance(error, WrennError):
         return error
+    server = _settings.origin(url)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
         return UnreachableError(
-            f"no connection to {url} ({error}); is the server running? Start it with `wrenn up`"
+            f"no connection to {server} ({error}); is the server running? Start it with `wrenn up`"
         )
     if isinstance(error, httpx.TimeoutException):
-        return OperationTimeoutError(f"{url} takes longer to answer than the call may")
+        return OperationTimeoutError(f"{server} takes longer to answer than the call may")
     if isinstance(
         error, httpx.DecodingError | httpx.UnsupportedProtocol | httpx.LocalProtocolError
     ):
         return ProtocolError(f"the server's answer cannot be read: {error}")
     return ConnectionBrokenError(
-        f"the connection to {url} broke off ({error}); what was asked may have been done"
+        f"the connection to {server} broke off ({error}); what was asked may have been done"
     )
