@@ -1,7 +1,9 @@
-// What depends on the browser: requests, sockets whose key is a subprotocol, streams. Runs in Chromium, on a page of the
-// server of WRENN_API_URL whose files are those of ./dist: what a page of another origin asks is refused.
+// What depends on the browser: requests, sockets whose key is a subprotocol, streams. Runs in Chromium, on a page with the
+// modules of ./dist that has the same origin as the server of WRENN_API_URL: to pages of others it answers nothing.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { createServer, request as httpRequest } from "node:http";
+import { connect } from "node:net";
 import process from "node:process";
 
 import { chromium } from "playwright-core";
@@ -68,21 +70,49 @@ async function exercise({ module, apiKey }) {
   return found;
 }
 
+/** Serves the page and its modules, and passes all else on: page and API have one origin. */
+async function serve() {
+  const upstream = new URL(url);
+  const server = createServer((request, response) => {
+    const { pathname } = new URL(request.url, url);
+    if (pathname === ROOT) {
+      response.setHeader("content-type", "text/html").end(PAGE);
+    } else if (pathname.startsWith(ROOT)) {
+      const file = new URL(`dist/${pathname.slice(ROOT.length)}`, import.meta.url);
+      response.setHeader("content-type", "text/javascript").end(readFileSync(file));
+    } else {
+      const { method, headers } = request;
+      const passed = httpRequest(new URL(request.url, url), { method, headers }, (answer) => {
+        response.writeHead(answer.statusCode, answer.rawHeaders);
+        answer.pipe(response);
+      });
+      passed.on("error", () => response.destroy());
+      request.pipe(passed);
+    }
+  });
+  server.on("upgrade", (request, socket, head) => {
+    const passed = connect(Number(upstream.port), upstream.hostname, () => {
+      const lines = [`GET ${request.url} HTTP/1.1`];
+      for (let index = 0; index < request.rawHeaders.length; index += 2) {
+        lines.push(`${request.rawHeaders[index]}: ${request.rawHeaders[index + 1]}`);
+      }
+      passed.write(`${lines.join("\r\n")}\r\n\r\n`);
+      passed.write(head);
+      passed.pipe(socket).pipe(passed);
+    });
+    passed.on("error", () => socket.destroy());
+    socket.on("error", () => passed.destroy());
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return server;
+}
+
+const server = await serve();
 const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox"] });
 try {
   const page = await browser.newPage();
-  page.setDefaultTimeout(120_000);
-  await page.route(`${url}${ROOT}**`, async (route) => {
-    const path = new URL(route.request().url()).pathname.slice(ROOT.length);
-    if (path === "") {
-      return route.fulfill({ contentType: "text/html", body: PAGE });
-    }
-    return route.fulfill({
-      contentType: "text/javascript",
-      body: readFileSync(new URL(`dist/${path}`, import.meta.url)),
-    });
-  });
-  await page.goto(url + ROOT);
+  page.on("console", (message) => console.log("page:", message.text()));
+  await page.goto(`http://127.0.0.1:${server.address().port}${ROOT}`);
   const found = await page.evaluate(exercise, { module: `${ROOT}index.js`, apiKey });
   assert.deepEqual(found, {
     stdin: "hi\nend\n",
@@ -103,4 +133,6 @@ try {
   console.log("all well in Chromium", browser.version());
 } finally {
   await browser.close();
+  server.closeAllConnections();
+  server.close();
 }
