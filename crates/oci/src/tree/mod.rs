@@ -176,22 +176,7 @@ impl Tree {
                     inode.ok_or_else(|| within("the file that it is a link to is missing"))?;
                 return self.link(parent, name, layer, inode);
             }
-            EntryKind::File(data) => Kind::File(layer, data),
-            EntryKind::Symlink(target) if target.len() > MAX_TARGET => {
-                return Err(within("its target has more than 4095 bytes"));
-            }
-            EntryKind::Symlink(target) if target.is_empty() || target.contains(&0) => {
-                return Err(within("its target is no path"));
-            }
-            EntryKind::Symlink(target) => Kind::Symlink(target),
-            EntryKind::CharDevice(major, minor) | EntryKind::BlockDevice(major, minor)
-                if major > MAX_MAJOR || minor > MAX_MINOR =>
-            {
-                return Err(within("its device number is none of Linux"));
-            }
-            EntryKind::CharDevice(major, minor) => Kind::CharDevice(major, minor),
-            EntryKind::BlockDevice(major, minor) => Kind::BlockDevice(major, minor),
-            EntryKind::Fifo => Kind::Fifo,
+            kind => leaf_kind(layer, kind).map_err(within)?,
         };
         self.insert(parent, name, layer, meta, kind).map(drop)
     }
@@ -418,6 +403,34 @@ impl Tree {
         }
         Ok(above.last().copied())
     }
+}
+
+/// Converts the kind of an entry that is neither a directory nor a hard link.
+///
+/// # Errors
+/// Why Linux has no such file.
+fn leaf_kind(layer: usize, kind: EntryKind) -> std::result::Result<Kind, &'static str> {
+    Ok(match kind {
+        EntryKind::File(data) => Kind::File(layer, data),
+        EntryKind::Symlink(target) if target.len() > MAX_TARGET => {
+            return Err("its target has more than 4095 bytes");
+        }
+        EntryKind::Symlink(target) if target.is_empty() || target.contains(&0) => {
+            return Err("its target is no path");
+        }
+        EntryKind::Symlink(target) => Kind::Symlink(target),
+        EntryKind::CharDevice(major, minor) | EntryKind::BlockDevice(major, minor)
+            if major > MAX_MAJOR || minor > MAX_MINOR =>
+        {
+            return Err("its device number is none of Linux");
+        }
+        EntryKind::CharDevice(major, minor) => Kind::CharDevice(major, minor),
+        EntryKind::BlockDevice(major, minor) => Kind::BlockDevice(major, minor),
+        EntryKind::Fifo => Kind::Fifo,
+        EntryKind::Directory | EntryKind::HardLink(_) => {
+            return Err("it is no file of its own");
+        }
+    })
 }
 
 /// Splits a path of an archive. It is taken from the root on, whether it begins with a slash or not.
