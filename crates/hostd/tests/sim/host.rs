@@ -105,6 +105,11 @@ impl Place {
         }
     }
 
+    /// Returns the directory with all that agents write.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

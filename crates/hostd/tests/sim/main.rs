@@ -27,6 +27,7 @@ mod rows;
 mod slow;
 mod templates;
 mod undo;
+mod upgrade;
 mod verdict;
 mod vm;
 mod world;
