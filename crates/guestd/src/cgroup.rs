@@ -81,12 +81,16 @@ impl Cgroup {
         fs::write(self.dir.join("cgroup.kill"), "1")
     }
 
-    /// Returns true if a process is in it or below it. One that was killed is, until it is gone.
+    /// Returns true if a process is in it or below it. One that was killed is, until it is gone. A
+    /// group that root in the guest has removed was empty.
     ///
     /// # Errors
     /// Where the kernel's file about it cannot be read.
     pub fn is_populated(&self) -> io::Result<bool> {
-        let events = fs::read_to_string(self.dir.join("cgroup.events"))?;
+        let events = match fs::read_to_string(self.dir.join("cgroup.events")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            events => events?,
+        };
         Ok(events.lines().any(|line| line == "populated 1"))
     }
 

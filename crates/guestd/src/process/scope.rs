@@ -22,7 +22,7 @@ const SLOW: Duration = Duration::from_secs(10);
 pub struct Scope(Option<Arc<Cgroup>>);
 
 impl Scope {
-    /// Creates the scope of a name. That of the same name before must have ended.
+    /// Creates the scope of a run. That of the same name before must have ended.
     pub fn create(processes: &Processes, name: &str) -> Self {
         let child = processes.cgroup.as_ref().map(|it| it.create_child(name));
         let cgroup = child.transpose().unwrap_or_else(|error| {

@@ -78,9 +78,22 @@ async fn crashed_start_command_runs_again() {
     assert_eq!((ended.exit_code, restarts(&ended)), (Some(143), 2));
     let output = read(&commands, at(START, 0), usize::MAX).await;
     assert_eq!(output.out, b"run 1\nrun 2\nrun 3\n");
-    // It has ended for good.
+    // It has ended for good, until a create asks for it.
     supervise(&commands, &wanted).await;
     assert!(get(&commands, START).await.ended_ms.is_some());
+    let anew = rpc::SuperviseRequest {
+        restart_ended: true,
+        ..wanted
+    };
+    supervise(&commands, &anew).await;
+    let second = wait_for(&commands, |command| {
+        command.id != ended.id && command.pid > 0
+    })
+    .await;
+    assert_eq!(restarts(&second), 0);
+    // It runs: there is nothing to start anew.
+    supervise(&commands, &anew).await;
+    assert_eq!(get(&commands, START).await.id, second.id);
 }
 
 #[tokio::test]
@@ -95,6 +108,14 @@ async fn signal_ends_wait_for_restart() {
     });
     let waiting = waiting.await;
     assert_eq!((waiting.pid, waiting.exit_code), (0, None));
+    let reload = rpc::SendSignalRequest {
+        command: START.to_owned(),
+        signal: Signal::SIGNAL_SIGUSR1.into(),
+        ..Default::default()
+    };
+    if let Err(error) = commands.send_signal(reload).await {
+        assert_eq!(error.code, connectrpc::ErrorCode::FailedPrecondition);
+    }
     signal(&commands, START, Signal::SIGNAL_SIGKILL).await;
     let ended = wait_until_ended(&commands, START).await;
     // On a busy machine the signal can come after the wait, in a next run.
@@ -199,4 +220,76 @@ async fn crashed_run_takes_children_along() {
     signal(&commands, START, Signal::SIGNAL_SIGTERM).await;
     wait_until_ended(&commands, START).await;
     eventually("the end of the second child", async || !is_alive(&pids[1])).await;
+}
+
+/// A cgroup of these tests, removed with this.
+struct TestGroup(std::path::PathBuf);
+
+impl TestGroup {
+    /// Tests run as root, on a machine with cgroups of version 2.
+    fn create() -> Self {
+        let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
+        let mount = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let place = fields.next()?;
+            (fields.next()? == "cgroup2").then_some(place)
+        });
+        let mount = std::path::Path::new(mount.expect("a mounted cgroup2"));
+        let group = mount.join(format!("wrenn-guestd-{}", std::process::id()));
+        std::fs::create_dir(&group).expect("a cgroup");
+        Self(group)
+    }
+}
+
+impl Drop for TestGroup {
+    fn drop(&mut self) {
+        for name in ["user/start", "user", ""] {
+            let _ = std::fs::remove_dir(self.0.join(name));
+        }
+    }
+}
+
+#[tokio::test]
+async fn run_outlives_removal_of_cgroup() {
+    let group = TestGroup::create();
+    let root = group.0.to_str().expect("a path in UTF-8");
+    let agent = Agent::start(&["--no-auth", "--cgroup-root", root]).await;
+    let commands = commands(&agent);
+    let folder = tempfile::tempdir().expect("a folder");
+    let children = folder.path().join("children");
+    // In a session of its own: the end of its process group does not reach it.
+    let script = format!(
+        "setsid sh -c 'echo $$ >>{}; exec sleep 1000' & sleep 0.1; exit 3",
+        children.display()
+    );
+    let wanted = request("/bin/sh", &["-c", &script], RESTART_CONDITION_ALWAYS);
+    supervise(&commands, &wanted).await;
+    let in_wait = |command: &rpc::Command, number: u64| {
+        let supervision = command.supervision.as_option();
+        supervision.is_some_and(|it| it.restarts >= number && it.next_start_ms.is_some())
+    };
+    // What is removed while it waits: a next run that has begun already keeps it.
+    for (number, removed) in [&["user/start"][..], &["user/start", "user"]]
+        .iter()
+        .enumerate()
+    {
+        wait_for(&commands, |command| in_wait(command, number as u64)).await;
+        let pids = std::fs::read_to_string(&children).expect("the runs have begun");
+        let ended: Vec<&str> = pids.lines().take(number + 1).collect();
+        assert_eq!(ended.len(), number + 1, "{pids}");
+        assert!(!ended.into_iter().any(is_alive), "{pids}");
+        for name in *removed {
+            let _ = std::fs::remove_dir(group.0.join(name));
+        }
+    }
+    let waiting = wait_for(&commands, |command| in_wait(command, 2)).await;
+    let supervision = waiting.supervision.as_option().expect("supervision");
+    assert_eq!(supervision.last_exit_code, Some(3));
+    signal(&commands, START, Signal::SIGNAL_SIGKILL).await;
+    wait_until_ended(&commands, START).await;
+    let pids = std::fs::read_to_string(&children).expect("its children");
+    for pid in pids.lines() {
+        let pid = nix::unistd::Pid::from_raw(pid.parse().expect("a number"));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
 }

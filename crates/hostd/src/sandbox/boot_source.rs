@@ -26,5 +26,10 @@ pub(crate) enum BootKind {
     Booted { key: Option<BootKey> },
     /// Restored from a snapshot. `token` is the access token held in guest memory; `None` before
     /// the first `/init`.
-    Restored { token: Option<String> },
+    /// `of_template` is true if the memory is that of another sandbox, and false for forks, and for
+    /// what this one left itself.
+    Restored {
+        token: Option<String>,
+        of_template: bool,
+    },
 }

@@ -72,7 +72,11 @@ async fn create_from_source(
     let config = prepare_vm(resources, handle, network, disk).await?;
     fail::fail_point!("create::disk-and-network-made");
     match source {
-        BootSource::Snapshot { dir, .. } => restore(&resources.vm, handle, &config, dir).await,
+        BootSource::Snapshot { dir, image } => {
+            // Forks have the disk of their snapshot, and no image.
+            let of_template = image.is_some();
+            restore(&resources.vm, handle, &config, dir, of_template).await
+        }
         BootSource::Image(_) | BootSource::Restarted => {
             boot(&resources.vm, handle, &config, key).await
         }
@@ -107,7 +111,7 @@ pub(super) async fn resume_vm(
     let disk = try_step("disk", restore_disk(&resources.disk, handle, saved));
     let config = prepare_vm(resources, handle, network, disk).await?;
     fail::fail_point!("resume::disk-and-network-made");
-    restore(&resources.vm, handle, &config, saved).await
+    restore(&resources.vm, handle, &config, saved, false).await
 }
 
 /// Creates the network and, at the same time, the disk, and then the directory of the VM. Waits for
@@ -148,6 +152,7 @@ async fn restore(
     handle: &Handle,
     config: &VmConfig,
     from: &Path,
+    of_template: bool,
 ) -> Result<Started, Event> {
     let snapshot = read_snapshot(vms, from).await.map_err(Event::Failed)?;
     let memory = from.join(MEMORY);
@@ -162,7 +167,7 @@ async fn restore(
     let vm = restored.map_err(|error| Event::Failed(OperationKind::Vm.error(error)))?;
     fail::fail_point!("create::vm-booted");
     let token = snapshot.token;
-    Ok((vm, BootKind::Restored { token }))
+    Ok((vm, BootKind::Restored { token, of_template }))
 }
 
 /// Reads the snapshot in `dir`, and checks that this agent's engine can restore it.

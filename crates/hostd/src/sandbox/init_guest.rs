@@ -72,7 +72,7 @@ async fn init_guest(
         let adding = async move { preboot::add_entry(&resources, &handle, &vm, &key).await };
         let _ = tokio::spawn(in_current_context(adding)).await;
     }
-    if matches!(kind, BootKind::Restored { token: Some(_) }) {
+    if matches!(kind, BootKind::Restored { token: Some(_), .. }) {
         // It was asked to freeze before the snapshot, and may have done so even where it did not
         // answer in time.
         handle.frozen.store(true, Ordering::Relaxed);
@@ -83,7 +83,14 @@ async fn init_guest(
         // The guest has reset all connections but the one that `/init` came over.
         handle.set_guest(resources.slot.guest(&handle.record.borrow()));
     }
-    start_command::set_in_new_guest(handle).await?;
+    let of_template = matches!(
+        kind,
+        BootKind::Restored {
+            of_template: true,
+            ..
+        }
+    );
+    start_command::set_in_new_guest(handle, of_template).await?;
     if sent.elapsed() > clock::ACCURACY {
         // The request took so long that the time in it was out of date when it arrived. Waited for,
         // since the sandbox is used as soon as it is ready.
@@ -127,8 +134,10 @@ async fn send_init(
     stream: Option<TcpStream>,
 ) -> Result<(), OperationError> {
     let guest = match kind {
-        BootKind::Restored { token: Some(token) } => handle.guest().with_token(token),
-        BootKind::Restored { token: None } | BootKind::Booted { .. } => handle.guest(),
+        BootKind::Restored {
+            token: Some(token), ..
+        } => handle.guest().with_token(token),
+        BootKind::Restored { token: None, .. } | BootKind::Booted { .. } => handle.guest(),
     };
     let is_restored = matches!(kind, BootKind::Restored { .. });
     let request = init_request(slots, handle, is_restored);

@@ -9,7 +9,8 @@
 //! | from then on, resumed or found by the next agent | [`keep_set`] | runs on; its log says so, and it is told again |
 //!
 //! All of the latter have it in their memory unless an agent died in between, so no resume waits for
-//! this. A restored guest whose file system is frozen takes it, too, and starts it once that is
+//! this. One that has ended for good in the guest that a template was made of is started anew for a
+//! create that asks for it, and stays ended in all other cases. A restored guest whose file system is frozen takes it, too, and starts it once that is
 //! thawed.
 
 use std::time::Duration;
@@ -34,15 +35,19 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Tells the guest of a new sandbox its start command, if it has one.
+/// Tells the guest of a new sandbox its start command, if it has one. With `restart_ended` one that
+/// has ended for good is started anew.
 ///
 /// # Errors
 /// Where the guest does not take it.
-pub(super) async fn set_in_new_guest(handle: &Handle) -> Result<(), StepError> {
+pub(super) async fn set_in_new_guest(
+    handle: &Handle,
+    restart_ended: bool,
+) -> Result<(), StepError> {
     if handle.record.borrow().phase != Phase::Creating {
         return Ok(());
     }
-    try_set(handle, NEW_GUEST_TIMEOUT).await
+    try_set(handle, restart_ended, NEW_GUEST_TIMEOUT).await
 }
 
 /// Tells the guest of a running sandbox its start command, again and again until it takes it. Never
@@ -50,7 +55,7 @@ pub(super) async fn set_in_new_guest(handle: &Handle) -> Result<(), StepError> {
 pub(super) async fn keep_set(handle: &Handle) {
     let mut pause = FIRST_PAUSE;
     let mut has_failed = false;
-    while let Err(error) = try_set(handle, TIMEOUT).await {
+    while let Err(error) = try_set(handle, false, TIMEOUT).await {
         let is_refused = matches!(
             error,
             StepError::NoStartCommand {
@@ -75,12 +80,16 @@ pub(super) async fn keep_set(handle: &Handle) {
     std::future::pending().await
 }
 
-async fn try_set(handle: &Handle, timeout: Duration) -> Result<(), StepError> {
+async fn try_set(handle: &Handle, restart_ended: bool, timeout: Duration) -> Result<(), StepError> {
     let command = handle.record.borrow().spec.start_command.clone();
     let Some(command) = command else {
         return Ok(());
     };
-    let set = handle.guest().supervise(to_message(command), timeout).await;
+    let request = rpc::SuperviseRequest {
+        restart_ended,
+        ..to_message(command)
+    };
+    let set = handle.guest().supervise(request, timeout).await;
     set.map_err(|error| {
         let reason = error.message.unwrap_or_else(|| NO_REASON.to_owned());
         StepError::NoStartCommand {

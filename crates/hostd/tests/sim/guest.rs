@@ -134,7 +134,9 @@ fn act(
             let request = SuperviseRequest::decode_from_slice(body).map_err(|_| 400_u16)?;
             let process = request.process.into_option().ok_or(400_u16)?;
             // The same one again is no news.
-            if memory.start_command.as_ref() != Some(&process.cmd) {
+            let is_wanted_again = request.restart_ended && memory.is_start_command_ended;
+            if memory.start_command.as_ref() != Some(&process.cmd) || is_wanted_again {
+                memory.is_start_command_ended = false;
                 memory.start_command = Some(process.cmd);
                 memory.starts += 1;
             }

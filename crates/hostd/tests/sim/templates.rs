@@ -63,3 +63,52 @@ fn template_keeps_limit_of_source() {
     drop(runtime);
     assert_eq!(world.verdict(), None);
 }
+
+#[test]
+fn ended_start_command_runs_in_new_sandboxes() {
+    crate::world::install();
+    let (world, place) = (World::new(1), Place::new());
+    world.enter(false);
+    world.begins(0);
+    let runtime = runtime(&world);
+    runtime.block_on(async {
+        crate::guest::spawn_guests(&world, &place);
+        let manager = start(&world, &place, Kind::default()).await.unwrap();
+        let find_vm = |handle: &hostd::sandbox::Handle| {
+            let mut vms = world.vms().into_iter();
+            vms.find(|vm| vm.sandbox == handle.id.as_str()).unwrap()
+        };
+        let create = async |template| {
+            let spec = with_start_command(template, "one");
+            let created = manager.ensure_sandbox(&SandboxId::random(), spec).await;
+            created.unwrap()
+        };
+        let source = create("base").await;
+        find_vm(&source)
+            .state
+            .send_modify(|state| state.memory.is_start_command_ended = true);
+        let name = "made".parse().unwrap();
+        let made = manager.create_template(&source.id, &name, true, false);
+        made.await.unwrap();
+        let new = create("made").await;
+        let children = [SandboxId::random()];
+        let child = manager.fork_sandbox(&source.id, &children).await.unwrap();
+        manager.pause_sandbox(&source.id).await.unwrap();
+        let resumed = manager.resume_sandbox(&source.id).await.unwrap();
+        // Asked for just now; the others go on as they were.
+        for (handle, starts) in [(&new, 2), (&child[0], 1), (&resumed, 1)] {
+            let memory = find_vm(handle).state.borrow().memory.clone();
+            assert_eq!(
+                (memory.starts, memory.is_start_command_ended),
+                (starts, starts == 1)
+            );
+        }
+        for handle in [&new, &child[0], &resumed] {
+            manager.remove(&handle.id).await;
+        }
+        manager.remove_template(&name).await.unwrap();
+    });
+    world.ends();
+    drop(runtime);
+    assert_eq!(world.verdict(), None);
+}

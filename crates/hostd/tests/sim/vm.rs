@@ -29,6 +29,8 @@ pub struct Memory {
     /// Its start command, as the host set it, and how often it came to be one.
     pub start_command: Option<String>,
     pub starts: u64,
+    /// It was stopped, or needed no restart.
+    pub is_start_command_ended: bool,
     /// It stood still, and has not been told the time since.
     pub late: bool,
     /// Questions for its health until it is well.

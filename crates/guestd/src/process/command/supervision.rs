@@ -29,6 +29,13 @@ pub struct Supervised {
     pub task: JoinHandle<()>,
 }
 
+impl Supervised {
+    /// Returns true if no process of it will run any more.
+    pub fn is_over(&self) -> bool {
+        self.task.is_finished() || self.supervision.is_stopped()
+    }
+}
+
 /// Restarts of the start command, which its task and calls about it share.
 #[derive(Debug)]
 pub struct Supervision {

@@ -1,4 +1,5 @@
-//! Supervisor of the start command: it runs it, waits as [`super::restart`] says, and runs it again.
+//! Supervisor of the start command: it runs it, waits as [`super::restart`] says, and runs it
+//! again.
 //!
 //! There is one start command, which the host sets after each boot and each restore. The same one
 //! again changes nothing but its policy, so that it goes on over a restore with its back-off: its
@@ -41,7 +42,8 @@ const NO_SUCH_PROGRAM: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
 impl Commands {
-    /// Sets the start command. The same one again changes its policy alone.
+    /// Sets the start command. The same one again changes its policy alone, unless it has ended for
+    /// good and is asked for anew.
     ///
     /// # Errors
     /// `invalid_argument` where there is no program.
@@ -58,10 +60,12 @@ impl Commands {
         }
         let policy = request.restart.as_option().cloned().unwrap_or_default();
         let policy = Policy::from_message(&policy);
+        let restart_ended = request.restart_ended;
         let request = known_command(request);
         let mut supervised = self.supervised.lock();
         if let Some(present) = supervised.as_ref()
             && present.request == request
+            && !(restart_ended && present.is_over())
         {
             present.supervision.set_policy(policy);
             return Ok(());
@@ -110,9 +114,11 @@ impl Commands {
         let serial = self.processes.next_serial();
         let command = Command::supervised(&config, Arc::clone(&supervision), serial, log);
         let command = Arc::new(command);
-        let scope = Arc::new(Scope::create(&self.processes, START));
         self.insert(Arc::clone(&command));
         while supervision.begin_run() {
+            // Of each run: whatever cleans up empty cgroups in the guest may have removed that of the
+            // run before.
+            let scope = Arc::new(Scope::create(&self.processes, START));
             let begun = Instant::now();
             let exit = self.run_once(&settings, &request, &command, &scope).await;
             let wait = supervision.end_run(exit, begun.elapsed());
@@ -138,7 +144,8 @@ impl Commands {
     /// Signals the process group of a command.
     ///
     /// # Errors
-    /// `not_found` when it has ended, `invalid_argument` for a signal that is not known.
+    /// `not_found` when it has ended, `failed_precondition` while a start command does not run and
+    /// the signal is none that ends it for good, `invalid_argument` for one that is not known.
     pub(super) fn signal(&self, command: &Command, signal: i32) -> Result<(), ConnectError> {
         let supervision = command.supervision.as_ref();
         let stopped = supervision.filter(|_| LAST_SIGNALS.contains(&signal));
@@ -149,11 +156,15 @@ impl Commands {
             Ok(process) => send_signal(&self.processes, &process, signal),
             Err(ended) => Err(ended.into()),
         };
-        // One that waits for its next run ends with the wait.
         let is_ended = command.log.progress().ended.is_some();
-        sent.or_else(|error| match stopped {
-            Some(_) if !is_ended => Ok(()),
-            _ => Err(error),
+        sent.or_else(|error| match (supervision, stopped) {
+            _ if is_ended => Err(error),
+            // One that waits for its next run ends with the wait.
+            (_, Some(_)) => Ok(()),
+            (Some(_), None) => Err(ConnectError::failed_precondition(
+                "the start command does not run now and will be started again: try again later, or end it with SIGTERM",
+            )),
+            (None, None) => Err(error),
         })
     }
 
