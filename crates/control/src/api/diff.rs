@@ -75,14 +75,16 @@ impl DiffParams {
 /// Two checkpoints, or one and the present state: files that were added, changed and removed, one
 /// JSON object per line, in the order of their paths. The first line is `start`; the last one,
 /// `end`, says whether these are all. The disks are read without the guest: a paused sandbox stays
-/// paused, and a running one is stopped no longer than for a checkpoint. Times of files are not
-/// compared, and contents whatever their times are. What could not be read is told, too, as
-/// `unreadable`. One comparison of a sandbox runs at a time. What is mounted in the guest, such as `/proc`
-/// and `/tmp` in memory, is not on the disk and not compared.
+/// paused, and a running one is stopped no longer than for a checkpoint; for its present state the
+/// key needs `sandboxes:write`. Times of files are not compared, and contents whatever their times
+/// are. What could not be read is told, too, as `unreadable`. One comparison of a sandbox runs at a
+/// time, and one of a team on each host. What is mounted in the guest, such as `/proc` and `/tmp` in
+/// memory, is not on the disk and not compared.
 #[utoipa::path(
     get, path = "/{id}/diff", tag = "checkpoints", params(DiffParams),
     responses(
         (status = 200, description = "One object per line", body = DiffMessage, content_type = "application/x-ndjson"),
+        (status = 403, description = "The key may not stop a running sandbox: name two checkpoints"),
         (status = 409, description = "There is no checkpoint to compare with; the sandbox neither runs nor is paused, or was resumed meanwhile; another comparison of it is running"),
         (status = 502, description = "The host failed, or a disk cannot be read"),
         (status = 503, description = "Too many comparisons wait on its host"),

@@ -1,6 +1,6 @@
 //! Comparison of the files of a sandbox at two moments. Only its host knows them.
 
-use model::{Resource, SandboxId};
+use model::{Resource, SandboxId, SandboxState};
 
 use super::App;
 use super::files::check_path_text;
@@ -16,10 +16,12 @@ pub const MAX_DIFF_SEC: u32 = 300;
 pub const DEFAULT_DIFF_SEC: u32 = 60;
 
 impl App {
-    /// Begins a comparison. A paused sandbox stays paused.
+    /// Begins a comparison. A paused sandbox stays paused. The present state of a running one takes
+    /// the right to write: its guest stands still for it, as for a checkpoint.
     ///
     /// # Errors
-    /// `NotFound` for a checkpoint or path that does not exist; the sandbox's state; the host's.
+    /// `Forbidden`; `NotFound` for a checkpoint or path that does not exist; the sandbox's state;
+    /// the host's.
     pub async fn diff_sandbox(
         &self,
         principal: &Principal,
@@ -28,7 +30,10 @@ impl App {
     ) -> Result<DiffStream> {
         principal.require_read(Resource::Sandboxes)?;
         check_path_text("path", &query.path)?;
-        let (_, host) = self.find_alive(principal, id).await?;
-        host.diff_sandbox(id, query).await
+        let (sandbox, host) = self.find_alive(principal, id).await?;
+        if query.to.is_none() && sandbox.state != SandboxState::Paused {
+            principal.require_write(Resource::Sandboxes)?;
+        }
+        host.diff_sandbox(id, &principal.team_id, query).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::diff_sandbox_response;
 use host_rpc::__buffa::view::DiffSandboxResponseView;
-use model::{CheckpointName, ErrorCode, InodeKind, SandboxId};
+use model::{CheckpointName, ErrorCode, InodeKind, SandboxId, TeamId};
 
 use super::Host;
 use super::calls::{Messages, next_part, streaming};
@@ -136,6 +136,7 @@ impl Host {
     pub async fn diff_sandbox(
         self: &Arc<Self>,
         id: &SandboxId,
+        team: &TeamId,
         query: DiffQuery,
     ) -> Result<DiffStream> {
         let name =
@@ -148,6 +149,7 @@ impl Host {
             patches: query.patches,
             max_changes: query.max_changes,
             timeout_ms: query.timeout_ms,
+            team: team.to_string(),
             ..Default::default()
         };
         let limit = BEGIN_TIMEOUT + Duration::from_millis(request.timeout_ms.into());

@@ -2,6 +2,8 @@
 
 use api_types::{DiffMessage, FileDiff, InodeKind};
 use client::DiffQuery;
+use control::auth;
+use model::TeamId;
 use reqwest::Method;
 use testkit::host::FakeHost;
 
@@ -86,6 +88,32 @@ async fn diff_keeps_paused_sandbox_paused() {
     diff(&plane, &id, &DiffQuery::default()).await;
     let status = client.get(&id).await.unwrap().status;
     assert_eq!(status, api_types::SandboxStatus::Paused);
+}
+
+/// A running guest stands still while its disk is copied.
+#[tokio::test]
+async fn reading_key_stops_no_guest() {
+    let (_host, _ground, plane) = one().await;
+    let id = plane.create().await.id;
+    for name in ["one", "two"] {
+        let created = plane.client().create_checkpoint(&id, Some(name)).await;
+        created.unwrap();
+    }
+    let reads = "sandboxes:read".parse().unwrap();
+    let team = TeamId::default();
+    let key = auth::create_team_key(&plane.store, team, reads, "reads").await;
+    let key = key.unwrap().1.expose();
+    let get = |query: &str| {
+        let path = format!("/v1/sandboxes/{id}/diff{query}");
+        plane.bare(Method::GET, &path).header("x-api-key", &key)
+    };
+    let message = refused(get(""), 403, "forbidden").await;
+    assert!(message.contains("sandboxes:write"), "{message}");
+    refused(get("?from=one"), 403, "forbidden").await;
+    let between = get("?from=one&to=two").send().await.unwrap();
+    assert_eq!(between.status(), 200);
+    plane.client().pause(&id).await.unwrap();
+    assert_eq!(get("").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Comparison of two disks by a process of its own ([`disk_diff`]): its turn, start, messages, end.
 //!
 //! ```text
-//!   turn: of its sandbox the only one, of the host one of two ── refused, or too late ──→ error
+//!   turn: of its sandbox and its team the only one, of the host one of two ── refused, or too late ──→ error
 //!     │ disks are made ready, unless the caller has hung up
 //!   reader: a task passes on its messages, within its time ──→ its process ends ──→ turn ends
 //! ```
@@ -10,7 +10,7 @@
 //! gigabytes of memory; more wait, in the order in which they came. The turn ends with the process:
 //! a caller that reads nothing more keeps no other one waiting beyond that.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use futures::StreamExt;
 use linux::process::Ended;
 use model::SandboxId;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_COMPARISONS: usize = 2;
 /// Comparisons that wait for their turn. Each has a caller that waits.
 const MAX_WAITING: usize = 32;
+/// Comparisons of one team, of which one runs at a time: the others of the host are for other teams.
+const MAX_OF_TEAM: usize = 8;
 /// Longest wait for a turn: more than most comparisons take.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Time over that of the task after which a reader is killed, which ends by itself before.
@@ -66,6 +68,11 @@ pub enum DiffError {
     )]
     TooMany,
     #[error(
+        "{MAX_OF_TEAM} comparisons of this team run or wait on this host, one at a time; try again \
+         later"
+    )]
+    TooManyOfTeam,
+    #[error(
         "other comparisons on this host, of which {MAX_COMPARISONS} run at a time, took more than {} \
          s; try again later", .0.as_secs()
     )]
@@ -87,33 +94,52 @@ pub(crate) enum DiffPart {
 #[derive(Debug)]
 pub(crate) struct Comparisons {
     permits: Arc<Semaphore>,
-    /// Sandboxes that have a turn, or wait for one.
-    sandboxes: Sandboxes,
+    reserved: Arc<Mutex<Reserved>>,
     /// Program of the readers.
     program: PathBuf,
     /// User of the readers.
     user: u32,
 }
 
-type Sandboxes = Arc<Mutex<BTreeSet<SandboxId>>>;
+/// Sandboxes that have a turn, or wait for one.
+#[derive(Debug, Default)]
+struct Reserved {
+    /// With their team.
+    sandboxes: BTreeMap<SandboxId, String>,
+    /// The one permit of each team that has sandboxes here.
+    teams: BTreeMap<String, Arc<Semaphore>>,
+}
+
+impl Reserved {
+    fn count_of(&self, team: &str) -> usize {
+        self.sandboxes.values().filter(|it| *it == team).count()
+    }
+}
 
 /// Permission for one comparison, until its process has ended.
 #[derive(Debug)]
 pub(crate) struct Turn {
     _permit: OwnedSemaphorePermit,
+    _permit_of_team: OwnedSemaphorePermit,
     _sandbox: ReservedSandbox,
 }
 
-/// The place of a sandbox in [`Comparisons::sandboxes`].
+/// The place of a sandbox in [`Comparisons::reserved`].
 #[derive(Debug)]
 struct ReservedSandbox {
-    sandboxes: Sandboxes,
+    reserved: Arc<Mutex<Reserved>>,
     id: SandboxId,
+    permit_of_team: Arc<Semaphore>,
 }
 
 impl Drop for ReservedSandbox {
     fn drop(&mut self) {
-        self.sandboxes.lock().remove(&self.id);
+        let mut reserved = self.reserved.lock();
+        if let Some(team) = reserved.sandboxes.remove(&self.id)
+            && reserved.count_of(&team) == 0
+        {
+            reserved.teams.remove(&team);
+        }
     }
 }
 
@@ -139,7 +165,7 @@ impl Comparisons {
     pub(crate) fn new(program: PathBuf, user: u32) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(MAX_COMPARISONS)),
-            sandboxes: Arc::default(),
+            reserved: Arc::default(),
             program,
             user,
         }
@@ -149,45 +175,60 @@ impl Comparisons {
     /// ready, so that they are read as they are then.
     ///
     /// # Errors
-    /// [`DiffError::AlreadyRuns`], [`DiffError::TooMany`], [`DiffError::NoTurn`],
-    /// [`DiffError::HungUp`].
+    /// [`DiffError::AlreadyRuns`], [`DiffError::TooMany`], [`DiffError::TooManyOfTeam`],
+    /// [`DiffError::NoTurn`], [`DiffError::HungUp`].
     pub(crate) async fn acquire_turn(
         &self,
         id: &SandboxId,
+        team: &str,
         hung_up: &CancellationToken,
     ) -> Result<Turn, DiffError> {
-        let sandbox = self.reserve_sandbox(id)?;
-        let permit = Arc::clone(&self.permits).acquire_owned();
-        let permit = tokio::select! {
+        let sandbox = self.reserve_sandbox(id, team)?;
+        // The team's first: who waits for it takes nothing from other teams.
+        let permits = async {
+            let of_team = Arc::clone(&sandbox.permit_of_team).acquire_owned().await?;
+            let permit = Arc::clone(&self.permits).acquire_owned().await?;
+            Ok::<_, AcquireError>((of_team, permit))
+        };
+        let permits = tokio::select! {
             // So that no turn is taken for a caller that is gone.
             biased;
             () = hung_up.cancelled() => return Err(DiffError::HungUp),
-            permit = permit => permit,
+            permits = permits => permits,
             () = tokio::time::sleep(MAX_WAIT) => return Err(DiffError::NoTurn(MAX_WAIT)),
         };
+        // They are never closed.
+        let (permit_of_team, permit) = permits.map_err(|_| DiffError::HungUp)?;
         Ok(Turn {
-            // It is never closed.
-            _permit: permit.map_err(|_| DiffError::HungUp)?,
+            _permit: permit,
+            _permit_of_team: permit_of_team,
             _sandbox: sandbox,
         })
     }
 
-    fn reserve_sandbox(&self, id: &SandboxId) -> Result<ReservedSandbox, DiffError> {
-        let mut sandboxes = self.sandboxes.lock();
-        if sandboxes.contains(id) {
+    fn reserve_sandbox(&self, id: &SandboxId, team: &str) -> Result<ReservedSandbox, DiffError> {
+        let mut reserved = self.reserved.lock();
+        if reserved.sandboxes.contains_key(id) {
             return Err(DiffError::AlreadyRuns);
         }
-        if sandboxes.len() >= MAX_COMPARISONS + MAX_WAITING {
+        if reserved.count_of(team) >= MAX_OF_TEAM {
+            return Err(DiffError::TooManyOfTeam);
+        }
+        if reserved.sandboxes.len() >= MAX_COMPARISONS + MAX_WAITING {
             return Err(DiffError::TooMany);
         }
-        sandboxes.insert(id.clone());
+        reserved.sandboxes.insert(id.clone(), team.to_owned());
+        let permit = reserved.teams.entry(team.to_owned());
+        let permit = permit.or_insert_with(|| Arc::new(Semaphore::new(1)));
         Ok(ReservedSandbox {
-            sandboxes: Arc::clone(&self.sandboxes),
+            reserved: Arc::clone(&self.reserved),
             id: id.clone(),
+            permit_of_team: Arc::clone(permit),
         })
     }
 
-    /// Starts a comparison of the disks that consist of `files`, and waits until both are read.
+    /// Starts a comparison of the disks that consist of `files`, and waits until both are read, or
+    /// `hung_up` is cancelled.
     ///
     /// # Errors
     /// [`DiffError`], unless it fails later.
@@ -196,6 +237,7 @@ impl Comparisons {
         turn: Turn,
         task: Task,
         files: Vec<File>,
+        hung_up: &CancellationToken,
     ) -> Result<Comparison, DiffError> {
         let user = self.user;
         let deadline = Instant::now() + task.max_time + GRACE;
@@ -205,7 +247,7 @@ impl Comparisons {
         let reader = stdx::task::spawn_blocking(start).await;
         let reader = reader.map_err(io::Error::other).and_then(|reader| reader);
         let reader = reader.map_err(DiffError::Start)?;
-        follow_reader(reader, turn, path, deadline).await
+        follow_reader(reader, turn, path, deadline, hung_up).await
     }
 }
 
@@ -215,11 +257,17 @@ async fn follow_reader(
     turn: Turn,
     path: String,
     deadline: Instant,
+    hung_up: &CancellationToken,
 ) -> Result<Comparison, DiffError> {
     let (sender, mut parts) = mpsc::channel(QUEUE);
     let (started, is_started) = oneshot::channel();
     tokio::spawn(follow(reader, turn, path, deadline, started, sender));
-    if is_started.await.is_err() {
+    let is_started = tokio::select! {
+        // The task ends the reader, since nobody receives its parts.
+        () = hung_up.cancelled() => return Err(DiffError::HungUp),
+        is_started = is_started => is_started.is_ok(),
+    };
+    if !is_started {
         // It said why, or there is a panic.
         let failed = parts.recv().await.and_then(Result::err);
         let unknown = || DiffError::EndedEarly("for an unknown reason".to_owned());

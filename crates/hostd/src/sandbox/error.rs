@@ -133,7 +133,9 @@ impl SandboxError {
             Self::Failed(error) if error.kind() == OperationKind::Space => {
                 ErrorCode::ResourceExhausted
             }
-            Self::Full(_) | Self::Diff(DiffError::TooMany) => ErrorCode::Unavailable,
+            Self::Full(_) | Self::Diff(DiffError::TooMany | DiffError::TooManyOfTeam) => {
+                ErrorCode::Unavailable
+            }
             Self::Diff(DiffError::NoTurn(_) | DiffError::TimeOver) => ErrorCode::DeadlineExceeded,
             Self::NotRunning { .. }
             | Self::ResumeBackoff(_)

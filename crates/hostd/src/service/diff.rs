@@ -36,6 +36,7 @@ pub(super) fn query_from(request: &rpc::DiffSandboxRequest) -> Result<DiffQuery,
         patches: request.patches,
         max_changes: request.max_changes.into(),
         max_time: time.min(MAX_TIME),
+        team: request.team.clone(),
     })
 }
 

@@ -48,6 +48,8 @@ pub struct DiffQuery {
     pub patches: bool,
     pub max_changes: u64,
     pub max_time: Duration,
+    /// Team of the caller.
+    pub team: String,
 }
 
 /// A comparison that has begun.
@@ -121,7 +123,8 @@ impl Manager {
         query: DiffQuery,
         hung_up: &CancellationToken,
     ) -> Result<Diff, SandboxError> {
-        let turn = self.comparisons.acquire_turn(id, hung_up).await?;
+        let turn = self.comparisons.acquire_turn(id, &query.team, hung_up);
+        let turn = turn.await?;
         let handle = self.find_sandbox(id).await?;
         let checkpoints = self.list_checkpoints(id).await?;
         let from = match &query.from {
@@ -149,7 +152,7 @@ impl Manager {
             patches: query.patches,
         };
         let files = before.files.into_iter().chain(after.files).collect();
-        let comparison = self.comparisons.start(turn, task, files).await?;
+        let comparison = self.comparisons.start(turn, task, files, hung_up).await?;
         Ok(Diff {
             from: from.name.clone(),
             to: query.to,
