@@ -10,6 +10,7 @@ use std::slice;
 
 use model::{
     ErrorCode, Resource, ResourceRequest, SandboxAttributes, SandboxId, SandboxSpec, SandboxState,
+    StopReason,
 };
 use runtime::trace::{set_attribute, try_step};
 use stdx::time::now_ms;
@@ -144,7 +145,8 @@ impl App {
                 if sandbox.state.is_terminal() && sandbox.started_at.is_none() =>
             {
                 let id = sandbox.id.clone();
-                return self.fail_create(&id, did_not_start(sandbox)).await;
+                let error = self.find_start_error(sandbox).await;
+                return self.fail_create(&id, error).await;
             }
             Inserted::Existing(sandbox) if sandbox.state != SandboxState::Pending => {
                 return Ok(sandbox);
@@ -159,6 +161,21 @@ impl App {
             Ok(sandbox) => Ok(sandbox),
             Err(error) => self.fail_create(&sandbox.id, error).await,
         }
+    }
+
+    /// Returns the error of a create whose answer was lost. Reports do not tell whether the host
+    /// refused it, which makes it another error: the host answers the same call with what it has.
+    async fn find_start_error(&self, sandbox: Sandbox) -> Error {
+        let host = self.find_host(&sandbox.id, sandbox.host_id.as_deref()).ok();
+        // It has no record of others, and would make them.
+        let host = host.filter(|_| sandbox.stop_reason == Some(StopReason::StartFailed));
+        if let Some(host) = host
+            && let Err(error) = host.ensure_sandbox(&sandbox.id, &sandbox.spec).await
+            && error.code == ErrorCode::InvalidState
+        {
+            return error;
+        }
+        did_not_start(sandbox)
     }
 
     /// Rolls a failed create back. The sandbox may run all the same: the answer was lost, or another

@@ -270,6 +270,32 @@ async fn a_fork_whose_process_died_and_that_fails_when_tried_again_leaves_nothin
     }
 }
 
+/// As the first one would have been told, had it waited.
+#[tokio::test]
+async fn refusal_is_answered_again_after_restart() {
+    let (host, ground, plane) = one().await;
+    let gate = host.hold_next("Boot");
+    let create = |plane: &Plane| {
+        let request = plane.post("/v1/sandboxes", "{}");
+        request.header("idempotency-key", "again")
+    };
+    let first = create(&plane);
+    tokio::spawn(async move { first.send().await });
+    gate.wait_until_reached().await;
+    plane.kill();
+    let id = host.world().sandboxes.keys().next().unwrap().clone();
+    {
+        let mut world = host.world();
+        let sandbox = world.sandboxes.get_mut(&id).unwrap();
+        sandbox.is_refused = true;
+        sandbox.stop_reason = host_rpc::StopReason::STOP_REASON_START_FAILED;
+    }
+    host.set_state(&id, SandboxState::SANDBOX_STATE_ERROR, "its guest is old");
+    let plane = ground.start(&[&host]).await;
+    let message = refused(create(&plane), 409, "invalid_state").await;
+    assert!(message.contains("its guest is old"), "{message}");
+}
+
 /// Its children run, so they are what was asked for.
 #[tokio::test]
 async fn a_fork_whose_answer_is_lost_is_made_once_its_children_run() {
