@@ -306,6 +306,8 @@ fn with_secret(webhook: store::Webhook) -> Webhook {
 
 fn view_webhook(webhook: store::Webhook) -> Webhook {
     let previous = webhook.previous_secret.map(|(_, until)| until);
+    // A disabled one does not go on then.
+    let is_paused = webhook.enabled && webhook.not_before > now_ms();
     Webhook {
         id: webhook.id.to_string(),
         url: webhook.url,
@@ -314,7 +316,7 @@ fn view_webhook(webhook: store::Webhook) -> Webhook {
         enabled: webhook.enabled,
         disabled_reason: webhook.disabled_reason,
         failing_since: webhook.failing_since.map(format_time),
-        paused_until: (webhook.not_before > now_ms()).then(|| format_time(webhook.not_before)),
+        paused_until: is_paused.then(|| format_time(webhook.not_before)),
         secret: None,
         previous_secret_expires_at: previous.filter(|until| *until > now_ms()).map(format_time),
         created_at: format_time(webhook.created_at),

@@ -159,7 +159,12 @@ impl Store {
                     lease: token.to_owned(),
                 }),
                 // It must not keep all others.
-                Err(error) => self.disable_unreadable(&id, &error).await?,
+                Err(error) => {
+                    tracing::error!(webhook = id, %error, "a webhook is disabled: its row cannot be read");
+                    if let Err(error) = self.disable_unreadable(&id).await {
+                        tracing::error!(webhook = id, %error, "it is not disabled yet");
+                    }
+                }
             }
         }
         Ok(turns)
@@ -173,13 +178,31 @@ impl Store {
         )
     }
 
-    async fn disable_unreadable(&self, id: &str, error: &Error) -> Result<(), Error> {
-        tracing::error!(webhook = id, %error, "a webhook is disabled: its row cannot be read");
-        let sql = "UPDATE webhooks SET enabled = $2, disabled_reason = $3, lease = NULL, leased_until = 0 \
-                   WHERE id = $1 RETURNING id";
+    async fn disable_unreadable(&self, id: &str) -> Result<(), Error> {
+        let sql = format!(
+            "UPDATE webhooks SET enabled = $2, disabled_reason = $3, lease = NULL, leased_until = 0 \
+             WHERE id = $1 RETURNING team_id, {}",
+            self.database_clock()
+        );
         let reason = "its row cannot be read; the log of the control plane has more";
-        let db = self.write("disabling a webhook");
-        rows!(db, (String,), sql, id, false, reason).map(drop)
+        let mut transaction = self.begin("disabling a webhook").await?;
+        let disabled = rows_in!(
+            &mut transaction,
+            (String, i64),
+            AssertSqlSafe(sql),
+            id,
+            false,
+            reason
+        )?;
+        for (team, now) in disabled {
+            // Where its ids are what cannot be read, there is nobody to tell.
+            if let (Ok(team), Ok(webhook)) = (team.parse(), id.parse()) {
+                let mut event = webhook_event(EventKind::WebhookDisabled, &team, &webhook, now);
+                event.data = json!({ "reason": reason });
+                transaction.record(&event).await?;
+            }
+        }
+        transaction.commit().await
     }
 
     /// Lists what is due for a leased webhook, oldest first.

@@ -51,6 +51,16 @@ async fn installation_events_leak_to_no_key() {
         ..UpdateWebhook::default()
     };
     user.update_webhook(&webhook.id, &change).await.unwrap();
+    user.redeliver_dead_letters(&webhook.id).await.unwrap();
+    host.restart();
+    make_key(&plane).await;
     let left = deliveries(&operator, &webhook.id).await;
     assert!(left.iter().all(|it| it.kind == "key.created"), "{left:?}");
+    // The last event is sent after all before it.
+    let last = newest(&operator, &webhook.id, DeliveryStatus::Delivered).await;
+    let requests = elsewhere.requests();
+    assert!(requests.iter().any(|it| it.id() == last.id), "{requests:?}");
+    for request in requests {
+        assert_eq!(request.json()["type"], "key.created", "{request:?}");
+    }
 }

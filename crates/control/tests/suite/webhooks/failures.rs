@@ -84,6 +84,7 @@ async fn gone_receiver_disables_webhook() {
     let disabled = client.webhook(&webhook.id).await.unwrap();
     assert!(!disabled.enabled);
     assert!(disabled.disabled_reason.unwrap().contains("410"));
+    assert_eq!(disabled.paused_until, None, "it does not go on by itself");
     let query = EventQuery {
         kinds: Some("webhook.disabled".to_owned()),
         ..EventQuery::default()

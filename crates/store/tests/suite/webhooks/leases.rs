@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{DeliveryState, EventKind};
-use store::{Attempt, AttemptNote, Store};
+use store::{Attempt, AttemptNote, EventQuery, Events, Store};
 
 use super::{LEASE, due, fan_out, lease, note, payloads, record, visible, waiting, webhook};
 use crate::db::Db;
@@ -95,4 +95,13 @@ pub async fn unreadable_webhook_keeps_no_others(db: Db) {
         [""; 0],
         "it is disabled"
     );
+    let query = EventQuery {
+        kinds: vec![EventKind::WebhookDisabled],
+        ..EventQuery::default()
+    };
+    let Events::Page(page) = store.event_list(&query, None, 10).await.unwrap() else {
+        panic!("a page");
+    };
+    let subjects: Vec<&str> = page.iter().map(|event| event.subject.as_str()).collect();
+    assert_eq!(subjects, [broken.as_str()]);
 }
