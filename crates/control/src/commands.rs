@@ -223,6 +223,10 @@ pub async fn restore(config: &Config, file: Option<&Path>) -> anyhow::Result<()>
         ))?;
     }
     say(format_args!(
+        "a snapshot that was deleted since the backup and made again by another team belongs to the team of before: \
+         compare the times in `wrenn snapshots` with that of the backup before other teams get their keys back"
+    ))?;
+    say(format_args!(
         "restored; start the control plane, then see `wrenn-cp orphans list` for sandboxes that are newer than the backup"
     ))
 }

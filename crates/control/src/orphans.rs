@@ -95,8 +95,8 @@ pub async fn adopt_orphan(
 /// Removes a sandbox without a row from its host, with everything in it.
 ///
 /// # Errors
-/// `NotFound` if the host has no such sandbox, or it has a row; the host's; the store's. The removal is noted once the store has answered, and carried out later if
-/// the host fails.
+/// `NotFound` if the host has no such sandbox, or it has a row; the host's; the store's. The removal
+/// is noted once the store has answered, and carried out later if the host fails.
 pub async fn remove_orphan(store: &Store, host: &Host, id: &SandboxId) -> Result<()> {
     let report = find_orphan(store, host, id).await?.report;
     if !store.orphan_record_deletion(&report, now_ms()).await? {

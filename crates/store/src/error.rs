@@ -41,6 +41,12 @@ pub enum Error {
     )]
     InUse { place: String },
 
+    /// `wrenn-cp restore` is finishing a restore of the database.
+    #[error(
+        "a restore of the database {place} is being finished; start again when `wrenn-cp restore` has ended"
+    )]
+    BeingRestored { place: String },
+
     /// PostgreSQL is backed up and restored by its own programs.
     #[error("PostgreSQL has its own programs for that: {advice} (docs/operations.md)")]
     NotForPostgres { advice: &'static str },

@@ -50,11 +50,14 @@ pub(crate) fn needed_version() -> i64 {
 }
 
 impl Store {
-    /// Checks that the database's schema is the one that this program needs.
+    /// Checks that the database's schema is the one that this program needs, and that it is not being
+    /// restored.
     ///
     /// # Errors
-    /// [`Error::NotMigrated`] if the schema is older or newer than this program needs.
+    /// [`Error::NotMigrated`] if the schema is older or newer than this program needs;
+    /// [`Error::BeingRestored`].
     pub async fn check_migrated(&self) -> Result<(), Error> {
+        self.wait_until_restored().await?;
         let found = self.schema().await?;
         let needed = needed_version();
         if found == needed {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use model::{EventKind, TeamId, WebhookId};
 use serde_json::json;
 
-use super::{BUSY_LIMIT, Restored};
+use super::{BUSY_LIMIT, RESTORER, Restored};
 use crate::db::rows;
 use crate::postgres::APPLICATION;
 use crate::sandboxes::is_alive;
@@ -38,8 +38,8 @@ const CURSORS_PER_MS: i64 = 1024;
 const DISABLED: &str =
     "a backup was restored: check URL and secret, which are those of the backup, then enable it";
 
-/// Tables with a primary key, those that matter most. `pg_restore` makes keys after rows, so that one is missing where it has
-/// failed on the way.
+/// Tables with a primary key, those that matter most. `pg_restore` makes keys after rows, so that one
+/// is missing where it has failed on the way.
 const KEYED_TABLES: [&str; 12] = [
     "events",
     "hosts",
@@ -88,29 +88,52 @@ impl Store {
         }
     }
 
+    /// Waits a moment until no restore of a database of PostgreSQL is being finished. A restore
+    /// looks for control planes once it is connected, and a control plane does this once it is:
+    /// whichever is second sees the other.
+    ///
+    /// # Errors
+    /// [`Error::BeingRestored`]; the database's.
+    pub(crate) async fn wait_until_restored(&self) -> Result<(), Error> {
+        match self.wait_until_gone(RESTORER).await? {
+            true => Ok(()),
+            false => Err(Error::BeingRestored {
+                place: self.read("").place.to_owned(),
+            }),
+        }
+    }
+
     /// Waits a moment until no other process has a database of PostgreSQL open as a control plane.
     async fn wait_until_unused(&self) -> Result<(), Error> {
+        match self.wait_until_gone(APPLICATION).await? {
+            true => Ok(()),
+            false => Err(Error::InUse {
+                place: self.read("").place.to_owned(),
+            }),
+        }
+    }
+
+    /// Waits a moment until a database of PostgreSQL has no connections of that name. Returns false
+    /// if it still has some.
+    async fn wait_until_gone(&self, application: &str) -> Result<bool, Error> {
         let Backend::Postgres(_) = &self.backend else {
-            return Ok(());
+            return Ok(true);
         };
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                    AND application_name = $1";
-        let free = async {
+        let gone = async {
             loop {
-                let call = self.read("looking for control planes");
-                let others = rows!(call, (i64,), sql, APPLICATION)?;
+                let call = self.read("looking for other users");
+                let others = rows!(call, (i64,), sql, application)?;
                 if others.first().is_none_or(|row| row.0 == 0) {
-                    return Ok(());
+                    return Ok(true);
                 }
                 // Connections that were closed are listed for a moment longer.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        let in_use = || Error::InUse {
-            place: self.read("").place.to_owned(),
-        };
-        let waited = tokio::time::timeout(BUSY_LIMIT, free).await;
-        waited.unwrap_or_else(|_| Err(in_use()))
+        let waited = tokio::time::timeout(BUSY_LIMIT, gone).await;
+        waited.unwrap_or(Ok(false))
     }
 }
 

@@ -238,3 +238,28 @@ async fn half_restored_postgres_is_refused() {
         assert!(refused.to_string().contains(problem), "{refused}");
     }
 }
+
+/// One that starts while a restore is being finished would hand out cursors from before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_plane_waits_for_restore() {
+    let database = testkit::postgres::Database::create().await.unwrap();
+    let url = database.url();
+    let store = Store::open(&url).await.unwrap();
+    store.migrate().await.unwrap();
+    store.check_migrated().await.unwrap();
+    let restorer = Store::open_as(&url, RESTORER).await.unwrap();
+    // The first call connects.
+    restorer.schema().await.unwrap();
+    let refused = store.check_migrated().await.unwrap_err();
+    assert!(
+        matches!(refused, Error::BeingRestored { .. }),
+        "{refused:?}"
+    );
+    restorer.close().await;
+    let limit = Duration::from_secs(20);
+    testkit::eventually("the restore is over", limit, async || {
+        store.check_migrated().await.ok()
+    })
+    .await;
+    store.close().await;
+}
