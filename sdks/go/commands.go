@@ -23,7 +23,7 @@ type Cmd struct {
 	// Name is the name or path of the program. It is run directly, not by a shell.
 	Name string
 	Args []string
-	// Dir is the working directory. Default: the user's home.
+	// Dir is the working directory. Default: that of the image's configuration, else the user's home.
 	Dir string
 	// Env is added to the environment of the sandbox.
 	Env map[string]string

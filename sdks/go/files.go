@@ -15,7 +15,8 @@ import (
 // pageSize is the number of entries of a page.
 const pageSize = 1000
 
-// Files are the files of a sandbox. A path is absolute, or starts at the user's home.
+// Files are the files of a sandbox. A path is absolute, or starts at the working directory of the
+// image's configuration, without one at the user's home.
 type Files struct {
 	client    *Client
 	sandboxID string

@@ -359,7 +359,7 @@ type ExecRequest struct {
 	Background *bool `json:"background,omitempty"`
 	// Name or path of the program.
 	Cmd string `json:"cmd"`
-	// Working directory; the user's home where absent.
+	// Working directory. Where absent, that of the image's configuration, else the user's home.
 	Cwd *string `json:"cwd,omitempty"`
 	// Added to the environment of the sandbox.
 	Envs map[string]string `json:"envs,omitempty"`
@@ -617,8 +617,9 @@ const (
 	OnTimeoutKill  OnTimeout = "kill"
 )
 
-// Names one path in the guest; relative paths start at the user's home. A byte that is not UTF-8
-// is written as U+10FFFD, `x` and two hexadecimal digits, here and in all answers.
+// Names one path in the guest; relative paths start at the working directory of the image's
+// configuration, without one at the user's home. A byte that is not UTF-8 is written as U+10FFFD,
+// `x` and two hexadecimal digits, here and in all answers.
 type PathRequest struct {
 	Path string `json:"path"`
 	// User in the guest; the template's default user where absent.
@@ -870,7 +871,7 @@ type StartCommand struct {
 	Args []string `json:"args,omitempty"`
 	// Name or path of the program.
 	Cmd string `json:"cmd"`
-	// Working directory; the user's home where absent.
+	// Working directory. Where absent, that of the image's configuration, else the user's home.
 	Cwd *string `json:"cwd,omitempty"`
 	// Added to the environment of the sandbox.
 	Envs map[string]string `json:"envs,omitempty"`
@@ -911,9 +912,12 @@ const (
 // is a background command named `start`; one that cannot be started has the reason as its output.
 type SupervisedCommand struct {
 	Args []string `json:"args,omitempty"`
+	// Of lists: not all arguments are in `args`, which has the first of them there, up to 4 KiB.
+	// Refused in requests.
+	ArgsTruncated *bool `json:"args_truncated,omitempty"`
 	// Name or path of the program.
 	Cmd string `json:"cmd"`
-	// Working directory; the user's home where absent.
+	// Working directory. Where absent, that of the image's configuration, else the user's home.
 	Cwd *string `json:"cwd,omitempty"`
 	// Added to the environment of the sandbox. Left out of answers.
 	Envs map[string]string `json:"envs,omitempty"`
@@ -1031,7 +1035,8 @@ type UploadForm struct {
 	File string `json:"file"`
 	// Permission bits in octal. Default 0644.
 	Mode *string `json:"mode,omitempty"`
-	// Relative to the user's home. Parents are made.
+	// Relative to the working directory of the image's configuration, without one to the user's
+	// home. Parents are made.
 	Path string `json:"path"`
 	// User in the guest; the template's default user where absent.
 	User *string `json:"user,omitempty"`

@@ -24,7 +24,7 @@ pub struct ExecRequest {
     /// Added to the environment of the sandbox.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
-    /// Working directory; the user's home where absent.
+    /// Working directory. Where absent, that of the image's configuration, else the user's home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// User in the guest; the template's default user where absent.

@@ -5,8 +5,9 @@ use utoipa::ToSchema;
 
 pub use model::FileKind;
 
-/// Names one path in the guest; relative paths start at the user's home. A byte that is not UTF-8
-/// is written as U+10FFFD, `x` and two hexadecimal digits, here and in all answers.
+/// Names one path in the guest; relative paths start at the working directory of the image's
+/// configuration, without one at the user's home. A byte that is not UTF-8 is written as U+10FFFD,
+/// `x` and two hexadecimal digits, here and in all answers.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PathRequest {

@@ -189,7 +189,7 @@ impl TryFrom<CreateSandbox> for SandboxSpec {
             .public_ports(public_ports)
             .network(network)
             .auto_checkpoint(auto_checkpoint.map(model::AutoCheckpoint::from))
-            .start_command(start_command.map(model::SupervisedCommand::from));
+            .start_command(start_command.map(TryInto::try_into).transpose()?);
         Ok(spec.build())
     }
 }

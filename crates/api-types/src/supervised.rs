@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::RestartPolicy;
+use model::{InvalidValue, RestartPolicy};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,10 +20,14 @@ pub struct SupervisedCommand {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(example = json!(["-m", "http.server"]))]
     pub args: Vec<String>,
+    /// Of lists: not all arguments are in `args`, which has the first of them there, up to 4 KiB.
+    /// Refused in requests.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub args_truncated: bool,
     /// Added to the environment of the sandbox. Left out of answers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
-    /// Working directory; the user's home where absent.
+    /// Working directory. Where absent, that of the image's configuration, else the user's home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// User in the guest; the template's default user where absent.
@@ -55,9 +59,36 @@ pub struct Supervision {
     pub next_start_at: Option<String>,
 }
 
-impl From<SupervisedCommand> for model::SupervisedCommand {
-    fn from(command: SupervisedCommand) -> Self {
-        Self {
+/// Bytes of arguments of a start command in lists, as of background commands.
+const MAX_LISTED_ARGS: usize = 4 << 10;
+
+impl SupervisedCommand {
+    /// Cuts the arguments for a list.
+    pub fn truncate_args(&mut self) {
+        let mut bytes = 0;
+        let fits = |arg: &&String| {
+            bytes += arg.len() + 1;
+            bytes <= MAX_LISTED_ARGS
+        };
+        let fitting = self.args.iter().take_while(fits).count();
+        self.args_truncated = fitting < self.args.len();
+        self.args.truncate(fitting);
+        if self.cmd.len() > MAX_LISTED_ARGS {
+            self.cmd = self.cmd.chars().take(MAX_LISTED_ARGS / 4).collect();
+            self.args_truncated = true;
+        }
+    }
+}
+
+impl TryFrom<SupervisedCommand> for model::SupervisedCommand {
+    type Error = InvalidValue;
+
+    fn try_from(command: SupervisedCommand) -> Result<Self, InvalidValue> {
+        if command.args_truncated {
+            let problem = "has args_truncated: it is from a list, without all of its arguments; get the sandbox alone";
+            return Err(InvalidValue::new("start_command", problem));
+        }
+        Ok(Self {
             cmd: command.cmd,
             args: command.args,
             envs: command.envs,
@@ -67,7 +98,7 @@ impl From<SupervisedCommand> for model::SupervisedCommand {
                 condition: command.restart,
                 max_retries: command.max_retries,
             },
-        }
+        })
     }
 }
 
@@ -77,11 +108,35 @@ impl From<model::SupervisedCommand> for SupervisedCommand {
         Self {
             cmd: command.cmd,
             args: command.args,
+            args_truncated: false,
             envs: BTreeMap::new(),
             cwd: command.cwd,
             user: command.user,
             restart: command.restart.condition,
             max_retries: command.restart.max_retries,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listed_command_has_first_args() {
+        let mut command = SupervisedCommand {
+            cmd: "serve".to_owned(),
+            args: vec!["a".to_owned(), "b".repeat(MAX_LISTED_ARGS), "c".to_owned()],
+            ..SupervisedCommand::default()
+        };
+        command.truncate_args();
+        assert_eq!(
+            (command.args.as_slice(), command.args_truncated),
+            (&["a".to_owned()][..], true)
+        );
+        assert!(model::SupervisedCommand::try_from(command.clone()).is_err());
+        command.args_truncated = false;
+        command.truncate_args();
+        assert!(!command.args_truncated);
     }
 }

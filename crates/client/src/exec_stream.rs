@@ -52,7 +52,7 @@ pub struct ExecStart {
     /// program may run for ever.
     pub timeout_sec: Option<u32>,
     pub envs: BTreeMap<String, String>,
-    /// Working directory; the user's home where `None`.
+    /// Working directory. Where `None`, that of the image's configuration, else the user's home.
     pub cwd: Option<String>,
     /// User in the guest; the template's default user where `None`.
     pub user: Option<String>,

@@ -25,7 +25,8 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 /// Destination of a file.
 #[derive(Debug, Clone, Default)]
 pub struct FileTarget {
-    /// Relative paths start at the user's home. Parents are made.
+    /// Relative paths start at the image's working directory, else at the user's home. Parents are
+    /// made.
     pub path: String,
     /// User in the guest; the template's default user where `None`.
     pub user: Option<String>,

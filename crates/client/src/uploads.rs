@@ -17,7 +17,8 @@ const OFFSET: &str = "upload-offset";
 /// Destination of an upload that may go on after a break.
 #[derive(Debug, Clone, Default)]
 pub struct UploadTarget {
-    /// Relative paths start at the user's home. Parents are made.
+    /// Relative paths start at the image's working directory, else at the user's home. Parents are
+    /// made.
     pub path: String,
     /// User in the guest; the template's default user where `None`.
     pub user: Option<String>,

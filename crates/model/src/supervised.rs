@@ -16,7 +16,7 @@ pub struct SupervisedCommand {
     /// Added to the environment of the sandbox.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub envs: BTreeMap<String, String>,
-    /// The user's home where absent.
+    /// Where absent, that of the image's configuration, else the user's home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// The template's default user where absent.

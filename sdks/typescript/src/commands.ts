@@ -23,7 +23,7 @@ export interface CommandOptions extends RequestOptions {
   timeoutMs?: number;
   /** Added to the environment of the sandbox. */
   envs?: Record<string, string>;
-  /** Working directory. Default: the user's home. */
+  /** Working directory. Default: that of the image's configuration, else the user's home. */
   cwd?: string;
   /** User in the guest. Default: that of the template. */
   user?: string;

@@ -1,4 +1,7 @@
-/** Files of a sandbox. A path is absolute, or starts at the user's home. */
+/**
+ * Files of a sandbox. A path is absolute, or starts at the working directory of the image's configuration, without one at
+ * the user's home.
+ */
 
 import { writeLocalFile } from "#platform";
 import { rawBody, uploadForm } from "./body.js";

@@ -84,7 +84,7 @@ pub struct ShellArgs {
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(EnvVar::parse))]
     pub envs: Vec<EnvVar>,
 
-    /// Working directory [default: the user's home]
+    /// Working directory [default: that of the image, else the user's home]
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<OsString>,
 

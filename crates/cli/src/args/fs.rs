@@ -8,7 +8,7 @@ use crate::values::parse_seconds;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Relative paths start at the user's home. `wrenn cp` copies files in and out.
+Relative paths start at the image's working directory, else at the user's home. `wrenn cp` copies files in and out.
 
   wrenn fs ls -l sb-4f2 /srv              wrenn fs mv sb-4f2 draft.txt final.txt
   wrenn fs chmod -R sb-4f2 u+rwX,go-w .   wrenn fs chown -u root sb-4f2 user:user /srv/data")]

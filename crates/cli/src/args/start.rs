@@ -13,7 +13,7 @@ pub struct StartArgs {
     #[arg(long, value_name = "POLICY", requires = "command", value_parser = Restart::parse)]
     pub restart: Option<Restart>,
 
-    /// Working directory of the command [default: the user's home]
+    /// Working directory of the command [default: that of the image, else the user's home]
     #[arg(short, long, value_name = "DIR", requires = "command")]
     pub workdir: Option<OsString>,
 

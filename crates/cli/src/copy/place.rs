@@ -28,8 +28,8 @@ pub enum Local {
 pub struct Remote {
     /// Id as typed: possibly shortened.
     pub id: String,
-    /// Relative paths start at the user's home; the home itself is `.`. Bytes that are not UTF-8
-    /// are escaped, as in the API.
+    /// Relative paths start at the image's working directory, else at the user's home; that is `.`.
+    /// Bytes that are not UTF-8 are escaped, as in the API.
     pub path: String,
 }
 

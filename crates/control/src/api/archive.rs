@@ -26,7 +26,8 @@ const TAR: &str = "application/x-tar";
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ArchiveQuery {
-    /// A directory, or with `single_file` a file; relative to the user's home.
+    /// A directory, or with `single_file` a file; relative to the image's working directory, else to
+    /// the user's home.
     #[param(min_length = 1, max_length = 4096)]
     path: String,
     /// User in the guest; the template's default user where absent.

@@ -28,7 +28,7 @@ use crate::hosts::{ChangeStream, FileChange, FileEvent, GuestPath};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct WatchQuery {
-    /// Directory. Relative paths start at the user's home.
+    /// Directory. Relative paths start at the image's working directory, else at the user's home.
     #[param(min_length = 1, max_length = 4096)]
     path: String,
     /// Also all directories below, and those that are made later. Default false.

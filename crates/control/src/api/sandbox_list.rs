@@ -157,7 +157,11 @@ pub async fn list_sandboxes(
     let page = app
         .list_sandboxes(&principal, &query.filter, query.cursor.as_ref(), limit)
         .await?;
-    let sandboxes: Vec<Sandbox> = page.sandboxes.into_iter().map(view::sandbox).collect();
+    let sandboxes: Vec<Sandbox> = page
+        .sandboxes
+        .into_iter()
+        .map(view::listed_sandbox)
+        .collect();
     let mut response = Answer(sandboxes).into_response();
     if let Some(next) = page.next {
         let value = HeaderValue::from_str(&next.to_string()).map_err(Error::internal)?;

@@ -18,7 +18,8 @@ use crate::error::Result;
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "stands for the form in the API document")]
 pub struct UploadForm {
-    /// Relative to the user's home. Parents are made.
+    /// Relative to the working directory of the image's configuration, without one to the user's
+    /// home. Parents are made.
     #[schema(min_length = 1, max_length = 4096, example = "/home/user/notes.txt")]
     path: String,
     /// User in the guest; the template's default user where absent.

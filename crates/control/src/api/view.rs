@@ -58,6 +58,16 @@ pub fn sandbox(row: store::Sandbox) -> api_types::Sandbox {
     }
 }
 
+/// Converts a sandbox for a list, of which a page may have a thousand.
+#[must_use]
+pub fn listed_sandbox(row: store::Sandbox) -> api_types::Sandbox {
+    let mut listed = sandbox(row);
+    if let Some(command) = &mut listed.start_command {
+        command.truncate_args();
+    }
+    listed
+}
+
 #[must_use]
 pub fn template(template: Template) -> api_types::Template {
     let has_sizes = template.kind == TemplateKind::Snapshot;

@@ -22,7 +22,7 @@ const MAX_LISTING: usize = 64 * 1024 * 1024;
 /// A path in a guest, as one of its users sees it.
 #[derive(Debug, Clone, Default)]
 pub struct GuestPath {
-    /// Relative to the user's home.
+    /// Relative to the working directory of the image's configuration, without one to the user's home.
     pub path: String,
     pub user: Option<String>,
 }

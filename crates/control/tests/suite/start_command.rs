@@ -44,6 +44,9 @@ async fn start_command_is_shown_without_secrets() {
     assert_eq!(supervision.last_exit_code, Some(3));
     assert_eq!(supervision.max_retries, Some(5));
     assert!(supervision.next_start_at.is_some());
+    // The same in a list, unless it is long.
+    let listed = client.list_all().await.unwrap().remove(0).start_command;
+    assert_eq!(listed, Some(without));
     // Its name is answered where the same is asked for.
     let existing = |command| CreateSandbox {
         start_command: command,
@@ -103,4 +106,30 @@ async fn host_without_start_commands_is_passed_over() {
     assert_eq!(host.calls("EnsureSandbox"), 0);
     let id = plane.client().create(&CreateSandbox::default()).await;
     assert!(id.unwrap().start_command.is_none());
+}
+
+/// A page has up to a thousand sandboxes.
+#[tokio::test]
+async fn listed_start_command_is_cut() {
+    let (_host, _ground, plane) = one().await;
+    let client = plane.client();
+    let command = SupervisedCommand {
+        cmd: "print".to_owned(),
+        args: vec!["x".repeat(1000); 60],
+        ..SupervisedCommand::default()
+    };
+    let spec = CreateSandbox {
+        start_command: Some(command.clone()),
+        ..CreateSandbox::default()
+    };
+    let id = client.create(&spec).await.unwrap().id;
+    let whole = client.get(&id).await.unwrap().start_command.unwrap();
+    assert_eq!((whole.args.len(), whole.args_truncated), (60, false));
+    let listed = client.list_all().await.unwrap().remove(0);
+    let listed = listed.start_command.unwrap();
+    assert_eq!((listed.args.len(), listed.args_truncated), (4, true));
+    // What is not whole makes no other sandbox.
+    let body = serde_json::json!({ "start_command": listed }).to_string();
+    let message = refused(plane.post("/v1/sandboxes", body), 400, "invalid_request").await;
+    assert!(message.contains("args_truncated"), "{message}");
 }

@@ -596,7 +596,7 @@ class ExecRequest(Model):
     """
 
     cwd: str | None = None
-    """Working directory; the user's home where absent."""
+    """Working directory. Where absent, that of the image's configuration, else the user's home."""
 
     envs: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the sandbox."""
@@ -1075,8 +1075,9 @@ OnTimeout = Literal["pause", "kill"]
 
 @dataclass(frozen=True, kw_only=True)
 class PathRequest(Model):
-    """Names one path in the guest; relative paths start at the user's home. A byte that is not
-    UTF-8 is written as U+10FFFD, `x` and two hexadecimal digits, here and in all answers.
+    """Names one path in the guest; relative paths start at the working directory of the image's
+    configuration, without one at the user's home. A byte that is not UTF-8 is written as
+    U+10FFFD, `x` and two hexadecimal digits, here and in all answers.
     """
 
     path: str
@@ -1551,7 +1552,7 @@ class StartCommand(Model):
     args: list[str] = field(default_factory=list)
 
     cwd: str | None = None
-    """Working directory; the user's home where absent."""
+    """Working directory. Where absent, that of the image's configuration, else the user's home."""
 
     envs: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the sandbox."""
@@ -1612,8 +1613,13 @@ class SupervisedCommand(Model):
 
     args: list[str] = field(default_factory=list)
 
+    args_truncated: bool | None = None
+    """Of lists: not all arguments are in `args`, which has the first of them there, up to 4 KiB.
+    Refused in requests.
+    """
+
     cwd: str | None = None
-    """Working directory; the user's home where absent."""
+    """Working directory. Where absent, that of the image's configuration, else the user's home."""
 
     envs: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the sandbox. Left out of answers."""
@@ -1634,6 +1640,7 @@ class SupervisedCommand(Model):
         return cls(
             cmd=data["cmd"],
             args=data.get("args") or [],
+            args_truncated=data.get("args_truncated"),
             cwd=data.get("cwd"),
             envs=data.get("envs") or {},
             max_retries=data.get("max_retries"),

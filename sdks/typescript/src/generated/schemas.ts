@@ -564,7 +564,7 @@ export interface components {
        * @example python3
        */
       cmd: string;
-      /** @description Working directory; the user's home where absent. */
+      /** @description Working directory. Where absent, that of the image's configuration, else the user's home. */
       cwd?: string | null;
       /** @description Added to the environment of the sandbox. */
       envs?: {
@@ -897,8 +897,9 @@ export interface components {
      */
     OnTimeout: "pause" | "kill";
     /**
-     * @description Names one path in the guest; relative paths start at the user's home. A byte that is not UTF-8
-     *     is written as U+10FFFD, `x` and two hexadecimal digits, here and in all answers.
+     * @description Names one path in the guest; relative paths start at the working directory of the image's
+     *     configuration, without one at the user's home. A byte that is not UTF-8 is written as U+10FFFD,
+     *     `x` and two hexadecimal digits, here and in all answers.
      */
     PathRequest: {
       /** @example /home/user/notes.txt */
@@ -1208,7 +1209,7 @@ export interface components {
        * @example npm
        */
       cmd: string;
-      /** @description Working directory; the user's home where absent. */
+      /** @description Working directory. Where absent, that of the image's configuration, else the user's home. */
       cwd?: string | null;
       /** @description Added to the environment of the sandbox. */
       envs?: {
@@ -1263,11 +1264,16 @@ export interface components {
        */
       args?: string[];
       /**
+       * @description Of lists: not all arguments are in `args`, which has the first of them there, up to 4 KiB.
+       *     Refused in requests.
+       */
+      args_truncated?: boolean;
+      /**
        * @description Name or path of the program.
        * @example python3
        */
       cmd: string;
-      /** @description Working directory; the user's home where absent. */
+      /** @description Working directory. Where absent, that of the image's configuration, else the user's home. */
       cwd?: string | null;
       /** @description Added to the environment of the sandbox. Left out of answers. */
       envs?: {
@@ -1443,7 +1449,8 @@ export interface components {
        */
       mode?: string | null;
       /**
-       * @description Relative to the user's home. Parents are made.
+       * @description Relative to the working directory of the image's configuration, without one to the user's
+       *     home. Parents are made.
        * @example /home/user/notes.txt
        */
       path: string;
