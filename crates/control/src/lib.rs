@@ -157,11 +157,10 @@ impl ControlPlane {
                 "links to private ports are made by path: by name they need a cookie, and that needs https (CP_PUBLIC_URL)"
             );
         }
-        let hosts = Hosts::new(hosts);
         let app = Arc::new(App {
             ports: Ports::new(ports, secret),
             store,
-            hosts,
+            hosts: Hosts::new(hosts),
             limits,
             max_upload_bytes,
             rate_limits: RateLimits::new(rate_limits),

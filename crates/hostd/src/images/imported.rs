@@ -21,6 +21,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use linux::file::Lock;
+use linux::untrusted_dir;
 use model::{ImageConfig, TemplateName};
 use serde::{Deserialize, Serialize};
 use stdx::io::OptionalExt;
@@ -94,7 +95,7 @@ impl Drop for Staging {
         let dir = std::mem::take(&mut self.dir);
         let lock = self.lock.take();
         let remove = move || {
-            if let Err(error) = fs::remove_dir_all(&dir) {
+            if let Err(error) = untrusted_dir::remove_tree(&dir) {
                 tracing::warn!(dir = %dir.display(), %error, "an import was not cleaned up; the next start does it");
             }
             drop(lock);
@@ -260,7 +261,7 @@ fn remove_unowned(dir: &Path) -> io::Result<bool> {
     let Some(_lock) = Lock::try_take(&dir.join(LOCK))? else {
         return Ok(false);
     };
-    fs::remove_dir_all(dir)?;
+    untrusted_dir::remove_tree(dir)?;
     Ok(true)
 }
 

@@ -1,11 +1,10 @@
 //! Extent trees: which blocks a file has.
 
 use super::inode::{BODY, Body};
-use super::layout::{BLOCK_SIZE, checksum, put16, put32};
+use super::layout::{BLOCK_SIZE, EXTENTS_MAGIC, checksum, put16, put32};
 use super::{BLOCK, FileSystem, NODE_ENTRIES};
 use crate::error::Result;
 
-pub(super) const MAGIC: u16 = 0xf30a;
 /// Entries in an inode.
 const ROOT_ENTRIES: usize = 4;
 const ENTRY: usize = 12;
@@ -99,7 +98,7 @@ impl FileSystem {
 }
 
 fn fill_node(node: &mut [u8], entries: &[(u32, [u8; ENTRY])], most: u16, depth: u16) {
-    put16(node, 0, MAGIC);
+    put16(node, 0, EXTENTS_MAGIC);
     put16(node, 2, entries.len() as u16);
     put16(node, 4, most);
     put16(node, 6, depth);

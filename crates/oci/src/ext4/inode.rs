@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::attributes;
-use super::layout::{INODE_SIZE, checksum, put16, put32};
+use super::layout::{EXTENTS_MAGIC, INODE_SIZE, checksum, put16, put32};
 use super::{BLOCK, FileSystem};
 use crate::error::Result;
 use crate::tree::{InodeId, Kind, Tree};
@@ -40,7 +40,7 @@ impl Default for Body {
 impl Body {
     pub(super) fn empty_file() -> Self {
         let mut body = [0; BODY];
-        put16(&mut body, 0, super::extents::MAGIC);
+        put16(&mut body, 0, EXTENTS_MAGIC);
         put16(&mut body, 4, 4);
         Self {
             body,

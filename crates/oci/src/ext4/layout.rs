@@ -7,6 +7,8 @@ use std::os::unix::fs::FileExt;
 use super::BLOCK;
 use crate::error::{Error, Result, invalid, limit};
 
+/// Magic number of a node of extents.
+pub(super) const EXTENTS_MAGIC: u16 = 0xf30a;
 pub(super) const BLOCK_SIZE: usize = BLOCK as usize;
 pub(super) const INODE_SIZE: usize = 256;
 /// Offset of the superblock, and its size.
@@ -243,7 +245,7 @@ impl Layout {
         let mut bytes = [0; INODE_SIZE];
         file.read_exact_at(&mut bytes, self.inode_offset(inode)?)?;
         let body = &bytes[0x28..0x28 + 60];
-        if get16(body, 0) != super::extents::MAGIC || get16(body, 6) != 0 {
+        if get16(body, 0) != EXTENTS_MAGIC || get16(body, 6) != 0 {
             return Err(unexpected());
         }
         for entry in 0..usize::from(get16(body, 2)).min(4) {

@@ -67,9 +67,8 @@ impl Manager {
             (None, false) => return Ok(()),
         };
         let handles = self.registry.handles().into_iter();
-        let of_image = handles.filter(|handle| handle.record.borrow().spec.template == *name);
         let ledger = &self.host.state.ledger;
-        let dirs = of_image.map(|handle| {
+        let dirs = handles.map(|handle| {
             let dir = ledger.sandbox_dir(&handle.id);
             (handle.id.to_string(), dir)
         });
