@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! api  → app → store            the edge, the use cases, what is remembered
+//! e2b  ↗                        the same use cases as E2B has them
 //!          ↘ hosts → host agents
 //! tasks ↗                       make both sides agree, whatever was lost
 //! ```
@@ -15,6 +16,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod config;
+mod e2b;
 pub mod error;
 pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]

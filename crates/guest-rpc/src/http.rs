@@ -3,7 +3,31 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Returns the signature of the URL of a file: `v1_` and the unpadded base64 of the SHA-256 over
+/// `path:operation:user:token[:expiration]` (E2B contract 2.7).
+#[must_use]
+pub fn file_signature(
+    path: &str,
+    operation: &str,
+    user: &str,
+    token: &str,
+    expiration: Option<&str>,
+) -> String {
+    let mut text = format!("{path}:{operation}:{user}:{token}");
+    if let Some(expiration) = expiration {
+        text.push(':');
+        text.push_str(expiration);
+    }
+    format!(
+        "v1_{}",
+        STANDARD_NO_PAD.encode(Sha256::digest(text.as_bytes()))
+    )
+}
 
 /// `POST /init`: the host makes the guest its own machine, after boot and after every restore.
 ///

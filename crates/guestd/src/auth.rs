@@ -16,12 +16,12 @@ use axum::extract::{Query, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use connectrpc::{ConnectError, ErrorCode};
 use guest_rpc::ACCESS_TOKEN_HEADER;
+use guest_rpc::http::file_signature;
 use http::{Extensions, HeaderMap, Method, header};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::http::error::HttpError;
@@ -160,7 +160,7 @@ fn check_signature(query: &AuthQuery, method: &Method, token: &str) -> Result<()
         "write"
     };
     let user = query.username.as_deref().unwrap_or_default();
-    let right = signature(
+    let right = file_signature(
         &query.path,
         operation,
         user,
@@ -184,26 +184,6 @@ fn check_signature(query: &AuthQuery, method: &Method, token: &str) -> Result<()
     } else {
         Ok(())
     }
-}
-
-/// Returns the signature of a file URL: `v1_` and the unpadded base64 of the SHA-256 over
-/// `path:operation:user:token[:expiration]` (E2B contract 2.7).
-pub fn signature(
-    path: &str,
-    operation: &str,
-    user: &str,
-    token: &str,
-    expiration: Option<&str>,
-) -> String {
-    let mut text = format!("{path}:{operation}:{user}:{token}");
-    if let Some(expiration) = expiration {
-        text.push(':');
-        text.push_str(expiration);
-    }
-    format!(
-        "v1_{}",
-        STANDARD_NO_PAD.encode(Sha256::digest(text.as_bytes()))
-    )
 }
 
 /// Refuses in the protocol of the request: Connect streams carry errors in their last frame.
@@ -260,7 +240,7 @@ mod tests {
 
     #[test]
     fn signature_vector_of_the_contract() {
-        let made = signature("hello.txt", "read", "user", TOKEN, None);
+        let made = file_signature("hello.txt", "read", "user", TOKEN, None);
         assert_eq!(made, "v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E");
     }
 
@@ -285,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_expired_signature_says_so() {
-        let made = signature("a", "read", "", TOKEN, Some("0")).replace('+', "%2B");
+        let made = file_signature("a", "read", "", TOKEN, Some("0")).replace('+', "%2B");
         let uri = format!("/files?path=a&signature={made}&signature_expiration=0");
         assert_eq!(
             message(decide(&settings(), &request(&uri, &[]))),

@@ -20,21 +20,54 @@ impl Labels {
     pub const MAX_KEY: usize = 63;
     /// Bytes of a value: an address or a path fits.
     pub const MAX_VALUE: usize = 255;
+    /// Bytes of a key of metadata. With its value it fits into an entry of an index of PostgreSQL,
+    /// which has at most 2,704.
+    pub const MAX_METADATA_KEY: usize = 255;
+    /// Bytes of a value of metadata.
+    pub const MAX_METADATA_VALUE: usize = 2048;
 
     /// Checks the labels.
     ///
     /// # Errors
     /// Names the label and the bound.
     pub fn new(labels: BTreeMap<String, String>) -> Result<Self, InvalidValue> {
-        if labels.len() > Self::MAX_COUNT {
-            let problem = format!("must be at most {}, not {}", Self::MAX_COUNT, labels.len());
-            return Err(InvalidValue::new("labels", problem));
-        }
+        check_count(&labels)?;
         for (key, value) in &labels {
             check_key(key)?;
             check_value(value)?;
         }
         Ok(Self(labels))
+    }
+
+    /// Checks labels whose keys and values may be any text: those that clients of E2B call metadata.
+    ///
+    /// # Errors
+    /// Names the key and the bound.
+    pub fn from_metadata(metadata: BTreeMap<String, String>) -> Result<Self, InvalidValue> {
+        if metadata.len() > Self::MAX_COUNT {
+            let problem = format!(
+                "must have at most {} keys, not {}",
+                Self::MAX_COUNT,
+                metadata.len()
+            );
+            return Err(InvalidValue::new("metadata", problem));
+        }
+        for (key, value) in &metadata {
+            if key.len() > Self::MAX_METADATA_KEY || value.len() > Self::MAX_METADATA_VALUE {
+                let key: String = key.chars().take(Self::MAX_KEY).collect();
+                let problem = format!(
+                    "has the key {key:?}, which is too long, or whose value is: keys have at most {} bytes, values {}",
+                    Self::MAX_METADATA_KEY,
+                    Self::MAX_METADATA_VALUE
+                );
+                return Err(InvalidValue::new("metadata", problem));
+            }
+            if key.contains('\0') || value.contains('\0') {
+                let problem = format!("has a NUL at the key {key:?}; leave it out");
+                return Err(InvalidValue::new("metadata", problem));
+            }
+        }
+        Ok(Self(metadata))
     }
 
     /// Returns the labels with `changes`: a value sets a label, `None` removes it.
@@ -47,12 +80,18 @@ impl Labels {
     ) -> Result<Self, InvalidValue> {
         let mut merged = self.0.clone();
         for (key, value) in changes {
+            // What stays may be metadata.
             match value {
-                Some(value) => merged.insert(key, value),
+                Some(value) => {
+                    check_key(&key)?;
+                    check_value(&value)?;
+                    merged.insert(key, value)
+                }
                 None => merged.remove(&key),
             };
         }
-        Self::new(merged)
+        check_count(&merged)?;
+        Ok(Self(merged))
     }
 
     #[must_use]
@@ -68,7 +107,7 @@ impl Labels {
 
 impl<'de> Deserialize<'de> for Labels {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(BTreeMap::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        Self::from_metadata(BTreeMap::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -104,6 +143,18 @@ impl fmt::Display for LabelFilter {
             None => f.write_str(&self.key),
         }
     }
+}
+
+fn check_count(labels: &BTreeMap<String, String>) -> Result<(), InvalidValue> {
+    if labels.len() <= Labels::MAX_COUNT {
+        return Ok(());
+    }
+    let problem = format!(
+        "must be at most {}, not {}",
+        Labels::MAX_COUNT,
+        labels.len()
+    );
+    Err(InvalidValue::new("labels", problem))
 }
 
 fn check_key(key: &str) -> Result<(), InvalidValue> {
@@ -167,6 +218,25 @@ mod tests {
         let many = (0..=Labels::MAX_COUNT).map(|n| (format!("k{n}"), String::new()));
         let error = Labels::new(many.collect()).unwrap_err().to_string();
         assert_eq!(error, "labels must be at most 64, not 65");
+    }
+
+    #[test]
+    fn metadata_may_be_any_text() {
+        let metadata = |key: &str, value: &str| {
+            Labels::from_metadata(BTreeMap::from([(key.to_owned(), value.to_owned())]))
+        };
+        for (key, value) in [("", ""), ("a b/é", "x\ny"), (&*"k".repeat(255), "v")] {
+            let made = metadata(key, value).unwrap();
+            let text = serde_json::to_string(&made).unwrap();
+            assert_eq!(serde_json::from_str::<Labels>(&text).unwrap(), made);
+            // Other labels can be changed beside it.
+            made.merge([("a".to_owned(), Some("1".to_owned()))])
+                .unwrap();
+        }
+        for (key, value) in [("a\0", ""), ("a", "\0"), (&*"k".repeat(256), "")] {
+            assert!(metadata(key, value).is_err(), "{key:?}");
+        }
+        assert!(metadata("a", &"v".repeat(2049)).is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod supervised;
 mod team;
 mod webhook;
 
-pub use attributes::SandboxAttributes;
+pub use attributes::{EndPolicy, SandboxAttributes};
 pub use auto_checkpoint::AutoCheckpoint;
 pub use error::{ErrorCode, InvalidValue};
 pub use event::EventKind;
@@ -33,7 +33,7 @@ pub use id::{API_KEY_HEX_LEN, ApiKey, CheckpointName, SandboxId, SandboxName, Te
 pub use image_config::{Healthcheck, ImageConfig};
 pub use kind::{FileKind, InodeKind, LogSource, TemplateKind};
 pub use label::{LabelFilter, Labels};
-pub use network::NetworkSpec;
+pub use network::{NetworkSpec, Target};
 pub use shared_limit::{LimitOrigin, SharedLimit};
 pub use spec::{
     IdleChange, IdleSettings, Limits, MachineSize, OnTimeout, ResourceRequest, SandboxSpec,

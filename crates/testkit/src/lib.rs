@@ -9,4 +9,6 @@ pub mod nft;
 pub mod postgres;
 
 pub use eventually::eventually;
+pub use guest_rpc::ENVD_VERSION;
+pub use guest_rpc::http::file_signature;
 pub use histories::Histories;

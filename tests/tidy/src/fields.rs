@@ -9,8 +9,8 @@ use crate::Finding;
 use crate::source::{Source, is_for_tests};
 
 /// Most files of product code that name one field: spec, REST and its faces (command line, tools of
-/// models), protocol of hosts, and where it takes effect.
-const MAX_FILES: usize = 10;
+/// models, E2B's API), protocol of hosts, and where it takes effect.
+const MAX_FILES: usize = 11;
 /// Fields of `SandboxSpec`.
 pub const SPEC_FIELDS: [&str; 12] = [
     "template",

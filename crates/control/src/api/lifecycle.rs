@@ -225,6 +225,7 @@ pub async fn fork_sandbox(
     let fork = ForkRequest {
         source,
         count,
+        run_ms: None,
         idempotency,
     };
     let forked = async move { app.fork_sandbox(&principal, fork).await };

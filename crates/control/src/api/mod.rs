@@ -53,7 +53,10 @@ use utoipa_axum::routes;
 use crate::app::App;
 
 pub use docs::Served;
+pub(crate) use extract::MAX_JSON;
+pub(crate) use sandboxes::read_idempotency;
 pub use view::format_time;
+pub(crate) use view::parse_time;
 
 /// Any bytes.
 #[derive(Debug, utoipa::ToSchema)]
@@ -188,8 +191,9 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(docs::openapi_yaml))
 }
 
-/// Builds the router. `served` is the API document as clients get it.
-pub fn router(app: Arc<App>, served: Served) -> Router {
+/// Builds the router. `served` is the API document as clients get it; `other_face` has routes of an
+/// API that is not ours and not in that document.
+pub fn router(app: Arc<App>, served: Served, other_face: Router<Arc<App>>) -> Router {
     let (router, _) = documented().split_for_parts();
     let (capsules, _) = of_sandboxes().split_for_parts();
     router
@@ -197,6 +201,7 @@ pub fn router(app: Arc<App>, served: Served) -> Router {
         .merge(docs::pages_router())
         .merge(console::pages_router())
         .merge(mcp::router(Arc::clone(&app)))
+        .merge(other_face)
         .layer(axum::Extension(served))
         .fallback(error::no_route)
         .with_state(app)

@@ -85,6 +85,7 @@ fn attributes_from(body: &CreateSandbox) -> Result<SandboxAttributes> {
         name: body.name.as_deref().map(str::parse).transpose()?,
         labels: Labels::new(body.labels.clone())?,
         ends_at: body.ends_at.as_deref().map(read_end).transpose()?,
+        ..SandboxAttributes::default()
     })
 }
 
@@ -96,10 +97,7 @@ fn read_end(text: &str) -> Result<i64> {
 
 /// Reads the idempotency key of a request. Its fingerprint is that of the parsed request, so that
 /// the spelling of the body does not matter.
-pub(super) fn read_idempotency(
-    headers: &HeaderMap,
-    wish: &impl Serialize,
-) -> Result<Option<Idempotency>> {
+pub fn read_idempotency(headers: &HeaderMap, wish: &impl Serialize) -> Result<Option<Idempotency>> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };

@@ -38,6 +38,8 @@ pub mod sandbox_network;
 pub mod sandbox_pause;
 pub mod sandbox_ping;
 pub mod sandbox_read;
+pub mod sandbox_timeout;
+pub mod sandbox_token;
 pub mod sandbox_update;
 pub mod sandbox_wait;
 mod snapshot_lock;

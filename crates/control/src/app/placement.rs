@@ -64,6 +64,14 @@ impl App {
         }
     }
 
+    /// Returns true if a host has a template of that name, as far as is known of it. Whose it is, is
+    /// not looked at.
+    pub(crate) async fn has_template(&self, name: &TemplateName) -> bool {
+        let cached = self.read_inventories(false).await;
+        let mut answering = cached.iter().flatten();
+        answering.any(|inventory| find_template(inventory, name).is_some())
+    }
+
     /// Ranks the hosts, and reserves a place on the best in the same step, so that creates at once
     /// see each other.
     fn reserve_host(

@@ -36,6 +36,9 @@ pub const MAX_COUNT: u32 = 32;
 pub struct ForkRequest {
     pub source: SandboxId,
     pub count: u32,
+    /// Milliseconds that each child runs, where the end of the source is about running sandboxes;
+    /// `None`: as its source.
+    pub run_ms: Option<i64>,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -137,12 +140,7 @@ impl App {
             id: SandboxId::random(),
             team_id: principal.team_id.clone(),
             spec: source.spec.clone(),
-            // A name is of one sandbox. The end is copied: what was to end in an hour leaves no
-            // children that go on for ever.
-            attributes: SandboxAttributes {
-                name: None,
-                ..source.attributes.clone()
-            },
+            attributes: child_attributes(fork, source),
             key_id: principal.key_id.clone(),
             idempotency: fork.child_idempotency(number),
             now: now_ms(),
@@ -223,6 +221,24 @@ impl App {
             children.push(require_started(child)?);
         }
         Ok(children)
+    }
+}
+
+/// Returns the attributes of a child. A name is of one sandbox. The end is copied: what was to end in
+/// an hour leaves no children that go on for ever. One that is about running sandboxes begins anew
+/// when the child runs.
+fn child_attributes(fork: &ForkRequest, source: &Sandbox) -> SandboxAttributes {
+    let attributes = SandboxAttributes {
+        name: None,
+        ..source.attributes.clone()
+    };
+    if attributes.end_policy.is_stop() {
+        return attributes;
+    }
+    SandboxAttributes {
+        ends_at: None,
+        run_ms: fork.run_ms.or(attributes.run_ms),
+        ..attributes
     }
 }
 

@@ -8,7 +8,9 @@
 
 use std::time::Duration;
 
-use model::{ErrorCode, IdleChange, Resource, SandboxAttributes, SandboxId, SandboxName};
+use model::{
+    EndPolicy, ErrorCode, IdleChange, Resource, SandboxAttributes, SandboxId, SandboxName,
+};
 use stdx::time::now_ms;
 use store::Sandbox;
 
@@ -107,10 +109,16 @@ impl App {
 }
 
 fn changed_attributes(before: &Sandbox, request: &UpdateRequest) -> Result<SandboxAttributes> {
-    let present = before.attributes.clone();
-    Ok(SandboxAttributes {
-        name: request.name.clone().unwrap_or(present.name),
-        labels: present.labels.merge(request.labels.iter().cloned())?,
-        ends_at: request.ends_at.unwrap_or(present.ends_at),
-    })
+    let mut changed = before.attributes.clone();
+    changed.labels = changed.labels.merge(request.labels.iter().cloned())?;
+    if let Some(name) = &request.name {
+        changed.name.clone_from(name);
+    }
+    // An end that is named holds whatever it does.
+    if let Some(ends_at) = request.ends_at {
+        changed.ends_at = ends_at;
+        changed.end_policy = EndPolicy::Stop;
+        changed.run_ms = None;
+    }
+    Ok(changed)
 }

@@ -63,7 +63,7 @@ pub use host::HostInfo;
 pub use inventory::{Inventory, Reservation};
 pub use logs::{LogEntry, LogStream};
 pub use reports::{HostSettings, SandboxReport};
-pub use sandboxes::{HostRecord, WatchEvent, WatchStream};
+pub use sandboxes::{HostRecord, SignedFile, WatchEvent, WatchStream};
 pub use snapshots::{Checkpoint, History, UndoTarget, Undone};
 pub use stats::{ResourceSizes, SandboxUsage, UsagePoint, UsageQuery, UsageSeries};
 pub use templates::Template;

@@ -7,6 +7,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
+use model::SandboxId;
 use sha2::Sha256;
 
 use super::PortTarget;
@@ -17,6 +18,8 @@ pub const SECRET: &str = "port links";
 pub const LINK_PARAMETER: &str = "wrenn-link";
 /// Domain separation: nothing else that is signed with the secret is a signature of a URL.
 const PURPOSE: &[u8] = b"wrenn port link 1\0";
+/// Time of what does not expire.
+const NEVER: u64 = u64::MAX;
 const TIME: usize = 8;
 const MAC: usize = 32;
 /// Characters of a signature.
@@ -56,6 +59,21 @@ impl UrlSigner {
         URL_SAFE_NO_PAD.encode([&expires.to_be_bytes()[..], &mac[..]].concat())
     }
 
+    /// Returns a signature for every port of a sandbox but that of the guest agent, for as long as the
+    /// sandbox is there.
+    #[must_use]
+    pub fn sign_all_ports(&self, id: &SandboxId) -> String {
+        self.sign(&all_ports(id), NEVER)
+    }
+
+    /// Verifies a signature for every port of a sandbox.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_all_ports(&self, signature: &str, id: &SandboxId) -> Result<(), SignedUrlError> {
+        self.verify(signature, &all_ports(id), 0).map(drop)
+    }
+
     /// Verifies a signature at `now`, in seconds since the Unix epoch. Returns the seconds until it
     /// expires.
     ///
@@ -91,6 +109,14 @@ impl UrlSigner {
         mac.update(&target.port.to_be_bytes());
         mac.update(&expires.to_be_bytes());
         mac
+    }
+}
+
+/// Returns what a signature for every port names: no port is 0.
+fn all_ports(id: &SandboxId) -> PortTarget {
+    PortTarget {
+        id: id.clone(),
+        port: 0,
     }
 }
 

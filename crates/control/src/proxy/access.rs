@@ -18,7 +18,8 @@ use model::{ApiKey, Resource, SandboxId};
 use stdx::time::now_ms;
 use store::Sandbox;
 
-use super::address::{Addressing, ID_HEADER, PORT_HEADER, PortAddress};
+use super::address::{AGENT_PORT, Addressing, ID_HEADER, PORT_HEADER, PortAddress};
+use super::signed_file;
 use crate::app::App;
 use crate::auth::{KEY_HEADER, Principal, authenticate, web_socket};
 use crate::ports::PortTarget;
@@ -29,8 +30,6 @@ pub const TOKEN_HEADER: &str = "x-wrenn-link";
 const E2B_TOKEN_HEADER: &str = "e2b-traffic-access-token";
 /// Host-only: it has no `Domain`.
 pub const COOKIE_NAME: &str = "wrenn-link";
-/// The guest agent (E2B contract 2.1).
-const AGENT_PORT: u16 = 49983;
 /// Header with the token of the guest agent.
 const GUEST_TOKEN_HEADER: &str = "x-access-token";
 
@@ -43,6 +42,8 @@ pub enum Access {
     /// The token of the guest agent, for its port.
     GuestToken,
     Link,
+    /// The URL of a file, signed with that token.
+    SignedFile,
     /// A link in a cookie: whatever made the browser send the request.
     Session,
     /// A link in the query of an origin of its own: it becomes a cookie that lives for so many
@@ -63,6 +64,8 @@ pub enum Denied {
     /// The sandbox belongs to a team that is not the key's.
     OtherTeam,
     Nothing,
+    /// No sandbox of that id is running or paused.
+    Gone,
     Expired,
     Forged,
     /// A page of another origin made the request.
@@ -129,6 +132,15 @@ async fn check_credentials(
         {
             return Ok(Access::GuestToken);
         }
+        // Clients of E2B ask this way whether a sandbox is there still.
+        if sandbox.is_none_or(|sandbox| sandbox.state.is_terminal()) {
+            return Err(Denied::Gone);
+        }
+    }
+    if is_guest_agent
+        && signed_file::is_signed(app, &address.target, request.method, request.uri).await
+    {
+        return Ok(Access::SignedFile);
     }
     if has_key(headers) {
         let principal =
@@ -209,6 +221,10 @@ impl LinkCheck<'_> {
             .iter()
             .find_map(|name| headers.get(*name)?.to_str().ok());
         if let Some(link) = in_path.or(in_header) {
+            let is_for_all = in_path.is_none() && !is_guest_agent(&address.target);
+            if is_for_all && signer.verify_all_ports(link, &address.target.id).is_ok() {
+                return Ok(Access::Link);
+            }
             return check(link).map(|_| Access::Link).map_err(wrong);
         }
         if let Some(link) = in_query(uri.query().unwrap_or_default()) {

@@ -6,12 +6,16 @@ use http::header::HOST;
 use http::{HeaderMap, Uri};
 use model::{InvalidValue, SandboxId};
 
+use crate::auth::KEY_HEADER;
+use crate::e2b::is_e2b_path;
 use crate::ports::PortTarget;
 use crate::ports::signed_url;
 
 /// Headers of the E2B SDKs (E2B contract 3.2). Only both together mean something.
 pub const ID_HEADER: &str = "e2b-sandbox-id";
 pub const PORT_HEADER: &str = "e2b-sandbox-port";
+/// The guest agent (E2B contract 2.1).
+pub const AGENT_PORT: u16 = 49983;
 const PATHS: [&str; 2] = ["/v1/sandboxes/", "/v1/capsules/"];
 
 /// Way in which a request named its target.
@@ -74,6 +78,8 @@ impl PortAddress {
         let authority = authority(request.uri(), request.headers())?;
         let found = if let Some(target) = from_host(&authority, domain) {
             Some((target, Addressing::Host))
+        } else if is_e2b_api_call(request) {
+            None
         } else if let Some(target) = from_headers(request.headers())? {
             Some((target, Addressing::Headers))
         } else {
@@ -85,6 +91,16 @@ impl PortAddress {
             authority,
         }))
     }
+}
+
+/// Returns true for a call of E2B's API whose headers name the guest agent as well, as older SDKs
+/// send them with `connect`. None of them sends a key to the guest agent.
+fn is_e2b_api_call(request: &Request) -> bool {
+    let headers = request.headers();
+    let is_agent_port = headers
+        .get(PORT_HEADER)
+        .is_some_and(|port| port.as_bytes() == AGENT_PORT.to_string().as_bytes());
+    is_agent_port && headers.contains_key(KEY_HEADER) && is_e2b_path(request.uri().path())
 }
 
 /// Returns the authority that a request is for. A request line in absolute form wins over `Host`
@@ -268,6 +284,25 @@ mod tests {
         assert_eq!(of(&path, &[]).unwrap().unwrap().0, target(82));
         assert_eq!(of("/v1/sandboxes", &[("host", "localhost:8000")]), Ok(None));
         assert_eq!(of(&format!("/v1/sandboxes/{ID}/port-links"), &[]), Ok(None));
+    }
+
+    #[test]
+    fn api_calls_with_agent_headers_are_for_api() {
+        let named = [(ID_HEADER, ID), (PORT_HEADER, "49983")];
+        let with_key = |port| {
+            let key = (KEY_HEADER, "e2b_0123456789abcdef0123456789abcdef01234567");
+            [(ID_HEADER, ID), (PORT_HEADER, port), key]
+        };
+        let path = format!("/sandboxes/{ID}/connect");
+        assert_eq!(of(&path, &with_key("49983")), Ok(None));
+        for (path, headers) in [
+            (&*path, &named[..]),
+            (&path, &with_key("3000")),
+            ("/files", &with_key("49983")),
+        ] {
+            let found = of(path, headers).unwrap();
+            assert!(matches!(found, Some((_, Addressing::Headers))), "{path}");
+        }
     }
 
     #[test]

@@ -82,6 +82,16 @@ impl ProxyError {
         }
     }
 
+    /// Creates the error for the URL of a file that no sandbox has signed.
+    pub fn unknown_signature() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            ErrorCode::Unauthorized,
+            "invalid signature",
+            "no sandbox that is there has signed this URL; it ends with its sandbox",
+        )
+    }
+
     pub fn denied(denied: &Denied, address: &PortAddress) -> Self {
         let (id, port) = super::access::log_fields(&address.target);
         let make = format!(
@@ -89,7 +99,7 @@ impl ProxyError {
         );
         let text = match denied {
             Denied::Key(text) | Denied::Scope(text) => text.clone(),
-            Denied::OtherTeam => return Self::no_sandbox(address),
+            Denied::OtherTeam | Denied::Gone => return Self::no_sandbox(address),
             Denied::Nothing => "this port is private".to_owned(),
             Denied::Expired => "this link has expired".to_owned(),
             Denied::Forged => "this link is not for this port".to_owned(),

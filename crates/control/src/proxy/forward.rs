@@ -75,6 +75,16 @@ async fn handle(
         Err(Denied::Nothing) if access::is_preflight(&request) => {
             return Ok(preflight_response(&request));
         }
+        // Clients of E2B address by headers, and look for a sandbox that is gone without a token.
+        Err(Denied::Nothing)
+            if address.addressing == Addressing::Headers && !is_alive(row.as_ref()) =>
+        {
+            return Err(ProxyError::no_sandbox(address));
+        }
+        // Answered here: what nobody has shown a right to wakes no sandbox and is no use of it.
+        Err(Denied::Nothing) if is_health_check(address, &request) => {
+            return health_response(address, row.as_ref());
+        }
         Err(denied) => return Err(ProxyError::denied(&denied, address)),
     };
     let row = row.ok_or_else(|| ProxyError::no_sandbox(address))?;
@@ -88,6 +98,28 @@ async fn handle(
         .begin(&address.target.id)
         .ok_or_else(too_many)?;
     forward(proxy, address, &access, request, &host, counted).await
+}
+
+/// Returns true if a row is of a sandbox that has not ended.
+fn is_alive(row: Option<&Sandbox>) -> bool {
+    row.is_some_and(|row| !row.state.is_terminal())
+}
+
+/// Returns true if a request asks whether the guest agent is there, which takes no token.
+fn is_health_check(address: &PortAddress, request: &Request) -> bool {
+    access::is_guest_agent(&address.target)
+        && request.method() == Method::GET
+        && request.uri().path() == "/health"
+}
+
+/// Answers whether a sandbox runs, by its row.
+fn health_response(address: &PortAddress, row: Option<&Sandbox>) -> Result<Response, ProxyError> {
+    match row {
+        Some(row) if row.state == SandboxState::Running => {
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        _ => Err(ProxyError::no_sandbox(address)),
+    }
 }
 
 fn check(

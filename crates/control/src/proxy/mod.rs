@@ -26,6 +26,7 @@ mod header_text;
 mod request_headers;
 mod response_sanitizer;
 mod retry;
+mod signed_file;
 mod upgrade;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use crate::hosts::Hosts;
 use address::PortAddress;
 use connector::Connector;
 use error_response::ProxyError;
+use signed_file::UnnamedFile;
 
 /// An open connection is activity of its sandbox, so an unused one is not kept for long; and not as
 /// long as servers keep theirs (5 s: Node, uvicorn), so that a request rarely meets a connection
@@ -109,7 +111,15 @@ impl GuestClients {
 /// Serves requests to ports, and passes all others on: a layer around everything else.
 pub async fn intercept(State(proxy): State<Proxy>, request: Request, next: Next) -> Response {
     match PortAddress::from_request(&request, &proxy.app.ports.settings.domain) {
-        Ok(None) => next.run(request).await,
+        Ok(None) => {
+            let Some(file) = UnnamedFile::from_request(&request) else {
+                return next.run(request).await;
+            };
+            match file.find_address(&proxy.app).await {
+                Some(address) => forward::serve_request(&proxy, address, request).await,
+                None => ProxyError::unknown_signature().to_response(&request),
+            }
+        }
         Ok(Some(address)) => forward::serve_request(&proxy, address, request).await,
         Err(wrong) => ProxyError::invalid(wrong.to_string()).to_response(&request),
     }

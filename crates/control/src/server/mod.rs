@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::metrics::InFlight;
 use crate::proxy::{self, Proxy};
 use crate::quota::QuotaState;
-use crate::{auth, hosts};
+use crate::{auth, e2b, hosts};
 
 /// Time at the end for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -48,13 +48,14 @@ const PUBLIC: [&str; 11] = [
 
 /// Builds the whole HTTP service.
 pub fn build_service(app: &Arc<App>, served: Served) -> Router {
-    let routes =
-        api::router(Arc::clone(app), served).layer(from_fn_with_state(Arc::clone(app), authorise));
+    let routes = api::router(Arc::clone(app), served, e2b::routes())
+        .layer(from_fn_with_state(Arc::clone(app), authorise));
     // Around the router and not in it: what a wrong method is told comes from the router itself.
     Router::new()
         .fallback_service(routes)
         .layer(map_response(api::error::unify_errors))
         .layer(CatchPanicLayer::custom(api::error::panic_response))
+        .layer(from_fn(e2b::translate_errors))
         .layer(from_fn(log::log_request))
         // Outside of the log: paths of ports can hold links.
         .layer(from_fn_with_state(

@@ -165,6 +165,7 @@ mod tests {
             last_active_at: None,
             disk: None,
             last_updated: NOW,
+            pausing_until: None,
             deleting,
         }
     }

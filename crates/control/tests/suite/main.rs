@@ -12,6 +12,7 @@ mod delete;
 mod diff;
 mod disk_usage;
 mod document;
+mod e2b;
 mod events;
 mod exec;
 mod exec_stream;

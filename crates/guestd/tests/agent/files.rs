@@ -194,7 +194,7 @@ async fn signed_url_opens_its_file() {
     let text = path.display().to_string();
     let sign = |operation: &str, user: &str, expiration: Option<&str>| {
         let escape = |text: String| text.replace('+', "%2B").replace('/', "%2F");
-        escape(guestd::auth::signature(
+        escape(guest_rpc::http::file_signature(
             &text, operation, user, "secret", expiration,
         ))
     };

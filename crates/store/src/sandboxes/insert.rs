@@ -50,6 +50,7 @@ impl NewSandbox {
             last_active_at: None,
             last_updated: self.now,
             disk: None,
+            pausing_until: None,
             deleting: false,
         }
     }
@@ -138,8 +139,8 @@ impl Store {
     async fn insert_row(&self, new: &NewSandbox) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "INSERT INTO sandboxes (id, state, generation, spec, key_id, idempotency_key, idempotency_fingerprint,",
-            " created_at, last_updated, team_id, template, name, labels, ends_at)",
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11, $12, $13)",
+            " created_at, last_updated, team_id, template, name, labels, ends_at, end_policy, run_ms)",
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11, $12, $13, $14, $15)",
             " ON CONFLICT DO NOTHING RETURNING ",
             columns!()
         );
@@ -165,6 +166,8 @@ impl Store {
             new.attributes.name.as_ref().map(SandboxName::as_str),
             labels_text(&new.attributes.labels)?,
             new.attributes.ends_at,
+            new.attributes.end_policy.as_str(),
+            new.attributes.run_ms,
         )?)
     }
 

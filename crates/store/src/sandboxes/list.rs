@@ -21,6 +21,10 @@ pub struct SandboxFilter {
     pub template: Option<String>,
     /// Beginning of the name, in the characters of names.
     pub name_prefix: Option<String>,
+    /// Earliest creation, milliseconds since the Unix epoch.
+    pub created_from: Option<i64>,
+    /// True for the oldest first.
+    pub is_oldest_first: bool,
 }
 
 /// A query in parts, and the texts of its parameters in order.
@@ -29,6 +33,7 @@ struct Query {
     conditions: Vec<String>,
     /// Columns that order the rows as `(created_at, id)` does.
     order: [&'static str; 2],
+    is_oldest_first: bool,
     /// Number of parameters before `texts`.
     fixed: usize,
     texts: Vec<String>,
@@ -42,6 +47,7 @@ impl Query {
             tables: "sandboxes".to_owned(),
             conditions: vec!["NOT deleting".to_owned(), "team_id = $1".to_owned()],
             order: ["created_at", "id"],
+            is_oldest_first: false,
             fixed,
             texts: Vec::new(),
         };
@@ -68,6 +74,11 @@ impl Query {
                 .conditions
                 .push(format!("name >= {from} AND name < {to}"));
         }
+        if let Some(from) = filter.created_from {
+            let [age, _] = query.order;
+            query.conditions.push(format!("{age} >= {from}"));
+        }
+        query.is_oldest_first = filter.is_oldest_first;
         query
     }
 
@@ -119,8 +130,12 @@ impl Query {
 
     fn page_sql(&self) -> String {
         let [age, id] = self.order;
+        let (after, order) = match self.is_oldest_first {
+            true => (">", "ASC"),
+            false => ("<", "DESC"),
+        };
         format!(
-            "SELECT {} FROM {} WHERE {} AND ({age}, {id}) < ($2, $3) ORDER BY {age} DESC, {id} DESC LIMIT $4",
+            "SELECT {} FROM {} WHERE {} AND ({age}, {id}) {after} ($2, $3) ORDER BY {age} {order}, {id} {order} LIMIT $4",
             columns!(),
             self.tables,
             self.conditions.join(" AND "),
@@ -137,7 +152,7 @@ impl Query {
 }
 
 impl Store {
-    /// Returns at most `limit` rows of a team after `after`, newest first, without those that are
+    /// Returns at most `limit` rows of a team after `after`, in the filter's order, without those that are
     /// being deleted.
     ///
     /// # Errors
@@ -150,12 +165,16 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Sandbox>, Error> {
         check(filter)?;
-        // No row is as young as i64::MAX, so the first page is the one after that.
-        let (created_at, id) = after.map_or((i64::MAX, ""), |cursor| {
+        // No row is as young as i64::MAX or as old as i64::MIN, so the first page is the one after that.
+        let first = match filter.is_oldest_first {
+            true => i64::MIN,
+            false => i64::MAX,
+        };
+        let (created_at, id) = after.map_or((first, ""), |cursor| {
             (cursor.created_at, cursor.id.as_str())
         });
         let query = Query::new(filter, 4);
-        // Nothing of the filter is in it but places of parameters.
+        // Nothing of the filter is in it but places of parameters, and numbers.
         let sql = AssertSqlSafe(query.page_sql());
         let db = self.read("listing sandboxes");
         let (team, limit) = (team.as_str(), i64::from(limit));
@@ -178,8 +197,13 @@ impl Store {
 fn check(filter: &SandboxFilter) -> Result<(), Error> {
     let template = filter.template.iter().map(|it| ("template", it));
     let prefix = filter.name_prefix.iter().map(|it| ("name_prefix", it));
+    let keys = filter.labels.iter().map(|it| ("label", &it.key));
+    let values = filter.labels.iter().filter_map(|it| it.value.as_ref());
+    let values = values.map(|value| ("label", value));
     template
         .chain(prefix)
+        .chain(keys)
+        .chain(values)
         .try_for_each(|(field, text)| without_nul(field, text))
 }
 

@@ -74,6 +74,9 @@ pub struct Sandbox {
     pub last_updated: i64,
     /// Disk as the host reported it last.
     pub disk: Option<Disk>,
+    /// Time until which a control plane is pausing it because its end has come. Its end does not
+    /// move until then.
+    pub pausing_until: Option<i64>,
     /// True if its deletion was asked for.
     pub deleting: bool,
 }
@@ -86,6 +89,12 @@ impl Sandbox {
             created_at: self.created_at,
             id: self.id.clone(),
         }
+    }
+
+    /// Returns true if a control plane is pausing it at `now` because its end has come.
+    #[must_use]
+    pub fn is_pausing(&self, now: i64) -> bool {
+        self.pausing_until.is_some_and(|until| until > now)
     }
 }
 

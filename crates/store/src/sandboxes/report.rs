@@ -1,6 +1,6 @@
 //! The write that moves a sandbox on: a host's report.
 
-use model::{Generation, NetworkSpec, SandboxId, SandboxState, StopReason};
+use model::{Generation, NetworkSpec, SandboxAttributes, SandboxId, SandboxState, StopReason};
 
 use super::events::report_events;
 use super::row::{SandboxRow, columns};
@@ -81,7 +81,7 @@ impl Store {
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
             " started_at = $8, last_active_at = $9, last_updated = $10,",
             " disk_backend = $12, disk_mb = $13, disk_used_bytes = $14, network = COALESCE($15, network),",
-            " stop_reason = $16, name = CASE WHEN $19 THEN NULL ELSE name END WHERE id = $1 AND generation = $11 AND state = $17 AND revision = $18 RETURNING ",
+            " stop_reason = $16, name = CASE WHEN $19 THEN NULL ELSE name END, ends_at = $20, pausing_until = $21 WHERE id = $1 AND generation = $11 AND state = $17 AND revision = $18 RETURNING ",
             columns!()
         );
         let loses_name = is_return(before, report) && self.is_name_taken(before).await?;
@@ -115,9 +115,14 @@ impl Store {
             before.state.as_str(),
             before.revision,
             loses_name,
+            after.attributes.ends_at,
+            after.pausing_until,
         )?)?;
         if changed.is_some() {
             self.changes.publish(&report.id);
+            if after.attributes.ends_at != before.attributes.ends_at {
+                self.changes.publish_end();
+            }
         }
         Ok(changed)
     }
@@ -139,7 +144,14 @@ impl Report {
         if let Some(network) = &self.network {
             spec.replace_network(network.clone());
         }
+        let is_running = self.state == SandboxState::Running;
+        let attributes = SandboxAttributes {
+            ends_at: self.end_after(&before.attributes, now),
+            ..before.attributes.clone()
+        };
         Sandbox {
+            attributes,
+            pausing_until: before.pausing_until.filter(|_| is_running),
             state: self.state,
             generation: self.generation,
             reason: self.reason.as_deref().map(printable),
@@ -156,6 +168,21 @@ impl Report {
                 ..disk.clone()
             }),
             ..before.clone()
+        }
+    }
+
+    /// Returns the end that a sandbox has after this report.
+    fn end_after(&self, before: &SandboxAttributes, now: i64) -> Option<i64> {
+        if before.end_policy.is_stop() {
+            return before.ends_at;
+        }
+        match self.state {
+            SandboxState::Paused => None,
+            SandboxState::Running => {
+                let end = before.run_ms.map(|run| now.saturating_add(run));
+                before.ends_at.or(end)
+            }
+            _ => before.ends_at,
         }
     }
 }

@@ -13,7 +13,7 @@ macro_rules! columns {
         "id, team_id, state, generation, reason, spec, key_id, host_id, guest_ip, host_ip, \
          created_at, started_at, last_active_at, last_updated, deleting, \
          disk_backend, disk_mb, disk_used_bytes, network, \
-         name, labels, ends_at, stop_reason, revision"
+         name, labels, ends_at, stop_reason, revision, end_policy, run_ms, pausing_until"
     };
 }
 pub(super) use columns;
@@ -52,6 +52,9 @@ row! {
         ends_at: Option<i64>,
         stop_reason: Option<String>,
         revision: i64,
+        end_policy: String,
+        run_ms: Option<i64>,
+        pausing_until: Option<i64>,
     }
 }
 
@@ -76,15 +79,15 @@ impl TryFrom<SandboxRow> for Sandbox {
         if let Some(network) = row.network {
             spec.replace_network(serde_json::from_str(&network).map_err(|e| unreadable(e.into()))?);
         }
-        let name = row.name.map(|name| name.parse()).transpose();
+        let attributes = attributes_from(
+            (row.name, &row.labels),
+            (row.ends_at, &row.end_policy, row.run_ms),
+        );
         let stop_reason = row.stop_reason.map(|reason| reason.parse()).transpose();
         let invalid = |e: model::InvalidValue| unreadable(e.into());
         Ok(Self {
-            attributes: SandboxAttributes {
-                name: name.map_err(invalid)?,
-                labels: serde_json::from_str(&row.labels).map_err(|e| unreadable(e.into()))?,
-                ends_at: row.ends_at,
-            },
+            attributes: attributes.map_err(unreadable)?,
+            pausing_until: row.pausing_until,
             stop_reason: stop_reason.map_err(invalid)?,
             revision: row.revision,
             id: row
@@ -116,4 +119,20 @@ impl TryFrom<SandboxRow> for Sandbox {
             disk,
         })
     }
+}
+
+/// Error of a column that cannot be read.
+type ColumnError = Box<dyn std::error::Error + Send + Sync>;
+
+fn attributes_from(
+    (name, labels): (Option<String>, &str),
+    (ends_at, end_policy, run_ms): (Option<i64>, &str, Option<i64>),
+) -> Result<SandboxAttributes, ColumnError> {
+    Ok(SandboxAttributes {
+        name: name.map(|name| name.parse()).transpose()?,
+        labels: serde_json::from_str(labels)?,
+        ends_at,
+        end_policy: end_policy.parse()?,
+        run_ms,
+    })
 }

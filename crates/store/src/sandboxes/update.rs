@@ -2,7 +2,8 @@
 //! a condition, so that of a renewal and an expiry at once one is first and the other sees it.
 
 use model::{
-    EventKind, SandboxAttributes, SandboxId, SandboxName, SandboxSpec, SandboxState, StopReason,
+    EndPolicy, EventKind, SandboxAttributes, SandboxId, SandboxName, SandboxSpec, SandboxState,
+    StopReason,
 };
 
 use super::Sandbox;
@@ -17,6 +18,7 @@ row! {
     struct DueRow {
         id: String,
         ends_at: i64,
+        end_policy: String,
     }
 }
 
@@ -26,6 +28,7 @@ pub struct DueSandbox {
     pub id: SandboxId,
     /// Milliseconds since the Unix epoch.
     pub ends_at: i64,
+    pub end_policy: EndPolicy,
 }
 
 impl Store {
@@ -44,7 +47,7 @@ impl Store {
     ) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "UPDATE sandboxes SET spec = $3, name = $4, labels = $5, ends_at = $6, last_updated = $7,",
-            " revision = revision + 1 WHERE id = $1 AND revision = $2 AND ",
+            " end_policy = $8, run_ms = $9, revision = revision + 1 WHERE id = $1 AND revision = $2 AND ",
             is_alive!(),
             " RETURNING ",
             columns!()
@@ -60,7 +63,9 @@ impl Store {
             attributes.name.as_ref().map(SandboxName::as_str),
             labels_text(&attributes.labels)?,
             attributes.ends_at,
-            now
+            now,
+            attributes.end_policy.as_str(),
+            attributes.run_ms
         );
         let Some(updated) = one(updated.map_err(name_taken)?)? else {
             transaction.rollback().await?;
@@ -80,25 +85,28 @@ impl Store {
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_list_due(&self, limit: u32) -> Result<Vec<DueSandbox>, Error> {
         let sql = concat!(
-            "SELECT id, ends_at FROM sandboxes WHERE ends_at IS NOT NULL AND ",
+            "SELECT id, ends_at, end_policy FROM sandboxes WHERE ends_at IS NOT NULL AND ",
             is_alive!(),
             " ORDER BY ends_at LIMIT $1"
         );
         let db = self.read("looking for sandboxes that end");
         let due = rows!(db, DueRow, sql, i64::from(limit))?;
         let parse = |row: DueRow| {
-            let id = row.id.parse().map_err(|source| Error::Corrupt {
+            let corrupt = |source: model::InvalidValue| Error::Corrupt {
                 what: format!("sandbox {:?}", row.id),
-                source: Box::<model::InvalidValue>::new(source),
-            })?;
-            let ends_at = row.ends_at;
-            Ok(DueSandbox { id, ends_at })
+                source: source.into(),
+            };
+            Ok(DueSandbox {
+                id: row.id.parse().map_err(corrupt)?,
+                ends_at: row.ends_at,
+                end_policy: row.end_policy.parse().map_err(corrupt)?,
+            })
         };
         due.into_iter().map(parse).collect()
     }
 
-    /// Marks a sandbox as stopped if its end has come by `now`. `None` if it does not live, or its
-    /// end is later by now. Its host is told afterwards; what it reports before that is stale.
+    /// Marks a sandbox as stopped if its end has come by `now`. `None` if it does not live, its end
+    /// is later by now, or means something else. Its host is told afterwards; what it reports before that is stale.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
@@ -110,7 +118,8 @@ impl Store {
     ) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "UPDATE sandboxes SET state = $3, stop_reason = $4, reason = $5, last_updated = $2,",
-            " revision = revision + 1 WHERE id = $1 AND ends_at <= $2 AND ",
+            " revision = revision + 1 WHERE id = $1 AND ends_at <= $2",
+            " AND (end_policy = 'stop' OR end_policy = 'stop_running' AND state = 'running') AND ",
             is_alive!(),
             " RETURNING ",
             columns!()
@@ -135,6 +144,44 @@ impl Store {
         transaction.commit().await?;
         self.changes.publish(id);
         Ok(Some(expired))
+    }
+
+    /// Claims a running sandbox that is to be paused at its end, if that has come by `now`: until
+    /// `until` no other call gets it, and its end does not move. `None` if there is nothing to claim.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_claim_end_pause(
+        &self,
+        id: &SandboxId,
+        now: i64,
+        until: i64,
+    ) -> Result<Option<Sandbox>, Error> {
+        // Renewals that have read the row before are stale by the revision.
+        let sql = concat!(
+            "UPDATE sandboxes SET ends_at = $3, pausing_until = $3, revision = revision + 1",
+            " WHERE id = $1 AND ends_at <= $2 AND end_policy = 'pause_running' AND state = 'running'",
+            " AND NOT deleting RETURNING ",
+            columns!()
+        );
+        let call = self.write("claiming a sandbox whose end has come");
+        one(rows!(call, SandboxRow, sql, id.as_str(), now, until)?)
+    }
+
+    /// Gives a claim up that ended without a pause: the end comes again at `again`.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_release_end_pause(
+        &self,
+        claimed: &Sandbox,
+        again: i64,
+    ) -> Result<(), Error> {
+        let sql = "UPDATE sandboxes SET ends_at = $3, pausing_until = NULL, revision = revision + 1 \
+                   WHERE id = $1 AND pausing_until = $2 AND state = 'running' RETURNING id";
+        let call = self.write("releasing a sandbox whose end has come");
+        let until = claimed.pausing_until;
+        rows!(call, (String,), sql, claimed.id.as_str(), until, again).map(drop)
     }
 }
 

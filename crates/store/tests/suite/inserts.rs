@@ -27,6 +27,7 @@ pub async fn what_goes_in_comes_out(db: Db) {
         started_at: None,
         last_active_at: None,
         last_updated: 5,
+        pausing_until: None,
         deleting: false,
         disk: None,
     };

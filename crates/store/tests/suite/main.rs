@@ -43,6 +43,8 @@ suite! {
     attributes::filters_agree_with_plain_search,
     attributes::outdated_update_changes_nothing,
     attributes::renewal_and_expiry_never_both_win,
+    attributes::claimed_pause_and_renewal_never_meet,
+    attributes::metadata_of_any_text_is_found,
     attributes::waiters_hear_of_every_change,
     adoptions::adopted_sandbox_is_as_reported,
     adoptions::lost_sandbox_returns_without_taken_name,
