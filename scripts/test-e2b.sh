@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Tests published clients of E2B against a real server with real VMs: test-e2b.sh [--all] [--update] [NAME…]
+#
+# The server is `wrenn up` in a directory of its own; all of it goes at the end. tests/e2b/run.py has the arguments.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+data=${WRENN_TEST_DATA:-$PWD/target/testdata}
+programs=${WRENN_TEST_BIN:-$PWD/target/debug}
+wrenn=$programs/wrenn
+envd=$PWD/builds/envd
+[[ -z ${WRENN_TEST_BIN:-} ]] || envd=$programs/envd
+# shellcheck source=scripts/server.sh
+source scripts/server.sh
+
+export CP_METRICS_ADDR=off AGENT_METRICS_ADDR=off
+# Variables that would lead the clients elsewhere.
+unset E2B_DEBUG E2B_DOMAIN E2B_ACCESS_TOKEN E2B_VALIDATE_API_KEY
+start_server e2b
+E2B_API_URL=$(read_credential WRENN_API_URL)
+key=$(read_credential WRENN_API_KEY)
+# The same key as their clients spell it.
+E2B_API_KEY=e2b_${key#wrn_}
+export E2B_API_URL E2B_API_KEY E2B_SANDBOX_URL=$E2B_API_URL E2B_VOLUME_API_URL=$E2B_API_URL
+
+status=0
+python3 tests/e2b/run.py "$@" || status=1
+check_server || status=1
+left=$("$wrenn" ls --all -q)
+if [[ -n $left ]]; then
+    printf '%s\n' 'the clients left these sandboxes:' "$left"
+    echo 'test result: FAILED. 0 passed; 1 failed'
+    status=1
+fi
+exit "$status"

@@ -1,0 +1,28 @@
+"""The tools of CrewAI run commands and edit files in a sandbox that stays."""
+
+from __future__ import annotations
+
+import os
+
+# Its traces would go to the internet.
+os.environ |= {"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true", "CREWAI_TRACING_ENABLED": "false"}
+
+from crewai_tools import E2BExecTool, E2BFileTool
+
+shell = E2BExecTool(persistent=True, sandbox_timeout=300, envs={"FROM": "tool"})
+try:
+    done = shell.run(command="echo $FROM; pwd", cwd="/tmp")
+    assert (done["exit_code"], done["stdout"]) == (0, "tool\n/tmp\n"), done
+    # Another tool that goes on in the same sandbox, which it connects to.
+    files = E2BFileTool(sandbox_id=shell._persistent_sandbox.sandbox_id)
+    files.run(action="write", path="/home/user/d/a.txt", content="one\n")
+    files.run(action="append", path="/home/user/d/a.txt", content="two\n")
+    assert files.run(action="read", path="/home/user/d/a.txt")["content"] == "one\ntwo\n"
+    assert files.run(action="exists", path="/home/user/missing")["exists"] is False
+    assert [entry["name"] for entry in files.run(action="list", path="/home/user/d")["entries"]] == ["a.txt"]
+    assert shell.run(command="cat /home/user/d/a.txt")["stdout"] == "one\ntwo\n"
+finally:
+    shell.close()
+
+once = E2BExecTool(sandbox_timeout=300)
+assert once.run(command="echo once")["stdout"] == "once\n"
