@@ -196,6 +196,7 @@ async def test_beta_create_pauses_at_timeout(sdk: Sdk) -> None:
 @covers("Sandbox.connect")
 async def test_connect_finds_running_sandbox(sdk: Sdk, box: Any) -> None:
     again = await go(sdk.Sandbox.connect(box.sandbox_id))
+    assert again.sandbox_id == box.sandbox_id
     assert await sdk.output(again, "echo $E2B_SANDBOX_ID") == box.sandbox_id
     assert (await go(box.connect())).sandbox_id == box.sandbox_id
     with pytest.raises(e2b.NotFoundException) as caught:
