@@ -16,10 +16,10 @@ def use() -> None:
         assert isinstance(sandbox, e2b_code_interpreter.Sandbox)
         assert sandbox.commands.run("echo $((6 * 7))").stdout == "42\n"
         sandbox.files.write("a.txt", "content")
-        again = Sandbox.connect(sandbox.sandbox_id)
+        again = sandbox.connect()
         assert again.files.read("a.txt") == "content"
         sandbox.pause() if hasattr(sandbox, "pause") else sandbox.beta_pause()
-        sandbox = Sandbox.connect(sandbox.sandbox_id)
+        sandbox.connect()
         assert sandbox.files.read("a.txt") == "content"
     finally:
         assert sandbox.kill()

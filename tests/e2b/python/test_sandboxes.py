@@ -82,7 +82,7 @@ async def test_envs_are_seen_by_every_command(sdk: Sdk) -> None:
     assert await sdk.output(sandbox, 'echo "$GREETING|$PLACE"') == "hello wörld|sandbox"
     assert await sdk.output(sandbox, 'echo "$GREETING|$PLACE"', envs={"PLACE": "command"}) == "hello wörld|command"
     await paused(sdk, sandbox)
-    again = await go(sdk.Sandbox.connect(sandbox.sandbox_id))
+    again = await go(sandbox.connect())
     assert await sdk.output(again, 'echo "$GREETING|$PLACE"') == "hello wörld|sandbox"
     assert await go(sandbox.kill())
 
@@ -197,7 +197,9 @@ async def test_beta_create_pauses_at_timeout(sdk: Sdk) -> None:
 async def test_connect_finds_running_sandbox(sdk: Sdk, box: Any) -> None:
     again = await go(sdk.Sandbox.connect(box.sandbox_id))
     assert again.sandbox_id == box.sandbox_id
-    assert await sdk.output(again, "echo $E2B_SANDBOX_ID") == box.sandbox_id
+    # What version 2.20 gives here names no sandbox in its requests, and so needs a name for each (E2B_DOMAIN).
+    if Version("2.31") <= VERSION:
+        assert await sdk.output(again, "echo $E2B_SANDBOX_ID") == box.sandbox_id
     assert (await go(box.connect())).sandbox_id == box.sandbox_id
     with pytest.raises(e2b.NotFoundException) as caught:
         await go(sdk.Sandbox.connect(GONE))
