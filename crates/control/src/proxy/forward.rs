@@ -28,7 +28,7 @@ use super::access::{self, Access, COOKIE_NAME, Denied, RequestHead};
 use super::address::{Addressing, PortAddress};
 use super::error_response::{ProxyError, is_page};
 use super::request_headers::{self, ForwardedInfo};
-use super::{Proxy, connector, response_sanitizer, retry, upgrade};
+use super::{Proxy, connector, health, response_sanitizer, retry, upgrade};
 use crate::app::App;
 use crate::hosts::{Counted, Host, MAX_CONNECTIONS, TunnelError};
 
@@ -77,13 +77,13 @@ async fn handle(
         }
         // Clients of E2B address by headers, and look for a sandbox that is gone without a token.
         Err(Denied::Nothing)
-            if address.addressing == Addressing::Headers && !is_alive(row.as_ref()) =>
+            if address.addressing == Addressing::Headers && !health::is_alive(row.as_ref()) =>
         {
             return Err(ProxyError::no_sandbox(address));
         }
         // Answered here: what nobody has shown a right to wakes no sandbox and is no use of it.
-        Err(Denied::Nothing) if is_health_check(address, &request) => {
-            return health_response(address, row.as_ref());
+        Err(Denied::Nothing) if health::is_check(address, &request) => {
+            return health::response(address, row.as_ref());
         }
         Err(denied) => return Err(ProxyError::denied(&denied, address)),
     };
@@ -98,28 +98,6 @@ async fn handle(
         .begin(&address.target.id)
         .ok_or_else(too_many)?;
     forward(proxy, address, &access, request, &host, counted).await
-}
-
-/// Returns true if a row is of a sandbox that has not ended.
-fn is_alive(row: Option<&Sandbox>) -> bool {
-    row.is_some_and(|row| !row.state.is_terminal())
-}
-
-/// Returns true if a request asks whether the guest agent is there, which takes no token.
-fn is_health_check(address: &PortAddress, request: &Request) -> bool {
-    access::is_guest_agent(&address.target)
-        && request.method() == Method::GET
-        && request.uri().path() == "/health"
-}
-
-/// Answers whether a sandbox runs, by its row.
-fn health_response(address: &PortAddress, row: Option<&Sandbox>) -> Result<Response, ProxyError> {
-    match row {
-        Some(row) if row.state == SandboxState::Running => {
-            Ok(StatusCode::NO_CONTENT.into_response())
-        }
-        _ => Err(ProxyError::no_sandbox(address)),
-    }
 }
 
 fn check(

@@ -23,6 +23,7 @@ mod connector;
 mod error_response;
 mod forward;
 mod header_text;
+mod health;
 mod request_headers;
 mod response_sanitizer;
 mod retry;

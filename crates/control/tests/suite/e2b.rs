@@ -6,10 +6,8 @@ use std::time::Duration;
 use model::EndPolicy;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use testkit::file_signature;
 use testkit::host::access_token;
 
-use crate::guest_server::{AGENT, PORT, name, serve};
 use crate::support::{Plane, eventually, one};
 
 async fn send(plane: &Plane, method: Method, path: &str, body: Value) -> (u16, Value) {
@@ -39,7 +37,7 @@ async fn read(response: Response) -> (u16, Value) {
     (status, body)
 }
 
-async fn create(plane: &Plane, body: Value) -> (String, Value) {
+pub async fn create(plane: &Plane, body: Value) -> (String, Value) {
     let (status, body) = send(plane, Method::POST, "/v2/sandboxes", body).await;
     assert_eq!(status, 201, "{body}");
     (body["sandboxID"].as_str().unwrap().to_owned(), body)
@@ -468,62 +466,4 @@ async fn renewal_while_pausing_is_refused() {
     let (connected, ()) = tokio::join!(connect, async { gate.open() });
     assert_eq!(connected.0, 201);
     assert!(seconds_left(&plane, &id).await > 590);
-}
-
-#[tokio::test]
-async fn forged_file_url_reaches_no_guest() {
-    let (host, _ground, plane) = one().await;
-    serve(&host).await;
-    let (id, made) = create(&plane, json!({})).await;
-    let token = made["envdAccessToken"].as_str().unwrap();
-    let url = |path: &str, token: &str| {
-        let signature = file_signature(path, "read", "user", token, None);
-        let signature = signature.replace('+', "%2B");
-        format!("/files?path={path}&username=user&signature={signature}")
-    };
-    let own_name = name(&id, AGENT);
-    for host_name in [None, Some(&own_name)] {
-        let get = async |url: String| {
-            let request = plane.bare(Method::GET, &url);
-            let named = host_name.map(|name| ("host", name));
-            let request = named.into_iter().fold(request, |request, (field, name)| {
-                request.header(field, name)
-            });
-            let answer = request.send().await.unwrap();
-            (answer.status().as_u16(), answer.text().await.unwrap())
-        };
-        let (status, text) = get(url("a.txt", token)).await;
-        assert_eq!(status, 200, "{text}");
-        assert!(text.contains("/files?path=a.txt"), "{text}");
-        let forged = url("b.txt", "another token");
-        let wrong = url("a.txt", token).replace("a.txt", "b.txt");
-        for url in [forged, wrong] {
-            let (status, text) = get(url).await;
-            assert_eq!(status, 401, "{text}");
-            assert!(text.contains("\"code\":401"), "{text}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn traffic_token_opens_user_ports_alone() {
-    let (host, _ground, plane) = one().await;
-    serve(&host).await;
-    let body = json!({"network": {"allowPublicTraffic": false}});
-    let (id, made) = create(&plane, body).await;
-    let (other, _) = create(&plane, json!({})).await;
-    let token = made["trafficAccessToken"].as_str().unwrap();
-    let get = async |id: &str, port: u16, token: &str| {
-        let request = plane.bare(Method::GET, "/").header("host", name(id, port));
-        let request = request.header("e2b-traffic-access-token", token);
-        request.send().await.unwrap().status().as_u16()
-    };
-    assert_eq!(get(&id, PORT, token).await, 200);
-    assert_eq!(get(&id, PORT, "none").await, 403);
-    assert_eq!(get(&id, AGENT, token).await, 401);
-    // Those of the other are public, as with E2B.
-    assert_eq!(get(&other, PORT, "none").await, 200);
-    let private = json!({"network": {"allowPublicTraffic": false}});
-    let (other, _) = create(&plane, private).await;
-    assert_eq!(get(&other, PORT, token).await, 403);
 }

@@ -13,6 +13,7 @@ mod diff;
 mod disk_usage;
 mod document;
 mod e2b;
+mod e2b_ports;
 mod events;
 mod exec;
 mod exec_stream;
