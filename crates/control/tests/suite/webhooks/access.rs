@@ -57,6 +57,7 @@ async fn installation_events_leak_to_no_key() {
     let left = deliveries(&operator, &webhook.id).await;
     assert!(left.iter().all(|it| it.kind == "key.created"), "{left:?}");
     // The last event is sent after all before it.
+    elsewhere.count(1).await;
     let last = newest(&operator, &webhook.id, DeliveryStatus::Delivered).await;
     let requests = elsewhere.requests();
     assert!(requests.iter().any(|it| it.id() == last.id), "{requests:?}");
