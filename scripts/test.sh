@@ -41,7 +41,7 @@ suite_leftovers() {
     echo 'test result: ok. 1 passed; 0 failed'
 }
 # name:seconds it may take
-all=(crates:1500 stories:2100 api:1800 sdks:900 mcp:600 lab:1200 scripts:240 leftovers:60)
+all=(crates:2100 stories:2100 api:1800 sdks:900 mcp:600 lab:1200 scripts:240 leftovers:60)
 
 say() { printf '\n=== %s\n' "$*"; }
 
