@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use api_types::{ErrorBody, ErrorDetail};
@@ -57,6 +58,16 @@ impl Client {
     /// Creates a client for a server's `url`, as in `http://127.0.0.1:8000`, without connecting to
     /// it.
     pub fn new(url: &str, key: &str) -> Result<Self> {
+        Self::build(url, key, false)
+    }
+
+    /// Creates a client that connects to the server itself, whatever proxy the environment names.
+    /// So does every client of a server on loopback: the key is for no proxy.
+    pub fn direct(url: &str, key: &str) -> Result<Self> {
+        Self::build(url, key, true)
+    }
+
+    fn build(url: &str, key: &str, is_direct: bool) -> Result<Self> {
         let invalid = |problem: String| Error::InvalidUrl {
             url: url.to_owned(),
             problem,
@@ -70,7 +81,11 @@ impl Client {
         let mut key = HeaderValue::from_str(key.trim()).map_err(|_| Error::InvalidKey)?;
         key.set_sensitive(true);
         let headers = HeaderMap::from_iter([(KEY_HEADER, key.clone())]);
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if is_direct || is_loopback(&base) {
+            builder = builder.no_proxy();
+        }
+        let http = builder
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(KEEPALIVE)
@@ -192,6 +207,13 @@ impl Client {
         }
         Ok(body)
     }
+}
+
+/// Returns true if the host of a URL is this machine.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// Parses the body of an error. A body that is not our API's (a proxy's page) becomes an error with

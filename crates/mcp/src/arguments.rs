@@ -45,10 +45,6 @@ pub struct Attach {
     pub sandbox: String,
 }
 
-/// No arguments.
-#[derive(Debug, Deserialize, JsonSchema)]
-pub struct None {}
-
 /// Arguments of `run_command`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

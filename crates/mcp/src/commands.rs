@@ -12,7 +12,7 @@ use rmcp::model::{CallToolResult, ContentBlock, ProgressNotificationParam, Progr
 use rmcp::service::{Peer, RequestContext};
 use rmcp::{RoleServer, tool, tool_router};
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
 use crate::arguments as args;
 use crate::failure::{Answer, Failure, text};
@@ -29,6 +29,8 @@ const REPORT_LENGTH: usize = 200;
 const MAX_WAIT: u32 = 60;
 /// Time for output that is there already to arrive.
 const ARRIVAL: Duration = Duration::from_millis(300);
+/// Characters of a command line that are shown.
+const MAX_LINE: usize = 500;
 /// Most bytes of standard input.
 const MAX_STDIN: usize = 1024 * 1024;
 
@@ -122,8 +124,14 @@ impl SandboxServer {
         if part.dropped > 0 {
             state["bytes_dropped"] = json!(part.dropped);
         }
+        // In both: some clients show one of them to the model, some the other.
+        state["output"] = json!(part.text);
         let mut result = CallToolResult::structured(state);
-        result.content.insert(0, ContentBlock::text(part.text));
+        result.content = vec![ContentBlock::text(match part.text.is_empty() {
+            true => "[no output]".to_owned(),
+            false => part.text,
+        })];
+        result.content.push(ContentBlock::text(part_state(&result)));
         Ok(result)
     }
 
@@ -167,12 +175,12 @@ impl<'a> Report<'a> {
         }
     }
 
-    async fn send(&self, bytes: u64, line: Option<String>) {
+    /// Reports the time for which the command runs, which grows as progress must.
+    async fn send(&self, time: Duration, line: Option<String>) {
         let Some(token) = &self.token else {
             return;
         };
-        // Precise up to 2^53 bytes.
-        let mut progress = ProgressNotificationParam::new(token.clone(), bytes as f64);
+        let mut progress = ProgressNotificationParam::new(token.clone(), time.as_secs_f64());
         if let Some(line) = line {
             progress = progress.with_message(line);
         }
@@ -193,20 +201,16 @@ struct Ended {
 async fn follow(mut output: ExecOutput, report: Report<'_>) -> Answer<Ended> {
     let mut stdout = Excerpt::new(MAX_TEXT / 2);
     let mut stderr = Excerpt::new(MAX_TEXT / 2);
-    let mut reports = interval(REPORTS);
+    let begin = Instant::now();
+    let mut reports = interval_at(begin + REPORTS, REPORTS);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut line = None;
-    let mut reported = 0;
     loop {
         let event = tokio::select! {
             event = output.next() => event,
             _ = reports.tick() => {
-                let bytes = stdout.total() + stderr.total();
-                // Progress must grow with each report.
-                if bytes > reported {
-                    reported = bytes;
-                    report.send(bytes, line.take()).await;
-                }
+                // Also of a silent command: clients wait longer for one that reports.
+                report.send(begin.elapsed(), line.take()).await;
                 continue;
             }
         };
@@ -280,7 +284,8 @@ async fn read_part(
     wait: Duration,
 ) -> Answer<Part> {
     let (_input, mut output) = client.attach(id, command, from).await?;
-    let deadline = Instant::now() + wait;
+    // Of the first output; what follows it at once has a moment more, however often it comes.
+    let deadline = Instant::now() + wait.max(ARRIVAL);
     let mut bytes = Vec::new();
     let mut next_offset = match from {
         AttachFrom::Offset(offset) => offset,
@@ -290,8 +295,8 @@ async fn read_part(
     while bytes.len() < MAX_TEXT {
         // What is there already is not waited for long; what may come, as long as was asked.
         let until = match bytes.is_empty() {
-            true => deadline.max(Instant::now() + ARRIVAL),
-            false => Instant::now() + ARRIVAL,
+            true => deadline,
+            false => (Instant::now() + ARRIVAL).min(deadline + ARRIVAL),
         };
         let Ok(event) = timeout_at(until, output.next()).await else {
             break;
@@ -332,11 +337,21 @@ async fn read_part(
     })
 }
 
+/// Returns the state beside the output as text.
+fn part_state(result: &CallToolResult) -> String {
+    let mut state = result.structured_content.clone().unwrap_or_default();
+    if let Some(fields) = state.as_object_mut() {
+        fields.remove("output");
+    }
+    state.to_string()
+}
+
 fn describe(command: &Command) -> Value {
     let line = match command.args.as_slice() {
         [flag, line] if flag == "-c" => line.clone(),
         arguments => format!("{} {}", command.cmd, arguments.join(" ")),
     };
+    let line: String = line.chars().take(MAX_LINE).collect();
     let mut shown = json!({
         "id": command.id,
         "command": line,

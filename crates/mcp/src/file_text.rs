@@ -2,6 +2,9 @@
 
 use crate::text::MAX_TEXT;
 
+/// Largest file that is edited or shown as a resource, in bytes; the whole of it is in memory then.
+pub const MAX_FILE: usize = 4 * 1024 * 1024;
+
 /// Lines of a file, collected from its bytes as they come, in bounded memory.
 #[derive(Debug)]
 pub struct LineRange {
@@ -24,6 +27,8 @@ pub struct Lines {
     pub text: String,
     /// First line that is not in `text`; `None` at the end of the file.
     pub next_line: Option<u64>,
+    /// The only line of `text` is longer.
+    pub is_cut: bool,
 }
 
 impl LineRange {
@@ -75,16 +80,21 @@ impl LineRange {
             return None;
         }
         let mut next_line = self.has_more.then_some(self.line);
+        let mut is_cut = false;
         if self.is_full {
             // Whole lines, unless a single one is too long.
             match self.kept.iter().rposition(|byte| *byte == b'\n') {
                 Some(end) => self.kept.truncate(end + 1),
-                None => next_line = Some(self.line + 1),
+                None => {
+                    next_line = Some(self.line + 1);
+                    is_cut = true;
+                }
             }
         }
         Some(Lines {
             text: String::from_utf8_lossy(&self.kept).into_owned(),
             next_line,
+            is_cut,
         })
     }
 }
@@ -105,7 +115,17 @@ pub fn replace(content: &str, old: &str, new: &str, all: bool) -> Result<(String
         count if count > 1 && !all => Err(format!(
             "old_text is {count} times in the file; add lines around it until it is there once, or set replace_all"
         )),
-        count => Ok((content.replace(old, new), count)),
+        count => {
+            // Checked before it is made: many short texts that become long ones are terabytes.
+            let added = new.len().saturating_mul(count);
+            if (content.len() - old.len() * count).saturating_add(added) > MAX_FILE {
+                return Err(format!(
+                    "the file would be larger than {} MiB; change it with run_command (sed, a script)",
+                    MAX_FILE >> 20
+                ));
+            }
+            Ok((content.replace(old, new), count))
+        }
     }
 }
 
@@ -155,6 +175,7 @@ mod tests {
         let content = format!("{}\nend\n", "x".repeat(MAX_TEXT + 10));
         let first = lines(content.as_bytes(), 1, 10, 4096).unwrap();
         assert_eq!((first.text.len(), first.next_line), (MAX_TEXT, Some(2)));
+        assert!(first.is_cut);
         let second = lines(content.as_bytes(), 2, 10, 4096).unwrap();
         assert_eq!((second.text.as_str(), second.next_line), ("end\n", None));
     }
@@ -181,5 +202,20 @@ mod tests {
                 .contains("not in the file")
         );
         assert!(replace("a", "", "c", true).is_err());
+    }
+
+    #[test]
+    fn edit_beyond_bound_is_refused() {
+        let (content, long) = ("a".repeat(1 << 12), "b".repeat(1 << 12));
+        assert!(
+            replace(&content, "a", &long, true)
+                .unwrap_err()
+                .contains("larger than 4 MiB")
+        );
+        let half = &long[..1 << 10];
+        assert_eq!(
+            replace(&content, "a", half, true).unwrap().0.len(),
+            MAX_FILE
+        );
     }
 }

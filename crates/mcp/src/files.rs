@@ -45,7 +45,15 @@ impl SandboxServer {
             )));
         };
         Ok(text(match lines.next_line {
+            Some(next) if lines.is_cut => format!(
+                "{}\n[… the rest of this long line is left out: see run_command with cut -c; more from line {next} on …]",
+                lines.text
+            ),
             Some(next) => format!("{}\n[… more from line {next} on …]", lines.text),
+            None if lines.text.is_empty() && first > 1 => {
+                format!("[the file ends before line {first}]")
+            }
+            None if lines.text.is_empty() => "[the file is empty]".to_owned(),
             None => lines.text,
         }))
     }
@@ -75,6 +83,8 @@ impl SandboxServer {
         let id = self.session.resolve(args.sandbox.as_deref()).await?;
         let client = self.session.client()?;
         let path = path_request(&args.path, args.user.clone());
+        // Models send several edits at once, and each writes the whole file.
+        let _turn = self.session.edits.lock().await;
         let mode = client.stat(&id, &path).await?.mode;
         let content = read_whole(client, &id, &path).await?;
         let (changed, count) = replace(&content, &args.old_text, &args.new_text, args.replace_all)

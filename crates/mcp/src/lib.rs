@@ -45,4 +45,4 @@ mod whole_file;
 
 pub use server::SandboxServer;
 pub use session::{Caller, Options, Session};
-pub use transport::{HttpService, http_service, serve_stdio};
+pub use transport::{HttpService, IDLE, http_service, serve_stdio};

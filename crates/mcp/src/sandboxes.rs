@@ -1,5 +1,6 @@
 //! Tools about sandboxes as a whole.
 
+use client::SandboxFilter;
 use client::types::{CreateSandbox, Sandbox};
 use futures::future::join_all;
 use rmcp::handler::server::wrapper::Parameters;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::arguments as args;
 use crate::failure::{Answer, text};
 use crate::server::SandboxServer;
-use crate::session::Session;
+use crate::session::{LABEL, Session, TEMPORARY};
 
 #[tool_router(router = sandbox_tools, vis = "pub(crate)")]
 impl SandboxServer {
@@ -36,8 +37,13 @@ impl SandboxServer {
 
     /// List the sandboxes of this session with their states.
     #[tool(annotations(title = "List sandboxes", read_only_hint = true))]
-    async fn list_sandboxes(&self, Parameters(args::None {}): Parameters<args::None>) -> Answer {
+    async fn list_sandboxes(&self) -> Answer {
         let client = self.session.client()?;
+        if !self.session.has_memory() {
+            let all = client.list_matching(&of_tools()).await?;
+            let shown: Vec<_> = all.iter().map(|one| describe(&self.session, one)).collect();
+            return Ok(CallToolResult::structured(json!({ "sandboxes": shown })));
+        }
         let ids = self.session.ids();
         let found = join_all(ids.iter().map(|id| client.get(id))).await;
         let mut sandboxes = Vec::new();
@@ -55,7 +61,7 @@ impl SandboxServer {
 
     /// List the templates that sandboxes can be created from.
     #[tool(annotations(title = "List templates", read_only_hint = true))]
-    async fn list_templates(&self, Parameters(args::None {}): Parameters<args::None>) -> Answer {
+    async fn list_templates(&self) -> Answer {
         let templates = self.session.client()?.templates().await?;
         let shown: Vec<_> = templates
             .iter()
@@ -100,6 +106,14 @@ impl SandboxServer {
     }
 }
 
+/// Returns the filter of sandboxes that tools made and nobody keeps.
+fn of_tools() -> SandboxFilter {
+    SandboxFilter {
+        labels: vec![format!("{LABEL}={TEMPORARY}")],
+        ..SandboxFilter::default()
+    }
+}
+
 /// Returns what a model needs to know of a sandbox.
 pub(crate) fn describe(session: &Session, sandbox: &Sandbox) -> Value {
     let mut shown = json!({
@@ -108,8 +122,10 @@ pub(crate) fn describe(session: &Session, sandbox: &Sandbox) -> Value {
         "template": sandbox.template,
         "vcpus": sandbox.vcpus,
         "memory_mb": sandbox.memory_mb,
-        "deleted_at_end_of_session": session.is_temporary(&sandbox.id),
     });
+    if session.has_memory() {
+        shown["deleted_at_end_of_session"] = json!(session.is_temporary(&sandbox.id));
+    }
     let more = [
         ("name", &sandbox.name),
         ("reason", &sandbox.reason),

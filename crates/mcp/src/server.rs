@@ -23,7 +23,7 @@ const INSTRUCTIONS: &str = "Sandboxes are Linux virtual machines in which you ma
     run_command waits for the end of a command, start_command does not and read_output reads what it wrote. \
     A server in a sandbox gets an address for the user by expose_port. Before something risky make a \
     checkpoint; roll_back undoes everything since, memory and files. Sandboxes are deleted when the \
-    session ends unless keep_sandbox is called.";
+    session ends, or after a day where there is no session, unless keep_sandbox is called.";
 
 /// Tools and resources of one session.
 #[derive(Debug, Clone)]

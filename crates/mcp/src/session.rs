@@ -13,7 +13,7 @@ use crate::failure::{Answer, Failure};
 
 /// Label of the sandboxes of sessions, for people who find one. Its value is [`TEMPORARY`].
 pub const LABEL: &str = "mcp";
-const TEMPORARY: &str = "temporary";
+pub const TEMPORARY: &str = "temporary";
 
 /// Time after which a sandbox ends that nobody keeps, whatever became of its session.
 pub const LIFETIME: Duration = Duration::hours(24);
@@ -67,6 +67,8 @@ pub struct Session {
     /// Whether requests belong together.
     has_memory: OnceLock<bool>,
     sandboxes: Mutex<Sandboxes>,
+    /// Held while a file is read, changed and written.
+    pub(crate) edits: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,7 @@ impl Session {
             options,
             has_memory: true.into(),
             sandboxes: Mutex::default(),
+            edits: tokio::sync::Mutex::default(),
         }
     }
 
@@ -105,7 +108,7 @@ impl Session {
     pub fn admit(&self, caller: &Caller) -> Answer<()> {
         if self.caller.get().is_none() {
             let admitted = Admitted {
-                client: Client::new(&caller.url, &caller.key)?,
+                client: Client::direct(&caller.url, &caller.key)?,
                 key_id: Some(caller.id.clone()),
             };
             // Of two first requests one wins; the other one is compared with it.
@@ -128,7 +131,8 @@ impl Session {
             .ok_or_else(|| Failure::new("no API key came with this request"))
     }
 
-    fn has_memory(&self) -> bool {
+    /// Whether requests belong together.
+    pub fn has_memory(&self) -> bool {
         self.has_memory.get().is_some_and(|begun| *begun)
     }
 
@@ -188,9 +192,13 @@ impl Session {
             labels: BTreeMap::from([(LABEL.to_owned(), None)]),
             ..UpdateSandbox::default()
         };
-        let sandbox = self.client()?.update(id, &change).await?;
-        self.sandboxes.lock().temporary.remove(id);
-        Ok(sandbox)
+        // Before the request: the session may end meanwhile.
+        let was_temporary = self.sandboxes.lock().temporary.remove(id);
+        let kept = self.client()?.update(id, &change).await;
+        if kept.is_err() && was_temporary {
+            self.sandboxes.lock().temporary.insert(id.to_owned());
+        }
+        Ok(kept?)
     }
 
     /// Gives temporary sandboxes, as those of a fork, the end that [`Session::create`] gives.
@@ -205,7 +213,11 @@ impl Session {
 
     /// Deletes a sandbox of this session.
     pub async fn delete(&self, id: &str) -> Answer<()> {
-        self.client()?.delete(id).await?;
+        match self.client()?.delete(id).await {
+            // Somebody else did it: that is no reason to keep it in mind.
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => {}
+        }
         let mut sandboxes = self.sandboxes.lock();
         sandboxes.known.remove(id);
         sandboxes.temporary.remove(id);
@@ -290,7 +302,7 @@ async fn delete_all(client: Client, ids: BTreeSet<String>) {
     let deletes = futures::stream::iter(ids).map(|id| {
         let client = client.clone();
         async move {
-            let deleted = client.delete(&id).await;
+            let deleted = delete_temporary(&client, &id).await;
             if let Err(error) = deleted
                 && !error.is_not_found()
             {
@@ -302,6 +314,15 @@ async fn delete_all(client: Client, ids: BTreeSet<String>) {
         .buffer_unordered(DELETES_AT_A_TIME)
         .collect::<()>()
         .await;
+}
+
+/// Deletes a sandbox unless somebody has kept it since.
+async fn delete_temporary(client: &Client, id: &str) -> Result<(), Error> {
+    let sandbox = client.get(id).await?;
+    match sandbox.labels.get(LABEL) {
+        Some(value) if value == TEMPORARY => client.delete(id).await,
+        _ => Ok(()),
+    }
 }
 
 fn end_of_life() -> Answer<String> {

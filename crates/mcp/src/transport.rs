@@ -14,7 +14,7 @@ use crate::server::SandboxServer;
 use crate::session::{Options, Session};
 
 /// Time without a request after which an HTTP session is over: its user may be away for a while.
-const IDLE: Duration = Duration::from_hours(2);
+pub const IDLE: Duration = Duration::from_hours(2);
 
 /// The service below `/mcp`. Requests carry their [`Caller`](crate::Caller) as an extension.
 pub type HttpService = StreamableHttpService<SandboxServer, LocalSessionManager>;
@@ -29,17 +29,20 @@ pub async fn serve_stdio(
     options: Options,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let session = Session::of_program(client, options);
-    session.attach_given().await?;
-    let server = SandboxServer::new(session);
+    let server = SandboxServer::new(Session::of_program(client, options));
     let session = Arc::clone(&server.session);
-    let service = server.serve(rmcp::transport::stdio()).await?;
-    tokio::select! {
-        ended = service.waiting() => { ended?; }
-        () = stopping => {}
-    }
+    let serving = async {
+        session.attach_given().await?;
+        let service = server.serve(rmcp::transport::stdio()).await?;
+        service.waiting().await?;
+        Ok(())
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        () = stopping => Ok(()),
+    };
     session.end().await;
-    Ok(())
+    served
 }
 
 /// Builds the service for HTTP. `shutdown` ends its sessions.

@@ -5,9 +5,7 @@ use client::types::PathRequest;
 use futures::StreamExt;
 
 use crate::failure::{Answer, Failure};
-
-/// Largest file that is edited or shown as a resource, in bytes; the whole of it is in memory then.
-const MAX_EDIT: usize = 4 * 1024 * 1024;
+use crate::file_text::MAX_FILE;
 
 /// Reads a file as text.
 pub(crate) async fn read_whole(client: &Client, id: &str, path: &PathRequest) -> Answer<String> {
@@ -15,11 +13,11 @@ pub(crate) async fn read_whole(client: &Client, id: &str, path: &PathRequest) ->
     let mut bytes = Vec::new();
     while let Some(part) = content.next().await {
         bytes.extend_from_slice(&part?);
-        if bytes.len() > MAX_EDIT {
+        if bytes.len() > MAX_FILE {
             return Err(Failure::new(format!(
                 "{} is larger than {} MiB; change it with run_command (sed, a script)",
                 path.path,
-                MAX_EDIT >> 20
+                MAX_FILE >> 20
             )));
         }
     }

@@ -17,8 +17,11 @@ pub fn start(with_target: bool) {
         .init();
 }
 
+/// rmcp logs ids of sessions and what clients of MCP send.
+const DEFAULT_FILTER: &str = "info,rmcp=warn";
+
 fn filter() -> EnvFilter {
-    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER))
 }
 
 /// Returns true if colors are of use: escape codes are noise in a file and in the journal.

@@ -4,7 +4,7 @@ use control::auth;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::support::{Plane, one};
+use crate::support::{Plane, one, refused};
 
 const SESSION: &str = "mcp-session-id";
 
@@ -68,9 +68,25 @@ async fn session_answers_its_own_key_alone() {
     assert_eq!(created["isError"], false, "{created}");
 
     let (_, other) = auth::create_key(&plane.store, "other").await.unwrap();
-    let listed = call_tool(&plane, &other.expose(), &session, "list_sandboxes").await;
-    assert_eq!(listed["isError"], true, "{listed}");
-    assert!(listed.to_string().contains("another API key"), "{listed}");
+    let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" });
+    let cancel = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled",
+        "params": { "requestId": 1 } });
+    let of_other = |method: Method| {
+        plane
+            .bare(method, "/mcp")
+            .bearer_auth(other.expose())
+            .header("accept", "application/json, text/event-stream")
+            .header(SESSION, &session)
+    };
+    for request in [
+        of_other(Method::POST).json(&call),
+        of_other(Method::POST).json(&cancel),
+        of_other(Method::GET).header("last-event-id", "0/0"),
+        of_other(Method::DELETE),
+    ] {
+        let message = refused(request, 404, "not_found").await;
+        assert!(message.contains("initialize another"), "{message}");
+    }
     let listed = call_tool(&plane, &plane.key, &session, "list_sandboxes").await;
     let sandboxes = &listed["structuredContent"]["sandboxes"];
     assert_eq!(sandboxes.as_array().unwrap().len(), 1, "{listed}");
@@ -104,4 +120,22 @@ async fn tools_can_do_what_the_key_can() {
     let refused = call_tool(&plane, &key, &session, "create_sandbox").await;
     assert_eq!(refused["isError"], true, "{refused}");
     assert!(refused.to_string().contains("forbidden"), "{refused}");
+}
+
+#[tokio::test]
+async fn sessions_of_key_are_bounded() {
+    let (_host, _ground, plane) = one().await;
+    let first = begin_session(&plane, &plane.key).await;
+    for _ in 1..64 {
+        begin_session(&plane, &plane.key).await;
+    }
+    let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {} });
+    let more = post(&plane, &plane.key, None, &message);
+    let text = refused(more, 429, "resource_exhausted").await;
+    assert!(text.contains("DELETE"), "{text}");
+    let end = plane
+        .request(Method::DELETE, "/mcp")
+        .header(SESSION, &first);
+    assert!(end.send().await.unwrap().status().is_success());
+    begin_session(&plane, &plane.key).await;
 }
