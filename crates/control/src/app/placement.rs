@@ -64,12 +64,28 @@ impl App {
         }
     }
 
-    /// Returns true if a host has a template of that name, as far as is known of it. Whose it is, is
-    /// not looked at.
-    pub(crate) async fn has_template(&self, name: &TemplateName) -> bool {
+    /// Returns true if a host has a template of that name that `principal` may use, as far as is
+    /// known of the hosts.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn has_template(
+        &self,
+        principal: &Principal,
+        name: &TemplateName,
+    ) -> Result<bool> {
         let cached = self.read_inventories(false).await;
-        let mut answering = cached.iter().flatten();
-        answering.any(|inventory| find_template(inventory, name).is_some())
+        let found = cached.iter().flatten();
+        let found: Vec<_> = found
+            .filter_map(|inventory| find_template(inventory, name))
+            .collect();
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let owner = self.store.snapshot_owner(name).await?;
+        Ok(found
+            .into_iter()
+            .any(|template| is_visible(template, principal, owner.as_ref())))
     }
 
     /// Ranks the hosts, and reserves a place on the best in the same step, so that creates at once

@@ -87,7 +87,7 @@ async fn create_sandbox(
     default_sec: i64,
 ) -> Result<(StatusCode, Answer<SandboxAnswer>)> {
     refuse_unsupported(&body)?;
-    let template = find_template(&app, body.template_id.as_deref()).await;
+    let template = find_template(&app, &principal, body.template_id.as_deref()).await;
     let template = template?;
     let run_ms = check_timeout(body.timeout.unwrap_or(default_sec), 1, &app.limits)?;
     let spec = spec_from(&app, template, &body)?;
@@ -129,11 +129,16 @@ fn refuse_unsupported(body: &CreateBody) -> Result<()> {
 }
 
 /// Finds the name of a template as this server has it.
-async fn find_template(app: &App, reference: Option<&str>) -> Result<TemplateName> {
+async fn find_template(
+    app: &App,
+    principal: &Principal,
+    reference: Option<&str>,
+) -> Result<TemplateName> {
     let reference = reference.unwrap_or(template_ref::BASE);
     let name = TemplateRef::parse(reference)?.name;
     let is_base = name.as_str() == template_ref::BASE;
-    if is_base && !app.has_template(&name).await {
+    // Another team's snapshot of that name is none of theirs.
+    if is_base && !app.has_template(principal, &name).await? {
         return Ok(TemplateName::default());
     }
     Ok(name)

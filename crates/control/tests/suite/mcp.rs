@@ -105,7 +105,12 @@ async fn deleted_session_deletes_its_sandboxes() {
         .header(SESSION, &session);
     assert!(end.send().await.unwrap().status().is_success());
     let deleted = plane.request(Method::GET, &path).send().await.unwrap();
-    assert!(deleted.status().is_success(), "{}", deleted.status());
+    // Not found where it has gone before this asks.
+    assert!(
+        matches!(deleted.status().as_u16(), 200..300 | 404),
+        "{}",
+        deleted.status()
+    );
 }
 
 #[tokio::test]

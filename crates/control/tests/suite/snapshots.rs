@@ -5,7 +5,7 @@ use connectrpc::ConnectError;
 use reqwest::Method;
 use testkit::host::FakeHost;
 
-use crate::support::{Ground, Plane, one, refused};
+use crate::support::{Ground, Plane, one, refused, wait_until_host_is_away};
 
 fn snapshot(id: &str, name: &str) -> CreateSnapshot {
     CreateSnapshot {
@@ -222,6 +222,7 @@ async fn one_on_a_host_that_is_away_is_not_denied() {
         &one
     };
     holder.stop();
+    wait_until_host_is_away(&plane).await;
     let create = r#"{"template": "ready"}"#;
     for request in [
         plane.request(Method::GET, "/v1/snapshots/ready"),

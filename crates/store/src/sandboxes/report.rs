@@ -81,7 +81,10 @@ impl Store {
             "UPDATE sandboxes SET state = $2, generation = $3, reason = $4, host_id = $5, guest_ip = $6, host_ip = $7,",
             " started_at = $8, last_active_at = $9, last_updated = $10,",
             " disk_backend = $12, disk_mb = $13, disk_used_bytes = $14, network = COALESCE($15, network),",
-            " stop_reason = $16, name = CASE WHEN $19 THEN NULL ELSE name END, ends_at = $20, pausing_until = $21 WHERE id = $1 AND generation = $11 AND state = $17 AND revision = $18 RETURNING ",
+            " stop_reason = $16, name = CASE WHEN $19 THEN NULL ELSE name END, ends_at = $20, pausing_until = $21,",
+            // Whoever read the row before writes no end of before.
+            " revision = revision + CASE WHEN COALESCE(ends_at, 0) <> COALESCE($20, 0) THEN 1 ELSE 0 END",
+            " WHERE id = $1 AND generation = $11 AND state = $17 AND revision = $18 RETURNING ",
             columns!()
         );
         let loses_name = is_return(before, report) && self.is_name_taken(before).await?;

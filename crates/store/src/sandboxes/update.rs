@@ -85,7 +85,8 @@ impl Store {
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_list_due(&self, limit: u32) -> Result<Vec<DueSandbox>, Error> {
         let sql = concat!(
-            "SELECT id, ends_at, end_policy FROM sandboxes WHERE ends_at IS NOT NULL AND ",
+            "SELECT id, ends_at, end_policy FROM sandboxes WHERE ends_at IS NOT NULL",
+            " AND (end_policy = 'stop' OR state = 'running') AND ",
             is_alive!(),
             " ORDER BY ends_at LIMIT $1"
         );
