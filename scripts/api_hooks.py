@@ -81,9 +81,7 @@ def after_call(context, case, response):
     elif case.path == "/v1/snapshots":
         urls = [f"{server}/v1/snapshots/{response.json()['name']}"]
     elif case.path == "/v1/sandboxes/{id}/files/uploads":
-        # Names as they came, in whatever case; each with the list of its values.
-        fields = {name.lower(): values for name, values in response.headers.items()}
-        urls = [urllib.parse.urljoin(sent.url, fields["location"][0])]
+        urls = [urllib.parse.urljoin(sent.url, response.headers["location"][0])]
     elif case.path == "/v1/sandboxes/{id}/checkpoints":
         urls = [f"{sent.url.split('?')[0]}/{response.json()['name']}"]
     else:
