@@ -2,12 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use linux::descriptors;
+use linux::worker::{self, send_message};
 use serde::{Deserialize, Serialize};
 
 use crate::compare::{self, Bytes, Change, DiskSides, Limits, NoSides, Side, Summary};
@@ -58,30 +56,18 @@ pub enum Message {
 /// first in `main`, while there is no other thread.
 #[must_use]
 pub fn serve_if_asked() -> Option<ExitCode> {
-    if std::env::args_os().nth(1)? != ARGUMENT {
-        return None;
-    }
-    Some(match serve() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "disks cannot be compared: {error}");
-            ExitCode::FAILURE
-        }
-    })
+    worker::serve_if_asked(ARGUMENT, "disks cannot be compared", serve)
 }
 
 fn serve() -> io::Result<()> {
-    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let (message, files) = descriptors::receive(&control, MAX_TASK)?;
-    if message.is_empty() {
+    let Some((control, task, files)) = worker::receive_task(MAX_TASK)? else {
         return Ok(());
-    }
-    let task: Task = serde_json::from_slice(&message)?;
+    };
     let mut messages = BufWriter::new(control);
     match compare_disks(&task, files, &mut messages) {
         Ok(()) => {}
         Err(Failure::Caller(error)) => return Err(error),
-        Err(Failure::NoSides(reason)) => send(&mut messages, &failure_message(&reason))?,
+        Err(Failure::NoSides(reason)) => send_message(&mut messages, &failure_message(&reason))?,
     }
     messages.flush()
 }
@@ -112,23 +98,23 @@ fn failure_message(reason: &NoSides) -> Message {
     }
 }
 
-fn compare_disks(task: &Task, files: Vec<OwnedFd>, to: &mut impl Write) -> Result<(), Failure> {
+fn compare_disks(task: &Task, mut files: Vec<File>, to: &mut impl Write) -> Result<(), Failure> {
     let deadline = Instant::now() + task.max_time;
-    let mut files: Vec<File> = files.into_iter().take(MAX_FILES).map(File::from).collect();
+    files.truncate(MAX_FILES);
     let of_after = files.split_off(task.before.layout.file_count().min(files.len()));
     let before = open(Side::Before, task.before, files, deadline)?;
     let after = open(Side::After, task.after, of_after, deadline)?;
     let sides = DiskSides::new(&before, &after, &task.path.0, task.patches)?;
-    send(to, &Message::Started).map_err(Failure::Caller)?;
+    send_message(to, &Message::Started).map_err(Failure::Caller)?;
     to.flush().map_err(Failure::Caller)?;
     let limits = Limits {
         changes: task.max_changes,
         deadline,
     };
-    let report = |change| send(to, &Message::Change(Box::new(change)));
+    let report = |change| send_message(to, &Message::Change(Box::new(change)));
     let summary = compare::compare(&sides, &absolute(&task.path.0), limits, report);
     let summary = summary.map_err(Failure::Caller)?;
-    send(to, &Message::End(summary)).map_err(Failure::Caller)
+    send_message(to, &Message::End(summary)).map_err(Failure::Caller)
 }
 
 fn open(
@@ -148,14 +134,6 @@ fn absolute(path: &[u8]) -> Vec<u8> {
     let names = names.filter(|name| !name.is_empty() && *name != b".");
     let path: Vec<u8> = names.flat_map(|name| [b"/", name].concat()).collect();
     if path.is_empty() { b"/".to_vec() } else { path }
-}
-
-/// Writes a message after its length in four bytes.
-fn send(to: &mut impl Write, message: &Message) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    to.write_all(&length.to_be_bytes())?;
-    to.write_all(&bytes)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod start_error;
 pub mod stats;
 pub mod token;
 mod watched_files;
+mod worker_messages;
 
 use std::process::ExitCode;
 use std::sync::Arc;

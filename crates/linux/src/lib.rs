@@ -40,3 +40,4 @@ pub mod tsc;
 pub mod uffd;
 pub mod untrusted_dir;
 pub mod usage;
+pub mod worker;

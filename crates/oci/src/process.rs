@@ -1,14 +1,13 @@
 //! Starts the process that unpacks, for the agent.
 
 use std::fs::File;
-use std::io::{self, PipeReader, Read};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use linux::descriptors;
-use linux::jail::{Enforcement, Jail, Limits as JailLimits, PROGRAM_CALLS, Syscalls};
-use linux::process::{Process, Spawn};
+use linux::jail::{Limits as JailLimits, PROGRAM_CALLS};
+use linux::worker::{Worker, WorkerSpec};
 
 use crate::serve::{ARGUMENT, GO, Task};
 use crate::syscalls;
@@ -20,19 +19,11 @@ pub const MAX_MEMORY: u64 = 2 << 30;
 pub const MAX_MESSAGE: usize = 32 << 20;
 /// Processes of the user of unpackers, of which all together are counted.
 const TASKS: u64 = 64;
-/// An unpacker is killed before any VM where memory is short.
-const OOM_SCORE_ADJ: i32 = 1000;
-/// Bytes of its standard error that are read.
-const MAX_WORDS: u64 = 4096;
 
 /// An unpacker that runs. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Unpacker {
-    pub process: Process,
-    /// Its messages: four bytes of length, then JSON ([`crate::Message`]).
-    pub messages: UnixStream,
-    /// Its standard error.
-    words: PipeReader,
+    pub worker: Worker,
 }
 
 /// Files of one import.
@@ -46,7 +37,7 @@ pub struct Files<'a> {
 impl Drop for Unpacker {
     fn drop(&mut self) {
         // It has ended unless the import was given up.
-        let _ = self.process.kill();
+        let _ = self.worker.process.kill();
     }
 }
 
@@ -69,31 +60,16 @@ impl Unpacker {
             address_bytes: Some(MAX_MEMORY),
             ..JailLimits::default()
         };
-        let mut jail = Jail::new(user, user, limits)?;
-        jail.program(program)?;
-        jail.allow_syscalls(Syscalls::Only(
-            &[PROGRAM_CALLS, syscalls::CALLS],
-            Enforcement::Enforce,
-        ));
-        let (ours, theirs) = UnixStream::pair()?;
-        let (words, output) = io::pipe()?;
-        let spawn = Spawn {
-            program: program.to_owned(),
-            args: vec![ARGUMENT.into()],
-            input: Some(theirs.into()),
-            output: Some(output.into()),
-            jail: Some(jail),
-            oom_score_adj: Some(OOM_SCORE_ADJ),
-            ..Spawn::default()
+        let spec = WorkerSpec {
+            program,
+            argument: ARGUMENT,
+            user,
+            limits,
+            calls: &[PROGRAM_CALLS, syscalls::CALLS],
         };
         let files = [files.archive.as_fd(), files.spool.as_fd()];
-        // Sent before it starts, so that nothing has to be undone if that fails.
-        descriptors::send(&ours, &serde_json::to_vec(task)?, &files)?;
-        Ok(Self {
-            process: spawn.spawn()?,
-            messages: ours,
-            words,
-        })
+        let worker = Worker::spawn(&spec, task, &files)?;
+        Ok(Self { worker })
     }
 
     /// Lets it fill the image, which is formatted now.
@@ -101,16 +77,6 @@ impl Unpacker {
     /// # Errors
     /// When it has ended.
     pub fn start_filling(&self, image: &File) -> io::Result<()> {
-        descriptors::send(&self.messages, &[GO], &[image.as_fd()])
-    }
-
-    /// Returns what it said on its standard error. It must have ended.
-    #[must_use]
-    pub fn last_words(&self) -> Option<String> {
-        let mut bytes = Vec::new();
-        let reader = self.words.try_clone().ok()?;
-        reader.take(MAX_WORDS).read_to_end(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-        Some(text).filter(|text| !text.is_empty())
+        descriptors::send(&self.worker.messages, &[GO], &[image.as_fd()])
     }
 }

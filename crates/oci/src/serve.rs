@@ -1,12 +1,12 @@
 //! The process that unpacks: its task, its messages, and what it does.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use linux::descriptors;
+use linux::worker::{self, send_message};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -69,34 +69,20 @@ impl From<Error> for Failure {
 /// called first in `main`, while there is no other thread.
 #[must_use]
 pub fn serve_if_asked() -> Option<ExitCode> {
-    if std::env::args_os().nth(1)? != ARGUMENT {
-        return None;
-    }
-    Some(match serve() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "an image cannot be unpacked: {error}");
-            ExitCode::FAILURE
-        }
-    })
+    worker::serve_if_asked(ARGUMENT, "an image cannot be unpacked", serve)
 }
 
 fn serve() -> io::Result<()> {
-    let mut control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let (message, files) = descriptors::receive(&control, MAX_TASK)?;
-    if message.is_empty() {
+    let Some((mut control, task, files)) = worker::receive_task::<Task>(MAX_TASK)? else {
         return Ok(());
-    }
-    let task: Task = serde_json::from_slice(&message)?;
-    let files: [OwnedFd; 2] = files
-        .try_into()
-        .map_err(|_| io::Error::other("two files are needed"))?;
-    let [archive, spool] = files.map(File::from);
+    };
+    let [archive, spool] =
+        <[File; 2]>::try_from(files).map_err(|_| io::Error::other("two files are needed"))?;
     let budget = Budget::new(task.limits).with_caller(control.try_clone()?);
     let message = match Unpacking::plan_image(archive, &spool, &task.architecture, budget) {
         Ok(unpacking) => {
             let plan = Message::Planned(Box::new(unpacking.plan.clone()));
-            send(&mut control, &plan)?;
+            send_message(&mut control, &plan)?;
             let (answer, files) = descriptors::receive(&control, 1)?;
             // The agent hangs up if the archive is the image, or it has no room for it.
             let [image] = match <[OwnedFd; 1]>::try_from(files) {
@@ -108,12 +94,5 @@ fn serve() -> io::Result<()> {
         Err(error) => Err(error),
     };
     let message = message.unwrap_or_else(|error| Message::Failed(error.into()));
-    send(&mut control, &message)
-}
-
-fn send(to: &mut impl Write, message: &Message) -> io::Result<()> {
-    let json = serde_json::to_vec(message)?;
-    let length = u32::try_from(json.len()).map_err(io::Error::other)?;
-    to.write_all(&length.to_be_bytes())?;
-    to.write_all(&json)
+    send_message(&mut control, &message)
 }

@@ -19,16 +19,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use disk_diff::compare::{Change, Summary};
-use disk_diff::reader::{MAX_MESSAGE, Reader};
+use disk_diff::reader::{MAX_MESSAGE, spawn_reader};
 use disk_diff::{Message, Task};
 use futures::StreamExt;
 use linux::process::Ended;
+use linux::worker::Worker;
 use model::SandboxId;
 use parking_lot::Mutex;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
+
+use crate::worker_messages::read_messages;
 
 /// Comparisons at a time.
 const MAX_COMPARISONS: usize = 2;
@@ -243,7 +245,7 @@ impl Comparisons {
         let deadline = Instant::now() + task.max_time + GRACE;
         let path = String::from_utf8_lossy(&task.path.0).into_owned();
         let program = self.program.clone();
-        let start = move || Reader::spawn(&program, user, &task, &files);
+        let start = move || spawn_reader(&program, user, &task, &files);
         let reader = stdx::task::spawn_blocking(start).await;
         let reader = reader.map_err(io::Error::other).and_then(|reader| reader);
         let reader = reader.map_err(DiffError::Start)?;
@@ -253,7 +255,7 @@ impl Comparisons {
 
 /// Has a task follow a reader, and waits until it has begun.
 async fn follow_reader(
-    reader: Reader,
+    reader: Worker,
     turn: Turn,
     path: String,
     deadline: Instant,
@@ -278,7 +280,7 @@ async fn follow_reader(
 
 /// Passes on the messages of a reader until its last one, and ends it.
 async fn follow(
-    mut reader: Reader,
+    mut reader: Worker,
     turn: Turn,
     path: String,
     deadline: Instant,
@@ -316,19 +318,13 @@ enum Outcome {
 }
 
 async fn pass_on(
-    reader: &mut Reader,
+    reader: &mut Worker,
     path: &str,
     started: oneshot::Sender<()>,
     parts: &mpsc::Sender<Result<DiffPart, DiffError>>,
 ) -> Result<Outcome, DiffError> {
     let broken = |error: io::Error| DiffError::EndedEarly(error.to_string());
-    let messages = reader.messages.try_clone().map_err(broken)?;
-    messages.set_nonblocking(true).map_err(broken)?;
-    let messages = tokio::net::UnixStream::from_std(messages).map_err(broken)?;
-    let codec = LengthDelimitedCodec::builder()
-        .max_frame_length(MAX_MESSAGE)
-        .new_codec();
-    let mut messages = FramedRead::new(messages, codec);
+    let mut messages = read_messages(reader, MAX_MESSAGE).map_err(broken)?;
     let mut started = Some(started);
     while let Some(message) = messages.next().await {
         let part = match parse(&message.map_err(broken)?)? {
@@ -358,17 +354,13 @@ fn parse(message: &BytesMut) -> Result<Message, DiffError> {
 }
 
 /// Ends a reader, and returns how that went.
-fn end_process(reader: &Reader, is_finished: bool) -> io::Result<String> {
-    let _ = reader.messages.shutdown(std::net::Shutdown::Both);
-    let mut ended = match is_finished {
-        true => reader.process.wait(END_TIMEOUT)?,
+fn end_process(reader: &Worker, is_finished: bool) -> io::Result<String> {
+    let grace = match is_finished {
+        true => END_TIMEOUT,
         // It may be about to end with a reason.
-        false => reader.process.wait(Duration::from_millis(100))?,
+        false => Duration::from_millis(100),
     };
-    if ended.is_none() {
-        reader.process.kill()?;
-        ended = reader.process.wait(KILL_TIMEOUT)?;
-    }
+    let ended = reader.end(grace, KILL_TIMEOUT)?;
     let how = ended.unwrap_or(Ended::Unknown).to_string();
     Ok(reader.last_words().unwrap_or(how))
 }

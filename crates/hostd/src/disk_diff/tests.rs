@@ -32,7 +32,7 @@ async fn acquire_for(
 }
 
 /// A process that does nothing, as a reader, and its end of the messages.
-fn reader() -> (Reader, UnixStream) {
+fn reader() -> (Worker, UnixStream) {
     let (messages, theirs) = UnixStream::pair().unwrap();
     let (words, _) = std::io::pipe().unwrap();
     let spawn = Spawn {
@@ -41,7 +41,7 @@ fn reader() -> (Reader, UnixStream) {
         ..Spawn::default()
     };
     let process = spawn.spawn().unwrap();
-    let reader = Reader {
+    let reader = Worker {
         process,
         messages,
         words,

@@ -17,13 +17,12 @@ use linux::process::Ended;
 use model::ImageConfig;
 use oci::process::{Files, MAX_MESSAGE, Unpacker};
 use oci::{Message, Need, Plan, PlannedResult, Task};
-use tokio::net::UnixStream;
 use tokio::time::Instant;
-use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::space::Space;
 use super::{ImportError, UnpackedImage};
 use crate::images::imported::{ImportRecord, Staging};
+use crate::worker_messages::{WorkerMessages, read_messages};
 
 /// Files of an image. A million of them take half a gigabyte of the unpacker's memory.
 pub(crate) const MAX_ENTRIES: u64 = 1_000_000;
@@ -43,8 +42,6 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Time for an unpacker that has said its last to end, and for one that was killed.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
-
-type Messages = FramedRead<UnixStream, LengthDelimitedCodec>;
 
 /// Settings of the unpacker of an import.
 #[derive(Debug, Clone)]
@@ -147,12 +144,7 @@ impl Running {
         &mut self,
         space: &Space,
     ) -> Result<Option<(Plan, Option<ImageConfig>)>, ImportError> {
-        let socket = self.unpacker.messages.try_clone()?;
-        socket.set_nonblocking(true)?;
-        let codec = LengthDelimitedCodec::builder()
-            .max_frame_length(MAX_MESSAGE)
-            .new_codec();
-        let mut messages = FramedRead::new(UnixStream::from_std(socket)?, codec);
+        let mut messages = read_messages(&self.unpacker.worker, MAX_MESSAGE)?;
         let plan = match next_message(&mut messages).await? {
             Some(Message::Planned(plan)) => *plan,
             Some(Message::Failed(failure)) => return Err(failure.into()),
@@ -188,16 +180,12 @@ impl Running {
 
     /// Ends the process, whatever it does, and returns what it was followed to. Blocking.
     fn end<T>(self, followed: Result<Option<T>, ImportError>) -> Result<T, ImportError> {
-        let process = &self.unpacker.process;
-        let _ = self.unpacker.messages.shutdown(std::net::Shutdown::Both);
-        let mut ended = match followed {
-            Ok(_) => process.wait(END_TIMEOUT)?,
-            Err(_) => None,
+        let worker = &self.unpacker.worker;
+        let grace = match followed {
+            Ok(_) => END_TIMEOUT,
+            Err(_) => Duration::ZERO,
         };
-        if ended.is_none() {
-            process.kill()?;
-            ended = process.wait(KILL_TIMEOUT)?;
-        }
+        let ended = worker.end(grace, KILL_TIMEOUT)?;
         if ended.is_none() {
             let error =
                 io::Error::new(io::ErrorKind::TimedOut, "it does not end when it is killed");
@@ -205,13 +193,13 @@ impl Running {
         }
         followed?.ok_or_else(|| {
             let how = ended.unwrap_or(Ended::Unknown).to_string();
-            let words = self.unpacker.last_words().unwrap_or(how);
+            let words = worker.last_words().unwrap_or(how);
             nonsense(&format!("it ended early: {words}"))
         })
     }
 }
 
-async fn next_message(messages: &mut Messages) -> Result<Option<Message>, ImportError> {
+async fn next_message(messages: &mut WorkerMessages) -> Result<Option<Message>, ImportError> {
     let Some(message) = messages.next().await else {
         return Ok(None);
     };
