@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import types
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from .. import _io_async as io
 from .._models import DiskUsage, Health, HostMetrics
 from .._values import without_none
+from .closing import AsyncClosing
 from .connection import AsyncConnection
 from .events import AsyncEvents
 from .webhooks import AsyncWebhooks
 
 
-class AsyncClient:
+class AsyncClient(AsyncClosing):
     """A server with a key. Without arguments it finds both as the command `wrenn` does.
 
     `request_timeout` is the most that each call may take, in seconds; without it calls that save
@@ -73,17 +73,6 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._connection.aclose()
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 class AsyncConnectionOptions(TypedDict, total=False):

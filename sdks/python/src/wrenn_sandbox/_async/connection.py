@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import types
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from ..errors import (
     error_from_answer,
     parse_error_body,
 )
+from .closing import AsyncClosing
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection is made."""
@@ -287,7 +287,7 @@ class AsyncConnection:
         raise _answer_error(response, body_read, operation.is_repeatable)
 
 
-class AsyncByteStream:
+class AsyncByteStream(AsyncClosing):
     """Bytes of an answer as they come; a slow reader slows the sender down."""
 
     def __init__(self, response: httpx.Response) -> None:
@@ -311,17 +311,6 @@ class AsyncByteStream:
 
     async def aclose(self) -> None:
         await self._response.aclose()
-
-    async def __aenter__(self) -> AsyncByteStream:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _tls_context(url: str, ca_file: str | None) -> ssl.SSLContext | None:

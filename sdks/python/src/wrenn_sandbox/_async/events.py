@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..errors import (
     WrennError,
     error_from_code,
 )
+from .closing import AsyncClosing
 from .connection import AsyncByteStream, AsyncConnection
 
 PAGE = 1000
@@ -93,7 +93,7 @@ class AsyncEvents:
         return stream
 
 
-class AsyncEventStream:
+class AsyncEventStream(AsyncClosing):
     """Events as they happen."""
 
     def __init__(self, connection: AsyncConnection, query: dict[str, Any]) -> None:
@@ -179,14 +179,3 @@ class AsyncEventStream:
         self._is_closed = True
         if self._body is not None:
             await self._body.aclose()
-
-    async def __aenter__(self) -> AsyncEventStream:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import types
-
 from .._models import LogEntry
 from .._values import LineSplitter, parse_json
+from .closing import AsyncClosing
 from .connection import AsyncByteStream
 
 
-class AsyncLogs:
+class AsyncLogs(AsyncClosing):
     """Lines of a log."""
 
     def __init__(self, stream: AsyncByteStream) -> None:
@@ -30,14 +29,3 @@ class AsyncLogs:
     async def aclose(self) -> None:
         """Ends the stream."""
         await self._stream.aclose()
-
-    async def __aenter__(self) -> AsyncLogs:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 from .. import _io_async as io
 from .._values import FIRST_FRAME_TIMEOUT, WatchEvent, parse_json
 from ..errors import ConnectionBrokenError, ProtocolError, error_from_code
+from .closing import AsyncClosing
 
 
-class AsyncWatch:
+class AsyncWatch(AsyncClosing):
     """Changes of a directory as they happen."""
 
     def __init__(self, socket: io.WebSocket) -> None:
@@ -69,14 +69,3 @@ class AsyncWatch:
         """Ends the watch."""
         self._is_closed = True
         await self._socket.close()
-
-    async def __aenter__(self) -> AsyncWatch:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        await self.aclose()

@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import os
-import types
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from .. import _io_sync as io
 from .._models import DiskUsage, Health, HostMetrics
 from .._values import without_none
+from .closing import Closing
 from .connection import Connection
 from .events import Events
 from .webhooks import Webhooks
 
 
-class Client:
+class Client(Closing):
     """A server with a key. Without arguments it finds both as the command `wrenn` does.
 
     `request_timeout` is the most that each call may take, in seconds; without it calls that save
@@ -74,17 +74,6 @@ class Client:
     def close(self) -> None:
         """Closes the connections."""
         self._connection.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class ConnectionOptions(TypedDict, total=False):

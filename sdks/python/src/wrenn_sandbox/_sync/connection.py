@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import types
 from collections.abc import Iterator, Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from ..errors import (
     error_from_answer,
     parse_error_body,
 )
+from .closing import Closing
 
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection is made."""
@@ -288,7 +288,7 @@ class Connection:
         raise _answer_error(response, body_read, operation.is_repeatable)
 
 
-class ByteStream:
+class ByteStream(Closing):
     """Bytes of an answer as they come; a slow reader slows the sender down."""
 
     def __init__(self, response: httpx.Response) -> None:
@@ -312,17 +312,6 @@ class ByteStream:
 
     def close(self) -> None:
         self._response.close()
-
-    def __enter__(self) -> ByteStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _tls_context(url: str, ca_file: str | None) -> ssl.SSLContext | None:

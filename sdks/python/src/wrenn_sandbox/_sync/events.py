@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..errors import (
     WrennError,
     error_from_code,
 )
+from .closing import Closing
 from .connection import ByteStream, Connection
 
 PAGE = 1000
@@ -94,7 +94,7 @@ class Events:
         return stream
 
 
-class EventStream:
+class EventStream(Closing):
     """Events as they happen."""
 
     def __init__(self, connection: Connection, query: dict[str, Any]) -> None:
@@ -180,14 +180,3 @@ class EventStream:
         self._is_closed = True
         if self._body is not None:
             self._body.close()
-
-    def __enter__(self) -> EventStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()

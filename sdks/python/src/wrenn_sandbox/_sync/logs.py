@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import types
-
 from .._models import LogEntry
 from .._values import LineSplitter, parse_json
+from .closing import Closing
 from .connection import ByteStream
 
 
-class Logs:
+class Logs(Closing):
     """Lines of a log."""
 
     def __init__(self, stream: ByteStream) -> None:
@@ -31,14 +30,3 @@ class Logs:
     def close(self) -> None:
         """Ends the stream."""
         self._stream.close()
-
-    def __enter__(self) -> Logs:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()

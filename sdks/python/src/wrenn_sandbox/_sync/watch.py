@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 from .. import _io_sync as io
 from .._values import FIRST_FRAME_TIMEOUT, WatchEvent, parse_json
 from ..errors import ConnectionBrokenError, ProtocolError, error_from_code
+from .closing import Closing
 
 
-class Watch:
+class Watch(Closing):
     """Changes of a directory as they happen."""
 
     def __init__(self, socket: io.WebSocket) -> None:
@@ -70,14 +70,3 @@ class Watch:
         """Ends the watch."""
         self._is_closed = True
         self._socket.close()
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
