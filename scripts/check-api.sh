@@ -9,9 +9,6 @@ cd "$(dirname "$0")/.."
 version=4.32.5
 examples=${WRENN_API_EXAMPLES:-5}
 venv=target/venv/schemathesis-$version
-data=$PWD/target/testdata
-wrenn=$PWD/target/debug/wrenn
-envd=$PWD/builds/envd
 # shellcheck source=scripts/server.sh
 source scripts/server.sh
 

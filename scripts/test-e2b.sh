@@ -5,11 +5,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-data=${WRENN_TEST_DATA:-$PWD/target/testdata}
-programs=${WRENN_TEST_BIN:-$PWD/target/debug}
-wrenn=$programs/wrenn
-envd=$PWD/builds/envd
-[[ -z ${WRENN_TEST_BIN:-} ]] || envd=$programs/envd
 # shellcheck source=scripts/server.sh
 source scripts/server.sh
 
@@ -26,10 +21,5 @@ export E2B_API_URL E2B_API_KEY E2B_SANDBOX_URL=$E2B_API_URL E2B_VOLUME_API_URL=$
 status=0
 python3 tests/e2b/run.py "$@" || status=1
 check_server || status=1
-left=$("$wrenn" ls --all -q)
-if [[ -n $left ]]; then
-    printf '%s\n' 'the clients left these sandboxes:' "$left"
-    echo 'test result: FAILED. 0 passed; 1 failed'
-    status=1
-fi
+check_no_sandboxes || status=1
 exit "$status"

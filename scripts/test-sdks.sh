@@ -17,11 +17,6 @@ if [[ ${1:-} == --long ]]; then
     shift
 fi
 
-data=${WRENN_TEST_DATA:-$PWD/target/testdata}
-programs=${WRENN_TEST_BIN:-$PWD/target/debug}
-wrenn=$programs/wrenn
-envd=$PWD/builds/envd
-[[ -z ${WRENN_TEST_BIN:-} ]] || envd=$programs/envd
 # shellcheck source=scripts/server.sh
 source scripts/server.sh
 
@@ -64,10 +59,7 @@ export CP_METRICS_ADDR=off AGENT_METRICS_ADDR=off
 start_server sdks
 trap end_suites EXIT
 
-# Also what the environment says of another server: that is not for these tests.
-WRENN_API_URL=$(read_credential WRENN_API_URL)
-WRENN_API_KEY=$(read_credential WRENN_API_KEY)
-export WRENN_API_URL WRENN_API_KEY
+export_credentials
 
 for suite in "${suites[@]}"; do
     # `timeout` makes a process group of its own, and ends all of it.
@@ -88,10 +80,5 @@ while [[ ${#running[@]} != 0 ]]; do
     ((suite_status == 0)) || status=1
     check_server || { status=1; break; }
 done
-left=$("$wrenn" ls --all -q)
-if [[ -n $left ]]; then
-    printf '%s\n' 'the suites left these sandboxes:' "$left"
-    echo 'test result: FAILED. 0 passed; 1 failed'
-    status=1
-fi
+check_no_sandboxes || status=1
 exit "$status"
