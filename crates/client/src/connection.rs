@@ -63,7 +63,7 @@ impl Client {
 
     /// Creates a client that connects to the server itself, whatever proxy the environment names.
     /// So does every client of a server on loopback: the key is for no proxy.
-    pub fn direct(url: &str, key: &str) -> Result<Self> {
+    pub fn new_without_proxy(url: &str, key: &str) -> Result<Self> {
         Self::build(url, key, true)
     }
 

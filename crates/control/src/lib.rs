@@ -239,7 +239,7 @@ impl ControlPlane {
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
         let app = &self.app;
-        app.own_address.set(&listener)?;
+        app.own_address.set_listener(&listener)?;
         let stopping = server::drain(app, self.drain, shutdown);
         let ended = server::serve(self.service, listener, app, self.listener, stopping).await;
         self.app.shutdown.cancel();

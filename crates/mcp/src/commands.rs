@@ -124,14 +124,18 @@ impl SandboxServer {
         if part.dropped > 0 {
             state["bytes_dropped"] = json!(part.dropped);
         }
+        let shown = match part.text.is_empty() {
+            true => "[no output]",
+            false => part.text.as_str(),
+        };
+        let content = vec![
+            ContentBlock::text(shown),
+            ContentBlock::text(state.to_string()),
+        ];
         // In both: some clients show one of them to the model, some the other.
         state["output"] = json!(part.text);
         let mut result = CallToolResult::structured(state);
-        result.content = vec![ContentBlock::text(match part.text.is_empty() {
-            true => "[no output]".to_owned(),
-            false => part.text,
-        })];
-        result.content.push(ContentBlock::text(part_state(&result)));
+        result.content = content;
         Ok(result)
     }
 
@@ -335,15 +339,6 @@ async fn read_part(
         next_offset,
         dropped,
     })
-}
-
-/// Returns the state beside the output as text.
-fn part_state(result: &CallToolResult) -> String {
-    let mut state = result.structured_content.clone().unwrap_or_default();
-    if let Some(fields) = state.as_object_mut() {
-        fields.remove("output");
-    }
-    state.to_string()
 }
 
 fn describe(command: &Command) -> Value {

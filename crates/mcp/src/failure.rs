@@ -7,7 +7,7 @@ use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock};
 /// Result of a tool.
 pub type Answer<T = CallToolResult> = Result<T, Failure>;
 
-/// Failure of a tool. Not an error of the protocol: clients show those to nobody.
+/// Failure of a tool. Not an error of the protocol: clients do not show those to the model.
 #[derive(Debug)]
 pub struct Failure(pub String);
 

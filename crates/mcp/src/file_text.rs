@@ -12,8 +12,6 @@ pub struct LineRange {
     count: u64,
     /// Line that the next byte belongs to, from 1.
     line: u64,
-    /// Whether the next byte begins a line.
-    is_at_start: bool,
     kept: Vec<u8>,
     is_full: bool,
     is_binary: bool,
@@ -39,7 +37,6 @@ impl LineRange {
             first: first.max(1),
             count,
             line: 1,
-            is_at_start: true,
             kept: Vec::new(),
             is_full: false,
             is_binary: false,
@@ -67,8 +64,7 @@ impl LineRange {
                     return false;
                 }
             }
-            self.is_at_start = part.ends_with(b"\n");
-            self.line += u64::from(self.is_at_start);
+            self.line += u64::from(part.ends_with(b"\n"));
         }
         true
     }

@@ -106,7 +106,7 @@ impl SandboxServer {
     }
 }
 
-/// Returns the filter of sandboxes that tools made and nobody keeps.
+/// Returns the filter of sandboxes that tools made and that are not kept.
 fn of_tools() -> SandboxFilter {
     SandboxFilter {
         labels: vec![format!("{LABEL}={TEMPORARY}")],

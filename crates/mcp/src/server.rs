@@ -1,6 +1,6 @@
 //! The handler of the protocol: who may ask, which tools there are.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::request::Parts;
 use rmcp::handler::server::router::tool::ToolRouter;
@@ -25,23 +25,25 @@ const INSTRUCTIONS: &str = "Sandboxes are Linux virtual machines in which you ma
     checkpoint; roll_back undoes everything since, memory and files. Sandboxes are deleted when the \
     session ends, or after a day where there is no session, unless keep_sandbox is called.";
 
+/// The tools, which are the same in every session.
+static TOOLS: LazyLock<ToolRouter<SandboxServer>> = LazyLock::new(|| {
+    SandboxServer::sandbox_tools()
+        + SandboxServer::command_tools()
+        + SandboxServer::file_tools()
+        + SandboxServer::state_tools()
+});
+
 /// Tools and resources of one session.
 #[derive(Debug, Clone)]
 pub struct SandboxServer {
     pub(crate) session: Arc<Session>,
-    tools: Arc<ToolRouter<Self>>,
 }
 
 impl SandboxServer {
     #[must_use]
     pub fn new(session: Session) -> Self {
-        let tools = Self::sandbox_tools()
-            + Self::command_tools()
-            + Self::file_tools()
-            + Self::state_tools();
         Self {
             session: Arc::new(session),
-            tools: Arc::new(tools),
         }
     }
 
@@ -88,11 +90,11 @@ impl ServerHandler for SandboxServer {
         _page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.tools.list_all()))
+        Ok(ListToolsResult::with_all_items(TOOLS.list_all()))
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.tools.get(name).cloned()
+        TOOLS.get(name).cloned()
     }
 
     async fn call_tool(
@@ -103,7 +105,7 @@ impl ServerHandler for SandboxServer {
         if let Err(failure) = self.admit(&context) {
             return failure.into_call_tool_result();
         }
-        self.tools
+        TOOLS
             .call(ToolCallContext::new(self, request, context))
             .await
     }

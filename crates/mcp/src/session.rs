@@ -15,7 +15,7 @@ use crate::failure::{Answer, Failure};
 pub const LABEL: &str = "mcp";
 pub const TEMPORARY: &str = "temporary";
 
-/// Time after which a sandbox ends that nobody keeps, whatever became of its session.
+/// Time after which a sandbox ends that is not kept, also where its session did not end in order.
 pub const LIFETIME: Duration = Duration::hours(24);
 
 /// Number of sandboxes of a session that are not ended at the same time.
@@ -108,7 +108,7 @@ impl Session {
     pub fn admit(&self, caller: &Caller) -> Answer<()> {
         if self.caller.get().is_none() {
             let admitted = Admitted {
-                client: Client::direct(&caller.url, &caller.key)?,
+                client: Client::new_without_proxy(&caller.url, &caller.key)?,
                 key_id: Some(caller.id.clone()),
             };
             // Of two first requests one wins; the other one is compared with it.

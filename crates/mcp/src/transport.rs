@@ -47,8 +47,8 @@ pub async fn serve_stdio(
 
 /// Builds the service for HTTP. `shutdown` ends its sessions.
 ///
-/// The name in `Host` is not checked as rmcp does by default: that protects servers that trust
-/// whoever reaches them, and here each request needs a key.
+/// The name in `Host` is not checked as rmcp does by default: that protects servers without
+/// authentication, and here each request needs a key.
 #[must_use]
 pub fn http_service(shutdown: CancellationToken) -> HttpService {
     let mut sessions = LocalSessionManager::default();

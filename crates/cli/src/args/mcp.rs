@@ -16,7 +16,7 @@ pub struct McpArgs {
     #[arg(long = "sandbox", value_name = "SANDBOX")]
     pub sandboxes: Vec<String>,
 
-    /// What sandboxes are created from where a tool does not say; `wrenn templates` lists them
+    /// Template of sandboxes where a tool names none; `wrenn templates` lists them
     /// [default: minimal]
     #[arg(long, value_name = "NAME")]
     pub template: Option<String>,

@@ -42,7 +42,7 @@ struct Begun {
 }
 
 /// Returns the route. The key has been checked before it.
-pub(super) fn router(app: Arc<App>) -> Router<Arc<App>> {
+pub(super) fn tools_router(app: Arc<App>) -> Router<Arc<App>> {
     let service = mcp::http_service(app.shutdown.clone());
     let state = (app, Arc::new(Sessions::default()));
     Router::new()
@@ -94,7 +94,7 @@ fn caller(app: &App, request: &Request) -> Result<Caller> {
     let id = principal.map(|principal| principal.key_id.clone());
     let id = id.ok_or_else(|| Error::new(ErrorCode::Unauthorized, "no API key"))?;
     let key = sent_key(request.headers())?.to_owned();
-    let url = app.own_address.url();
+    let url = app.own_address.base_url();
     let url =
         url.ok_or_else(|| Error::new(ErrorCode::HostUnavailable, "the server is starting"))?;
     Ok(Caller { url, key, id })

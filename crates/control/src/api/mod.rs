@@ -200,7 +200,7 @@ pub fn router(app: Arc<App>, served: Served, other_face: Router<Arc<App>>) -> Ro
         .nest("/v1/capsules", capsules)
         .merge(docs::pages_router())
         .merge(console::pages_router())
-        .merge(mcp::router(Arc::clone(&app)))
+        .merge(mcp::tools_router(Arc::clone(&app)))
         .merge(other_face)
         .layer(axum::Extension(served))
         .fallback(error::no_route)

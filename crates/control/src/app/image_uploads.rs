@@ -47,7 +47,7 @@ impl ImageUploads {
     ///
     /// # Errors
     /// `ResourceExhausted` if the team has as many as it may.
-    pub(super) fn reserve(&self, team: &TeamId) -> Result<UploadPlace> {
+    pub(super) fn reserve_place(&self, team: &TeamId) -> Result<UploadPlace> {
         let mut teams = self.0.lock();
         let count = teams.entry(team.clone()).or_default();
         if *count >= MAX_IMPORTS {
@@ -94,12 +94,12 @@ mod tests {
     fn places_of_team_are_bounded() {
         let uploads = ImageUploads::default();
         let team: TeamId = "one".parse().unwrap();
-        let places = [(); MAX_IMPORTS].map(|()| uploads.reserve(&team).unwrap());
-        let refused = uploads.reserve(&team).unwrap_err();
+        let places = [(); MAX_IMPORTS].map(|()| uploads.reserve_place(&team).unwrap());
+        let refused = uploads.reserve_place(&team).unwrap_err();
         assert_eq!(refused.code, ErrorCode::ResourceExhausted);
-        uploads.reserve(&"other".parse().unwrap()).unwrap();
+        uploads.reserve_place(&"other".parse().unwrap()).unwrap();
         drop(places);
-        uploads.reserve(&team).unwrap();
+        uploads.reserve_place(&team).unwrap();
         assert!(uploads.0.lock().is_empty());
     }
 

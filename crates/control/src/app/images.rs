@@ -37,7 +37,7 @@ impl App {
         S: Stream<Item = Result<Bytes>> + Send + 'static,
     {
         principal.require_write(Resource::Templates)?;
-        let _place = self.image_uploads.reserve(&principal.team_id)?;
+        let _place = self.image_uploads.reserve_place(&principal.team_id)?;
         let archive = with_idle_limit(archive);
         let host = self.image_host().await?;
         self.check_claimable(principal, name).await?;

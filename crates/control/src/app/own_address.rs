@@ -15,14 +15,14 @@ impl OwnAddress {
     ///
     /// # Errors
     /// The listener has no address.
-    pub fn set(&self, listener: &TcpListener) -> io::Result<()> {
+    pub fn set_listener(&self, listener: &TcpListener) -> io::Result<()> {
         let _ = self.0.set(reachable(listener.local_addr()?));
         Ok(())
     }
 
     /// Returns the URL, as in `http://127.0.0.1:8000`.
     #[must_use]
-    pub fn url(&self) -> Option<String> {
+    pub fn base_url(&self) -> Option<String> {
         self.0.get().map(|address| format!("http://{address}"))
     }
 }

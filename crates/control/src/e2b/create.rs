@@ -152,7 +152,7 @@ fn spec_from(app: &App, template: TemplateName, body: &CreateBody) -> Result<San
         environment: body.env_vars.clone().unwrap_or_default(),
         wakes: body.resume.as_ref().is_some_and(|resume| resume.enabled),
         is_public: traffic.is_none_or(NetworkBody::allows_public_traffic),
-        rules: NetworkBody::rules(traffic, allows_internet)?,
+        rules: NetworkBody::network_spec(traffic, allows_internet)?,
     };
     options.into_spec(&app.limits)
 }

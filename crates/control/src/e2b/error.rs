@@ -114,7 +114,7 @@ impl IntoResponse for Failure {
         if let Some(slug) = self.slug {
             body["error_code"] = json!(slug);
         }
-        // What may have changed something, or would fail again, is not sent once more by itself.
+        // Others may have been carried out, or would fail again: clients must not repeat them.
         let is_retryable = matches!(
             self.status,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS

@@ -128,7 +128,7 @@ async fn connect(
 ) -> Result<Connected> {
     let run_ms = check_timeout(body.timeout.unwrap_or(DEFAULT_SEC), 0, &app.limits)?;
     let row = find_living(app, principal, id).await?;
-    // One that runs goes on, whichever way it would be started.
+    // A running sandbox goes on; `memory` is about how a paused one starts.
     if body.memory == Some(false) && row.state == SandboxState::Paused {
         return Err(disk_only_pause());
     }

@@ -1,4 +1,4 @@
-//! What several routes about one sandbox ask first.
+//! Checks that several routes about one sandbox begin with.
 
 use model::{ErrorCode, SandboxId};
 use store::Sandbox;

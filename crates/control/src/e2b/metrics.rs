@@ -1,4 +1,4 @@
-//! What sandboxes use, as clients of E2B read it.
+//! Metrics of sandboxes, in the shape that clients of E2B read.
 
 use std::sync::Arc;
 

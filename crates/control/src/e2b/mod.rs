@@ -22,8 +22,8 @@
 //! Idle timeouts are set to the longest that there is, since E2B has none. Sandboxes that came in by
 //! either face are seen by both.
 //!
-//! What there is nothing for answers 501 and says its name ([`unsupported`]), so that no client takes
-//! it for a sandbox that is missing.
+//! Routes of features that are missing here answer 501 with the name of the feature
+//! ([`unsupported`]), so that no client takes it for a sandbox that is missing.
 
 mod body;
 mod create;

@@ -46,7 +46,7 @@ impl NetworkBody {
     ///
     /// # Errors
     /// 501 for what this server has not; 400 names the entry that is wrong.
-    pub fn rules(body: Option<&Self>, allows_internet: bool) -> Result<NetworkSpec> {
+    pub fn network_spec(body: Option<&Self>, allows_internet: bool) -> Result<NetworkSpec> {
         let none = Self::default();
         let body = body.unwrap_or(&none);
         body.refuse_unsupported()?;
@@ -119,8 +119,8 @@ pub async fn set_network(
     Body(body): Body<NetworkBody>,
 ) -> Result<StatusCode> {
     let row = find_living(&app, &principal, &id).await?;
-    let rules = NetworkBody::rules(Some(&body), true)?;
-    let rules = rules.with_bandwidth(spec::rules(&row.spec).bandwidth);
+    let rules = NetworkBody::network_spec(Some(&body), true)?;
+    let rules = rules.with_bandwidth(spec::network_rules(&row.spec).bandwidth);
     let setting = async move { app.set_network(&principal, &id, &rules).await };
     spawn_detached(setting).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -132,7 +132,7 @@ mod tests {
 
     fn rules(body: Value) -> std::result::Result<NetworkSpec, u16> {
         let body: NetworkBody = serde_json::from_value(body).unwrap();
-        NetworkBody::rules(Some(&body), true).map_err(|failure| failure.status().as_u16())
+        NetworkBody::network_spec(Some(&body), true).map_err(|failure| failure.status().as_u16())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use model::{Limits, NetworkSpec, OnTimeout, SandboxSpec, TemplateName};
 
 use super::error::Result;
 
-/// What a request of E2B says about the spec of a sandbox.
+/// Options of a request of E2B that become the spec of a sandbox.
 #[derive(Debug)]
 pub struct SpecOptions {
     pub template: TemplateName,
@@ -68,7 +68,7 @@ pub const fn wakes(spec: &SandboxSpec) -> bool {
 }
 
 /// Returns the rules about where the sandbox may connect to.
-pub const fn rules(spec: &SandboxSpec) -> &NetworkSpec {
+pub const fn network_rules(spec: &SandboxSpec) -> &NetworkSpec {
     &spec.network
 }
 

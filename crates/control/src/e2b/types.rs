@@ -103,7 +103,7 @@ pub fn listed(row: &Sandbox) -> Value {
 /// Returns all about one sandbox.
 pub fn detail(row: &Sandbox, domain_headers: (&App, &HeaderMap)) -> Value {
     let (app, headers) = domain_headers;
-    let rules = spec::rules(&row.spec);
+    let rules = spec::network_rules(&row.spec);
     let action = match row.attributes.end_policy {
         EndPolicy::PauseRunning => "pause",
         EndPolicy::Stop | EndPolicy::StopRunning => "kill",

@@ -94,7 +94,7 @@ fn template_from(image: rpc::Image) -> Result<Template> {
         Error::new(ErrorCode::AgentError, text).because(cause)
     })?;
     Ok(Template {
-        // One that this version cannot read is as good as none.
+        // A configuration that this version cannot read counts as none.
         image_config: serde_json::from_str(&image.config).ok(),
         ..template
     })

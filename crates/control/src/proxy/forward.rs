@@ -81,7 +81,7 @@ async fn handle(
         {
             return Err(ProxyError::no_sandbox(address));
         }
-        // Answered here: what nobody has shown a right to wakes no sandbox and is no use of it.
+        // Answered here: a request without a right wakes no sandbox and is no use of it.
         Err(Denied::Nothing) if health::is_check(address, &request) => {
             return health::response(address, row.as_ref());
         }

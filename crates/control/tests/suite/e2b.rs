@@ -253,7 +253,7 @@ async fn auto_paused_sandbox_runs_again() {
         (EndPolicy::PauseRunning, None)
     );
     assert_eq!(row.pausing_until, None);
-    // Whoever resumes it: it runs for its own time again.
+    // It runs for its own time again, also where another face resumes it.
     plane.client().resume(&id).await.unwrap();
     assert!((590..=600).contains(&seconds_left(&plane, &id).await));
     let info = get(&plane, &id).await.1;
@@ -461,7 +461,7 @@ async fn renewal_while_pausing_is_refused() {
             .0,
         409
     );
-    // One that wants it to run waits for the pause, and resumes it.
+    // `connect` waits for the pause, and resumes it.
     let connect = post(&plane, &id, "connect", json!({"timeout": 600}));
     let (connected, ()) = tokio::join!(connect, async { gate.open() });
     assert_eq!(connected.0, 201);

@@ -128,7 +128,7 @@ async fn listed_start_command_is_cut() {
     let listed = client.list_all().await.unwrap().remove(0);
     let listed = listed.start_command.unwrap();
     assert_eq!((listed.args.len(), listed.args_truncated), (4, true));
-    // What is not whole makes no other sandbox.
+    // A start command that was cut makes no other sandbox.
     let body = serde_json::json!({ "start_command": listed }).to_string();
     let message = refused(plane.post("/v1/sandboxes", body), 400, "invalid_request").await;
     assert!(message.contains("args_truncated"), "{message}");
