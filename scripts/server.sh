@@ -2,9 +2,9 @@
 # To be sourced: start_server NAME starts `wrenn up` with real VMs in a directory of its own, and returns when it is
 # ready. All of it goes with the shell.
 #
-# Sets wrenn (the program), envd (the guest agent) and data (kernels and images): those that were built here, or those of
-# WRENN_TEST_BIN and WRENN_TEST_DATA. start_server sets dir (credentials, up.log) and server (its process). The caller has
-# set the limits of the server in the environment, and is in the root of the checkout.
+# Sets wrenn (the program), envd (the guest agent) and data (kernels and images): those that were built here, or those
+# of WRENN_TEST_BIN and WRENN_TEST_DATA. start_server sets dir (credentials, up.log) and server (its process). The
+# caller has set the limits of the server in the environment, and is in the root of the checkout.
 
 data=${WRENN_TEST_DATA:-$PWD/target/testdata}
 wrenn=${WRENN_TEST_BIN:-$PWD/target/debug}/wrenn
