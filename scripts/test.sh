@@ -84,6 +84,9 @@ failures() {
          lines-- > 0 { print "    " substr($0, 1, 400) }' "$1"
 }
 
+# What a suite said last that failed without a test that did: a build, or a machine.
+last_words() { tail -n 25 "$1" | cut -c1-400 | sed 's/^/    /'; }
+
 run_suite() {
     local name=$1 limit=$2 log=$logs/$1.log begin=$SECONDS status ok bad verdict=ok
     say "$name (at most $((limit / 60)) minutes)"
@@ -109,7 +112,7 @@ run_suite() {
     local line
     printf -v line '%-12s %4d passed %4d failed %5d s  %s' "$name" "$ok" "$bad" "$((SECONDS - begin))" "$verdict"
     summary+=("$line")
-    ((bad == 0)) || summary+=("$(failures "$log")")
+    ((bad == 0)) || summary+=("$(failures "$log" | grep . || last_words "$log")")
 }
 
 wanted=("$@")
