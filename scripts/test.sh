@@ -21,6 +21,7 @@ suite_stories() {
 }
 suite_api() { scripts/check-api.sh; }
 suite_sdks() { scripts/test-sdks.sh; }
+suite_integrations() { scripts/test-integrations.sh; }
 suite_mcp() { scripts/test-mcp.sh; }
 # What needs device-mapper, in a VM that has it.
 suite_lab() { scripts/lab.sh run; }
@@ -41,7 +42,7 @@ suite_leftovers() {
     echo 'test result: ok. 1 passed; 0 failed'
 }
 # name:seconds it may take
-all=(crates:2100 stories:2100 api:1800 sdks:900 mcp:600 lab:1200 scripts:240 leftovers:60)
+all=(crates:2100 stories:2100 api:1800 sdks:900 integrations:1800 mcp:600 lab:1200 scripts:240 leftovers:60)
 
 say() { printf '\n=== %s\n' "$*"; }
 
