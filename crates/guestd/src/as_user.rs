@@ -4,7 +4,10 @@
 //! The agent is root. For the length of one closure the calling *thread* alone takes the user's
 //! file system identity (`setfsuid`, `setfsgid`, `setgroups` by the raw system call, which glibc
 //! would spread over all threads) and, unless the user is root, lays down its capabilities: one of
-//! them would still open what other processes show of themselves in `/proc`. Leaving the closure,
+//! them would still open what other processes show of themselves in `/proc`. A user that overrides
+//! files keeps those capabilities that files alone are asked for: he reads and changes every file,
+//! and owns what he makes, as with E2B's agent, which acts as root and gives files away. Links of
+//! the guest are then followed with that right, too. Leaving the closure,
 //! also by a panic, takes all of it back. A descriptor opened inside stays usable outside. Nothing
 //! is kept on disk; if the process dies, the identity dies with its thread.
 
@@ -15,6 +18,13 @@ use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabiliti
 
 use crate::filesystem::error::FileError;
 use crate::user::User;
+
+/// Capabilities that override the permissions of files, and no other.
+const FILE_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID);
 
 /// Runs `act` on this thread as `user`. `act` must not hand work to other threads: those are root.
 ///
@@ -78,10 +88,14 @@ impl Switched {
         setfsgid(Gid::from_raw(user.gid));
         setfsuid(Uid::from_raw(user.uid));
         if user.uid != 0 {
+            let effective = match user.overrides_files {
+                true => capabilities.effective & FILE_CAPABILITIES,
+                false => CapabilitySet::empty(),
+            };
             set_capabilities(
                 None,
                 CapabilitySets {
-                    effective: CapabilitySet::empty(),
+                    effective,
                     ..capabilities
                 },
             )?;
@@ -172,6 +186,28 @@ mod tests {
             .expect_err("must be refused");
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
+
+    #[test]
+    fn override_reads_all_and_owns_own() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let secret = dir.path().join("secret");
+        fs::write(&secret, b"x").expect("writes");
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let user = User {
+            overrides_files: true,
+            ..nobody()
+        };
+        let made = dir.path().join("made");
+        let (read, written) =
+            as_user(&user, || (fs::read(&secret), fs::write(&made, b"y"))).expect("switches");
+        assert_eq!(read.expect("is read"), b"x");
+        written.expect("is written");
+        let owner = fs::metadata(&made).map(|made| (made.uid(), made.gid()));
+        assert_eq!(owner.expect("is there"), (user.uid, user.gid));
+        let all = capabilities(None).expect("capabilities").effective;
+        assert!(all.contains(CapabilitySet::SYS_PTRACE));
+    }
+
     #[test]
     fn capabilities_open_no_other_process_files() {
         let hidden = tempfile::tempdir().expect("a directory");
@@ -182,10 +218,16 @@ mod tests {
             .spawn()
             .expect("starts");
         let path = format!("/proc/{}/cwd/secret", holder.id());
-        let refused = as_user(&nobody(), || fs::read(&path))
-            .expect("switches")
-            .expect_err("must be refused");
-        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        for overrides_files in [false, true] {
+            let user = User {
+                overrides_files,
+                ..nobody()
+            };
+            let refused = as_user(&user, || fs::read(&path))
+                .expect("switches")
+                .expect_err("must be refused");
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        }
         assert_eq!(
             as_user(&crate::user::lookup_user("root").expect("root"), || {
                 fs::read(&path).ok()

@@ -8,6 +8,11 @@
 //! The user comes from `Authorization: Basic base64("user:")`, else from `?username=`, else it is
 //! the default. A signature speaks for the user it names only, so with it the header is not
 //! listened to.
+//!
+//! Requests that come through the port proxy say so in a header. E2B's own file calls
+//! (`filesystem.Filesystem` and `/files`) then override the permissions of their user, as clients of
+//! E2B rely on. Not with a signature, which speaks for its user, and not in the file calls of our
+//! own API, which the host makes.
 
 use std::sync::Arc;
 
@@ -26,7 +31,13 @@ use subtle::ConstantTimeEq;
 
 use crate::http::error::HttpError;
 use crate::settings::{Settings, TokenCheck};
-use crate::user::User;
+use crate::user::{UnknownUser, User};
+
+/// Header of requests that come through the port proxy, which sets it (`control`: `proxy`).
+pub const FILE_OVERRIDE_HEADER: &str = "x-wrenn-file-override";
+
+/// Path of uploads and downloads.
+const FILES: &str = "/files";
 
 /// Caller as which an admitted request acts. In the extensions of every request behind
 /// [`check_access`].
@@ -34,6 +45,8 @@ use crate::user::User;
 pub struct Caller {
     /// User name as the request gave it; `None` means the default user. Not yet looked up.
     pub name: Option<String>,
+    /// True if the user's file calls override the permissions of files.
+    pub overrides_files: bool,
 }
 
 impl Caller {
@@ -47,8 +60,7 @@ impl Caller {
     /// # Errors
     /// 401 where the user does not exist.
     pub fn http_user(&self, settings: &Settings) -> Result<User, HttpError> {
-        settings
-            .user(self.name.as_deref())
+        self.find_user(settings)
             .map_err(|e| HttpError::unauthorized(e.to_string()))
     }
 
@@ -57,9 +69,15 @@ impl Caller {
     /// # Errors
     /// `unauthenticated` where the user does not exist.
     pub fn rpc_user(&self, settings: &Settings) -> Result<User, ConnectError> {
-        settings
-            .user(self.name.as_deref())
+        self.find_user(settings)
             .map_err(|e| ConnectError::unauthenticated(e.to_string()))
+    }
+
+    fn find_user(&self, settings: &Settings) -> Result<User, UnknownUser> {
+        Ok(User {
+            overrides_files: self.overrides_files,
+            ..settings.user(self.name.as_deref())?
+        })
     }
 }
 
@@ -84,6 +102,7 @@ pub async fn check_access(
 #[serde(default)]
 struct AuthQuery {
     path: String,
+    archive: Option<String>,
     username: Option<String>,
     signature: Option<String>,
     signature_expiration: Option<String>,
@@ -102,6 +121,7 @@ fn decide(settings: &Settings, request: &Request) -> Result<Caller, HttpError> {
     let named = || {
         Ok(Caller {
             name: basic_user(request.headers())?.or(from_query.clone()),
+            overrides_files: query.archive.is_none() && overrides_files(request),
         })
     };
     if !settings.auth_required() {
@@ -120,13 +140,23 @@ fn decide(settings: &Settings, request: &Request) -> Result<Caller, HttpError> {
             }
         };
     }
-    if request.uri().path() == "/files" && query.signature.is_some() {
+    if request.uri().path() == FILES && query.signature.is_some() {
         check_signature(&query, request.method(), &token)?;
-        return Ok(Caller { name: from_query });
+        return Ok(Caller {
+            name: from_query,
+            overrides_files: false,
+        });
     }
     Err(HttpError::unauthorized(format!(
         "no access token: send it in the header {ACCESS_TOKEN_HEADER}"
     )))
+}
+
+/// Returns true for a file call of E2B's protocol that came through the port proxy.
+fn overrides_files(request: &Request) -> bool {
+    let path = request.uri().path();
+    let is_file_call = path == FILES || path.starts_with("/filesystem.Filesystem/");
+    is_file_call && request.headers().contains_key(FILE_OVERRIDE_HEADER)
 }
 
 /// Returns the user part of a Basic header; `None` without a header or with an empty user.
@@ -261,6 +291,29 @@ mod tests {
             )),
             "invalid signature"
         );
+    }
+
+    #[test]
+    fn override_is_heard_in_e2b_calls_alone() {
+        let token = ("x-access-token", TOKEN);
+        let overridden = (FILE_OVERRIDE_HEADER, "1");
+        let overrides = |uri: &str, headers: &[_]| {
+            let caller = decide(&settings(), &request(uri, headers)).expect("is let in");
+            caller.overrides_files
+        };
+        for (uri, expected) in [
+            ("/files?path=a", true),
+            ("/filesystem.Filesystem/MakeDir", true),
+            ("/files?path=a&archive=tar", false),
+            ("/files/uploads", false),
+            ("/file.FileService/Chown", false),
+            ("/process.Process/Start", false),
+        ] {
+            assert_eq!(overrides(uri, &[token, overridden]), expected, "{uri}");
+            assert!(!overrides(uri, &[token]), "{uri}");
+        }
+        let signed = "/files?path=hello.txt&username=user&signature=v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E";
+        assert!(!overrides(signed, &[overridden]));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct User {
     pub home: PathBuf,
     /// `/bin/sh` where the database names none.
     pub shell: PathBuf,
+    /// True if the user's file calls override the permissions of files; see [`crate::as_user`].
+    pub overrides_files: bool,
 }
 
 /// Error: no such user in the guest.
@@ -135,6 +137,7 @@ impl Database {
             groups: vec![0],
             home: "/".into(),
             shell: "/bin/sh".into(),
+            overrides_files: false,
         })
     }
 
@@ -182,6 +185,7 @@ impl Database {
             groups,
             home: or(entry.home, "/"),
             shell: or(entry.shell, "/bin/sh"),
+            overrides_files: false,
         }
     }
 

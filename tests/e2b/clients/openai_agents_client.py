@@ -31,9 +31,9 @@ async def main() -> None:
     options = E2BSandboxClientOptions(
         sandbox_type="e2b", timeout=300, envs={"FROM": "options"}, pause_on_exit=True, exposed_ports=(3000,)
     )
-    # Its own default is /workspace, where only root may make a directory.
-    manifest = Manifest(root="/home/user/workspace")
-    session = await client.create(manifest=manifest, options=options)
+    # Its default is a directory at the root, which the user could not make himself.
+    assert Manifest().root == "/workspace"
+    session = await client.create(manifest=Manifest(), options=options)
     try:
         await session.start()
         await use(session)

@@ -16,6 +16,14 @@ covers('files.write', 'is read back', async (box) => {
     await assert.rejects(box.files.write(place, 'x'), e2b.InvalidArgumentError)
 })
 
+covers('files.write', 'gives files outside of the home to the user', async (box) => {
+    await box.files.write('/top/a.txt', text)
+    assert.equal(await box.files.makeDir('/top/b/c'), true)
+    assert.equal(await output(box, "stat -c '%U %a' /top /top/a.txt /top/b/c"), 'user 755\nuser 644\nuser 755')
+    await box.files.remove('/top')
+    assert.equal(await box.files.exists('/top'), false)
+})
+
 covers('files.write', 'takes bytes, blobs and streams', async (box) => {
     const place = await newPlace(box)
     const data = randomBytes(2_000_000)

@@ -37,6 +37,19 @@ async def test_written_file_has_owner_and_mode(sdk: Sdk, box: Any, place: str) -
 
 
 @covers("files.write")
+async def test_files_outside_home_belong_to_user(sdk: Sdk, box: Any) -> None:
+    top = f"/top-{sdk.face}"
+    await go(box.files.write(f"{top}/a.txt", "x"))
+    assert await go(box.files.make_dir(f"{top}/b/c"))
+    await go(box.files.write(f"/etc/{top}.conf", "y"))
+    await go(box.files.rename(f"/etc/{top}.conf", f"/opt/{top}.conf"))
+    shown = await sdk.output(box, f"stat -c '%U %a' {top} {top}/a.txt {top}/b {top}/b/c /opt/{top}.conf")
+    assert shown.splitlines() == ["user 755", "user 644", "user 755", "user 755", "user 644"]
+    await go(box.files.remove(top))
+    assert not await go(box.files.exists(top))
+
+
+@covers("files.write")
 async def test_relative_path_is_in_home(sdk: Sdk, box: Any) -> None:
     info = await go(box.files.write("relative-file", "x"))
     assert info.path == "/home/user/relative-file"

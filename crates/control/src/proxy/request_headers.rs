@@ -28,6 +28,10 @@ const MADE_UP: [HeaderName; 4] = [
     HeaderName::from_static("x-rewrite-url"),
 ];
 
+/// Tells the guest agent that a call came this way. It then overrides the permissions of files as
+/// E2B's agent does, but not in calls with a signature, and not in those of our own API.
+const FILE_OVERRIDE: HeaderName = HeaderName::from_static("x-wrenn-file-override");
+
 /// Origin of a request: client, scheme and proxies.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardedInfo<'a> {
@@ -88,6 +92,10 @@ pub fn rewrite_for_guest(
     );
     set(headers, FORWARDED_PROTO, forwarded.scheme);
     set(headers, HOST, &address.authority);
+    headers.remove(FILE_OVERRIDE);
+    if access::is_guest_agent(&address.target) {
+        set(headers, FILE_OVERRIDE, "1");
+    }
     match &address.addressing {
         Addressing::Path { prefix, .. } => set(headers, FORWARDED_PREFIX, prefix),
         Addressing::Host | Addressing::Headers => drop(headers.remove(FORWARDED_PREFIX)),
@@ -156,7 +164,9 @@ pub fn takes_trailers(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::AGENT_PORT;
     use super::*;
+    use crate::ports::PortTarget;
 
     fn headers(all: &[(&str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&str, &str)| {
@@ -185,6 +195,28 @@ mod tests {
             },
         );
         all
+    }
+
+    #[test]
+    fn file_override_is_for_guest_agent_alone() {
+        let sent = [("x-wrenn-file-override", "mine")];
+        assert!(!seen(Addressing::Headers, false, &sent).contains_key(FILE_OVERRIDE));
+        let address = PortAddress {
+            target: PortTarget {
+                id: "sb-0123456789abcdefghij".parse().unwrap(),
+                port: AGENT_PORT,
+            },
+            addressing: Addressing::Headers,
+            authority: String::new(),
+        };
+        let mut headers = headers(&sent);
+        let forwarded = ForwardedInfo {
+            from: None,
+            scheme: "http",
+            behind_proxy: false,
+        };
+        rewrite_for_guest(&mut headers, &address, forwarded);
+        assert_eq!(headers[FILE_OVERRIDE], "1");
     }
 
     #[test]

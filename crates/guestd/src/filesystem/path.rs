@@ -118,6 +118,7 @@ mod tests {
             groups: vec![1],
             home: "/home/u".into(),
             shell: "/bin/sh".into(),
+            overrides_files: false,
         }
     }
 

@@ -9,7 +9,7 @@ use guest_rpc::filesystem::{
     EntryInfo, FileType, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
 };
 
-use crate::support::{Agent, Files, open_folder};
+use crate::support::{Agent, FILE_OVERRIDE_HEADER, Files, open_folder};
 
 type Answer<T> = Result<T, ErrorCode>;
 
@@ -370,4 +370,72 @@ async fn the_user_decides_what_is_allowed() {
     );
     remove(&root, &at("closed")).await.expect("root may");
     assert!(!at("closed").exists() && at("readable/file").exists());
+}
+
+/// Returns owner and group of a path that is there.
+fn owner_of(path: &Path) -> (u32, u32) {
+    let there = fs::symlink_metadata(path).expect("is there");
+    (there.uid(), there.gid())
+}
+
+#[tokio::test]
+async fn proxied_calls_override_permissions() {
+    let agent = Agent::open().await;
+    let nobody = agent.proxied_files_as("nobody");
+    let user = nix::unistd::User::from_name("nobody")
+        .expect("read")
+        .expect("nobody");
+    let owner = (user.uid.as_raw(), user.gid.as_raw());
+    let folder = open_folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("closed"))
+        .and_then(|()| fs::write(at("closed/file"), "old"))
+        .expect("made");
+    fs::set_permissions(at("closed"), fs::Permissions::from_mode(0o700)).expect("chmod");
+
+    make_dir(&nobody, &at("closed/deep/er"))
+        .await
+        .expect("is made");
+    assert_eq!(
+        (
+            owner_of(&at("closed/deep")),
+            owner_of(&at("closed/deep/er"))
+        ),
+        (owner, owner)
+    );
+    assert_eq!(owner_of(&at("closed")), (0, 0));
+
+    let put = async |path: &Path, proxied: bool| {
+        let request = reqwest::Client::new()
+            .post(agent.at(path, "&username=nobody"))
+            .header("content-type", "application/octet-stream");
+        let request = match proxied {
+            true => request.header(FILE_OVERRIDE_HEADER, "1"),
+            false => request,
+        };
+        request
+            .body("new")
+            .send()
+            .await
+            .expect("an answer")
+            .status()
+            .as_u16()
+    };
+    let (file, made) = (at("closed/file"), at("closed/new/made"));
+    assert_eq!(
+        (put(&file, false).await, put(&made, false).await),
+        (403, 403)
+    );
+    assert!(!at("closed/new").exists());
+    assert_eq!((put(&file, true).await, put(&made, true).await), (200, 200));
+    for path in [&file, &made, &at("closed/new")] {
+        assert_eq!(owner_of(path), owner, "{}", path.display());
+    }
+    assert_eq!(fs::read(&file).expect("reads"), b"new");
+
+    rename(&nobody, &file, &at("closed/moved"))
+        .await
+        .expect("is moved");
+    remove(&nobody, &at("closed")).await.expect("is removed");
+    assert!(!at("closed").exists());
 }

@@ -25,6 +25,9 @@ pub type Client = ProcessClient<HttpClient>;
 pub type Files = FilesystemClient<HttpClient>;
 pub type FileService = FileServiceClient<HttpClient>;
 
+/// Header of calls that come through the port proxy.
+pub const FILE_OVERRIDE_HEADER: &str = "x-wrenn-file-override";
+
 /// Longest that anything in these tests may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -117,6 +120,15 @@ impl Agent {
             self.config()
                 .with_default_header("authorization", basic(user)),
         )
+    }
+
+    /// Does the same as [`Agent::files_as`], with calls that come through the port proxy.
+    pub fn proxied_files_as(&self, user: &str) -> Files {
+        let config = self
+            .config()
+            .with_default_header("authorization", basic(user))
+            .with_default_header(FILE_OVERRIDE_HEADER, "1");
+        FilesystemClient::new(HttpClient::plaintext(), config)
     }
 
     /// Where `/files` has `path`, which needs no escapes. `more` starts with `&`.
