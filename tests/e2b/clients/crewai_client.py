@@ -17,7 +17,6 @@ try:
 finally:
     shell.close()
 
-# With the id of a sandbox it would connect, and what version 2.20 gives then names no sandbox in its requests.
 files = E2BFileTool(persistent=True, sandbox_timeout=300)
 try:
     files.run(action="write", path="/home/user/d/a.txt", content="one\n")

@@ -45,6 +45,15 @@ impl GuestTokens {
             .is_some_and(|hash| *hash == <TokenHash>::from(Sha256::digest(token)))
     }
 
+    /// Returns the sandbox whose token `token` is.
+    #[must_use]
+    pub fn find_sandbox(&self, token: &[u8]) -> Option<SandboxId> {
+        let wanted = TokenHash::from(Sha256::digest(token));
+        let hashes = self.lock();
+        let mut found = hashes.iter().filter(|(_, hash)| **hash == wanted);
+        found.next().map(|(id, _)| id.clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, TokenHash>> {
         self.0.lock()
     }
@@ -86,6 +95,8 @@ mod tests {
         tokens.note_report(&report(&id, Some(hash)));
         assert!(tokens.is_token_of(&id, b"token") && !tokens.is_token_of(&id, b"other"));
         assert!(!tokens.is_token_of(&SandboxId::random(), b"token"));
+        assert_eq!(tokens.find_sandbox(b"token"), Some(id.clone()));
+        assert_eq!(tokens.find_sandbox(b"other"), None);
         // A host of an earlier version says nothing, which takes nothing back.
         tokens.note_report(&report(&id, None));
         assert!(tokens.is_token_of(&id, b"token") && !tokens.is_token_of(&id, b""));
@@ -94,5 +105,6 @@ mod tests {
             host_id: "host".to_owned(),
         });
         assert!(!tokens.is_token_of(&id, b"token"));
+        assert_eq!(tokens.find_sandbox(b"token"), None);
     }
 }

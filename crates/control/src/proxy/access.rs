@@ -31,7 +31,7 @@ const E2B_TOKEN_HEADER: &str = "e2b-traffic-access-token";
 /// Host-only: it has no `Domain`.
 pub const COOKIE_NAME: &str = "wrenn-link";
 /// Header with the token of the guest agent.
-const GUEST_TOKEN_HEADER: &str = "x-access-token";
+pub const GUEST_TOKEN_HEADER: &str = "x-access-token";
 
 /// Credentials that let a request in.
 #[derive(Debug, Clone, PartialEq, Eq)]

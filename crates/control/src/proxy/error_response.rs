@@ -92,6 +92,13 @@ impl ProxyError {
         )
     }
 
+    /// Creates the error for the token of a guest agent that no sandbox has, as of one that has
+    /// ended.
+    pub fn unknown_token() -> Self {
+        let hint = "a token ends with its sandbox; name the sandbox in the header E2b-Sandbox-Id";
+        Self::not_found("no sandbox that is there has this access token", hint)
+    }
+
     pub fn denied(denied: &Denied, address: &PortAddress) -> Self {
         let (id, port) = super::access::log_fields(&address.target);
         let make = format!(

@@ -28,6 +28,7 @@ mod request_headers;
 mod response_sanitizer;
 mod retry;
 mod signed_file;
+mod token_route;
 mod upgrade;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use address::PortAddress;
 use connector::Connector;
 use error_response::ProxyError;
 use signed_file::UnnamedFile;
+use token_route::TokenTarget;
 
 /// An open connection is activity of its sandbox, so an unused one is not kept for long; and not as
 /// long as servers keep theirs (5 s: Node, uvicorn), so that a request rarely meets a connection
@@ -112,16 +114,27 @@ impl GuestClients {
 /// Serves requests to ports, and passes all others on: a layer around everything else.
 pub async fn intercept(State(proxy): State<Proxy>, request: Request, next: Next) -> Response {
     match PortAddress::from_request(&request, &proxy.app.ports.settings.domain) {
-        Ok(None) => {
-            let Some(file) = UnnamedFile::from_request(&request) else {
-                return next.run(request).await;
-            };
-            match file.find_address(&proxy.app).await {
-                Some(address) => forward::serve_request(&proxy, address, request).await,
-                None => ProxyError::unknown_signature().to_response(&request),
-            }
-        }
+        Ok(None) => serve_unnamed(&proxy, request, next).await,
         Ok(Some(address)) => forward::serve_request(&proxy, address, request).await,
         Err(wrong) => ProxyError::invalid(wrong.to_string()).to_response(&request),
+    }
+}
+
+/// Serves a request that names no port: to the guest agent whose token it has or was signed with,
+/// else to the API.
+async fn serve_unnamed(proxy: &Proxy, request: Request, next: Next) -> Response {
+    match token_route::find_target(&proxy.app, &request) {
+        Some(TokenTarget::Found(address)) => {
+            return forward::serve_request(proxy, address, request).await;
+        }
+        Some(TokenTarget::Unknown) => return ProxyError::unknown_token().to_response(&request),
+        None => {}
+    }
+    let Some(file) = UnnamedFile::from_request(&request) else {
+        return next.run(request).await;
+    };
+    match file.find_address(&proxy.app).await {
+        Some(address) => forward::serve_request(proxy, address, request).await,
+        None => ProxyError::unknown_signature().to_response(&request),
     }
 }

@@ -6,7 +6,7 @@ use testkit::file_signature;
 
 use crate::e2b::create;
 use crate::guest_server::{AGENT, PORT, name, serve};
-use crate::support::one;
+use crate::support::{eventually, one};
 
 #[tokio::test]
 async fn forged_file_url_reaches_no_guest() {
@@ -64,4 +64,50 @@ async fn traffic_token_opens_user_ports_alone() {
     let private = json!({"network": {"allowPublicTraffic": false}});
     let (other, _) = create(&plane, private).await;
     assert_eq!(get(&other, PORT, token).await, 403);
+}
+
+#[tokio::test]
+async fn token_alone_finds_its_sandbox() {
+    let (host, _ground, plane) = one().await;
+    serve(&host).await;
+    let (id, made) = create(&plane, json!({})).await;
+    let (_, other) = create(&plane, json!({})).await;
+    let token = made["envdAccessToken"].as_str().unwrap();
+    let get = async |path: &str, token: &str| {
+        let request = plane
+            .bare(Method::GET, path)
+            .header("x-access-token", token);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    for path in [
+        "/files?path=a.txt",
+        "/health",
+        "/process.Process/List",
+        "/filesystem.Filesystem/Stat",
+    ] {
+        let (status, text) = get(path, token).await;
+        assert_eq!(status, 200, "{path}: {text}");
+        assert!(text.contains(path) && text.contains(token), "{text}");
+        assert!(text.contains("x-wrenn-file-override"), "{text}");
+        let (status, text) = get(path, "none").await;
+        assert_eq!(status, 502, "{path}: {text}");
+        assert!(text.contains("The sandbox was not found"), "{text}");
+    }
+    // Elsewhere a token means nothing.
+    assert_eq!(get("/sandboxes", token).await.0, 401);
+    assert_eq!(get("/init", token).await.0, 404);
+
+    let kill = plane.request(Method::DELETE, &format!("/sandboxes/{id}"));
+    assert_eq!(kill.send().await.unwrap().status().as_u16(), 204);
+    eventually("the end of the token", async || {
+        (get("/health", token).await.0 == 502).then_some(())
+    })
+    .await;
+    assert_eq!(
+        get("/health", other["envdAccessToken"].as_str().unwrap())
+            .await
+            .0,
+        200
+    );
 }
