@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs published clients of E2B against the server that E2B_API_URL, E2B_SANDBOX_URL and E2B_API_KEY name.
 
-run.py [--all] [--update] [--jobs N] [NAME…]: by default the parts that clients.json calls quick, else all or those
+run.py [--all] [--update] [--install] [--jobs N] [NAME…]: by default the parts that clients.json calls quick, else all or those
 named, such as `python-2.63.0`. Packages are installed into target/venv and target/node and stay there. Each part ends
 with a line as `cargo test` has it. In the end comes the matrix of versions and calls, which has to be the one of
-docs/e2b.md in what was run; `--update` writes it there.
+docs/e2b.md in what was run; `--update` writes it there. With `--install` the packages are installed and nothing runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE = ROOT / "docs/e2b.md"
 LOGS = ROOT / "target/test-logs/e2b"
 # The longest that a part may take, without its installation. One test may take a minute.
 PART_SEC = 600
-INSTALL_SEC = 600
+INSTALL_SEC = 1200
 BEGIN = "<!-- The matrix: written by scripts/test-e2b.sh --all --update. -->"
 END = "<!-- The end of the matrix. -->"
 # Process groups that run.
@@ -56,13 +56,16 @@ class Part:
     def place(self) -> pathlib.Path:
         return ROOT / "target" / {"python": "venv", "javascript": "node"}[self.language] / f"e2b-{self.name}"
 
+    def is_possible(self) -> bool:
+        return sys.version_info >= self.min_python
+
     def is_installed(self) -> bool:
         stamp = self.place / "requirements"
         return stamp.is_file() and stamp.read_text().split() == self.requirements
 
     def install(self) -> None:
         """Installs the packages, unless they are there."""
-        if self.is_installed():
+        if self.is_installed() or not self.is_possible():
             return
         say(f"{self.name}: installing {' '.join(self.requirements)} into {self.place.relative_to(ROOT)}")
         shutil.rmtree(self.place, ignore_errors=True)
@@ -126,7 +129,7 @@ def read_parts() -> list[Part]:
 
 def run_part(part: Part) -> tuple[int, int]:
     """Runs a part and returns how many of its tests passed and failed."""
-    if sys.version_info < part.min_python:
+    if not part.is_possible():
         say(f"test e2b::{part.name} ... left out: it needs Python {'.'.join(map(str, part.min_python))}")
         return 0, 0
     began = time.monotonic()
@@ -265,6 +268,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="run every part")
     parser.add_argument("--update", action="store_true", help="write the matrix into docs/e2b.md")
+    parser.add_argument("--install", action="store_true", help="install the packages and run nothing")
     parser.add_argument("--jobs", type=int, default=2, help="parts that run at the same time (default 2)")
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
@@ -276,6 +280,10 @@ def main() -> int:
     chosen = [
         part for part in parts if part.name in options.names or (not options.names and (options.all or part.quick))
     ]
+    if options.install:
+        for part in chosen:
+            part.install()
+        return 0
     LOGS.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, end_all)
     signal.signal(signal.SIGINT, end_all)

@@ -63,7 +63,7 @@ export async function output(sandbox, command, options) {
 }
 
 // Calls `check` until it returns something true.
-export async function until(check, what, seconds = 15) {
+export async function until(check, what, seconds = 30) {
     const deadline = Date.now() + seconds * 1000
     for (;;) {
         const found = await check()

@@ -60,7 +60,7 @@ async def go(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-async def until(check: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+async def until(check: Callable[[], Any], what: str, seconds: float = 30) -> Any:
     """Calls `check` until it returns something true."""
     deadline = time.monotonic() + seconds
     while True:
