@@ -54,9 +54,9 @@ kernel: ## Fetch the guest kernel into $WRENN_DIR/kernels
 	@scripts/prepare.sh kernel
 
 .PHONY: images
-images: ## Build the base images into $WRENN_DIR/images
+images: ## Build base images into $WRENN_DIR/images (IMAGE="minimal code-interpreter", or all)
 	@scripts/deps.sh run
-	@scripts/prepare.sh images
+	@IMAGE="$(IMAGE)" scripts/prepare.sh images
 
 .PHONY: dev
 dev: ## Start PostgreSQL, apply migrations, start the control plane

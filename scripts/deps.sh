@@ -31,6 +31,9 @@ declare -A purposes=(
     [test]='busybox-static:busybox musl-tools:musl-gcc postgresql:psql python3:python3 python3-venv: util-linux:setpriv
         chromium:chromium nginx-light:nginx faketime:faketime nftables:nft
         patch:patch prometheus:prometheus ?npm:npm skopeo:skopeo umoci:umoci'
+    # The server of images/code-interpreter, to test it on this machine.
+    [interpreter]='python3-pytest: python3-ipykernel: python3-jupyter-client: python3-tornado: python3-pandas:
+        python3-matplotlib: python3-pil: node-acorn: esbuild:esbuild ?nodejs:node acl:setfacl procps:pgrep'
     [lint]='shellcheck:shellcheck'
 )
 

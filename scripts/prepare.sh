@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Prepares the directory of an installation: prepare.sh [kernel|images]… (default both)
 #
-# Kernel and images go where the host agent looks for them: WRENN_DIR, or AGENT_KERNEL_PATH and AGENT_IMAGES_PATH, from
-# the environment or from .env. Does nothing when they are there.
+# Images are those that IMAGE names (default: minimal; all: each recipe in images/). Kernel and images go where the host
+# agent looks for them: WRENN_DIR, or AGENT_KERNEL_PATH and AGENT_IMAGES_PATH, from the environment or from .env. Does
+# nothing when they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,8 +42,10 @@ for part in "${parts[@]}"; do
             ;;
         images)
             if [[ $(id -u) != 0 ]]; then as_root=(sudo); fi
-            for recipe in images/*/; do
-                "${as_root[@]}" scripts/build-image.sh "$(basename "$recipe")" "$images"
+            names=${IMAGE:-minimal}
+            [[ $names != all ]] || names=$(cd images && echo *)
+            for name in $names; do
+                "${as_root[@]}" scripts/build-image.sh "$name" "$images"
             done
             ;;
         *) echo "no such part: $part" >&2; exit 2 ;;

@@ -1,0 +1,1 @@
+"""Kernels: processes that keep the state of a language between cells."""
