@@ -99,7 +99,12 @@ class WrennExecutor(RemotePythonExecutor):
         """Runs code; an error in it is an `AgentError`, after which variables are still there."""
         if self._interpreter is None:
             self._interpreter = _Interpreter(self.sandbox, self._python)
-        answer, logs = self._interpreter.run(code, self._timeout)
+        try:
+            answer, logs = self._interpreter.run(code, self._timeout)
+        except WrennError:
+            # The next code gets a new interpreter.
+            self._close_interpreter()
+            raise
         if answer is None:
             self._close_interpreter()
             raise AgentExecutionError(
