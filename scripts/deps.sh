@@ -27,10 +27,12 @@ declare -A purposes=(
     # faketime for a host whose clock is set; nft for rules of other programs, and to read ours back.
     # patch for the unified diffs of `wrenn diff`.
     # Prometheus and its promtool for the metrics and alerts; npm for a library that verifies webhooks.
-    # skopeo and umoci for images to import, and what they unpack to.
+    # skopeo and umoci for images to import, and what they unpack to; a registry, with certificates of openssl, to
+    # pull them from.
     [test]='busybox-static:busybox musl-tools:musl-gcc postgresql:psql python3:python3 python3-venv: util-linux:setpriv
         chromium:chromium nginx-light:nginx faketime:faketime nftables:nft
-        patch:patch prometheus:prometheus ?npm:npm skopeo:skopeo umoci:umoci'
+        patch:patch prometheus:prometheus ?npm:npm skopeo:skopeo umoci:umoci
+        docker-registry:docker-registry openssl:openssl'
     # The server of images/code-interpreter, to test it on this machine.
     [interpreter]='python3-pytest: python3-ipykernel: python3-jupyter-client: python3-tornado: python3-pandas:
         python3-matplotlib: python3-pil: node-acorn: esbuild:esbuild ?nodejs:node acl:setfacl procps:pgrep'
@@ -116,9 +118,11 @@ for _ in 1 2; do
         say 'apt could not install them; see its messages above, then run the same command again' >&2
         exit 1
     fi
-    if command -v systemctl >/dev/null && [[ " ${missing[*]} " == *' prometheus '* ]]; then
-        "${as_root[@]}" systemctl disable --quiet prometheus.service 2>/dev/null || true
-    fi
+    for service in prometheus docker-registry; do
+        if command -v systemctl >/dev/null && [[ " ${missing[*]} " == *" $service "* ]]; then
+            "${as_root[@]}" systemctl disable --quiet "$service.service" 2>/dev/null || true
+        fi
+    done
     find_missing
     [[ ${#missing[@]} -gt 0 ]] || exit 0
 done

@@ -673,10 +673,66 @@ const (
 	ProcessSignalSIGTERM ProcessSignal = "SIGTERM"
 )
 
+// Answer of `DELETE /v1/images`: images that no sandbox was made from.
+type PrunedImages struct {
+	// Nothing was deleted.
+	DryRun bool `json:"dry_run"`
+	// Images that could not be deleted.
+	Failed []UnprunedImage `json:"failed"`
+	// Bytes that are free on hosts when these are deleted.
+	FreedBytes int64 `json:"freed_bytes"`
+	// Images that were deleted, or would be, by name.
+	Images []TemplateInfo `json:"images"`
+	// Bytes of them that stay, since snapshots or other images have them, too.
+	SharedBytes int64 `json:"shared_bytes"`
+}
+
+// Body of `POST /v1/images/{name}/pull`.
+type PullImage struct {
+	// Credentials for its registry. They are neither stored nor logged.
+	Credentials *RegistryCredentials `json:"credentials,omitempty"`
+	// Reference of the image; without a registry it is Docker Hub's.
+	Reference string `json:"reference"`
+	// Replace another image that the team has under that name. Default false.
+	Replace *bool `json:"replace,omitempty"`
+}
+
+// A line of the answer of a pull. The last one is `done` or `error`; without either the answer
+// broke off, and the image may be there.
+type PullMessage struct {
+	// Bytes of layers that have come.
+	Bytes      *int64        `json:"bytes,omitempty"`
+	Error      *ErrorDetail  `json:"error,omitempty"`
+	Image      *TemplateInfo `json:"image,omitempty"`
+	Layers     *int64        `json:"layers,omitempty"`
+	LayersDone *int64        `json:"layers_done,omitempty"`
+	Phase      *PullPhase    `json:"phase,omitempty"`
+	// Bytes of layers that there are.
+	TotalBytes *int64 `json:"total_bytes,omitempty"`
+	// Kind of the message.
+	Type string `json:"type"`
+}
+
+// Phase of a pull.
+type PullPhase string
+
+const (
+	PullPhaseDownloading PullPhase = "downloading"
+	PullPhaseUnpacking   PullPhase = "unpacking"
+)
+
 // Answer to a request to send dead letters again.
 type Redelivered struct {
 	// Number of deliveries that are sent again.
 	Count int64 `json:"count"`
+}
+
+// Credentials for a registry: a name with a password or access token, or an identity token alone.
+type RegistryCredentials struct {
+	// Refresh token of OAuth 2, as `docker login` stores it for some registries.
+	IdentityToken *string `json:"identity_token,omitempty"`
+	Password      *string `json:"password,omitempty"`
+	Username      *string `json:"username,omitempty"`
 }
 
 // Sizes that usage is measured against.
@@ -1006,6 +1062,12 @@ type Undone struct {
 	SavedAs string `json:"saved_as"`
 }
 
+// An unused image that could not be deleted.
+type UnprunedImage struct {
+	Error ErrorDetail `json:"error"`
+	Name  string      `json:"name"`
+}
+
 // Body of `PATCH /v1/sandboxes/{id}`. What is left out stays as it is.
 type UpdateSandbox struct {
 	AutoResume *bool `json:"auto_resume,omitempty"`
@@ -1157,6 +1219,8 @@ var routes = map[string][2]string{
 	"openapi_yaml":               {"GET", "/openapi.yaml"},
 	"pause_sandbox":              {"POST", "/v1/sandboxes/{id}/pause"},
 	"ping_sandbox":               {"POST", "/v1/sandboxes/{id}/ping"},
+	"prune_images":               {"DELETE", "/v1/images"},
+	"pull_image":                 {"POST", "/v1/images/{name}/pull"},
 	"read_archive":               {"GET", "/v1/sandboxes/{id}/files/archive"},
 	"read_command_output":        {"GET", "/v1/sandboxes/{id}/commands/{command}/output"},
 	"read_file":                  {"POST", "/v1/sandboxes/{id}/files/read"},

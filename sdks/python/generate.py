@@ -35,7 +35,13 @@ SKIPPED = {
     "ErrorDetail",
     "ExecClientMessage",
     "ExecServerMessage",
+    "PrunedImages",
+    "PullImage",
+    "PullMessage",
+    "PullPhase",
+    "RegistryCredentials",
     "SearchMessage",
+    "UnprunedImage",
     "UploadForm",
     "WatchServerMessage",
 }

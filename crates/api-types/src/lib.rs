@@ -12,6 +12,7 @@ mod event;
 mod exec;
 mod file;
 mod history;
+mod image;
 mod log;
 mod metrics;
 mod network;
@@ -39,6 +40,9 @@ pub use file::{
     SearchFilesRequest, SearchMessage, WatchServerMessage,
 };
 pub use history::{History, UndoSandbox, Undone};
+pub use image::{
+    PrunedImages, PullImage, PullMessage, PullPhase, RegistryCredentials, UnprunedImage,
+};
 pub use log::{LogEntry, LogSource};
 pub use metrics::{
     GuestUsage, HostMetrics, MetricsPoint, ResourceSizes, SandboxMetrics, SandboxUsage,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use api_types::Template;
+use api_types::{PrunedImages, Template};
 use bytes::Bytes;
 use futures::Stream;
 use reqwest::{Body, Method};
@@ -30,6 +30,14 @@ impl Client {
     pub async fn image(&self, name: &str) -> Result<Template> {
         let url = self.route(&["v1", "images", name]);
         self.send_json(self.request(Method::GET, url)).await
+    }
+
+    /// Deletes images that no sandbox was made from; with `dry_run` it only names them.
+    pub async fn prune_images(&self, dry_run: bool) -> Result<PrunedImages> {
+        let mut url = self.route(&["v1", "images"]);
+        url.query_pairs_mut()
+            .append_pair("dry_run", if dry_run { "true" } else { "false" });
+        self.send_json(self.request(Method::DELETE, url)).await
     }
 
     /// Deletes an image that was imported. Sandboxes that were made from it keep their disks.

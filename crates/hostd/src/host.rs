@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use host_rpc as rpc;
+use registry::RegistryPolicy;
 use stdx::io::OptionalExt;
 use stdx::task::run_blocking;
 use tokio::sync::broadcast;
@@ -72,6 +73,8 @@ pub struct HostComponents {
     pub images: Images,
     /// User of processes that unpack images; no other process has it.
     pub unpacker: u32,
+    /// Rules by which images are pulled.
+    pub registries: RegistryPolicy,
     pub templates: Templates,
     pub preboot: PrebootCache,
     pub networks: Arc<dyn SandboxNetworks>,
@@ -136,6 +139,7 @@ impl Host {
             boot,
             images,
             unpacker,
+            registries: config.registries.clone(),
             templates,
             preboot,
             networks: Arc::clone(&networks) as Arc<dyn SandboxNetworks>,
@@ -184,7 +188,8 @@ impl Host {
         Self {
             id: components.id,
             limits,
-            imports: Imports::new(components.images.clone(), components.unpacker, &limits),
+            imports: Imports::new(components.images.clone(), components.unpacker, &limits)
+                .with_registries(components.registries),
             images: components.images,
             templates: Arc::new(components.templates),
             fork_notes: Arc::new(components.fork_notes),

@@ -151,6 +151,16 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Exchanges the names of two files or directories, so that each has the other's.
+///
+/// # Errors
+/// The error of renameat2(2).
+pub fn exchange_names(one: &Path, other: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags};
+    rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?;
+    Ok(())
+}
+
 /// Returns the bytes that unprivileged users can still write on the file system of `path`.
 ///
 /// # Errors

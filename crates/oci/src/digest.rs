@@ -35,11 +35,15 @@ impl Digest {
         }
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+    /// Returns the digest of bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(hex::encode(Sha256::digest(bytes)))
     }
 
-    pub(crate) fn from_hasher(hasher: Sha256) -> Self {
+    /// Returns the digest of everything that was hashed.
+    #[must_use]
+    pub fn from_hasher(hasher: Sha256) -> Self {
         Self(hex::encode(hasher.finalize()))
     }
 
@@ -57,7 +61,8 @@ impl Digest {
     }
 
     /// Returns the path of the blob in an OCI layout.
-    pub(crate) fn path(&self) -> String {
+    #[must_use]
+    pub fn path(&self) -> String {
         format!("blobs/sha256/{}", self.0)
     }
 
@@ -65,7 +70,7 @@ impl Digest {
     ///
     /// # Errors
     /// When they differ.
-    pub(crate) fn verify(&self, found: &Self) -> Result<()> {
+    pub fn verify(&self, found: &Self) -> Result<()> {
         if self == found {
             return Ok(());
         }

@@ -16,7 +16,7 @@ const DOCKER_MANIFEST: &str = "manifest.json";
 const DOCKER_CONFIG_TYPE: &str = "application/vnd.docker.container.image.v1+json";
 const DOCKER_INDEX_TYPE: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Annotation of manifests that describe another image, such as how it was built.
-const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+pub(crate) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 const REFERENCE_NAME: &str = "org.opencontainers.image.ref.name";
 /// Indices that may lie in one another.
 const MAX_INDICES: usize = 4;
@@ -240,14 +240,17 @@ impl Search<'_> {
 }
 
 /// Returns true for manifests of images. Signatures, charts and the like have others.
-fn is_image(manifest: &ImageManifest) -> bool {
+pub(crate) fn is_image(manifest: &ImageManifest) -> bool {
     let kind = manifest.config().media_type();
     let is_config = *kind == MediaType::ImageConfig || kind.to_string() == DOCKER_CONFIG_TYPE;
     is_config && manifest.artifact_type().is_none()
 }
 
 /// Returns the object `config`, and the digests of the unpacked layers.
-fn parse_config(content: &[u8], arch: &str) -> Result<(Option<serde_json::Value>, Vec<Digest>)> {
+pub(crate) fn parse_config(
+    content: &[u8],
+    arch: &str,
+) -> Result<(Option<serde_json::Value>, Vec<Digest>)> {
     let parsed: Configuration = serde_json::from_slice(content)?;
     if parsed.os != "linux" || parsed.architecture != arch {
         let platform = format!("{}/{}", parsed.os, parsed.architecture);
@@ -258,7 +261,7 @@ fn parse_config(content: &[u8], arch: &str) -> Result<(Option<serde_json::Value>
     Ok((parsed.config, unpacked.collect::<Result<_>>()?))
 }
 
-fn check_layers(layers: usize, unpacked: usize) -> Result<()> {
+pub(crate) fn check_layers(layers: usize, unpacked: usize) -> Result<()> {
     if layers > MAX_LAYERS {
         return Err(limit(format!(
             "the image has more than {MAX_LAYERS} layers"
@@ -272,7 +275,7 @@ fn check_layers(layers: usize, unpacked: usize) -> Result<()> {
     Ok(())
 }
 
-fn check_media_type(layer: &Descriptor) -> Result<()> {
+pub(crate) fn check_media_type(layer: &Descriptor) -> Result<()> {
     let kind = layer.media_type().to_string();
     let shown = printable(kind.as_bytes());
     if kind.contains("encrypted") {
@@ -301,9 +304,9 @@ fn several(names: &[String]) -> crate::Error {
     ))
 }
 
-fn wrong_platform(found: &BTreeSet<String>, architecture: &str) -> crate::Error {
+pub(crate) fn wrong_platform(found: &BTreeSet<String>, architecture: &str) -> crate::Error {
     let found = if found.is_empty() {
-        "the archive has no image".to_owned()
+        "there is no image".to_owned()
     } else {
         format!("the image is for {}", shown(found))
     };

@@ -1,5 +1,5 @@
-//! OCI images, archives of Docker, and root file systems in other forms, made into ext4 file systems
-//! that sandboxes boot from. Everything in here meets hostile bytes.
+//! OCI images, archives of Docker, and root file systems in other forms, made into ext4 file
+//! systems that sandboxes boot from. Everything in here meets hostile bytes.
 //!
 //! # How an image becomes a file system
 //!
@@ -39,6 +39,7 @@ mod ext4;
 mod image;
 pub mod limits;
 pub mod process;
+pub mod remote;
 pub mod serve;
 mod syscalls;
 mod tar_stream;

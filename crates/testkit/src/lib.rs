@@ -7,6 +7,7 @@ mod histories;
 pub mod host;
 pub mod nft;
 pub mod postgres;
+pub mod registry;
 
 pub use eventually::eventually;
 pub use guest_rpc::ENVD_VERSION;

@@ -294,6 +294,8 @@ const ALIASES = [
   "kill_process",
   "list_processes",
   "openapi_yaml",
+  "prune_images",
+  "pull_image",
   "read_file",
   "ready",
   "stream_process",

@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 20] = [
+const MAY: [(&str, &[&str]); 21] = [
     ("stdx", &[]),
     ("runtime", &["stdx"]),
     ("model", &[]),
@@ -32,6 +32,7 @@ const MAY: [(&str, &[&str]); 20] = [
     ("linux", &["stdx"]),
     ("disk-diff", &["linux", "model"]),
     ("oci", &["linux"]),
+    ("registry", &["model", "oci"]),
     ("sparse", &[]),
     ("listener", &[]),
     ("vmm", &["linux", "stdx"]),
@@ -45,6 +46,7 @@ const MAY: [(&str, &[&str]); 20] = [
             "linux",
             "listener",
             "oci",
+            "registry",
             "runtime",
             "stdx",
             "vmm",
@@ -57,7 +59,7 @@ const MAY: [(&str, &[&str]); 20] = [
     (
         "cli",
         &[
-            "client", "control", "hostd", "mcp", "model", "runtime", "sparse",
+            "client", "control", "hostd", "mcp", "model", "registry", "runtime", "sparse",
         ],
     ),
     ("testkit", &["model", "guest-rpc", "host-rpc", "stdx"]),

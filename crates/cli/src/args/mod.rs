@@ -32,7 +32,7 @@ pub use fs::{
     FsMvArgs, FsRmArgs, FsSearchArgs, FsStatArgs, FsTarget, FsWatchArgs,
 };
 pub use help::parse;
-pub use images::{ImageArgs, ImageCommand, ImageImportArgs};
+pub use images::{ImageArgs, ImageCommand, ImageImportArgs, ImagePullArgs};
 pub use lifecycle::{
     AutoCheckpointArgs, CheckpointArgs, CheckpointsArgs, CheckpointsCommand, DfArgs, ForkArgs,
     RollbackArgs, SavedCommand, SnapshotArgs, SnapshotsArgs, SnapshotsCommand, UndoArgs,
@@ -168,7 +168,7 @@ pub enum Command {
     Templates,
     /// Offer sandboxes as tools to a language model, over the Model Context Protocol
     Mcp(McpArgs),
-    /// Import, list and remove images, which sandboxes are created from
+    /// Import, pull, list and remove images, which sandboxes are created from
     Image(ImageArgs),
     /// Print completions for a shell, for example `source <(wrenn completions bash)`
     Completions { shell: clap_complete::Shell },

@@ -17,7 +17,7 @@ use super::templates::print_templates;
 use crate::args::{ImageArgs, ImageCommand, ImageImportArgs};
 use crate::copy::{CHUNK, Failure, counted, pack};
 use crate::failure::{self, Subject, usage_error};
-use crate::output::{self, Progress, printable};
+use crate::output::{self, Progress, format_size, printable};
 use crate::stdio::Stdio;
 
 /// Endings of archives and file systems that are no part of a name.
@@ -28,8 +28,12 @@ const ENDINGS: [&str; 11] = [
 pub async fn manage_images(session: &Session, args: ImageArgs) -> anyhow::Result<u8> {
     match args.command {
         ImageCommand::Import(args) => import_image(session, args).await.map(|()| 0),
+        ImageCommand::Pull(args) => super::image_pulls::pull_image(session, args)
+            .await
+            .map(|()| 0),
         ImageCommand::Ls => list_images(session).await.map(|()| 0),
         ImageCommand::Inspect { names } => inspect_images(session, names).await,
+        ImageCommand::Prune { dry_run } => prune_images(session, dry_run).await,
         ImageCommand::Rm { names } => remove_images(session, names).await,
     }
 }
@@ -168,6 +172,41 @@ async fn remove_images(session: &Session, names: Vec<String>) -> anyhow::Result<
     if session.json {
         output::print_json(&json!({"removed": removed}))?;
     }
+    Ok(code)
+}
+
+async fn prune_images(session: &Session, dry_run: bool) -> anyhow::Result<u8> {
+    let pruned = session.client.prune_images(dry_run).await?;
+    let code = u8::from(!pruned.failed.is_empty());
+    if session.json {
+        output::print_json(&pruned)?;
+        return Ok(code);
+    }
+    for failed in &pruned.failed {
+        let text = format!("{}: {}", failed.name, failed.error.message);
+        output::print_note(&printable(&text));
+    }
+    if pruned.images.is_empty() {
+        output::print_note("There is no unused image.");
+        return Ok(code);
+    }
+    if dry_run {
+        print_templates(&pruned.images)?;
+    } else {
+        for image in &pruned.images {
+            output::print_line(&printable(&image.name))?;
+        }
+    }
+    let freed = format_size(pruned.freed_bytes);
+    let shared = match pruned.shared_bytes {
+        0 => String::new(),
+        bytes => format!(
+            "; {} more stay, since snapshots or other images have them, too",
+            format_size(bytes)
+        ),
+    };
+    let would = if dry_run { "would free" } else { "freed" };
+    output::print_note(&format!("Pruning {would} {freed}{shared}."));
     Ok(code)
 }
 

@@ -16,6 +16,7 @@ mod fs;
 mod fs_path;
 mod fs_search;
 mod fs_watch;
+mod image_pulls;
 mod images;
 mod info;
 mod logs;

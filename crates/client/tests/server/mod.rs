@@ -141,6 +141,7 @@ impl Server {
                 "/v1/images/{name}",
                 get(images::get_image).delete(images::delete_image),
             )
+            .route("/v1/images/{name}/pull", post(images::pull_image))
             .route("/v1/events", get(events::list))
             .route("/v1/events/stream", get(events::stream))
             .route("/v1/disk-usage", get(disk_usage::of_all))

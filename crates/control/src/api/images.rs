@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::Template;
+use api_types::{ErrorDetail, PrunedImages, Template, UnprunedImage};
 use axum::body::Body;
 use axum::extract::State;
 use axum::{Extension, Json as Answer};
@@ -34,9 +34,9 @@ pub struct ImportQuery {
 
 /// Import an image
 ///
-/// Makes a template of the body: an archive of `docker save`, an OCI archive, a tar archive of a root
-/// file system (plain, or compressed with gzip, zstd or xz), or an ext4 file system. What it is is
-/// told by its content, whatever its type. The image belongs to the team of the key.
+/// Makes a template of the body: an archive of `docker save`, an OCI archive, a tar archive of a
+/// root file system (plain, or compressed with gzip, zstd or xz), or an ext4 file system. What it
+/// is is told by its content, whatever its type. The image belongs to the team of the key.
 #[utoipa::path(
     post, path = "/v1/images", tag = "templates", params(ImportQuery),
     request_body(content = super::Binary, content_type = "application/octet-stream"),
@@ -61,6 +61,55 @@ pub async fn import_image(
     let import = async move { app.import_image(&principal, &name, archive).await };
     let imported = spawn_detached(import).await?;
     Ok((StatusCode::CREATED, Answer(view::template(imported))))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PruneQuery {
+    /// Only tell which images would be deleted. Default false.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Delete unused images
+///
+/// Images of the team that were imported or pulled, and that none of its sandboxes was made from.
+/// Each is told with what its deletion frees, and what stays because snapshots or other images have
+/// it, too.
+#[utoipa::path(
+    delete, path = "/v1/images", tag = "templates", params(PruneQuery),
+    responses(
+        (status = 200, description = "Images that were deleted, or would be", body = PrunedImages),
+        (status = 502, description = "The host agent failed"),
+    )
+)]
+pub async fn prune_images(
+    State(app): State<Arc<App>>,
+    Extension(principal): Extension<Principal>,
+    Query(PruneQuery { dry_run }): Query<PruneQuery>,
+) -> Result<Answer<PrunedImages>> {
+    let prune = async move { app.prune_images(&principal, dry_run).await };
+    let pruned = spawn_detached(prune).await?;
+    let images: Vec<Template> = pruned.images.into_iter().map(view::template).collect();
+    let failed = pruned
+        .failed
+        .into_iter()
+        .map(|(name, error)| UnprunedImage {
+            name: name.to_string(),
+            error: ErrorDetail {
+                code: error.code.as_str().to_owned(),
+                message: error.message,
+                exit_code: None,
+            },
+        });
+    Ok(Answer(PrunedImages {
+        dry_run,
+        freed_bytes: images.iter().map(|image| image.exclusive_bytes).sum(),
+        shared_bytes: images.iter().map(|image| image.shared_bytes).sum(),
+        images,
+        failed: failed.collect(),
+    }))
 }
 
 /// Get an image

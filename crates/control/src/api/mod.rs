@@ -20,6 +20,7 @@ mod file_watch;
 mod files;
 mod form;
 mod health;
+mod image_pulls;
 mod images;
 mod lifecycle;
 mod logs;
@@ -176,8 +177,9 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::stream_events))
         .merge(of_webhooks())
         .routes(routes!(templates::list_templates))
-        .routes(routes!(images::import_image))
+        .routes(routes!(images::import_image, images::prune_images))
         .routes(routes!(images::get_image, images::delete_image))
+        .routes(routes!(image_pulls::pull_image))
         .routes(routes!(
             snapshots::create_snapshot,
             snapshots::list_snapshots

@@ -1,9 +1,9 @@
 //! Images that teams import. They are templates on one host, as snapshots are; the store has only
 //! which team a name belongs to, by the same claims ([`super::snapshots`]).
 //!
-//! The name is claimed when the archive begins to arrive, and locked for as long as the host has it.
-//! If the archive breaks off, or is no image, the claim is released; if we die, it stays, and the
-//! team can use the name again.
+//! The name is claimed when the archive begins to arrive, and locked for as long as the host has
+//! it. If the archive breaks off, or is no image, the claim is released; if we die, it stays, and
+//! the team can use the name again.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl App {
     }
 
     /// Returns the first host that answers.
-    async fn image_host(&self) -> Result<Arc<Host>> {
+    pub(super) async fn image_host(&self) -> Result<Arc<Host>> {
         let mut failed = Error::new(ErrorCode::HostUnavailable, "there is no host");
         for host in self.hosts.all() {
             match host.list_templates().await {
@@ -93,8 +93,8 @@ impl App {
     ///
     /// # Errors
     /// `NotFound`, also for snapshots; `Forbidden` for base images; `Conflict` if another request is
-    /// busy with the name, or the image is needed where it is; `HostUnavailable` if only a host that
-    /// does not answer may have it.
+    /// busy with the name, or the image is needed where it is; `HostUnavailable` if only a host
+    /// that does not answer may have it.
     pub async fn delete_image(&self, principal: &Principal, name: &TemplateName) -> Result<()> {
         principal.require_write(Resource::Templates)?;
         self.find_imports(principal, name).await?;
@@ -160,7 +160,7 @@ impl App {
     }
 
     /// Returns the hosts that have an image which the team sees.
-    async fn find_images(
+    pub(super) async fn find_images(
         &self,
         principal: &Principal,
         name: &TemplateName,

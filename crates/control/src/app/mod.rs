@@ -20,6 +20,8 @@ pub mod files;
 pub mod health;
 mod held;
 mod idempotency_lock;
+pub mod image_prune;
+mod image_pulls;
 pub(crate) mod image_uploads;
 mod images;
 pub mod logs;

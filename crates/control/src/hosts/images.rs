@@ -87,7 +87,7 @@ impl Host {
 }
 
 /// The image exists when this fails: no refusal.
-fn template_from(image: rpc::Image) -> Result<Template> {
+pub(super) fn template_from(image: rpc::Image) -> Result<Template> {
     let template = image.template.into_option().unwrap_or_default();
     let template = Template::try_from(template).map_err(|cause| {
         let text = "the host agent's answer makes no sense";

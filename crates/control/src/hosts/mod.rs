@@ -18,6 +18,7 @@ mod images;
 mod inventory;
 mod logs;
 mod network;
+mod pulls;
 mod reports;
 mod sandboxes;
 mod snapshots;
@@ -62,6 +63,7 @@ pub use files::{
 pub use host::HostInfo;
 pub use inventory::{Inventory, Reservation};
 pub use logs::{LogEntry, LogStream};
+pub use pulls::{ImagePull, PullCredentials, PullEvent, PullProgress, PullStream};
 pub use reports::{HostSettings, SandboxReport};
 pub use sandboxes::{HostRecord, SignedFile, WatchEvent, WatchStream};
 pub use snapshots::{Checkpoint, History, UndoTarget, Undone};
@@ -314,8 +316,9 @@ impl Host {
     }
 }
 
-/// Returns true if the host did nothing and does nothing more: it refused, or could not be connected
-/// to. A connection that breaks later, or a time limit, does not tell what becomes of a call.
+/// Returns true if the host did nothing and does nothing more: it refused, or could not be
+/// connected to. A connection that breaks later, or a time limit, does not tell what becomes of a
+/// call.
 #[must_use]
 pub fn is_refusal(error: &Error) -> bool {
     let connect = error

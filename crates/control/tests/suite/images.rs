@@ -177,3 +177,153 @@ async fn import_and_deletion_forget_inventory() {
     assert!(gone.is_not_found(), "{gone}");
     assert_eq!(host.calls("EnsureSandbox"), creates);
 }
+
+fn pull(plane: &Plane, name: &str, body: &serde_json::Value) -> RequestBuilder {
+    plane
+        .request(Method::POST, &format!("/v1/images/{name}/pull"))
+        .json(body)
+}
+
+/// Returns the messages of a pull.
+async fn pulled(answer: reqwest::Response) -> Vec<serde_json::Value> {
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
+    let text = answer.text().await.unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn pulled_image_belongs_to_team() {
+    let (_host, _ground, plane) = one().await;
+    let body = serde_json::json!({
+        "reference": "alpine:3.20",
+        "credentials": { "username": "ann", "password": "secret" },
+    });
+    let messages = pulled(pull(&plane, "alpine", &body).send().await.unwrap()).await;
+    assert_eq!(messages[0]["type"], "progress");
+    assert_eq!(messages[0]["phase"], "downloading");
+    let last = messages.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["image"]["name"]),
+        (&"done".into(), &"alpine".into())
+    );
+    assert_eq!(
+        last["image"]["size_bytes"],
+        "alpine:3.20".len() + "secret".len()
+    );
+    assert_eq!(last["image"]["image_config"]["User"], "app");
+    let others = other_team(&plane).await;
+    assert!(others.image("alpine").await.unwrap_err().is_not_found());
+    let create = api_types::CreateSandbox {
+        template: Some("alpine".to_owned()),
+        ..Default::default()
+    };
+    plane.client().create(&create).await.unwrap();
+    let pull_again = api_types::PullImage {
+        reference: "alpine:3.20".to_owned(),
+        ..Default::default()
+    };
+    let taken = others.pull_image("alpine", &pull_again).await.unwrap_err();
+    assert_eq!(taken.code(), Some("conflict"), "{taken}");
+}
+
+#[tokio::test]
+async fn failed_pull_frees_its_name() {
+    let (host, _ground, plane) = one().await;
+    let missing = serde_json::json!({ "reference": "missing" });
+    let text = refused(pull(&plane, "app", &missing), 404, "not_found").await;
+    assert!(text.contains("no such image"), "{text}");
+    let broken = serde_json::json!({ "reference": "broken" });
+    let messages = pulled(pull(&plane, "app", &broken).send().await.unwrap()).await;
+    let last = messages.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["error"]["code"]),
+        (&"error".into(), &"agent_error".into())
+    );
+    assert!(names(&host).is_empty());
+    let others = other_team(&plane).await;
+    let wanted = api_types::PullImage {
+        reference: "app".to_owned(),
+        ..Default::default()
+    };
+    let mut messages = others.pull_image("app", &wanted).await.unwrap();
+    while let Some(message) = messages.next().await.unwrap() {
+        assert!(
+            !matches!(message, api_types::PullMessage::Error { .. }),
+            "{message:?}"
+        );
+    }
+    assert_eq!(names(&host), ["app"]);
+    for wrong in [
+        serde_json::json!({}),
+        serde_json::json!({ "reference": "app", "credentials": { "username": "ann" } }),
+        serde_json::json!({ "reference": "app", "tag": "1" }),
+    ] {
+        refused(pull(&plane, "other", &wrong), 400, "invalid_request").await;
+    }
+}
+
+#[tokio::test]
+async fn hang_up_frees_place_of_pull() {
+    let (_host, _ground, plane) = one().await;
+    let endless = api_types::PullImage {
+        reference: "endless".to_owned(),
+        ..Default::default()
+    };
+    let client = plane.client();
+    let mut begun = Vec::new();
+    for name in ["one", "two"] {
+        let mut messages = client.pull_image(name, &endless).await.unwrap();
+        messages.next().await.unwrap().unwrap();
+        begun.push(messages);
+    }
+    let full = client.pull_image("three", &endless).await.unwrap_err();
+    assert_eq!(full.code(), Some("resource_exhausted"), "{full}");
+    drop(begun);
+    let wanted = api_types::PullImage {
+        reference: "app".to_owned(),
+        ..Default::default()
+    };
+    let begun = crate::support::eventually("a place is free", || async {
+        client.pull_image("three", &wanted).await.ok()
+    });
+    begun.await.next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn prune_spares_images_of_sandboxes() {
+    let (host, _ground, plane) = one().await;
+    let client = plane.client();
+    for name in ["used", "unused", "alone"] {
+        import(&plane, name, "an archive").send().await.unwrap();
+    }
+    let others = other_team(&plane).await;
+    let archive = futures::stream::iter([Ok(bytes::Bytes::from_static(b"an archive"))]);
+    others.import_image("foreign", archive).await.unwrap();
+    let create = api_types::CreateSandbox {
+        template: Some("used".to_owned()),
+        ..Default::default()
+    };
+    let sandbox = client.create(&create).await.unwrap();
+    client.pause(&sandbox.id).await.unwrap();
+    let told = client.prune_images(true).await.unwrap();
+    let told_names: Vec<&str> = told.images.iter().map(|image| &*image.name).collect();
+    assert_eq!(
+        (told.dry_run, &told_names[..]),
+        (true, &["alone", "unused"][..])
+    );
+    assert_eq!(told.freed_bytes, 2 * "an archive".len() as u64);
+    assert_eq!(names(&host).len(), 4);
+    let done = client.prune_images(false).await.unwrap();
+    assert_eq!((done.images.len(), done.failed.len()), (2, 0));
+    assert_eq!(names(&host), ["foreign", "used"]);
+    client.delete(&sandbox.id).await.unwrap();
+    let rest = crate::support::eventually("the sandbox is gone", || async {
+        let pruned = client.prune_images(false).await.unwrap();
+        (!pruned.images.is_empty()).then_some(pruned)
+    });
+    assert_eq!(rest.await.images[0].name, "used");
+    assert_eq!(names(&host), ["foreign"]);
+}

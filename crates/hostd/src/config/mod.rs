@@ -7,9 +7,11 @@ mod engine;
 pub(crate) mod limits;
 pub(crate) mod network;
 mod paths;
+mod registries;
 
 use std::path::{Path, PathBuf};
 
+use registry::RegistryPolicy;
 use runtime::config::{ConfigErrors, Variables};
 use runtime::environment::variable;
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub disks: DiskConfig,
     pub network: NetworkConfig,
     pub limits: Limits,
+    /// `AGENT_REGISTRIES`, `AGENT_REGISTRY_NETWORKS`.
+    pub registries: RegistryPolicy,
 }
 
 impl Config {
@@ -74,6 +78,7 @@ impl Config {
             disks: DiskConfig::from_variables(&mut variables),
             network: NetworkConfig::from_variables(&mut variables),
             limits: Limits::from_variables(&mut variables),
+            registries: registries::read_policy(&mut variables, &dir),
             dir,
         };
         runtime::otlp::check_settings(&mut variables);
@@ -98,7 +103,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        const NAMES: [&str; 19] = [
+        const NAMES: [&str; 20] = [
             "AGENT_ACCEL",
             "AGENT_DISK",
             "AGENT_DISK_IOPS",
@@ -112,6 +117,7 @@ mod tests {
             "AGENT_MAX_SANDBOXES",
             "AGENT_NETWORK_CIDR",
             "AGENT_NETWORK_POOL",
+            "AGENT_REGISTRY_NETWORKS",
             "AGENT_SANDBOX_CONNECTIONS",
             "AGENT_SYSCALL_FILTER",
             "AGENT_TOKEN",

@@ -10,9 +10,10 @@
 //! ```
 //! An import gets its name by one rename of a whole and durable directory, and loses it by one, so
 //! the image, its configuration and its record are always those of one import. Where an image lies
-//! tells whose it is: nothing below `imported` is ever taken for an image of the administrator, also
-//! if its record cannot be read, and agents of versions before this one do not see it. If we die in
-//! between, a directory `.import-HEX` without an owner is left, which the next start removes.
+//! tells whose it is: nothing below `imported` is ever taken for an image of the administrator,
+//! also if its record cannot be read, and agents of versions before this one do not see it. If we
+//! die in between, a directory `.import-HEX` without an owner is left, which the next start
+//! removes.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -180,15 +181,14 @@ impl Images {
         })
     }
 
-    /// Gives a finished image its name. Blocking.
+    /// Makes a finished image a whole and durable directory that has no name yet. Blocking.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is an import of that name; the file system's.
-    pub(super) fn publish_import(
+    /// The file system's.
+    pub(super) fn stage_image(
         &self,
         staging: &Staging,
         image: &Path,
-        name: &TemplateName,
         record: &ImportRecord,
         config: Option<&ImageConfig>,
     ) -> io::Result<()> {
@@ -205,10 +205,27 @@ impl Images {
             let config = serde_json::to_vec_pretty(config)?;
             linux::file::write_atomic(&config::config_path(&path), &config, 0o600)?;
         }
-        linux::file::sync_dir(&staged)?;
+        linux::file::sync_dir(&staged)
+    }
+
+    /// Gives a staged image its name. Blocking.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is an import of that name; the file system's.
+    pub(super) fn publish_import(&self, staging: &Staging, name: &TemplateName) -> io::Result<()> {
         let imported = self.imported_dir();
-        let to = imported.join(name.as_str());
-        linux::file::rename_new(&staged, &to)?;
+        linux::file::rename_new(&staging.path(STAGED), &imported.join(name.as_str()))?;
+        linux::file::sync_dir(&imported)
+    }
+
+    /// Gives a staged image the name of an import, which goes with the directory of the new one. A
+    /// crash leaves the old or the new one. Blocking.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such import; the file system's.
+    pub(super) fn replace_import(&self, staging: &Staging, name: &TemplateName) -> io::Result<()> {
+        let imported = self.imported_dir();
+        linux::file::exchange_names(&staging.path(STAGED), &imported.join(name.as_str()))?;
         linux::file::sync_dir(&imported)
     }
 
@@ -223,8 +240,8 @@ impl Images {
         linux::file::sync_dir(&imported)
     }
 
-    /// Removes what imports and removals that were cut off have left. What stays is logged: it takes
-    /// room, and keeps nothing else from working. Blocking.
+    /// Removes what imports and removals that were cut off have left. What stays is logged: it
+    /// takes room, and keeps nothing else from working. Blocking.
     pub(crate) fn remove_unfinished_imports(&self) {
         let entries = match fs::read_dir(self.imported_dir()).optional() {
             Ok(entries) => entries.into_iter().flatten(),
@@ -278,10 +295,16 @@ mod tests {
     }
 
     fn publish(images: &Images, name: &str, config: Option<&ImageConfig>) -> io::Result<()> {
+        let staging = stage(images, name, config)?;
+        images.publish_import(&staging, &name.parse().unwrap())
+    }
+
+    fn stage(images: &Images, text: &str, config: Option<&ImageConfig>) -> io::Result<Staging> {
         let staging = images.stage_import()?;
         let file = staging.path("spool");
-        fs::write(&file, name)?;
-        images.publish_import(&staging, &file, &name.parse().unwrap(), &record(), config)
+        fs::write(&file, text)?;
+        images.stage_image(&staging, &file, &record(), config)?;
+        Ok(staging)
     }
 
     fn names(images: &Images) -> Vec<(String, bool)> {
@@ -312,6 +335,24 @@ mod tests {
         images.remove_import(&name).unwrap();
         images.remove_import(&name).unwrap();
         assert_eq!(fs::read_dir(images.imported_dir()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn replaced_import_is_new_one_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::new(dir.path());
+        let name: TemplateName = "app".parse().unwrap();
+        publish(&images, "app", Some(&ImageConfig::default())).unwrap();
+        let staging = stage(&images, "new", None).unwrap();
+        images.replace_import(&staging, &name).unwrap();
+        drop(staging);
+        let image = images.find_image(&name).unwrap();
+        assert_eq!(fs::read(&image.path).unwrap(), b"new");
+        assert_eq!(image.read_config().unwrap(), None);
+        assert_eq!(fs::read_dir(images.imported_dir()).unwrap().count(), 1);
+        let staging = stage(&images, "none", None).unwrap();
+        let missing = images.replace_import(&staging, &"missing".parse().unwrap());
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     /// No name of an import is that of a file of another one, or of the administrator.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use model::{SandboxId, SandboxState};
+use registry::RegistryError;
 
 use super::state::Phase;
 use super::step_error::StepError;
@@ -125,6 +126,7 @@ impl SandboxError {
                 ErrorCode::InvalidArgument
             }
             Self::Import(ImportError::Refused(_)) => ErrorCode::InvalidArgument,
+            Self::Import(ImportError::Registry(error)) => registry_code(error),
             Self::Stalled(_)
             | Self::TooMany { .. }
             | Self::Import(ImportError::NoRoom | ImportError::TooMany(_)) => {
@@ -162,6 +164,16 @@ impl SandboxError {
 impl From<StepError> for SandboxError {
     fn from(error: StepError) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+fn registry_code(error: &RegistryError) -> ErrorCode {
+    match error {
+        RegistryError::NotFound(_) => ErrorCode::NotFound,
+        RegistryError::Forbidden(_) => ErrorCode::PermissionDenied,
+        // Those of the request are no credentials of ours.
+        RegistryError::Refused(_) | RegistryError::Denied(_) => ErrorCode::InvalidArgument,
+        RegistryError::Unreachable(_) | RegistryError::Host(_) => ErrorCode::Internal,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use connectrpc::{
     ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
+    ServiceStream,
 };
 use futures::StreamExt;
 use host_rpc as rpc;
@@ -13,9 +14,9 @@ use model::TemplateName;
 use stdx::error::chain;
 
 use super::error::{from_sandbox_error, invalid_argument};
-use super::templates::image_message;
+use super::pull::{pull_request, stream_pull};
+use super::templates::image_with_config;
 use super::{Agent, run_detached};
-use crate::images::Image;
 use crate::images::import::{ImportError, Upload};
 use crate::sandbox::SandboxError;
 
@@ -41,9 +42,18 @@ impl ImageService for Agent {
         let manager = Arc::clone(&self.manager);
         let import = async move {
             let image = manager.import_image(upload, &name).await?;
-            stdx::task::run_blocking(move || Ok::<_, SandboxError>(message(&image))).await
+            stdx::task::run_blocking(move || Ok::<_, SandboxError>(image_with_config(&image))).await
         };
         Response::ok(run_detached(import).await?)
+    }
+
+    async fn pull_image(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::PullImageRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::PullImageResponse>> {
+        let request = pull_request(request.to_owned_message())?;
+        Response::stream_ok(stream_pull(Arc::clone(&self.manager), request))
     }
 
     async fn get_image(
@@ -53,7 +63,7 @@ impl ImageService for Agent {
     ) -> ServiceResult<rpc::Image> {
         let name: TemplateName = request.name.parse().map_err(invalid_argument)?;
         let images = self.manager.host.images.clone();
-        let find = move || Ok(message(&images.find_image(&name)?));
+        let find = move || Ok(image_with_config(&images.find_image(&name)?));
         let found: Result<_, SandboxError> = stdx::task::run_blocking(find).await;
         Response::ok(found.map_err(from_sandbox_error)?)
     }
@@ -98,18 +108,6 @@ impl Agent {
     }
 }
 
-/// Converts an image with its configuration, and measures it. Blocking.
-fn message(image: &Image) -> rpc::Image {
-    // One that cannot be read is in the log, and refuses creates.
-    let config = image.read_config().ok().flatten();
-    let config = config.and_then(|config| serde_json::to_string(&config).ok());
-    rpc::Image {
-        template: image_message(image).into(),
-        config: config.unwrap_or_default(),
-        ..Default::default()
-    }
-}
-
 async fn next_part(
     requests: &mut InboundStream<rpc::ImportImageRequest>,
 ) -> Result<Option<Part>, ConnectError> {
@@ -122,6 +120,6 @@ fn from_import(error: ImportError) -> ConnectError {
     match error {
         ImportError::Refused(_) => ConnectError::invalid_argument(text),
         ImportError::NoRoom | ImportError::TooMany(_) => ConnectError::resource_exhausted(text),
-        ImportError::Host(_) => ConnectError::internal(text),
+        ImportError::Registry(_) | ImportError::Host(_) => ConnectError::internal(text),
     }
 }

@@ -20,6 +20,7 @@ mod logs;
 mod network;
 mod paths;
 mod program;
+mod pull;
 mod sandboxes;
 mod snapshots;
 mod stats;

@@ -73,6 +73,18 @@ pub(super) fn image_message(image: &Image) -> rpc::Template {
     }
 }
 
+/// Converts an image with its configuration, and measures it. Blocking.
+pub(super) fn image_with_config(image: &Image) -> rpc::Image {
+    // One that cannot be read is in the log, and refuses creates.
+    let config = image.read_config().ok().flatten();
+    let config = config.and_then(|config| serde_json::to_string(&config).ok());
+    rpc::Image {
+        template: image_message(image).into(),
+        config: config.unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
 /// Converts a template that was created from a sandbox, and measures it. Blocking.
 pub(super) fn template_message(template: &Template) -> rpc::Template {
     let (kind, snapshot) = match template.has_memory {

@@ -25,6 +25,7 @@ mod limits;
 mod network;
 mod pause;
 mod programs;
+mod pulls;
 mod root_fs;
 mod snapshots;
 mod state;

@@ -141,6 +141,7 @@ impl Place {
             },
             images: Images::new(&self.path("images")),
             unpacker: u32::MAX - 2,
+            registries: Default::default(),
             templates: Templates::open(&self.path("snapshots")).unwrap(),
             preboot: PrebootCache::open(&self.path("warm"), warm).unwrap(),
             networks: Arc::new(LoopbackNetworks::new(

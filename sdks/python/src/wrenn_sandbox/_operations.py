@@ -40,6 +40,9 @@ OPERATIONS = {
     "get_host_metrics": Operation(
         "GET", "/v1/hosts/metrics", True
     ),
+    "prune_images": Operation(
+        "DELETE", "/v1/images", True
+    ),
     "import_image": Operation(
         "POST", "/v1/images", False
     ),
@@ -48,6 +51,9 @@ OPERATIONS = {
     ),
     "get_image": Operation(
         "GET", "/v1/images/{name}", True
+    ),
+    "pull_image": Operation(
+        "POST", "/v1/images/{name}/pull", False
     ),
     "list_sandboxes": Operation(
         "GET", "/v1/sandboxes", True

@@ -60,6 +60,12 @@ export interface Operations {
     body: never;
     answer: Schemas["Template"];
   };
+  prune_images: {
+    path: Record<never, never>;
+    query: { dry_run?: boolean };
+    body: never;
+    answer: Schemas["PrunedImages"];
+  };
   get_image: {
     path: { name: string };
     query: Record<never, never>;
@@ -70,6 +76,12 @@ export interface Operations {
     path: { name: string };
     query: Record<never, never>;
     body: never;
+    answer: never;
+  };
+  pull_image: {
+    path: { name: string };
+    query: Record<never, never>;
+    body: Schemas["PullImage"];
     answer: never;
   };
   list_sandboxes: {
@@ -554,8 +566,10 @@ export const ROUTES: { readonly [name in keyof Operations]: readonly [method: st
   stream_events: ["GET", "/v1/events/stream"],
   get_host_metrics: ["GET", "/v1/hosts/metrics"],
   import_image: ["POST", "/v1/images"],
+  prune_images: ["DELETE", "/v1/images"],
   get_image: ["GET", "/v1/images/{name}"],
   delete_image: ["DELETE", "/v1/images/{name}"],
+  pull_image: ["POST", "/v1/images/{name}/pull"],
   list_sandboxes: ["GET", "/v1/sandboxes"],
   create_sandbox: ["POST", "/v1/sandboxes"],
   count_sandboxes: ["GET", "/v1/sandboxes/count"],

@@ -954,6 +954,75 @@ export interface components {
      * @enum {string}
      */
     ProcessSignal: "SIGHUP" | "SIGINT" | "SIGQUIT" | "SIGKILL" | "SIGUSR1" | "SIGUSR2" | "SIGTERM";
+    /** @description Answer of `DELETE /v1/images`: images that no sandbox was made from. */
+    PrunedImages: {
+      /** @description Nothing was deleted. */
+      dry_run: boolean;
+      /** @description Images that could not be deleted. */
+      failed: components["schemas"]["UnprunedImage"][];
+      /**
+       * Format: int64
+       * @description Bytes that are free on hosts when these are deleted.
+       */
+      freed_bytes: number;
+      /** @description Images that were deleted, or would be, by name. */
+      images: components["schemas"]["Template"][];
+      /**
+       * Format: int64
+       * @description Bytes of them that stay, since snapshots or other images have them, too.
+       */
+      shared_bytes: number;
+    };
+    /** @description Body of `POST /v1/images/{name}/pull`. */
+    PullImage: {
+      credentials?: components["schemas"]["RegistryCredentials"] | null;
+      /**
+       * @description Reference of the image; without a registry it is Docker Hub's.
+       * @example alpine:3.20
+       */
+      reference: string;
+      /** @description Replace another image that the team has under that name. Default false. */
+      replace?: boolean | null;
+    };
+    /**
+     * @description A line of the answer of a pull. The last one is `done` or `error`; without either the answer
+     *     broke off, and the image may be there.
+     */
+    PullMessage:
+      | {
+          /**
+           * Format: int64
+           * @description Bytes of layers that have come.
+           */
+          bytes: number;
+          /** Format: int32 */
+          layers: number;
+          /** Format: int32 */
+          layers_done: number;
+          phase: components["schemas"]["PullPhase"];
+          /**
+           * Format: int64
+           * @description Bytes of layers that there are.
+           */
+          total_bytes: number;
+          /** @enum {string} */
+          type: "progress";
+        }
+      | {
+          image: components["schemas"]["Template"];
+          /** @enum {string} */
+          type: "done";
+        }
+      | {
+          error: components["schemas"]["ErrorDetail"];
+          /** @enum {string} */
+          type: "error";
+        };
+    /**
+     * @description Phase of a pull.
+     * @enum {string}
+     */
+    PullPhase: "downloading" | "unpacking";
     /** @description Answer to a request to send dead letters again. */
     Redelivered: {
       /**
@@ -961,6 +1030,13 @@ export interface components {
        * @description Number of deliveries that are sent again.
        */
       count: number;
+    };
+    /** @description Credentials for a registry: a name with a password or access token, or an identity token alone. */
+    RegistryCredentials: {
+      /** @description Refresh token of OAuth 2, as `docker login` stores it for some registries. */
+      identity_token?: string | null;
+      password?: string | null;
+      username?: string | null;
     };
     /** @description Sizes that usage is measured against. */
     ResourceSizes: {
@@ -1394,6 +1470,11 @@ export interface components {
       sandbox: components["schemas"]["Sandbox"];
       /** @description Checkpoint of the state before: a rollback to it takes the undo back. */
       saved_as: string;
+    };
+    /** @description An unused image that could not be deleted. */
+    UnprunedImage: {
+      error: components["schemas"]["ErrorDetail"];
+      name: string;
     };
     /** @description Body of `PATCH /v1/sandboxes/{id}`. What is left out stays as it is. */
     UpdateSandbox: {

@@ -1,10 +1,11 @@
-//! Imports images: receives an archive into a file, has it unpacked by a process of its own in a jail
-//! ([`oci`]), and publishes the result ([`super::imported`]).
+//! Imports images: receives an archive into a file, has it unpacked by a process of its own in a
+//! jail ([`oci`]), and publishes the result ([`super::imported`]).
 //!
 //! Archives are received without order, two are unpacked at a time, since each may use a processor
 //! and gigabytes of memory; more wait. What is received goes with its connection; from its end on
 //! the import goes on whether the caller waits or not.
 
+mod pull;
 mod space;
 mod unpacking;
 
@@ -15,12 +16,14 @@ use std::time::Duration;
 
 use model::{ImageConfig, TemplateName};
 use oci::serve::Failure;
+use registry::{Puller, RegistryError, RegistryPolicy};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use super::Images;
 use super::imported::{ImportRecord, Staging};
 use crate::config::limits::Limits;
+pub(crate) use pull::{PullPhase, PullRequest, PullStatus};
 use space::{Promise, Space};
 pub(crate) use unpacking::MAX_ENTRIES;
 
@@ -28,8 +31,8 @@ pub(crate) use unpacking::MAX_ENTRIES;
 pub(crate) const MAX_UNPACKED: usize = 2;
 /// Longest time for unpacking one: 20 GiB at 20 MB/s take 17 minutes, which is slow.
 pub(crate) const UNPACK_TIME: Duration = Duration::from_secs(1800);
-/// Time for unpacking that every image has, and bytes of its archive for each second more, so that a
-/// small archive does not keep an unpacker from others for as long as a large one may.
+/// Time for unpacking that every image has, and bytes of its archive for each second more, so that
+/// a small archive does not keep an unpacker from others for as long as a large one may.
 const BASE_UNPACK_TIME: Duration = Duration::from_secs(120);
 const BYTES_PER_SECOND: u64 = 1 << 20;
 /// Bytes that an upload is promised at a time.
@@ -48,8 +51,20 @@ pub enum ImportError {
          restart the host agent"
     )]
     TooMany(usize),
+    #[error(transparent)]
+    Registry(RegistryError),
     #[error("the image cannot be imported")]
     Host(#[source] io::Error),
+}
+
+impl From<RegistryError> for ImportError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Refused(text) => Self::Refused(text),
+            RegistryError::Host(error) => error.into(),
+            other => Self::Registry(other),
+        }
+    }
 }
 
 impl From<io::Error> for ImportError {
@@ -89,6 +104,7 @@ pub struct Imports {
     max_images: usize,
     permits: Arc<Semaphore>,
     space: Space,
+    puller: Puller,
 }
 
 /// An archive that is being received.
@@ -123,6 +139,16 @@ impl Imports {
             max_bytes: limits.image_bytes,
             max_images: limits.images,
             permits: Arc::new(Semaphore::new(MAX_UNPACKED)),
+            puller: Puller::new(RegistryPolicy::default()),
+        }
+    }
+
+    /// Pulls images by these rules.
+    #[must_use]
+    pub fn with_registries(self, policy: RegistryPolicy) -> Self {
+        Self {
+            puller: Puller::new(policy),
+            ..self
         }
     }
 
@@ -143,11 +169,16 @@ impl Imports {
     /// # Errors
     /// The host's.
     pub async fn begin_upload(&self) -> Result<Upload, ImportError> {
+        self.stage_archive(PROMISED_BYTES).await
+    }
+
+    /// Creates the file of an archive for which so much room is promised.
+    async fn stage_archive(&self, promised_bytes: u64) -> Result<Upload, ImportError> {
         let images = self.images.clone();
         let space = self.space.clone();
         let stage = move || {
             let staging = images.stage_import()?;
-            let promise = space.promise(PROMISED_BYTES)?;
+            let promise = space.promise(promised_bytes)?;
             Ok::<_, ImportError>((staging, promise))
         };
         let (staging, promise) = stdx::task::run_blocking(stage).await?;
@@ -159,7 +190,7 @@ impl Imports {
             max_bytes: self.max_bytes,
             space: self.space.clone(),
             promise,
-            promised_bytes: PROMISED_BYTES,
+            promised_bytes,
         })
     }
 
@@ -194,11 +225,17 @@ impl Imports {
         unpacking::unpack_archive(staging, settings, &self.space).await
     }
 
-    /// Gives an image its name, which must be free and stay so during this. Blocking.
+    /// Gives an image its name, which must be free and stay so during this; or, with `replace`,
+    /// that of an import. Blocking.
     ///
     /// # Errors
     /// The host's.
-    pub fn publish_image(&self, unpacked: &UnpackedImage, name: &TemplateName) -> io::Result<()> {
+    pub fn publish_image(
+        &self,
+        unpacked: &UnpackedImage,
+        name: &TemplateName,
+        replace: bool,
+    ) -> io::Result<()> {
         let UnpackedImage {
             staging,
             image,
@@ -206,7 +243,11 @@ impl Imports {
             config,
         } = unpacked;
         self.images
-            .publish_import(staging, image, name, record, config.as_ref())
+            .stage_image(staging, image, record, config.as_ref())?;
+        match replace {
+            true => self.images.replace_import(staging, name),
+            false => self.images.publish_import(staging, name),
+        }
     }
 }
 
@@ -218,10 +259,7 @@ impl Upload {
     pub async fn append_bytes(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
         self.bytes += bytes.len() as u64;
         if self.bytes > self.max_bytes {
-            return Err(ImportError::Refused(format!(
-                "the archive has more than {} MiB; the operator of the host can allow more with AGENT_IMAGE_MAX_MB",
-                self.max_bytes >> 20
-            )));
+            return Err(archive_too_large(self.max_bytes));
         }
         if self.bytes > self.promised_bytes {
             let space = self.space.clone();
@@ -238,6 +276,13 @@ impl Upload {
         }
         Ok(())
     }
+}
+
+fn archive_too_large(max_bytes: u64) -> ImportError {
+    ImportError::Refused(format!(
+        "the archive has more than {} MiB; the operator of the host can allow more with AGENT_IMAGE_MAX_MB",
+        max_bytes >> 20
+    ))
 }
 
 fn unpack_time(archive_bytes: u64) -> Duration {

@@ -267,7 +267,7 @@ fn read_config(config: serde_json::Value) -> Result<ImageConfig, ImportError> {
 }
 
 /// Returns the architecture of this host in Go's words, which images have.
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -1,9 +1,14 @@
-//! Images. Every archive but an empty one, and one that begins with `bad`, is an image.
+//! Images. Every archive but an empty one, and one that begins with `bad`, is an image; every
+//! reference but those with `missing`, `broken` and `endless` is one, of as many bytes as it has.
 
-use connectrpc::{ConnectError, InboundStream, RequestContext, ServiceResult};
-use futures::StreamExt;
+use connectrpc::{
+    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
+    ServiceStream,
+};
+use futures::{StreamExt, stream};
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::import_image_request::Part;
+use host_rpc::__buffa::oneof::pull_image_response::Event;
 use host_rpc::ImageService;
 
 use super::super::saved;
@@ -46,6 +51,36 @@ impl ImageService for Agent {
         })
     }
 
+    async fn pull_image(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, rpc::PullImageRequest>,
+    ) -> ServiceResult<ServiceStream<rpc::PullImageResponse>> {
+        let request = request.to_owned_message();
+        self.shared.script.meet_barrier("PullImage").await?;
+        let reference = &request.reference;
+        if reference.contains("missing") {
+            return Err(ConnectError::not_found("the registry has no such image"));
+        }
+        let progress = rpc::PullProgress {
+            phase: rpc::PullPhase::PULL_PHASE_DOWNLOADING.into(),
+            bytes: 1,
+            total_bytes: 2,
+            layers: 1,
+            ..Default::default()
+        };
+        let first = stream::iter([Ok(pull_message(Event::from(progress)))]);
+        if reference.contains("endless") {
+            return Response::stream_ok(first.chain(stream::pending()).boxed());
+        }
+        let last = if reference.contains("broken") {
+            Err(ConnectError::internal("the registry ended a layer early"))
+        } else {
+            self.pulled(&request)
+        };
+        Response::stream_ok(first.chain(stream::iter([last])).boxed())
+    }
+
     unary!(get_image(self, request: GetImageRequest) -> Image, "GetImage", {
         let world = self.shared.world();
         match world.snapshots.get(&request.name) {
@@ -65,4 +100,39 @@ impl ImageService for Agent {
         self.shared.world().snapshots.remove(&request.name);
         rpc::RemoveImageResponse::default()
     });
+}
+
+impl Agent {
+    fn pulled(
+        &self,
+        request: &rpc::PullImageRequest,
+    ) -> Result<rpc::PullImageResponse, ConnectError> {
+        let mut world = self.shared.world();
+        if request.replace {
+            world.snapshots.remove(&request.name);
+        }
+        // Whose credentials came is seen by the size.
+        let credentials = request.credentials.as_option();
+        let secret = credentials.map_or(0, |it| it.password.len() + it.identity_token.len());
+        let bytes = request.reference.len() + secret;
+        let digest = format!("sha256:{bytes:064x}");
+        let known = world.snapshots.get(&request.name);
+        let known = known.filter(|known| known.template.digest == digest);
+        let template = match known {
+            Some(known) => known.template.clone(),
+            None => saved::import_image(&mut world, &request.name, bytes)?,
+        };
+        Ok(pull_message(Event::from(rpc::Image {
+            template: template.into(),
+            config: CONFIG.to_owned(),
+            ..Default::default()
+        })))
+    }
+}
+
+fn pull_message(event: Event) -> rpc::PullImageResponse {
+    rpc::PullImageResponse {
+        event: Some(event),
+        ..Default::default()
+    }
 }
