@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
 use linux::jail::{Limits, PROGRAM_CALLS};
+use linux::program_file::ProgramFile;
 use linux::worker::{Worker, WorkerSpec};
 
 use crate::serve::{ARGUMENT, Task};
@@ -25,7 +25,12 @@ const TASKS: u64 = 2048;
 ///
 /// # Errors
 /// When the jail cannot be made or the program not be started.
-pub fn spawn_reader(program: &Path, user: u32, task: &Task, files: &[File]) -> io::Result<Worker> {
+pub fn spawn_reader(
+    program: &ProgramFile,
+    user: u32,
+    task: &Task,
+    files: &[File],
+) -> io::Result<Worker> {
     let limits = Limits {
         tasks: TASKS,
         // It writes nothing.

@@ -32,6 +32,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 #[derive(Debug)]
 pub(crate) struct Program {
     path: CString,
+    /// Open file that is executed, whatever is at the path.
+    file: Option<OwnedFd>,
     args: Vec<CString>,
     env: Vec<CString>,
     cwd: Option<CString>,
@@ -66,6 +68,7 @@ impl Program {
             .transpose()?;
         Ok(Self {
             path,
+            file: None,
             args,
             env: env.collect::<io::Result<_>>()?,
             cwd,
@@ -77,6 +80,11 @@ impl Program {
     /// Lets the program inherit these descriptors, too.
     pub(crate) fn with_files(self, files: Vec<OwnedFd>) -> Self {
         Self { files, ..self }
+    }
+
+    /// Executes this file, and not the one at the path.
+    pub(crate) fn with_program_file(self, file: Option<OwnedFd>) -> Self {
+        Self { file, ..self }
     }
 
     /// Starts the program as a child of the calling thread, in that group or in ours, and returns
@@ -138,12 +146,35 @@ impl Program {
         // SAFETY: system calls on values that live.
         unsafe {
             let error = self.set_up(before).err().unwrap_or_else(|| {
-                libc::execve(self.path.as_ptr(), args.as_ptr(), env.as_ptr());
+                self.execute(args, env);
                 io::Error::last_os_error()
             });
             let errno = error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes();
             libc::write(tell.as_raw_fd(), errno.as_ptr().cast(), errno.len());
             libc::_exit(127)
+        }
+    }
+
+    /// Calls exec, which returns if it fails.
+    unsafe fn execute(&self, args: &[*const libc::c_char], env: &[*const libc::c_char]) {
+        let (args, env) = (args.as_ptr(), env.as_ptr());
+        // SAFETY: strings and lists that live, and end with NUL.
+        unsafe {
+            match &self.file {
+                Some(file) => {
+                    libc::syscall(
+                        libc::SYS_execveat,
+                        file.as_raw_fd(),
+                        c"".as_ptr(),
+                        args,
+                        env,
+                        libc::AT_EMPTY_PATH,
+                    );
+                }
+                None => {
+                    libc::execve(self.path.as_ptr(), args, env);
+                }
+            }
         }
     }
 

@@ -28,6 +28,7 @@ pub mod pages;
 pub mod poll;
 pub mod priority;
 pub mod process;
+pub mod program_file;
 pub mod programs;
 pub mod route;
 pub mod sparse;

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::descriptors;
 use crate::jail::{Call, Enforcement, Jail, Limits, Syscalls};
 use crate::process::{Ended, Process, Spawn};
+use crate::program_file::ProgramFile;
 
 /// A worker is killed before any VM where memory is short.
 const OOM_SCORE_ADJ: i32 = 1000;
@@ -28,7 +28,7 @@ const MAX_WORDS: u64 = 4096;
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerSpec<'a> {
     /// Program that calls [`serve_if_asked`] with `argument`.
-    pub program: &'a Path,
+    pub program: &'a ProgramFile,
     pub argument: &'a str,
     /// User that no other program has but workers of this kind.
     pub user: u32,
@@ -57,18 +57,17 @@ impl Worker {
         files: &[BorrowedFd<'_>],
     ) -> io::Result<Self> {
         let mut jail = Jail::new(spec.user, spec.user, spec.limits)?;
-        jail.program(spec.program)?;
+        jail.program_file(spec.program)?;
         jail.allow_syscalls(Syscalls::Only(spec.calls, Enforcement::Enforce));
         let (ours, theirs) = UnixStream::pair()?;
         let (words, output) = io::pipe()?;
         let spawn = Spawn {
-            program: spec.program.to_owned(),
             args: vec![spec.argument.into()],
             input: Some(theirs.into()),
             output: Some(output.into()),
             jail: Some(jail),
             oom_score_adj: Some(OOM_SCORE_ADJ),
-            ..Spawn::default()
+            ..Spawn::from_file(spec.program)
         };
         // Sent before it starts, so that nothing has to be undone if that fails.
         descriptors::send(&ours, &serde_json::to_vec(task)?, files)?;

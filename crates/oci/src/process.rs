@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use linux::descriptors;
 use linux::jail::{Limits as JailLimits, PROGRAM_CALLS};
+use linux::program_file::ProgramFile;
 use linux::worker::{Worker, WorkerSpec};
 
 use crate::serve::{ARGUMENT, GO, Task};
@@ -48,7 +48,7 @@ impl Unpacker {
     /// # Errors
     /// When the jail cannot be made or the program not be started.
     pub fn spawn(
-        program: &Path,
+        program: &ProgramFile,
         user: u32,
         task: &Task,
         files: &Files<'_>,

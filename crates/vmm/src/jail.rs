@@ -118,7 +118,7 @@ pub(crate) fn create_for_vmm(
 /// control group, and only its program is visible. Neither process sees the other. Blocking.
 pub(crate) fn create_beside(
     config: &VmConfig,
-    program: &Path,
+    program: &linux::program_file::ProgramFile,
     syscalls: Syscalls,
 ) -> io::Result<Option<linux::jail::Jail>> {
     let Some(who) = &config.jail else {
@@ -126,7 +126,7 @@ pub(crate) fn create_beside(
     };
     let mut jail = linux::jail::Jail::new(who.uid, who.gid, limits(config))?;
     jail.allow_syscalls(syscalls);
-    jail.program(program)?;
+    jail.program_file(program)?;
     if let Some(group) = &who.cgroup {
         jail.cgroup(group)?;
     }

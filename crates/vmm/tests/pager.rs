@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use linux::cgroup::DiskLimits;
 use linux::descriptors;
 use linux::process::Process;
+use linux::program_file::ProgramFile;
 use linux::uffd::Region;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -192,6 +193,10 @@ fn config(dir: &Path) -> VmConfig {
     }
 }
 
+fn pager_program() -> ProgramFile {
+    ProgramFile::open(Path::new(env!("CARGO_BIN_EXE_vmm-pager"))).expect("it is built")
+}
+
 /// A VMM and its pager.
 struct Vm {
     child: Child,
@@ -204,7 +209,7 @@ struct Vm {
 impl Vm {
     async fn restore(snapshot: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_vmm-pager"));
+        let program = pager_program();
         let pager = pager::serve(&program, &config(dir.path()), snapshot)
             .await
             .expect("a pager");
@@ -407,7 +412,7 @@ fn abandoned_pager_ends() {
     let runtime = runtime();
     let layered = layered(&[(0, 5, 9)], &[vec![(100, 50, 7)]]);
     let dir = tempfile::tempdir().expect("a directory");
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_vmm-pager"));
+    let program = pager_program();
     let pager = runtime
         .block_on(pager::serve(
             &program,
@@ -435,7 +440,7 @@ fn damage_is_told_before_anything_runs() {
     let restore = |content: &[u8]| {
         fs::write(&path, content).expect("it can be written");
         let dir = tempfile::tempdir().expect("a directory");
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_vmm-pager"));
+        let program = pager_program();
         runtime
             .block_on(pager::serve(
                 &program,

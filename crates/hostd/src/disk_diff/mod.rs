@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use disk_diff::reader::{MAX_MESSAGE, spawn_reader};
 use disk_diff::{Message, Task};
 use futures::StreamExt;
 use linux::process::Ended;
+use linux::program_file::ProgramFile;
 use linux::worker::Worker;
 use model::SandboxId;
 use parking_lot::Mutex;
@@ -97,8 +97,6 @@ pub(crate) enum DiffPart {
 pub(crate) struct Comparisons {
     permits: Arc<Semaphore>,
     reserved: Arc<Mutex<Reserved>>,
-    /// Program of the readers.
-    program: PathBuf,
     /// User of the readers.
     user: u32,
 }
@@ -164,11 +162,10 @@ impl Comparison {
 }
 
 impl Comparisons {
-    pub(crate) fn new(program: PathBuf, user: u32) -> Self {
+    pub(crate) fn new(user: u32) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(MAX_COMPARISONS)),
             reserved: Arc::default(),
-            program,
             user,
         }
     }
@@ -244,8 +241,7 @@ impl Comparisons {
         let user = self.user;
         let deadline = Instant::now() + task.max_time + GRACE;
         let path = String::from_utf8_lossy(&task.path.0).into_owned();
-        let program = self.program.clone();
-        let start = move || spawn_reader(&program, user, &task, &files);
+        let start = move || spawn_reader(&ProgramFile::open_running()?, user, &task, &files);
         let reader = stdx::task::spawn_blocking(start).await;
         let reader = reader.map_err(io::Error::other).and_then(|reader| reader);
         let reader = reader.map_err(DiffError::Start)?;

@@ -10,7 +10,7 @@ use linux::process::Spawn;
 use super::*;
 
 fn comparisons() -> Comparisons {
-    Comparisons::new(PathBuf::new(), 0)
+    Comparisons::new(0)
 }
 
 fn ids<const N: usize>() -> [SandboxId; N] {

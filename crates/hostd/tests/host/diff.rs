@@ -5,7 +5,10 @@ use host_rpc::__buffa::oneof::diff_sandbox_response::Event;
 use model::SandboxId;
 use rpc::SandboxState as State;
 
+use tokio::process::Command;
+
 use super::agent::Agent;
+use super::imports::{archive, import};
 
 /// Result of a comparison.
 #[derive(Debug, Default)]
@@ -196,4 +199,24 @@ async fn diff_reads_copied_disks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn diff_reads_overlays() {
     compare_guest(&[("AGENT_DISK", "qcow2")]).await;
+}
+
+/// An upgrade replaces the program of an agent that runs: what that starts stays of its version.
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_agent_starts_own_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("wrenn-agent");
+    std::fs::copy(env!("CARGO_BIN_EXE_wrenn-agent"), &program).unwrap();
+    let agent = Agent::start_as(&[], Command::new(&program)).await;
+    let upgrade = dir.path().join("upgrade");
+    std::fs::write(&upgrade, "no program").unwrap();
+    std::fs::rename(&upgrade, &program).unwrap();
+    let id = agent.create().await;
+    agent.checkpoint(&id, "one").await.unwrap();
+    let home = agent.out(&id, "touch new; pwd").await;
+    let found = diff(&agent, &id, "one", "", &home).await;
+    assert_eq!(found.lines(), [format!("A {home}/new")]);
+    let image = import(&agent, "imported", &archive()).await.unwrap();
+    assert_eq!(image.template.name, "imported");
+    agent.finish().await;
 }

@@ -30,7 +30,7 @@ fn entry(archive: &mut Builder<Vec<u8>>, path: &str, kind: EntryType, mode: u32,
 }
 
 /// A root file system: busybox, a user of a large number, and a file of theirs.
-fn archive() -> Vec<u8> {
+pub fn archive() -> Vec<u8> {
     let busybox = linux::programs::find("busybox").expect("busybox; type: scripts/deps.sh test");
     let mut archive = Builder::new(Vec::new());
     for dir in ["bin", "etc", "tmp", "home"] {
@@ -85,7 +85,7 @@ fn messages(name: &str, archive: &[u8], is_whole: bool) -> Vec<rpc::ImportImageR
         .collect()
 }
 
-async fn import(agent: &Agent, name: &str, archive: &[u8]) -> Result<rpc::Image, ConnectError> {
+pub async fn import(agent: &Agent, name: &str, archive: &[u8]) -> Result<rpc::Image, ConnectError> {
     let messages = futures::stream::iter(messages(name, archive, true));
     let client = agent.client();
     let answer = client.images().import_image(messages).await?;

@@ -204,14 +204,14 @@ pub(super) fn compile_filter(syscalls: Syscalls) -> io::Result<BpfProgram> {
                 Enforcement::Enforce => SeccompAction::Errno(libc::ENOSYS as u32),
                 Enforcement::Log => SeccompAction::Log,
             };
-            // Another filter decides about this one: see `starts`.
-            let exec = Call::any_arguments(libc::SYS_execve);
+            // Another filter decides about these: see `starts`.
+            let exec = [libc::SYS_execve, libc::SYS_execveat].map(Call::any_arguments);
             let calls: Vec<Call> = calls
                 .iter()
                 .copied()
                 .flatten()
                 .copied()
-                .chain([exec])
+                .chain(exec)
                 .collect();
             compile(&calls, otherwise, SeccompAction::Allow)
         }

@@ -34,6 +34,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::exec::Program;
+use crate::program_file::ProgramFile;
 pub use filter::{Call, Enforcement, PROGRAM_CALLS, Syscalls};
 pub use privileges::Limits;
 pub use tree::{Access, memory_dir};
@@ -114,7 +115,22 @@ impl Jail {
     /// # Errors
     /// `NotFound` when there is no such program.
     pub fn program(&mut self, path: &Path) -> io::Result<()> {
-        if needs_libraries(path)? {
+        self.show_libraries(&File::open(path)?)?;
+        self.show_path(path, Access::Read)
+    }
+
+    /// Makes visible what a program needs that is executed by its open file: the system's libraries
+    /// unless it is linked statically. The program itself has no name in the jail.
+    ///
+    /// # Errors
+    /// `PermissionDenied` with the remedy when the jail's user may not use it.
+    pub fn program_file(&mut self, program: &ProgramFile) -> io::Result<()> {
+        self.show_libraries(program.file())?;
+        self.check(program.path(), &program.file().metadata()?, Access::Read)
+    }
+
+    fn show_libraries(&mut self, program: &File) -> io::Result<()> {
+        if needs_libraries(program)? {
             self.show_path(Path::new(SYSTEM), Access::Read)?;
             for alias in ALIASES.map(Path::new) {
                 match fs::read_link(alias) {
@@ -127,7 +143,7 @@ impl Jail {
                 self.show_path(Path::new(LOADER_CACHE), Access::Read)?;
             }
         }
-        self.show_path(path, Access::Read)
+        Ok(())
     }
 
     /// Makes a file, or a directory with its content, visible; without mounts below it.
@@ -264,10 +280,9 @@ impl Jail {
 
 /// Returns true if an ELF program names a loader (segment type `PT_INTERP`, elf(5)), and for every
 /// file that is not 64-bit ELF, which may need anything.
-fn needs_libraries(path: &Path) -> io::Result<bool> {
+fn needs_libraries(file: &File) -> io::Result<bool> {
     use std::os::unix::fs::FileExt;
     const PT_INTERP: u32 = 3;
-    let file = File::open(path)?;
     let mut header = [0; 64];
     if file.read_exact_at(&mut header, 0).is_err() || header[..5] != *b"\x7fELF\x02" {
         return Ok(true);

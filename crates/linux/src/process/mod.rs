@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::exec::{self, Program};
 use crate::jail::Jail;
 use crate::netns;
+use crate::program_file::ProgramFile;
 use crate::programs;
 pub use probe::probe_jail;
 pub use search::{end_all_of_user, find, of_user};
@@ -104,6 +105,8 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
 #[derive(Debug, Default)]
 pub struct Spawn {
     pub program: PathBuf,
+    /// Open file of the program, which is executed whatever is at its path.
+    pub program_file: Option<ProgramFile>,
     pub args: Vec<OsString>,
     /// Network namespace below [`netns::DIR`] to run in.
     pub netns: Option<String>,
@@ -124,6 +127,16 @@ pub struct Spawn {
 }
 
 impl Spawn {
+    /// Returns the start of a program that was opened, without arguments.
+    #[must_use]
+    pub fn from_file(program: &ProgramFile) -> Self {
+        Self {
+            program: program.path().to_owned(),
+            program_file: Some(program.clone()),
+            ..Self::default()
+        }
+    }
+
     /// Starts the program.
     ///
     /// # Errors
@@ -140,18 +153,23 @@ impl Spawn {
         };
         let netns = self.netns.as_deref().map(netns::open).transpose()?;
         let score = Score::new(self.oom_score_adj)?;
+        let file = self.program_file.as_ref();
+        let file = file.map(ProgramFile::to_descriptor).transpose()?;
         let pid = match self.jail {
             Some(jail) => {
                 let stdio = [input, output.try_clone()?.into(), output.into()];
                 let program = Program::new(&self.program, &self.args, self.cwd.as_deref(), stdio)?;
-                let program = program.with_files(self.files);
+                let program = program.with_files(self.files).with_program_file(file);
                 // SAFETY: between fork and exec only system calls are made on values prepared
                 // before the fork; nothing allocates or takes a lock.
                 unsafe { jail.spawn(program, netns, move || score.set())? }
             }
             None => {
-                let mut command = programs::command(&self.program);
+                let path = file.as_ref().map(descriptor_path);
+                let path = path.as_deref().unwrap_or(&self.program);
+                let mut command = programs::command(path);
                 command
+                    .arg0(&self.program)
                     .args(&self.args)
                     .stdin(input)
                     .stdout(output.try_clone()?)
@@ -173,6 +191,11 @@ impl Spawn {
         };
         Process::open(pid)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
+}
+
+/// Returns a path by which a child executes an open file: it has the same descriptors until then.
+fn descriptor_path(file: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 /// Setting of how likely a child is to be killed for memory.

@@ -49,6 +49,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use linux::process::Identity;
+use linux::program_file::ProgramFile;
 use linux::untrusted_dir::DirIdentity;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -67,7 +68,7 @@ pub(crate) use version::check;
 /// [`engine::choose`](crate::engine::choose) checks its version and KVM. `pager` is the program
 /// that serves memory in layers.
 #[must_use]
-pub fn driver(program: PathBuf, pager: Option<PathBuf>) -> Arc<dyn Driver> {
+pub fn driver(program: PathBuf, pager: Option<ProgramFile>) -> Arc<dyn Driver> {
     Arc::new(Firecracker::new(program, None, pager))
 }
 
@@ -123,14 +124,14 @@ struct Host {
     /// Custom CPU template, in Firecracker's form.
     cpu_template: Option<Arc<Value>>,
     /// Program that serves memory in layers; without it layers are merged first.
-    pager: Option<PathBuf>,
+    pager: Option<ProgramFile>,
 }
 
 impl Firecracker {
     pub(crate) fn new(
         program: PathBuf,
         cpu_template: Option<Value>,
-        pager: Option<PathBuf>,
+        pager: Option<ProgramFile>,
     ) -> Self {
         let cpu_template = cpu_template.map(Arc::new);
         Self {

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use linux::program_file::ProgramFile;
 use stdx::error::chain;
 
 use crate::compat::{self, check_lengths, check_sha256, require_equal};
@@ -123,7 +124,7 @@ fn prepare_files(
 /// Starts the pager, and records it in `vm.json` before anything depends on it.
 async fn start_pager(
     started: &mut Started,
-    program: &Path,
+    program: &ProgramFile,
     config: &VmConfig,
     prepared: Prepared,
     snapshot: &Path,

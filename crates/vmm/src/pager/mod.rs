@@ -20,8 +20,9 @@
 //! VM. No other VM is affected.
 //!
 //! The program is the one that runs already, or [`Wanted::pager`](crate::engine::Wanted::pager),
-//! with [`ARGUMENT`]: each program that drives VMs calls [`serve_if_asked`] first. On disk, in the
-//! directory of the VM:
+//! with [`ARGUMENT`]: each program that drives VMs calls [`serve_if_asked`] first. It is executed by
+//! its open file, so that it stays of the agent's version when an upgrade replaces that. On disk,
+//! in the directory of the VM:
 //!
 //! | file | written | by |
 //! |---|---|---|
@@ -50,6 +51,7 @@ use std::time::Duration;
 use linux::descriptors;
 use linux::jail::{Enforcement, PROGRAM_CALLS, Syscalls};
 use linux::process::{Ended, Identity, Process, Spawn};
+use linux::program_file::ProgramFile;
 use linux::uffd;
 use serde::{Deserialize, Serialize};
 use stdx::error::chain;
@@ -153,27 +155,33 @@ pub(crate) enum PagerUnavailable {
 ///
 /// # Errors
 /// The missing part, for people.
-pub(crate) fn find_program(wanted: Option<&Path>) -> Result<PathBuf, PagerUnavailable> {
+pub(crate) fn find_program(wanted: Option<&Path>) -> Result<ProgramFile, PagerUnavailable> {
     if !Path::new(uffd::DEVICE).exists() {
         return Err(PagerUnavailable::NoDevice);
     }
-    let program = wanted.map_or_else(std::env::current_exe, |path| Ok(path.to_owned()));
-    let ask = |program: &Path| {
+    let program = wanted.map_or_else(ProgramFile::open_running, ProgramFile::open);
+    let ask = |program: &ProgramFile| {
         let args = [ARGUMENT, PROBE].map(OsString::from).to_vec();
         Spawn {
-            program: program.to_owned(),
             args,
-            ..Spawn::default()
+            ..Spawn::from_file(program)
         }
         .spawn()?
         .wait(PROBE_LIMIT)
     };
     let program = program.map_err(PagerUnavailable::UnknownProgram)?;
+    let path = || program.path().to_owned();
     match ask(&program) {
         Ok(Some(Ended::Code(code))) if code == i32::from(CAN_SERVE) => Ok(program),
-        Ok(Some(ended)) => Err(PagerUnavailable::Refused { program, ended }),
-        Ok(None) => Err(PagerUnavailable::Hangs(program)),
-        Err(source) => Err(PagerUnavailable::Start { program, source }),
+        Ok(Some(ended)) => Err(PagerUnavailable::Refused {
+            program: path(),
+            ended,
+        }),
+        Ok(None) => Err(PagerUnavailable::Hangs(path())),
+        Err(source) => Err(PagerUnavailable::Start {
+            program: path(),
+            source,
+        }),
     }
 }
 
@@ -238,7 +246,7 @@ pub struct Pager {
 
 /// Starts the pager of a VM whose VMM has been started. After an error no process of it is left.
 pub(crate) async fn start(
-    program: &Path,
+    program: &ProgramFile,
     config: &VmConfig,
     prepared: Prepared,
     snapshot: &Path,
@@ -246,11 +254,11 @@ pub(crate) async fn start(
     let dir = config.dir.clone();
     remove(&dir.join(LOG))?;
     let records = prepared.task.working == Working::Record;
-    let program = program.to_owned();
+    let program = program.clone();
     let config = config.clone();
     let (output, writer) = Output::create(&dir, STDERR).map_err(in_file("make a pipe in", &dir))?;
     let (process, control) = run_blocking("start the server of memory for", &dir, move || {
-        launch(program, &config, &prepared, writer)
+        launch(&program, &config, &prepared, writer)
     })
     .await?;
     let pager = Pager {
@@ -283,7 +291,7 @@ pub(crate) async fn start(
 }
 
 fn launch(
-    program: PathBuf,
+    program: &ProgramFile,
     config: &VmConfig,
     prepared: &Prepared,
     output: OwnedFd,
@@ -292,15 +300,14 @@ fn launch(
     let spawn = Spawn {
         jail: jail::create_beside(
             config,
-            &program,
+            program,
             Syscalls::Only(&[PROGRAM_CALLS, syscalls::CALLS], Enforcement::Enforce),
         )?,
-        program,
         args: vec![ARGUMENT.into(), config.dir.clone().into()],
         input: Some(theirs.into()),
         output: Some(output),
         oom_score_adj: Some(OOM_SCORE_ADJ),
-        ..Spawn::default()
+        ..Spawn::from_file(program)
     };
     let message = serde_json::to_vec(&prepared.task)?;
     let files = prepared
@@ -425,7 +432,7 @@ fn is_of(process: &Process, dir: &Path) -> bool {
 ///
 /// # Errors
 /// [`Error::BadSnapshot`] for memory that is one full file, or damaged; the system's error.
-pub async fn serve(program: &Path, config: &VmConfig, snapshot: &Path) -> Result<Pager> {
+pub async fn serve(program: &ProgramFile, config: &VmConfig, snapshot: &Path) -> Result<Pager> {
     let own = config.clone();
     let from = snapshot.to_owned();
     let taken = tokio::task::spawn_blocking(move || {

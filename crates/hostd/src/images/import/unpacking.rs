@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::StreamExt;
 use linux::process::Ended;
+use linux::program_file::ProgramFile;
 use model::ImageConfig;
 use oci::process::{Files, MAX_MESSAGE, Unpacker};
 use oci::{Message, Need, Plan, PlannedResult, Task};
@@ -128,7 +129,7 @@ impl Running {
             spool: &spool,
         };
         let (file_bytes, _) = file_system_size(largest_need(settings.max_bytes));
-        let program = std::env::current_exe()?;
+        let program = ProgramFile::open_running()?;
         let deadline = Instant::now() + settings.time + GRACE;
         Ok(Self {
             unpacker: Unpacker::spawn(&program, settings.user, &task, &files, file_bytes)?,

@@ -64,10 +64,9 @@ impl Manager {
         let generations = Arc::downgrade(&host.state.generations);
         tokio::spawn(Generations::keep_ahead(generations));
         let reader = host.resources.disk.disks.reader();
-        let program = std::env::current_exe().unwrap_or_default();
         let manager = Arc::new(Self {
             host,
-            comparisons: Comparisons::new(program, reader),
+            comparisons: Comparisons::new(reader),
             registry: Registry::default(),
             template_names: Mutex::default(),
         });
