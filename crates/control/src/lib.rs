@@ -153,12 +153,7 @@ impl ControlPlane {
                 stdx::time::now_ms(),
             )
             .await?;
-        if ports.is_domain_set && !ports.takes_cookies() {
-            tracing::warn!(
-                domain = ports.domain,
-                "links to private ports are made by path: by name they need a cookie, and that needs https (CP_PUBLIC_URL)"
-            );
-        }
+        warn_without_cookies(&ports);
         let app = Arc::new(App {
             ports: Ports::new(ports, secret),
             store,
@@ -170,6 +165,7 @@ impl ControlPlane {
             image_uploads: app::ImageUploads::default(),
             actors: app::Actors::default(),
             events: LiveEvents::default(),
+            early_ends: app::EarlyEnds::default(),
             webhooks: Webhooks::new(webhooks)?,
             held_sandboxes: app::HeldSandboxes::default(),
             idempotency_locks: app::IdempotencyLocks::default(),
@@ -245,5 +241,15 @@ impl ControlPlane {
         self.app.shutdown.cancel();
         self.tasks.wait().await;
         ended
+    }
+}
+
+/// Says where links by name cannot work.
+fn warn_without_cookies(ports: &PortSettings) {
+    if ports.is_domain_set && !ports.takes_cookies() {
+        tracing::warn!(
+            domain = ports.domain,
+            "links to private ports are made by path: by name they need a cookie, and that needs https (CP_PUBLIC_URL)"
+        );
     }
 }

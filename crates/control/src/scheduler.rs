@@ -7,6 +7,8 @@ pub struct HostView {
     pub has_template: bool,
     /// Its agent knows all that the spec asks for.
     pub is_able: bool,
+    /// It takes no new sandboxes.
+    pub is_draining: bool,
     pub sandboxes: u32,
     pub memory_bytes: u64,
 }
@@ -20,10 +22,12 @@ pub enum Unschedulable {
     NoTemplate,
     /// The hosts that have it have agents of the version before, which ignore a part of the spec.
     OldAgents,
+    /// The hosts that are left then take no new sandboxes.
+    Draining,
 }
 
 /// Returns the indices of the hosts to try, best first: those with the template and an agent that
-/// can do what is asked for, ordered by memory per sandbox. `None` stands for a host that does not
+/// can do what is asked for, unless they are draining, ordered by memory per sandbox. `None` stands for a host that does not
 /// answer. The list is never empty.
 ///
 /// # Errors
@@ -45,6 +49,10 @@ pub fn rank_hosts(hosts: &[Option<HostView>]) -> Result<Vec<usize>, Unschedulabl
     if fit.is_empty() {
         return Err(Unschedulable::OldAgents);
     }
+    fit.retain(|(_, view)| !view.is_draining);
+    if fit.is_empty() {
+        return Err(Unschedulable::Draining);
+    }
     fit.sort_by_key(|(index, view)| {
         let share = view.memory_bytes / (u64::from(view.sandboxes) + 1);
         (std::cmp::Reverse(share), *index)
@@ -62,6 +70,7 @@ mod tests {
         Some(HostView {
             has_template,
             is_able: true,
+            is_draining: false,
             sandboxes,
             memory_bytes,
         })
@@ -99,6 +108,18 @@ mod tests {
         let hosts = [unable(true), view(false, 9, 100)];
         assert_eq!(rank_hosts(&hosts), Err(Unschedulable::OldAgents));
         assert_eq!(rank_hosts(&[unable(false)]), Err(Unschedulable::NoTemplate));
+    }
+
+    #[test]
+    fn draining_host_is_left_out() {
+        let draining = view(true, 0, 1000).map(|view| HostView {
+            is_draining: true,
+            ..view
+        });
+        let hosts = [draining.clone(), view(true, 9, 100)];
+        assert_eq!(rank_hosts(&hosts), Ok(vec![1]));
+        let hosts = [draining, view(false, 9, 100)];
+        assert_eq!(rank_hosts(&hosts), Err(Unschedulable::Draining));
     }
 
     proptest! {

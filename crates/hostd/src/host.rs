@@ -15,6 +15,7 @@ use vmm::engine::Engine;
 use crate::boot::BootFiles;
 use crate::config::{Config, Limits};
 use crate::disk::{self, Disks, RecentUse};
+use crate::drain::Drain;
 use crate::egress::dns::Upstream;
 use crate::egress::{EgressProvider, HostEgress};
 use crate::generations::Generations;
@@ -61,6 +62,8 @@ pub struct SharedState {
     /// Bytes of the host's disk that each sandbox has taken lately.
     pub recent_use: RecentUse,
     pub reports: broadcast::Sender<rpc::SandboxReport>,
+    pub command_ends: broadcast::Sender<rpc::CommandsEnded>,
+    pub drain: Drain,
 }
 
 /// Components of a host: see the fields of [`Host`] and of what is in it.
@@ -83,6 +86,7 @@ pub struct HostComponents {
     pub ledger: Ledger,
     pub fork_notes: ForkNotes,
     pub generations: Generations,
+    pub drain: Drain,
 }
 
 /// A prepared host, with the parts that the agent keeps up beside its sandboxes.
@@ -148,6 +152,7 @@ impl Host {
             ledger,
             fork_notes,
             generations,
+            drain: Drain::new(&config.dir),
         };
         Ok(PreparedHost {
             host: Self::from_components(components, config.limits),
@@ -184,6 +189,8 @@ impl Host {
             start_permits: StartPermits::new(cpus),
             recent_use: RecentUse::default(),
             reports: broadcast::channel(REPORTS_BEHIND).0,
+            command_ends: broadcast::channel(REPORTS_BEHIND).0,
+            drain: components.drain,
         };
         Self {
             id: components.id,

@@ -10,6 +10,7 @@ pub mod disk;
 pub mod disk_diff;
 pub mod disk_usage;
 pub mod doctor;
+pub mod drain;
 mod egress;
 pub mod file_set;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,10 +1,12 @@
 //! `wrenn-agent`: the host agent as a program of its own.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use hostd::drain::Drain;
 use hostd::{Agent, Config, token};
 use runtime::shutdown::cancel_on_signal;
 use tokio::net::TcpListener;
@@ -29,6 +31,40 @@ struct Args {
     /// are left.
     #[arg(long)]
     remove_host_rules: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Action {
+    /// Have this host take no new sandboxes, now and after restarts. Those that it has go on, and
+    /// paused ones can be resumed. The event host.drained comes when none runs any more.
+    Drain,
+    /// Have this host take new sandboxes again.
+    Undrain,
+}
+
+impl Action {
+    fn carry_out(self, dir: &Path) -> anyhow::Result<()> {
+        let drain = Drain::new(dir);
+        let shown = dir.display();
+        match self {
+            Self::Drain => drain.request().with_context(|| {
+                format!("{shown} is no directory of an agent that can be written (WRENN_DIR)")
+            })?,
+            Self::Undrain => drain
+                .withdraw()
+                .with_context(|| format!("cannot change {shown} (WRENN_DIR)"))?,
+        }
+        println!(
+            "{}",
+            match self {
+                Self::Drain => "this host takes no new sandboxes; wrenn-agent undrain ends that",
+                Self::Undrain => "this host takes new sandboxes",
+            }
+        );
+        Ok(())
+    }
 }
 
 fn main() -> ExitCode {
@@ -53,8 +89,11 @@ async fn run() -> anyhow::Result<()> {
         println!("the host's rules are as they were before Wrenn");
         return Ok(());
     }
-    runtime::telemetry::start_service("wrenn-agent", true);
     let config = Config::from_env()?;
+    if let Some(action) = args.action {
+        return tokio::task::spawn_blocking(move || action.carry_out(&config.dir)).await?;
+    }
+    runtime::telemetry::start_service("wrenn-agent", true);
     let token = match &config.api.token {
         Some(token) => token.clone(),
         None => token::load_or_make(&config.dir)?,

@@ -69,6 +69,12 @@ event_kinds! {
     HostConnected = "host.connected",
     /// No reports come from a host any more.
     HostLost = "host.lost",
+    /// It takes no new sandboxes any more.
+    HostDraining = "host.draining",
+    /// The same, and none of its sandboxes runs.
+    HostDrained = "host.drained",
+    /// It takes new sandboxes again.
+    HostUndrained = "host.undrained",
 }
 
 impl EventKind {

@@ -46,7 +46,7 @@ pub use changes::ChangeWaiter;
 pub use cursor::Cursor;
 pub use db::STATEMENT_DURATION;
 pub use error::Error;
-pub use events::{Actor, Event, EventQuery, Events, EventsBound, EventsWaker, NewEvent};
+pub use events::{Actor, Event, EventQuery, Events, EventsBound, EventsWaker, HostDrain, NewEvent};
 pub use keys::{Key, NewKey};
 pub use sandboxes::{
     AdoptedSandbox, Applied, Disk, DueSandbox, Idempotency, Inserted, NewSandbox, Report, Sandbox,

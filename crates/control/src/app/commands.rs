@@ -273,30 +273,37 @@ impl App {
         let store = self.store.acting_for(principal.actor());
         let team = &principal.team_id;
         let recorded = store.command_started(team, id, &command.id, data, now_ms());
-        log_unrecorded(id, recorded.await);
+        let recorded = recorded.await;
+        let is_recorded = recorded.is_ok();
+        log_unrecorded(id, recorded);
+        // Its host may have reported the end before that.
+        if is_recorded && let Some(end) = self.early_ends.remove(id, &command.id) {
+            self.record_command_end(principal, id, &end).await;
+        }
     }
 
-    /// Records that a background command was seen to have ended. Hosts do not report ends, so that
-    /// this is when a client first sees it.
+    /// Records that a background command was seen to have ended, which its host may not have
+    /// reported yet.
     pub(crate) async fn record_command_end(
         &self,
         principal: &Principal,
         id: &SandboxId,
         command: &CommandInfo,
     ) {
-        let data = json!({
-            "name": command.name,
-            "exit_code": command.exit_code,
-            "signal": command.signal,
-            "timed_out": command.timed_out,
-            "ended_at": command.ended_at.map(crate::api::format_time),
-        });
-        let team = &principal.team_id;
-        let recorded = self
-            .store
-            .command_ended(team, id, &command.id, data, now_ms());
+        let recorded = self.store_command_end(&principal.team_id, id, command);
         log_unrecorded(id, recorded.await);
     }
+}
+
+/// Returns what the event of a command's end says.
+pub(super) fn end_data(command: &CommandInfo) -> serde_json::Value {
+    json!({
+        "name": command.name,
+        "exit_code": command.exit_code,
+        "signal": command.signal,
+        "timed_out": command.timed_out,
+        "ended_at": command.ended_at.map(crate::api::format_time),
+    })
 }
 
 fn log_unrecorded(id: &SandboxId, recorded: std::result::Result<(), store::Error>) {

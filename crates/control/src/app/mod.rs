@@ -10,6 +10,7 @@
 
 mod actors;
 pub mod checkpoints;
+mod command_ends;
 pub mod commands;
 pub mod diff;
 pub mod disk_usage;
@@ -66,6 +67,7 @@ use crate::ports::Ports;
 use crate::rate_limit::RateLimits;
 use crate::webhooks::Webhooks;
 pub use actors::Actors;
+pub use command_ends::EarlyEnds;
 pub use held::HeldSandboxes;
 pub use idempotency_lock::IdempotencyLocks;
 pub use image_uploads::ImageUploads;
@@ -89,6 +91,7 @@ pub struct App {
     /// Who changes which sandbox at this moment.
     pub actors: Actors,
     pub events: LiveEvents,
+    pub early_ends: EarlyEnds,
     pub webhooks: Webhooks,
     /// Sandboxes of hosts that the store has no record of, and that stay.
     pub held_sandboxes: HeldSandboxes,

@@ -17,6 +17,9 @@ use crate::scheduler::{HostView, Unschedulable, rank_hosts};
 const OLD_AGENTS: &str = "the agents of all hosts that have the template are of an earlier version, which has no \
                           start commands: upgrade a host agent, or leave start_command out";
 
+const DRAINING: &str = "all hosts that have the template are being drained and take no new sandboxes; the operator \
+                        ends that with wrenn-agent undrain";
+
 /// Spec with the sizes of its template, and the hosts to try, best first.
 pub(super) struct Placement {
     pub(super) spec: SandboxSpec,
@@ -29,8 +32,8 @@ impl App {
     /// Resolves sizes, chooses hosts from what is known of them, and reserves a place on the best.
     ///
     /// # Errors
-    /// `NotFound` if no host has the template; `HostUnavailable` if none answers, or all agents are
-    /// of a version that ignores a part of the spec.
+    /// `NotFound` if no host has the template; `HostUnavailable` if none answers, all agents are of a
+    /// version that ignores a part of the spec, or all hosts are draining.
     pub(super) async fn place_sandbox(
         &self,
         principal: &Principal,
@@ -39,7 +42,14 @@ impl App {
     ) -> Result<Placement> {
         let name = spec.template.clone();
         let inventories = self.inventories_for(&name).await;
-        let owner = self.store.snapshot_owner(&name).await?;
+        // Base images belong to no team: a create of one saves this round trip.
+        let found = inventories.iter().flatten();
+        let mut found = found.filter_map(|inventory| find_template(inventory, &name));
+        let owner = if found.any(Template::is_snapshot) {
+            self.store.snapshot_owner(&name).await?
+        } else {
+            None
+        };
         let find_visible = |inventory: &Arc<Inventory>| {
             let template = find_template(inventory, &name)?;
             is_visible(template, principal, owner.as_ref()).then(|| template.clone())
@@ -101,6 +111,7 @@ impl App {
             let view = view.as_ref()?;
             Some(HostView {
                 has_template: view.template.is_some(),
+                is_draining: view.info.is_draining,
                 is_able: spec.start_command.is_none() || view.info.has_start_commands,
                 sandboxes: view.info.sandboxes.saturating_add(host.assigned_since()),
                 memory_bytes: view.info.memory_bytes,
@@ -139,12 +150,15 @@ impl App {
         })
     }
 
-    /// Returns the inventory of each host: the cached ones if one of them has the template, otherwise
-    /// all hosts are asked.
+    /// Returns the inventory of each host: the cached ones if one of them has the template and takes
+    /// new sandboxes, otherwise all hosts are asked.
     async fn inventories_for(&self, template: &TemplateName) -> Vec<Result<Arc<Inventory>>> {
         let cached = self.read_inventories(false).await;
         let mut answering = cached.iter().flatten();
-        if answering.any(|inventory| find_template(inventory, template).is_some()) {
+        // A drain may have ended since.
+        let can_take =
+            |it: &Arc<Inventory>| !it.info.is_draining && find_template(it, template).is_some();
+        if answering.any(can_take) {
             return cached;
         }
         self.read_inventories(true).await
@@ -190,8 +204,13 @@ impl App {
                 )
             });
         }
-        if reason == Unschedulable::OldAgents {
-            return Error::new(ErrorCode::HostUnavailable, OLD_AGENTS);
+        let text = match reason {
+            Unschedulable::OldAgents => Some(OLD_AGENTS),
+            Unschedulable::Draining => Some(DRAINING),
+            Unschedulable::NoHost | Unschedulable::NoTemplate => None,
+        };
+        if let Some(text) = text {
+            return Error::new(ErrorCode::HostUnavailable, text);
         }
         let owners = match self.store.snapshot_owners().await {
             Ok(owners) => owners,

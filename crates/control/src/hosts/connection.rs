@@ -209,6 +209,8 @@ mod tests {
             memory_bytes: 0,
             sandboxes,
             has_start_commands: true,
+            is_draining: false,
+            running: 0,
         };
         Arc::new(Inventory {
             info,

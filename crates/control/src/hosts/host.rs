@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use host_rpc as rpc;
+use store::HostDrain;
 
 use super::Host;
 use super::calls::ASK_TIMEOUT;
@@ -53,6 +54,8 @@ impl Host {
             memory_bytes: host.memory_bytes,
             sandboxes: host.sandboxes,
             has_start_commands: host.has_start_commands,
+            is_draining: host.draining,
+            running: host.running,
         })
     }
 }
@@ -67,4 +70,21 @@ pub struct HostInfo {
     pub sandboxes: u32,
     /// False for agents of the version before, which ignore the start command of a spec.
     pub has_start_commands: bool,
+    /// It takes no new sandboxes.
+    pub is_draining: bool,
+    /// Number of sandboxes that run or are being created; not counted by agents of the version
+    /// before.
+    pub running: u32,
+}
+
+impl HostInfo {
+    /// Returns the drain of the host.
+    #[must_use]
+    pub fn drain(&self) -> HostDrain {
+        match (self.is_draining, self.running) {
+            (false, _) => HostDrain::None,
+            (true, 0) => HostDrain::Drained,
+            (true, _) => HostDrain::Draining,
+        }
+    }
 }

@@ -8,18 +8,20 @@ use host_rpc::__buffa::view::WatchSandboxesResponseView;
 use model::{ErrorCode, IdleSettings, SandboxId, SandboxSpec, StopReason};
 use store::Report;
 
-use super::Host;
 use super::calls::{
     ASK_TIMEOUT, COMMAND_TIMEOUT, ENSURE_TIMEOUT, Messages, REMOVE_TIMEOUT, RESUME_TIMEOUT,
     SAVE_TIMEOUT, listed, next_part, query, streaming, unary,
 };
 use super::reports::SandboxReport;
+use super::{CommandInfo, Host};
 use crate::error::{Error, Result};
 
 /// Part of a watch.
 #[derive(Debug, Clone)]
 pub enum WatchEvent {
     Report(SandboxReport),
+    /// Background commands of a sandbox have ended. Some may be known, and some be of no client.
+    CommandsEnded(SandboxId, Vec<CommandInfo>),
     /// All reports that existed when the watch began have come.
     Synced,
     Heartbeat,
@@ -65,6 +67,12 @@ impl WatchStream {
                 Event::Report(report) => {
                     if let Some(report) = self.host.valid_report(*report) {
                         return Ok(Some(WatchEvent::Report(report)));
+                    }
+                }
+                Event::CommandsEnded(ended) => {
+                    if let Ok(id) = ended.sandbox_id.parse() {
+                        let commands = ended.commands.into_iter().map(CommandInfo::from);
+                        return Ok(Some(WatchEvent::CommandsEnded(id, commands.collect())));
                     }
                 }
             }

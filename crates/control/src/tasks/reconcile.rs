@@ -15,7 +15,7 @@ use store::Sandbox;
 use super::plan::{HostSandbox, Observation, Step, plan_steps};
 use crate::app::App;
 use crate::error::Result;
-use crate::hosts::{Host, SandboxReport};
+use crate::hosts::{Host, HostInfo, SandboxReport};
 
 /// Reconciles the sandboxes of a host with the store.
 ///
@@ -23,13 +23,16 @@ use crate::hosts::{Host, SandboxReport};
 /// The store's, or that the host does not answer. Failures to remove single sandboxes are logged.
 pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -> Result<()> {
     // A host whose templates cannot be listed still has its sandboxes reconciled.
-    if let Err(error) = host.refresh_inventory().await {
-        host.forget_inventory();
-        tracing::warn!(
-            host = host.url(),
-            error = error.chain(),
-            "templates of the host are not known"
-        );
+    match host.refresh_inventory().await {
+        Ok(inventory) => record_drain(app, host, &inventory.info).await?,
+        Err(error) => {
+            host.forget_inventory();
+            tracing::warn!(
+                host = host.url(),
+                error = error.chain(),
+                "templates of the host are not known"
+            );
+        }
     }
     // Creates that begin later than this have no row yet.
     let in_flight = app.in_flight_creates.ids();
@@ -65,6 +68,15 @@ pub(super) async fn reconcile_host(app: &App, host: &Arc<Host>, host_id: &str) -
     }
     app.held_sandboxes.replace(host_id, held);
     Ok(())
+}
+
+/// Records whether the host is being drained. Another control plane may have done so.
+async fn record_drain(app: &App, host: &Host, info: &HostInfo) -> Result<()> {
+    let drain = info.drain();
+    let recorded = app
+        .store
+        .host_drain_record(host.url(), drain, info.running, now_ms());
+    Ok(recorded.await?)
 }
 
 /// Carries out one step. A sandbox that cannot be removed now is removed in a later round; one that

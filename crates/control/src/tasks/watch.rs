@@ -110,6 +110,9 @@ async fn apply_until_synced(app: &App, stream: &mut WatchStream) -> Result<()> {
         match event {
             WatchEvent::Synced => return Ok(()),
             WatchEvent::Report(report) => app.apply_report(report).await?,
+            WatchEvent::CommandsEnded(id, commands) => {
+                app.apply_command_ends(&id, commands).await?;
+            }
             WatchEvent::Heartbeat => {}
         }
     }
@@ -121,8 +124,12 @@ async fn apply_until_synced(app: &App, stream: &mut WatchStream) -> Result<()> {
 
 async fn apply_all(app: &App, stream: &mut WatchStream) -> Result<()> {
     while let Some(event) = next(stream).await? {
-        if let WatchEvent::Report(report) = event {
-            app.apply_report(report).await?;
+        match event {
+            WatchEvent::Report(report) => app.apply_report(report).await?,
+            WatchEvent::CommandsEnded(id, commands) => {
+                app.apply_command_ends(&id, commands).await?;
+            }
+            WatchEvent::Synced | WatchEvent::Heartbeat => {}
         }
     }
     Ok(())

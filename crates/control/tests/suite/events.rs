@@ -136,6 +136,90 @@ async fn background_command_is_told_once() {
 }
 
 #[tokio::test]
+async fn unread_command_ends_are_told() {
+    let (host, ground, plane) = one().await;
+    let id = plane.create().await.id;
+    let start = |cmd: &str, args: &[&str]| StartCommand {
+        cmd: cmd.to_owned(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        ..StartCommand::default()
+    };
+    // They end at once, most of them before their start is recorded.
+    let client = plane.client();
+    for _ in 0..20 {
+        let start = start("print", &["done"]);
+        client.start_command(&id, &start).await.unwrap();
+    }
+    let ended = |plane| async move {
+        let ended = all(plane, of("command.ended")).await;
+        (ended.len() == 20).then_some(ended)
+    };
+    let ended = eventually("all ends are told", async || ended(&plane).await).await;
+    assert_eq!(ended[0].data["exit_code"], 0);
+    assert_eq!(ended[0].actor.id, "system");
+    let asleep = start("sleep", &["9"]);
+    let asleep = client.start_command(&id, &asleep).await.unwrap();
+    // No control plane sees the end of this one.
+    plane.kill();
+    host.kill_command(&asleep.id);
+    let plane = ground.start(&[&host]).await;
+    eventually("the end in between is told", async || {
+        let ended = all(&plane, of("command.ended")).await;
+        ended
+            .iter()
+            .any(|end| end.subject == asleep.id)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(all(&plane, of("command.*")).await.len(), 42);
+}
+
+#[tokio::test]
+async fn drained_host_takes_no_sandboxes() {
+    let [host, other] = ["host-a", "host-b"].map(FakeHost::start_as);
+    let ground = Ground::new().await;
+    let plane = ground.start(&[&host, &other]).await;
+    let told = async |kind: &str| {
+        eventually("the drain is told", async || {
+            all(&plane, of(kind)).await.pop()
+        })
+        .await
+    };
+    let first = plane.create().await;
+    plane.create().await;
+    assert_eq!((host.sandboxes(), other.sandboxes()), (1, 1));
+    host.world().is_draining = true;
+    let draining = told("host.draining").await;
+    assert_eq!(
+        (draining.subject.as_str(), &draining.data["running"]),
+        ("host-a", &1.into())
+    );
+    for _ in 0..3 {
+        plane.create().await;
+    }
+    assert_eq!((host.sandboxes(), other.sandboxes()), (1, 4));
+    let on_host = host.world().sandboxes.keys().next().cloned().unwrap();
+    plane.client().pause(&on_host).await.unwrap();
+    assert_eq!(told("host.drained").await.subject, "host-a");
+    other.world().is_draining = true;
+    eventually("the other is drained, too", async || {
+        (all(&plane, of("host.draining")).await.len() == 2).then_some(())
+    })
+    .await;
+    let refusal = plane
+        .client()
+        .create(&api_types::CreateSandbox::default())
+        .await;
+    let refusal = refusal.unwrap_err().to_string();
+    assert!(refusal.contains("wrenn-agent undrain"), "{refusal}");
+    host.world().is_draining = false;
+    let created = plane.create().await;
+    assert_ne!(created.id, first.id);
+    assert_eq!(host.sandboxes(), 2, "it takes them before the next round");
+    assert_eq!(told("host.undrained").await.subject, "host-a");
+}
+
+#[tokio::test]
 async fn stream_goes_on_at_cursor() {
     let (host, ground, plane) = one().await;
     let mut live = plane

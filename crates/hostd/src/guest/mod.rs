@@ -3,6 +3,7 @@
 
 mod clock;
 mod command;
+pub mod command_report;
 mod exec;
 mod file_service;
 mod files;

@@ -24,6 +24,10 @@ pub enum SandboxError {
         "this host runs {0} sandboxes, which is its limit (AGENT_MAX_SANDBOXES); delete some, or raise it"
     )]
     Full(usize),
+    #[error(
+        "this host is being drained and takes no new sandboxes; the operator ends that with wrenn-agent undrain"
+    )]
+    Draining,
     #[error("there is no sandbox {0} on this host")]
     Unknown(SandboxId),
     #[error("the sandbox is paused; resume it first")]
@@ -135,9 +139,9 @@ impl SandboxError {
             Self::Failed(error) if error.kind() == OperationKind::Space => {
                 ErrorCode::ResourceExhausted
             }
-            Self::Full(_) | Self::Diff(DiffError::TooMany | DiffError::TooManyOfTeam) => {
-                ErrorCode::Unavailable
-            }
+            Self::Full(_)
+            | Self::Draining
+            | Self::Diff(DiffError::TooMany | DiffError::TooManyOfTeam) => ErrorCode::Unavailable,
             Self::Diff(DiffError::NoTurn(_) | DiffError::TimeOver) => ErrorCode::DeadlineExceeded,
             Self::NotRunning { .. }
             | Self::ResumeBackoff(_)

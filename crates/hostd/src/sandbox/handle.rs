@@ -17,6 +17,7 @@ use vmm::Vm;
 use super::activity::Activity;
 use super::auto_checkpoint::AutoCheckpoints;
 use super::command::{self, Command, Request};
+use super::command_ends::CommandEnds;
 use super::error::SandboxError;
 use super::ledger::Record;
 use super::log::Log;
@@ -59,6 +60,7 @@ pub struct Handle {
     commands: mpsc::Sender<Request>,
     pub(super) pending_checkpoints: PendingNames,
     pub auto_checkpoints: Arc<AutoCheckpoints>,
+    pub command_ends: Arc<CommandEnds>,
     /// Notified when the guest's clock is to be set ([`super::clock`]).
     pub(super) clock: Arc<Notify>,
     /// Time at which the console was last read; locked during a read.
@@ -107,6 +109,7 @@ impl Handle {
             commands: sender,
             pending_checkpoints: PendingNames::default(),
             auto_checkpoints: AutoCheckpoints::new(),
+            command_ends: Arc::default(),
             clock: Arc::default(),
             drained: Arc::new(tokio::sync::Mutex::new(Instant::now())),
         };

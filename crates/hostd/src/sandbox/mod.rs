@@ -11,6 +11,7 @@ mod boot_source;
 mod capture;
 mod clock;
 mod command;
+pub mod command_ends;
 mod context;
 mod create;
 mod egress;

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::alive;
 use super::error::{from_sandbox_error, pass_on};
 use super::program::{START_TIMEOUT, not_started, parse_signal, start_timed_out};
+use crate::guest::command_report::{checked, checked_list};
 use crate::guest::{AttachStream, explain_old_guest};
 use crate::sandbox::Handle;
 use crate::sandbox::activity::Active;
@@ -26,13 +27,8 @@ use crate::sandbox::activity::Active;
 const QUEUE: usize = 4;
 /// Time for the guest to begin a stream of output, which takes it no time of its own.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most commands of one list; a guest of ours keeps fewer.
-const MAX_COMMANDS: usize = 256;
 /// Most bytes of output in one message; a guest of ours sends 64 KiB.
 const MAX_OUTPUT: usize = 128 * 1024;
-/// Most characters of each text that the guest says about a command, and most arguments.
-const MAX_TEXT: usize = 4096;
-const MAX_ARGS: usize = 4096;
 
 /// Starts a command.
 pub(super) async fn start_command(
@@ -65,7 +61,10 @@ pub(super) async fn start_command(
     let starting = client.start_command(start, request.user.as_deref());
     let started = timeout(START_TIMEOUT, starting).await;
     let result = match started.map_err(|_| start_timed_out())? {
-        Ok(command) => start_command_response::Result::from(checked(command)),
+        Ok(command) => {
+            handle.command_ends.note_start();
+            start_command_response::Result::from(checked(command))
+        }
         Err(error) => match not_started(&error) {
             Some(end) => start_command_response::Result::from(end),
             None => return Err(pass_on(&error)),
@@ -84,11 +83,7 @@ pub(super) async fn list_commands(
     let listed = handle.guest().list_commands().await;
     let commands = listed.map_err(|error| pass_on(&error))?;
     Ok(rpc::ListCommandsResponse {
-        commands: commands
-            .into_iter()
-            .take(MAX_COMMANDS)
-            .map(checked)
-            .collect(),
+        commands: checked_list(commands),
         ..Default::default()
     })
 }
@@ -229,60 +224,6 @@ pub(super) fn event(message: guest::AttachResponse) -> Result<Option<Event>, Con
     }))
 }
 
-/// Converts what the guest says of a command, within bounds.
-fn checked(command: guest::Command) -> rpc::Command {
-    let cut = |text: String| -> String { text.chars().take(MAX_TEXT).collect() };
-    let args_truncated = command.args_truncated || command.args.len() > MAX_ARGS;
-    rpc::Command {
-        id: cut(command.id),
-        name: command.name.map(cut),
-        pid: command.pid,
-        cmd: cut(command.cmd),
-        args: command.args.into_iter().take(MAX_ARGS).map(cut).collect(),
-        args_truncated,
-        terminal: command.terminal,
-        keep_alive: command.keep_alive,
-        started_ms: command.started_ms,
-        ended_ms: command.ended_ms,
-        exit_code: command.exit_code,
-        signal: command.signal,
-        timed_out: command.timed_out,
-        output_start: command.output_start.min(command.output_end),
-        output_end: command.output_end,
-        supervision: command.supervision.into_option().map(supervision).into(),
-        ..Default::default()
-    }
-}
-
-fn supervision(supervision: guest::Supervision) -> rpc::Supervision {
-    let policy = supervision.policy.as_option();
-    let condition = policy.and_then(|policy| policy.condition.as_known());
-    let condition = match condition.unwrap_or_default() {
-        guest::RestartCondition::RESTART_CONDITION_ON_FAILURE => {
-            rpc::RestartCondition::RESTART_CONDITION_ON_FAILURE
-        }
-        guest::RestartCondition::RESTART_CONDITION_ALWAYS => {
-            rpc::RestartCondition::RESTART_CONDITION_ALWAYS
-        }
-        guest::RestartCondition::RESTART_CONDITION_NEVER
-        | guest::RestartCondition::RESTART_CONDITION_UNSPECIFIED => {
-            rpc::RestartCondition::RESTART_CONDITION_NEVER
-        }
-    };
-    let policy = rpc::RestartPolicy {
-        condition: condition.into(),
-        max_retries: policy.and_then(|policy| policy.max_retries),
-        ..Default::default()
-    };
-    rpc::Supervision {
-        policy: policy.into(),
-        restarts: supervision.restarts,
-        last_exit_code: supervision.last_exit_code,
-        next_start_ms: supervision.next_start_ms,
-        ..Default::default()
-    }
-}
-
 fn window(size: rpc::TerminalSize) -> PTY {
     let size = pty::Size {
         cols: size.cols,
@@ -298,21 +239,6 @@ fn window(size: rpc::TerminalSize) -> PTY {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_of_guest_are_bounded() {
-        let hostile = guest::Command {
-            id: "x".repeat(10_000),
-            args: vec![String::new(); 10_000],
-            output_start: 9,
-            output_end: 5,
-            ..Default::default()
-        };
-        let command = checked(hostile);
-        assert_eq!((command.id.len(), command.args.len()), (MAX_TEXT, MAX_ARGS));
-        assert!(command.args_truncated);
-        assert_eq!((command.output_start, command.output_end), (5, 5));
-    }
 
     #[test]
     fn output_in_large_pieces_is_refused() {

@@ -3,12 +3,13 @@
 use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
 use host_rpc as rpc;
 use host_rpc::HostService;
+use model::SandboxState;
 
 use stdx::task::run_blocking;
 
 use super::error::from_sandbox_error;
 use super::{Agent, disk_usage};
-use crate::sandbox::SandboxError;
+use crate::sandbox::{Handle, SandboxError};
 
 #[expect(
     refining_impl_trait,
@@ -21,6 +22,14 @@ impl HostService for Agent {
         _: ServiceRequest<'_, rpc::GetHostRequest>,
     ) -> ServiceResult<rpc::GetHostResponse> {
         let host = &self.manager.host;
+        let drain = host.state.drain.clone();
+        let looked = run_blocking(move || Ok::<_, SandboxError>(drain.is_requested())).await;
+        let draining = looked.map_err(from_sandbox_error)?;
+        let handles = self.manager.list_sandboxes().await;
+        let state = |handle: &&Handle| handle.record.borrow().phase.state();
+        let running = handles
+            .iter()
+            .filter(|it| matches!(state(it), SandboxState::Pending | SandboxState::Running));
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Response::ok(rpc::GetHostResponse {
             host_id: host.id.clone(),
@@ -30,8 +39,10 @@ impl HostService for Agent {
             vmm: host.resources.vm.engine.vmm.to_owned(),
             accelerator: host.resources.vm.engine.accel.to_owned(),
             disk_backend: host.resources.disk.disks.chosen().backend.name().to_owned(),
-            sandboxes: u32::try_from(self.manager.list_sandboxes().await.len()).unwrap_or(u32::MAX),
+            sandboxes: u32::try_from(handles.len()).unwrap_or(u32::MAX),
             has_start_commands: true,
+            draining,
+            running: u32::try_from(running.count()).unwrap_or(u32::MAX),
             ..rpc::GetHostResponse::default()
         })
     }

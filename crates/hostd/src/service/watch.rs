@@ -1,4 +1,4 @@
-//! Reports of all sandboxes as they change.
+//! Reports of all sandboxes as they change, and of their background commands that have ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::sandbox::Manager;
+use crate::sandbox::{Manager, command_ends};
 
 /// Interval of heartbeats, by which a watcher notices a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -40,12 +40,19 @@ async fn send_all(
     };
     // From before the list, so that no change falls between the two; an old report after a newer
     // one is harmless.
-    let mut reports = manager.host.state.reports.subscribe();
+    let state = &manager.host.state;
+    let mut reports = state.reports.subscribe();
+    let mut ends = state.command_ends.subscribe();
     loop {
         for handle in manager.list_sandboxes().await {
             sender
                 .send(event(Event::from(super::report_of(&manager.host, &handle))))
                 .await?;
+            let ended = handle.command_ends.list_ended();
+            if !ended.is_empty() {
+                let ended = command_ends::report_of(&handle.id, ended);
+                sender.send(event(Event::from(ended))).await?;
+            }
         }
         sender.send(event(Event::from(Synced::default()))).await?;
         loop {
@@ -55,6 +62,11 @@ async fn send_all(
                 report = reports.recv() => match report {
                     Ok(report) => sender.send(event(Event::from(report))).await?,
                     // Too far behind: everything afresh.
+                    Err(RecvError::Lagged(_)) => break,
+                    Err(RecvError::Closed) => return Ok(()),
+                },
+                ended = ends.recv() => match ended {
+                    Ok(ended) => sender.send(event(Event::from(ended))).await?,
                     Err(RecvError::Lagged(_)) => break,
                     Err(RecvError::Closed) => return Ok(()),
                 },

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hostd::boot::BootFiles;
 use hostd::config::Limits;
 use hostd::disk::{Backend, Chosen, Disks};
+use hostd::drain::Drain;
 use hostd::generations::Generations;
 use hostd::host::{Host, HostComponents};
 use hostd::images::Images;
@@ -155,6 +156,7 @@ impl Place {
             fork_notes: ForkNotes::open(&self.path("forks")).unwrap(),
             generations: Generations::open(&self.path("generation"), move || clock.now_ms())
                 .unwrap(),
+            drain: Drain::new(self.dir.path()),
         };
         Host::from_components(components, self.limits)
     }

@@ -102,3 +102,27 @@ fn snapshot_beyond_limit_is_refused() {
         }
     });
 }
+
+#[test]
+fn draining_host_makes_no_sandboxes() {
+    with_small_limits(async |manager, [id, _]| {
+        let drain = &manager.host_drain();
+        drain.request().unwrap();
+        let new = SandboxId::random();
+        let refusal = manager
+            .ensure_sandbox(&new, spec("base"))
+            .await
+            .unwrap_err();
+        assert!(matches!(refusal, SandboxError::Draining), "{refusal}");
+        let children = [SandboxId::random()];
+        let refusal = manager.fork_sandbox(&id, &children).await.unwrap_err();
+        assert!(matches!(refusal, SandboxError::Draining), "{refusal}");
+        // Those that are here go on.
+        manager.ensure_sandbox(&id, spec("base")).await.unwrap();
+        manager.pause_sandbox(&id).await.unwrap();
+        manager.resume_sandbox(&id).await.unwrap();
+        drain.withdraw().unwrap();
+        manager.ensure_sandbox(&new, spec("base")).await.unwrap();
+        manager.remove(&new).await;
+    });
+}

@@ -15,6 +15,35 @@ row! {
     }
 }
 
+/// Drain of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostDrain {
+    /// It takes new sandboxes.
+    None,
+    /// It takes none, and some run.
+    Draining,
+    /// It takes none, and none runs.
+    Drained,
+}
+
+impl HostDrain {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        }
+    }
+
+    const fn event(self) -> EventKind {
+        match self {
+            Self::None => EventKind::HostUndrained,
+            Self::Draining => EventKind::HostDraining,
+            Self::Drained => EventKind::HostDrained,
+        }
+    }
+}
+
 impl Store {
     /// Records that reports come from a host, or come no more. Does nothing if that is known.
     ///
@@ -54,6 +83,41 @@ impl Store {
             };
             transaction.record(&event).await?;
         }
+        transaction.commit().await
+    }
+
+    /// Records the drain of a host that was recorded as connected. Does nothing if that is known.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn host_drain_record(
+        &self,
+        url: &str,
+        drain: HostDrain,
+        running: u32,
+        now: i64,
+    ) -> Result<(), Error> {
+        let sql = "SELECT host_id FROM hosts WHERE url = $1 AND drain <> $2";
+        let call = self.read("looking for a host");
+        if rows!(call, HostRow, sql, url, drain.as_str())?.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.begin("recording the drain of a host").await?;
+        let sql = "UPDATE hosts SET drain = $2 WHERE url = $1 AND drain <> $2 RETURNING host_id";
+        let changed = rows_in!(&mut transaction, HostRow, sql, url, drain.as_str())?;
+        let Some(row) = changed.into_iter().next() else {
+            return transaction.rollback().await;
+        };
+        let event = NewEvent {
+            kind: drain.event(),
+            team_id: None,
+            subject: row.host_id.unwrap_or_else(|| url.to_owned()),
+            sandbox_id: None,
+            generation: None,
+            data: json!({ "url": url, "running": running }),
+            now,
+        };
+        transaction.record(&event).await?;
         transaction.commit().await
     }
 

@@ -35,6 +35,7 @@ use crate::db::{places, stored_generation, wait_for_statement};
 use crate::transaction::{Connection, Transaction};
 use crate::{Error, Store};
 
+pub use hosts::HostDrain;
 pub use read::{EventQuery, Events, EventsBound};
 pub(crate) use read::{EventRow, ROW_COLUMNS};
 pub use waker::EventsWaker;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::{EventKind, SandboxState, TeamId};
 use serde_json::json;
-use store::{Actor, Event, EventQuery, Events, EventsBound, NewEvent, NewKey, Store};
+use store::{Actor, Event, EventQuery, Events, EventsBound, HostDrain, NewEvent, NewKey, Store};
 
 use crate::db::{Db, insert, report};
 
@@ -219,6 +219,12 @@ pub async fn hosts_and_commands_are_told_once(db: Db) {
             .await
             .unwrap();
     }
+    for drain in [HostDrain::None, HostDrain::Drained, HostDrain::Drained] {
+        for url in ["http://a", "http://unknown"] {
+            let recorded = store.host_drain_record(url, drain, 0, 1).await;
+            recorded.unwrap();
+        }
+    }
     for _ in 0..2 {
         store
             .command_started(team, id, "c-1", json!({}), 1)
@@ -241,6 +247,7 @@ pub async fn hosts_and_commands_are_told_once(db: Db) {
             "host.connected",
             "host.lost",
             "host.connected",
+            "host.drained",
             "command.started",
             "command.ended"
         ]
@@ -254,5 +261,5 @@ pub async fn hosts_and_commands_are_told_once(db: Db) {
         with_installation: true,
         ..ours
     };
-    assert_eq!(page(&store, &operator, None).await.len(), 6);
+    assert_eq!(page(&store, &operator, None).await.len(), 7);
 }

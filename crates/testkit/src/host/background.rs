@@ -40,6 +40,10 @@ impl Background {
         self.state().command.clone()
     }
 
+    pub(super) fn is(&self, id: &str) -> bool {
+        self.state().command.id == id
+    }
+
     fn is_running(&self) -> bool {
         self.command().exit_code.is_none()
     }
@@ -175,7 +179,7 @@ pub(super) async fn start(
                 changed: watch::Sender::new(()),
             });
             shared.world().background.push(Arc::clone(&background));
-            tokio::spawn(record(background, events));
+            tokio::spawn(record(Arc::clone(shared), background, events));
             start_command_response::Result::from(command)
         }
         Some(exec_response::Event::End(end)) => start_command_response::Result::from(*end),
@@ -246,7 +250,11 @@ async fn record_run(background: Arc<Background>, mut events: ServiceStream<rpc::
     }
 }
 
-async fn record(background: Arc<Background>, mut events: ServiceStream<rpc::ExecResponse>) {
+async fn record(
+    shared: Arc<Shared>,
+    background: Arc<Background>,
+    mut events: ServiceStream<rpc::ExecResponse>,
+) {
     while let Some(Ok(event)) = events.next().await {
         match event.event {
             Some(exec_response::Event::Stdout(bytes)) => background.take(false, bytes),
@@ -255,9 +263,33 @@ async fn record(background: Arc<Background>, mut events: ServiceStream<rpc::Exec
             _ => {}
         }
     }
+    end_and_report(&shared, &background, 137);
+}
+
+/// Ends a command if it has not ended, and reports it.
+pub(super) fn end_and_report(shared: &Shared, background: &Background, exit_code: i32) {
     if background.is_running() {
-        background.end(137);
+        background.end(exit_code);
     }
+    // An error means that there is no watcher.
+    let _ = shared.command_ends.send(rpc::CommandsEnded {
+        sandbox_id: background.sandbox_id.clone(),
+        commands: vec![background.command()],
+        ..Default::default()
+    });
+}
+
+/// Returns a report of each command that has ended.
+pub(super) fn ended(shared: &Shared) -> Vec<rpc::CommandsEnded> {
+    let world = shared.world();
+    let ended = world.background.iter().filter(|it| !it.is_running());
+    ended
+        .map(|background| rpc::CommandsEnded {
+            sandbox_id: background.sandbox_id.clone(),
+            commands: vec![background.command()],
+            ..Default::default()
+        })
+        .collect()
 }
 
 pub(super) fn list(shared: &Shared, sandbox_id: &str) -> Vec<rpc::Command> {

@@ -56,6 +56,7 @@ struct Shared {
     world: Mutex<World>,
     script: script::Script,
     reports: tokio::sync::broadcast::Sender<rpc::SandboxReport>,
+    command_ends: tokio::sync::broadcast::Sender<rpc::CommandsEnded>,
     logs: tokio::sync::broadcast::Sender<(String, rpc::ReadLogsResponse)>,
 }
 
@@ -108,6 +109,7 @@ impl FakeHost {
             world: Mutex::new(World::new(id)),
             script: script::Script::default(),
             reports: tokio::sync::broadcast::Sender::new(4096),
+            command_ends: tokio::sync::broadcast::Sender::new(4096),
             logs: tokio::sync::broadcast::Sender::new(4096),
         });
         let host = Self {
@@ -194,6 +196,24 @@ impl FakeHost {
             .sandboxes
             .retain(|_, sandbox| sandbox.state != rpc::SandboxState::SANDBOX_STATE_PENDING);
         self.serve(listening);
+    }
+
+    /// Ends a background command, as if by SIGKILL.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn kill_command(&self, id: &str) {
+        let world = self.shared.world();
+        let found = world.background.iter().find(|command| command.is(id));
+        let found = std::sync::Arc::clone(found.expect("the command"));
+        drop(world);
+        background::end_and_report(&self.shared, &found, 137);
+    }
+
+    /// Returns the number of its sandboxes.
+    #[must_use]
+    pub fn sandboxes(&self) -> usize {
+        self.world().sandboxes.len()
     }
 
     /// Moves a sandbox and reports it.

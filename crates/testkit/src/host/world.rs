@@ -22,6 +22,8 @@ pub struct World {
     pub is_full: bool,
     /// True if its agent is of a version that has no start commands.
     pub is_old: bool,
+    /// True if it takes no new sandboxes.
+    pub is_draining: bool,
     /// Addresses of the servers on ports, which are the same in every sandbox.
     pub ports: BTreeMap<u16, SocketAddr>,
     /// Connections to ports that are open now.
@@ -104,6 +106,7 @@ impl World {
             sandboxes: BTreeMap::new(),
             is_full: false,
             is_old: false,
+            is_draining: false,
             ports: BTreeMap::new(),
             open_tunnels: 0,
             open_watches: 0,

@@ -6,6 +6,7 @@
 //! through a token, which every wait watches; steps that make kernel objects are not cancelled in
 //! the middle, they are waited for and then undone.
 
+mod command_reports;
 mod creating;
 mod ended;
 mod idleness;

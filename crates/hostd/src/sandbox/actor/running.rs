@@ -10,7 +10,7 @@ use stdx::error::chain;
 use tokio::time::{Instant, sleep_until};
 use vmm::{Exit, Vm};
 
-use super::{Actor, idleness, network, settings, space_guard};
+use super::{Actor, command_reports, idleness, network, settings, space_guard};
 use crate::operation::{OperationError, OperationKind};
 use crate::sandbox::command::{Command, Request};
 use crate::sandbox::context::Context;
@@ -50,6 +50,8 @@ impl Actor {
         ));
         let mut clock = std::pin::pin!(clock::keep_set(handle));
         let mut start_command = std::pin::pin!(start_command::keep_set(handle));
+        let reports = &context.state.command_ends;
+        let mut ends = Box::pin(command_reports::report_ends(handle, reports));
         let mut idle = Box::pin(idleness::until_idle(handle, idle_limit(&context)));
         let mut tick = Instant::now() + TICK;
         let mut reported = None;
@@ -64,6 +66,7 @@ impl Actor {
                 () = &mut clock => {}
                 () = &mut start_command => {}
                 () = &mut image => {}
+                () = &mut ends => {}
                 () = sleep_until(tick) => {
                     tick = Instant::now() + TICK;
                     handle.drain_console().await;

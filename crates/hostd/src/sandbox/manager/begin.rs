@@ -75,6 +75,9 @@ pub(super) fn begin_sandbox(
     spec: SandboxSpec,
     origin: Origin,
 ) -> Result<Begun, SandboxError> {
+    if state.drain.is_requested() {
+        return Err(SandboxError::Draining);
+    }
     let found = match origin {
         Origin::Template => find_template(catalog, &id, &spec)?,
         Origin::Snapshot {

@@ -29,6 +29,7 @@ use super::ledger::{Ledger, Record};
 use super::log::Log;
 use super::state::{End, Phase};
 use crate::disk_diff::Comparisons;
+use crate::drain::Drain;
 use crate::generations::Generations;
 use crate::host::Host;
 use crate::operation::{OperationError, OperationKind};
@@ -76,6 +77,7 @@ impl Manager {
             record.generation = manager.host.state.generations.next(record.generation);
             let log = open_log(&manager.host.state.ledger, &record.id).await?;
             let (actor, handle) = manager.new_actor(record, BootSource::Restarted, log);
+            handle.command_ends.note_start();
             manager.registry.insert(handle.clone());
             manager.spawn_actor(actor, handle);
         }
@@ -85,6 +87,12 @@ impl Manager {
         manager.remove_outdated_templates().await;
         tokio::spawn(Self::keep_checkpoints(Arc::downgrade(&manager)));
         Ok(manager)
+    }
+
+    /// Returns the drain of this host.
+    #[must_use]
+    pub fn host_drain(&self) -> Drain {
+        self.host.state.drain.clone()
     }
 
     fn catalog(&self) -> Catalog {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::super::world::{Sandbox, access_token};
-use super::super::{Shared, lifecycle};
+use super::super::{Shared, background, lifecycle};
 use super::{Agent, answer, unary};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -162,6 +162,7 @@ async fn watch(
         })
     };
     let mut reports = shared.reports.subscribe();
+    let mut ends = shared.command_ends.subscribe();
     let known: Vec<rpc::SandboxReport> = shared
         .world()
         .sandboxes
@@ -170,6 +171,9 @@ async fn watch(
         .collect();
     for report in known {
         sender.send(event(Event::from(report))).await.ok()?;
+    }
+    for ended in background::ended(&shared) {
+        sender.send(event(Event::from(ended))).await.ok()?;
     }
     sender
         .send(event(Event::from(
@@ -180,6 +184,7 @@ async fn watch(
     loop {
         let next = tokio::select! {
             report = reports.recv() => Event::from(report.ok()?),
+            ended = ends.recv() => Event::from(ended.ok()?),
             () = tokio::time::sleep(HEARTBEAT) => {
                 Event::from(rpc::watch_sandboxes_response::Heartbeat::default())
             }
