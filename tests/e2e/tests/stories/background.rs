@@ -4,7 +4,7 @@ use std::io::Read;
 use std::thread::sleep;
 use std::time::Duration;
 
-use e2e::{Platform, eventually};
+use e2e::{Platform, Wrenn, eventually};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -84,6 +84,44 @@ fn cut_readers_get_identical_bytes() {
     assert!(got == second, "two readers got different bytes");
     let sum = wrenn.run_with_input(["exec", "-i", &id, "--", "cmp", "-", "noise"], &got);
     let _ = sum.succeeded();
+    platform.finish();
+}
+
+/// Events of a type, as the command line prints them.
+fn events(wrenn: &Wrenn, kind: &str) -> Vec<Value> {
+    let listed = wrenn.run(["events", "--json", "--type", kind]);
+    let listed = listed.succeeded().json();
+    listed.as_array().expect("a list").clone()
+}
+
+#[test]
+fn ends_without_reader_are_events() {
+    let mut platform = Platform::start();
+    let wrenn = platform.cli();
+    let id = wrenn.create(&[]);
+    let start = |name: &str, script: &str| {
+        let detach = ["exec", "-d", "--name", name, &id, "--", "sh", "-c", script];
+        let _ = wrenn.run(detach).succeeded();
+    };
+    let end_of = |name: &str| {
+        eventually("the end is an event", PATIENCE, || {
+            let mut ended = events(&wrenn, "command.ended").into_iter();
+            ended.find(|event| event["data"]["name"] == name)
+        })
+    };
+    start("short", "exit 3");
+    assert_eq!(end_of("short")["data"]["exit_code"], 3);
+    // Two that end while no server runs, and while the sandbox has been paused in between.
+    start("long", "sleep 8; exit 4");
+    start("paused", "sleep 20");
+    platform.kill_nine();
+    std::thread::sleep(Duration::from_secs(10));
+    platform.launch();
+    assert_eq!(end_of("long")["data"]["exit_code"], 4);
+    let _ = wrenn.run(["pause", &id]).succeeded();
+    let _ = wrenn.run(["resume", &id]).succeeded();
+    assert_eq!(end_of("paused")["data"]["exit_code"], 0);
+    assert_eq!(events(&wrenn, "command.*").len(), 6);
     platform.finish();
 }
 

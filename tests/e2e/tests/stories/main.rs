@@ -1,6 +1,7 @@
 //! Stories on real virtual machines. Each starts a platform of its own, tells one thing that a user
 //! relies on, and fails if anything of it stays behind on the host.
 
+mod attributes;
 mod background;
 mod bad_input;
 mod churn;
