@@ -48,6 +48,10 @@ build-envd: ## Build the static guest agent into builds/envd
 	@scripts/deps.sh build
 	@scripts/build-envd.sh
 
+.PHONY: docs
+docs: ## Build the guide into builds/docs (index.html)
+	@scripts/build-docs.sh
+
 .PHONY: kernel
 kernel: ## Fetch the guest kernel into $WRENN_DIR/kernels
 	@scripts/deps.sh run

@@ -36,6 +36,8 @@ declare -A purposes=(
     # The server of images/code-interpreter, to test it on this machine.
     [interpreter]='python3-pytest: python3-ipykernel: python3-jupyter-client: python3-tornado: python3-pandas:
         python3-matplotlib: python3-pil: node-acorn: esbuild:esbuild ?nodejs:node acl:setfacl procps:pgrep'
+    # What gathers the pages of the guide.
+    [docs]='python3:python3'
     [lint]='shellcheck:shellcheck'
 )
 

@@ -23,6 +23,7 @@ suite_api() { scripts/check-api.sh; }
 suite_sdks() { scripts/test-sdks.sh; }
 suite_integrations() { scripts/test-integrations.sh; }
 suite_mcp() { scripts/test-mcp.sh; }
+suite_docs() { scripts/test-docs.sh; }
 # What needs device-mapper, in a VM that has it.
 suite_lab() { scripts/lab.sh run; }
 suite_scripts() { scripts/tests/run.sh; }
@@ -42,7 +43,7 @@ suite_leftovers() {
     echo 'test result: ok. 1 passed; 0 failed'
 }
 # name:seconds it may take
-all=(crates:2100 stories:2100 api:1800 sdks:900 integrations:1800 mcp:600 lab:1200 scripts:240 leftovers:60)
+all=(crates:2100 stories:2100 api:1800 sdks:900 integrations:1800 mcp:600 docs:600 lab:1200 scripts:240 leftovers:60)
 
 say() { printf '\n=== %s\n' "$*"; }
 
@@ -127,6 +128,7 @@ prepare 'libraries of the console' scripts/build-console.sh
 prepare 'programs and tests (the first time takes some minutes)' \
     scripts/cargo.sh build --locked --workspace --all-targets
 prepare 'guest kernel and image' scripts/test-data.sh
+[[ " ${wanted[*]} " != *" docs "* ]] || prepare 'the guide' scripts/build-docs.sh
 scripts/leftovers.sh >"$logs/before"
 
 for suite in "${all[@]}"; do
