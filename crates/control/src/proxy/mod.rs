@@ -131,6 +131,9 @@ async fn serve_unnamed(proxy: &Proxy, request: Request, next: Next) -> Response 
         None => {}
     }
     let Some(file) = UnnamedFile::from_request(&request) else {
+        if token_route::has_signature(request.uri()) {
+            return ProxyError::unknown_signature().to_response(&request);
+        }
         return next.run(request).await;
     };
     match file.find_address(&proxy.app).await {

@@ -6,6 +6,7 @@
 //! ever. Paths of our API are none of these.
 
 use axum::extract::Request;
+use http::Uri;
 use model::SandboxId;
 
 use super::access::GUEST_TOKEN_HEADER;
@@ -24,6 +25,12 @@ fn read_token(request: &Request) -> Option<&[u8]> {
         PATHS.contains(&path) || SERVICES.iter().any(|service| path.starts_with(service));
     let token = request.headers().get(GUEST_TOKEN_HEADER)?;
     is_agent_call.then_some(token.as_bytes())
+}
+
+/// Returns true if a request for a file has a signature, of whatever form.
+pub fn has_signature(uri: &Uri) -> bool {
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    uri.path() == PATHS[0] && pairs.any(|pair| pair.starts_with("signature="))
 }
 
 /// Target of a request that has a token and names no sandbox.
@@ -65,6 +72,18 @@ mod tests {
         let request = Request::builder().uri(path).header(header, "secret");
         let request = request.body(axum::body::Body::empty()).unwrap();
         read_token(&request).map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn signature_of_any_form_is_seen() {
+        for (uri, expected) in [
+            ("/files?path=a&signature=broken", true),
+            ("/files?path=signature=", false),
+            ("/files", false),
+            ("/filesx?signature=broken", false),
+        ] {
+            assert_eq!(has_signature(&uri.parse().unwrap()), expected, "{uri}");
+        }
     }
 
     #[test]

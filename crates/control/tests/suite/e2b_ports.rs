@@ -35,7 +35,8 @@ async fn forged_file_url_reaches_no_guest() {
         assert!(text.contains("/files?path=a.txt"), "{text}");
         let forged = url("b.txt", "another token");
         let wrong = url("a.txt", token).replace("a.txt", "b.txt");
-        for url in [forged, wrong] {
+        let broken = url("a.txt", token).replace("v1_", "v1_AAAA");
+        for url in [forged, wrong, broken] {
             let (status, text) = get(url).await;
             assert_eq!(status, 401, "{text}");
             assert!(text.contains("\"code\":401"), "{text}");
