@@ -49,7 +49,7 @@ build-envd: ## Build the static guest agent into builds/envd
 	@scripts/build-envd.sh
 
 .PHONY: docs
-docs: ## Build the guide into builds/docs (index.html)
+docs: ## Build the guide into builds/docs; a server shows it at /docs/guide
 	@scripts/build-docs.sh
 
 .PHONY: kernel

@@ -2,7 +2,7 @@
 # Builds the guide, a book of the pages in docs/, into builds/docs: build-docs.sh
 #
 # mdBook is compiled once, by cargo, into target/tools; scripts/build_docs.py says what goes into the book and what is
-# done to it afterwards.
+# done to it afterwards. `wrenn up` and wrenn-cp serve builds/docs at /docs/guide.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,7 @@ python3 scripts/build_docs.py gather "$work/src"
 cp docs/book.toml "$work"
 "$mdbook" build --dest-dir "$PWD/$work/book" "$work" >"$work/mdbook.log" 2>&1 || { cat "$work/mdbook.log" >&2; exit 1; }
 python3 scripts/build_docs.py finish "$work/book"
-# Whoever reads the guide right now sees the old one or the new one.
+# A server that reads the guide right now sees the old one or the new one.
 rm -rf builds/docs.old
 [[ ! -e builds/docs ]] || mv builds/docs builds/docs.old
 mv "$work/book" builds/docs

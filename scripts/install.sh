@@ -11,6 +11,7 @@ prefix=${2:?usage: install.sh install|uninstall PREFIX}
 root=${DESTDIR:-}
 programs=(wrenn wrenn-cp wrenn-agent envd)
 units=(wrenn-cp wrenn-agent)
+share=$prefix/share/wrenn
 settings=$root/etc/wrenn/wrenn.env
 token_file=$root/etc/wrenn/agent-token
 
@@ -59,6 +60,14 @@ case $action in
         for program in "${programs[@]}"; do
             scripts/place.sh "builds/$program" "$root$prefix/bin/$program"
         done
+        # The guide, where `make docs` has built it.
+        if [[ -e builds/docs/index.html ]]; then
+            may_write "$root$share"
+            rm -rf "$root$share/docs"
+            install -d -m 0755 "$root$share/docs"
+            cp -r builds/docs/. "$root$share/docs"
+            chmod -R u=rwX,go=rX "$root$share/docs"
+        fi
         if [[ -n $root || -d /run/systemd/system ]]; then
             may_write "$root/etc/systemd/system"
             write_token
@@ -80,6 +89,8 @@ case $action in
             rm -f "$root/etc/systemd/system/$unit.service"
         done
         for program in "${programs[@]}"; do rm -f "$root$prefix/bin/$program"; done
+        rm -rf "$root$share/docs"
+        rmdir "$root$share" 2>/dev/null || true
         echo "removed ${programs[*]} from $prefix/bin; settings in $(dirname "$settings") and all data stay"
         ;;
     *) echo "no such action: $action" >&2; exit 2 ;;

@@ -11,6 +11,20 @@ source scripts/server.sh
 
 command -v go >/dev/null || { echo 'Go 1.24 or newer is needed: https://go.dev/dl/' >&2; exit 1; }
 
+# The guide as the server serves it, in Chromium. Pictures of it stay in target/docs-pictures.
+try_in_browser() {
+    local modules=$PWD/target/node/docs
+    if ! cmp -s tests/docs/package.json "$modules/package.json" || [[ ! -d $modules/node_modules ]]; then
+        rm -rf "$modules"
+        mkdir -p "$modules"
+        cp tests/docs/package.json "$modules"
+        (cd "$modules" && npm install --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel=error)
+    fi
+    cp tests/docs/browser.mjs "$modules"
+    mkdir -p target/docs-pictures
+    timeout -k 10 280 node "$modules/browser.mjs" "$WRENN_API_URL" "$CP_DOCS_PATH" "$PWD/target/docs-pictures"
+}
+
 export PYTHONDONTWRITEBYTECODE=1
 status=0
 python3 tests/docs/test_guide.py || status=1
@@ -36,9 +50,10 @@ fi
 sdks/typescript/scripts/install.sh
 (cd sdks/typescript && node scripts/build.mjs)
 
-export CP_METRICS_ADDR=off AGENT_METRICS_ADDR=off
+export CP_METRICS_ADDR=off AGENT_METRICS_ADDR=off CP_DOCS_PATH=$PWD/builds/docs
 start_server docs
 export_credentials
+[[ $# != 0 ]] || try_in_browser || status=1
 python3 tests/docs/run.py "$wrenn" "$venv/bin/python" "$@" || status=1
 check_server || status=1
 check_no_sandboxes || status=1

@@ -115,9 +115,27 @@ quickstart_tells_why_compiling_failed() {
     ! grep -q Hello said
 }
 
+guide_is_installed_and_removed() {
+    mkdir -p clone/builds/docs/css && cp -r "$root/scripts" "$root/deploy" clone || return
+    local program
+    for program in wrenn wrenn-cp wrenn-agent envd; do
+        printf '#!/bin/sh\n' >"clone/builds/$program" && chmod +x "clone/builds/$program" || return
+    done
+    export DESTDIR=$PWD/root
+    clone/scripts/install.sh install /usr || return
+    [[ ! -e root/usr/share/wrenn ]] || return
+    echo guide >clone/builds/docs/index.html && echo style >clone/builds/docs/css/general.css || return
+    mkdir -p root/usr/share/wrenn/docs && touch root/usr/share/wrenn/docs/of-before.html || return
+    (umask 077 && clone/scripts/install.sh install /usr) || return
+    (cd root/usr/share/wrenn/docs && [[ $(<css/general.css) == style && ! -e of-before.html ]] &&
+        [[ $(stat -c %a css index.html) == $'755\n644' ]]) || return
+    clone/scripts/install.sh uninstall /usr && [[ ! -e root/usr/share/wrenn ]]
+}
+
 tests=(a_baked_image_is_whole_and_has_the_agent baking_again_replaces_the_agent an_own_init_is_kept
     an_image_that_cannot_be_baked_is_left_alone leftovers_are_seen missing_packages_are_named
-    a_program_is_placed_by_rename quickstart_compiles_while_the_image_is_built quickstart_tells_why_compiling_failed)
+    a_program_is_placed_by_rename quickstart_compiles_while_the_image_is_built quickstart_tells_why_compiling_failed
+    guide_is_installed_and_removed)
 passed=0
 failed=0
 for test in "${tests[@]}"; do

@@ -91,6 +91,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         webhooks,
         metrics,
         drain,
+        guide,
         ..
     } = config;
     let settings = Settings {
@@ -104,6 +105,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         events,
         drain,
         webhooks,
+        guide,
     };
     let shutdown = CancellationToken::new();
     let at_once = CancellationToken::new();

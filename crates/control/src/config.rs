@@ -65,6 +65,8 @@ pub struct Config {
     /// `CP_METRICS_ADDR`.
     pub metrics: MetricsAddr,
     pub drain: Duration,
+    /// `CP_DOCS_PATH`.
+    pub guide: PathBuf,
 }
 
 impl Config {
@@ -114,6 +116,7 @@ impl Config {
             drain: drain(&mut variables),
             webhooks: webhooks(&mut variables),
             metrics: MetricsAddr::from_variable(&mut variables, "CP_METRICS_ADDR", METRICS_PORT),
+            guide: variables.path("CP_DOCS_PATH", &find_guide()),
             dir,
         };
         runtime::otlp::check_settings(&mut variables);
@@ -130,6 +133,19 @@ fn listen(variables: &mut Variables<'_>) -> SocketAddr {
         ));
         SocketAddr::from(([127, 0, 0, 1], 0))
     })
+}
+
+/// Returns the directory of the guide: `docs` beside the program, as `make docs` puts it, or
+/// `share/wrenn/docs` beside the directory of the program, as `make install` does.
+#[must_use]
+pub(crate) fn find_guide() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let dir = program.parent().unwrap_or(Path::new("/usr/local/bin"));
+    let beside = dir.join("docs");
+    if beside.is_dir() {
+        return beside;
+    }
+    dir.parent().unwrap_or(dir).join("share/wrenn/docs")
 }
 
 /// Returns the default database URL: SQLite in `dir`.

@@ -36,6 +36,7 @@ mod shared_limits;
 mod tasks;
 pub mod webhooks;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub struct Settings {
     /// Time at the end in which requests are still taken, though `/ready` says that it is ending.
     pub drain: Duration,
     pub webhooks: WebhookSettings,
+    /// Directory of the guide, as `make docs` builds it; it may be missing.
+    pub guide: PathBuf,
 }
 
 impl Settings {
@@ -104,6 +107,7 @@ impl Settings {
             events: EventSettings::default(),
             drain: Duration::ZERO,
             webhooks: WebhookSettings::default(),
+            guide: config::find_guide(),
         }
     }
 }
@@ -144,8 +148,9 @@ impl ControlPlane {
             events,
             drain,
             webhooks,
+            guide,
         } = settings;
-        let served = api::Served::new(&api::openapi(&limits))?;
+        let served = api::Served::new(&api::openapi(&limits), &guide)?;
         let secret = store
             .secret(
                 ports::signed_url::SECRET,

@@ -84,6 +84,7 @@ impl Server {
             events,
             drain,
             webhooks,
+            guide,
             ..
         } = config::Config::for_dir(dir)?;
         let host = HostHalf::start(dir).await?;
@@ -108,6 +109,7 @@ impl Server {
             events,
             drain,
             webhooks,
+            guide,
         };
         let control = ControlPlane::start(settings).await?;
         if let Some(listener) = metrics.bind().await.context("CP_METRICS_ADDR")? {

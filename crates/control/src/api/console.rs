@@ -123,7 +123,7 @@ fn serve(name: &str, request: &HeaderMap) -> Result<Response> {
 }
 
 /// Returns true if the client has the file with this tag (RFC 9110, 13.1.2).
-fn is_current(request: &HeaderMap, etag: &str) -> bool {
+pub(super) fn is_current(request: &HeaderMap, etag: &str) -> bool {
     let tags = request.get_all(IF_NONE_MATCH).iter();
     tags.filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))

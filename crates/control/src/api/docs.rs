@@ -1,6 +1,7 @@
 //! The API document, and a page that shows it. The page's files are in the program: it needs no
 //! other server.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Redirect, Response};
@@ -14,23 +15,30 @@ use super::extract::{NoQuery, Query};
 use crate::app::App;
 use crate::error::Result;
 
-/// The document as it is given out.
+/// The document as it is given out, and where the guide is.
 #[derive(Debug, Clone)]
 pub struct Served {
     json: Bytes,
     yaml: Bytes,
+    guide: Arc<Path>,
 }
 
 impl Served {
-    /// Serializes the API document, once for each format.
+    /// Serializes the API document, once for each format. `guide` is the directory of the guide,
+    /// which may be missing.
     ///
     /// # Errors
     /// Never with a document of ours.
-    pub fn new(document: &Value) -> anyhow::Result<Self> {
+    pub fn new(document: &Value, guide: &Path) -> anyhow::Result<Self> {
         Ok(Self {
             json: serde_json::to_vec(document)?.into(),
             yaml: yaml_serde::to_string(document)?.into_bytes().into(),
+            guide: guide.into(),
         })
+    }
+
+    pub(super) fn guide(&self) -> &Path {
+        &self.guide
     }
 }
 

@@ -19,6 +19,7 @@ mod file_search;
 mod file_watch;
 mod files;
 mod form;
+mod guide;
 mod health;
 mod image_pulls;
 mod images;
@@ -201,6 +202,7 @@ pub fn router(app: Arc<App>, served: Served, other_face: Router<Arc<App>>) -> Ro
     router
         .nest("/v1/capsules", capsules)
         .merge(docs::pages_router())
+        .merge(guide::pages_router())
         .merge(console::pages_router())
         .merge(mcp::tools_router(Arc::clone(&app)))
         .merge(other_face)

@@ -32,7 +32,7 @@ const GOODBYE: Duration = Duration::from_secs(10);
 
 /// Routes that need no key. Every other route of the router needs one, so that a new route is
 /// protected by default.
-const PUBLIC: [&str; 11] = [
+const PUBLIC: [&str; 14] = [
     "/",
     "/health",
     "/ready",
@@ -41,6 +41,9 @@ const PUBLIC: [&str; 11] = [
     "/docs",
     "/docs/",
     "/docs/{*rest}",
+    "/docs/guide",
+    "/docs/guide/",
+    "/docs/guide/{*file}",
     "/test",
     "/test/",
     "/test/{*file}",

@@ -23,6 +23,7 @@ mod first_key;
 mod fork;
 mod full_disk;
 mod guest_server;
+mod guide;
 mod idempotency;
 mod images;
 mod lists;
