@@ -174,6 +174,7 @@ impl ControlPlane {
             webhooks: Webhooks::new(webhooks)?,
             held_sandboxes: app::HeldSandboxes::default(),
             idempotency_locks: app::IdempotencyLocks::default(),
+            token_calls: app::SharedCalls::default(),
             placement_lock: parking_lot::Mutex::default(),
             own_address: app::OwnAddress::default(),
             draining: CancellationToken::new(),

@@ -20,8 +20,8 @@ pub struct SandboxAttributes {
     // Left out where it is the default: earlier versions hashed attributes without it.
     #[serde(skip_serializing_if = "EndPolicy::is_stop")]
     pub end_policy: EndPolicy,
-    /// Milliseconds from each start or resume to the end that it sets. Always there with the policies
-    /// that are about running sandboxes.
+    /// Milliseconds from each start or resume to the end that it sets. Without it, an end with the
+    /// policies that are about running sandboxes is of one run, and goes with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_ms: Option<i64>,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attributes::EndPolicy;
 use crate::auto_checkpoint::AutoCheckpoint;
 use crate::error::InvalidValue;
 use crate::exec_limits::{check_env_names, within};
@@ -197,6 +198,16 @@ impl SandboxSpec {
             timeout_sec: self.timeout_sec,
             on_timeout: self.on_timeout,
             auto_resume: self.auto_resume,
+        }
+    }
+
+    /// Returns what an end of a run does that its settings about idleness say nothing else of: the same
+    /// as idleness.
+    #[must_use]
+    pub const fn idle_end_policy(&self) -> EndPolicy {
+        match self.on_timeout {
+            OnTimeout::Pause => EndPolicy::PauseRunning,
+            OnTimeout::Kill => EndPolicy::StopRunning,
         }
     }
 

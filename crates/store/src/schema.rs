@@ -20,10 +20,10 @@ macro_rules! migrator {
 }
 
 pub(crate) static SQLITE: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks", "0010_webhook_pauses", "0011_event_times", "0012_end_policies", "0013_host_drains"),
+    || migrator!("sqlite": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks", "0010_webhook_pauses", "0011_event_times", "0012_end_policies", "0013_host_drains", "0014_pauses"),
 );
 pub(crate) static POSTGRES: LazyLock<Migrator> = LazyLock::new(
-    || migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks", "0010_webhook_pauses", "0011_event_times", "0012_end_policies", "0013_host_drains"),
+    || migrator!("postgres": "0001_sandboxes_and_keys", "0002_disks", "0003_secrets", "0004_network", "0005_teams", "0006_snapshot_locks", "0007_events", "0008_sandbox_attributes", "0009_webhooks", "0010_webhook_pauses", "0011_event_times", "0012_end_policies", "0013_host_drains", "0014_pauses"),
 );
 
 /// Returns the step in a file whose name is `VERSION_DESCRIPTION`.

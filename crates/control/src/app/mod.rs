@@ -10,6 +10,7 @@
 
 mod actors;
 pub mod checkpoints;
+mod claimed_pause;
 mod command_ends;
 pub mod commands;
 pub mod diff;
@@ -38,6 +39,7 @@ pub mod sandbox_end;
 pub mod sandbox_fork;
 mod sandbox_named;
 pub mod sandbox_network;
+pub mod sandbox_open;
 pub mod sandbox_pause;
 pub mod sandbox_ping;
 pub mod sandbox_read;
@@ -45,6 +47,7 @@ pub mod sandbox_timeout;
 pub mod sandbox_token;
 pub mod sandbox_update;
 pub mod sandbox_wait;
+mod shared_calls;
 mod snapshot_lock;
 pub mod snapshots;
 pub mod templates;
@@ -72,6 +75,7 @@ pub use held::HeldSandboxes;
 pub use idempotency_lock::IdempotencyLocks;
 pub use image_uploads::ImageUploads;
 pub use own_address::OwnAddress;
+pub use shared_calls::SharedCalls;
 
 /// State that all use cases share.
 #[derive(Debug)]
@@ -96,6 +100,8 @@ pub struct App {
     /// Sandboxes of hosts that the store has no record of, and that stay.
     pub held_sandboxes: HeldSandboxes,
     pub idempotency_locks: IdempotencyLocks,
+    /// Calls that ask hosts for tokens of guest agents.
+    pub token_calls: SharedCalls<SandboxId, String>,
     /// Held while a host is chosen and a place on it is reserved.
     pub placement_lock: Mutex<()>,
     /// Address at which this process reaches its own API.

@@ -183,10 +183,13 @@ impl App {
     async fn fail_create(&self, id: &SandboxId, error: Error) -> Result<Sandbox> {
         tracing::info!(sandbox = %id, error = error.chain(), "not created");
         let ids = slice::from_ref(id);
-        if self.rollback_create(ids, "its create failed").await? {
+        let may_run = |failed: Error| failed.after_change("the sandbox may have been made");
+        let rolled_back = self.rollback_create(ids, "its create failed").await;
+        if rolled_back.map_err(may_run)? {
             return Err(error);
         }
-        let row = self.store.sandbox_get_any_team(id).await?;
+        let row = self.store.sandbox_get_any_team(id).await;
+        let row = row.map_err(|failed| may_run(failed.into()))?;
         row.filter(|sandbox| !sandbox.deleting).ok_or(error)
     }
 

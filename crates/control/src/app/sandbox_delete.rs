@@ -101,6 +101,24 @@ impl App {
         Ok(!given_up.is_empty())
     }
 
+    /// Deletes a sandbox that runs and that no client knows. It is, or will be, gone on return.
+    ///
+    /// # Errors
+    /// The store's: it stays then.
+    pub(super) async fn discard_sandbox(
+        &self,
+        principal: &Principal,
+        sandbox: &Sandbox,
+    ) -> Result<()> {
+        let store = self.store.acting_for(principal.actor());
+        let (team, id) = (&sandbox.team_id, &sandbox.id);
+        let marked = store.sandbox_mark_deleting(team, id, now_ms()).await?;
+        if let Some(sandbox) = marked {
+            self.finish_or_defer(&sandbox, "no client knows it").await;
+        }
+        Ok(())
+    }
+
     /// Deletes a sandbox whose create was never finished, unless the same request, asked again, goes
     /// on with it.
     ///

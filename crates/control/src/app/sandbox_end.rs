@@ -6,9 +6,8 @@
 //! is `stopped` from then on; a host that still runs it is told, and is told again by
 //! `tasks::reconcile` until it reports an end.
 //!
-//! A pause is claimed first: while the claim holds, no other control plane pauses it, and a renewal
-//! is refused, so that none is answered and then not kept. If we die in between, the claim runs out
-//! and the end comes again. The report that it is paused takes the end away.
+//! A pause is claimed first ([`super::claimed_pause`]). Pauses whose control plane died, or does not know
+//! what became of them, are taken over here.
 //!
 //! Every control plane looks, so that one that dies makes no sandbox late: once a second, and at
 //! the moment of the next end that it knows of. While none runs nothing ends; the next one ends
@@ -17,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{EndPolicy, ErrorCode, SandboxId, StopReason};
+use model::{EndPolicy, SandboxId, SandboxState, StopReason};
 use stdx::time::now_ms;
 use store::Sandbox;
 
@@ -29,11 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Sandboxes of one look. More are due at once only after a long absence.
 const BATCH: u32 = 100;
 const REASON: &str = "its end (ends_at) has come";
-/// Time for which a claim holds, well over that of a pause.
-const CLAIM_MS: i64 = 120_000;
-/// Time until a pause that failed is tried again.
-const PAUSE_AGAIN_MS: i64 = 5_000;
-
 impl App {
     /// Ends what is due, for ever.
     pub(crate) async fn end_due_sandboxes(self: Arc<Self>) {
@@ -53,6 +47,7 @@ impl App {
 
     /// Ends what is due now, and returns the time until the next look.
     async fn end_due_now(self: &Arc<Self>) -> Result<Duration> {
+        self.take_over_pauses().await?;
         let due = self.store.sandbox_list_due(BATCH).await?;
         for sandbox in due {
             let left = sandbox.ends_at.saturating_sub(now_ms());
@@ -68,32 +63,42 @@ impl App {
     }
 
     async fn pause_due_sandbox(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
-        let now = now_ms();
-        let claimed = self.store.sandbox_claim_end_pause(id, now, now + CLAIM_MS);
-        let Some(sandbox) = claimed.await? else {
-            return Ok(());
+        // It may have been renewed since it was listed.
+        let row = self.store.sandbox_get_any_team(id).await?;
+        let is_due = |row: &Sandbox| {
+            row.state == SandboxState::Running
+                && row.attributes.end_policy == EndPolicy::PauseRunning
+                && row.attributes.ends_at.is_some_and(|end| end <= now_ms())
+                && !row.is_pausing()
         };
-        tracing::info!(sandbox = %id, "its end has come: it is paused");
-        let app = Arc::clone(self);
-        tokio::spawn(spawn_detached(async move {
-            let Err(error) = app.pause_on_host(&sandbox).await else {
-                return Ok(());
-            };
-            tracing::warn!(sandbox = %sandbox.id, error = error.chain(), "cannot be paused at its end now");
-            // Its host may be pausing it still.
-            if error.code != ErrorCode::Timeout {
-                let again = now_ms() + PAUSE_AGAIN_MS;
-                app.store.sandbox_release_end_pause(&sandbox, again).await?;
+        match row.filter(is_due) {
+            Some(row) => {
+                self.begin_pause(&row, "its end has come: it is paused")
+                    .await
             }
-            Ok(())
-        }));
+            None => Ok(()),
+        }
+    }
+
+    /// Takes over pauses whose lease has run out.
+    async fn take_over_pauses(self: &Arc<Self>) -> Result<()> {
+        for row in self.store.sandbox_list_claimed(now_ms(), BATCH).await? {
+            self.begin_pause(&row, "its pause is taken over").await?;
+        }
         Ok(())
     }
 
-    async fn pause_on_host(&self, sandbox: &Sandbox) -> Result<()> {
-        let host = self.find_host(&sandbox.id, sandbox.host_id.as_deref())?;
-        let report = host.pause_sandbox(&sandbox.id).await?;
-        self.try_apply_response(report).await.map(drop)
+    /// Begins a pause, unless the row has changed since it was read.
+    async fn begin_pause(self: &Arc<Self>, row: &Sandbox, why: &str) -> Result<()> {
+        let Some(claim) = self.claim_pause(row).await? else {
+            return Ok(());
+        };
+        tracing::info!(sandbox = %row.id, "{why}");
+        let app = Arc::clone(self);
+        tokio::spawn(spawn_detached(async move {
+            app.pause_claimed(claim).await.map(drop)
+        }));
+        Ok(())
     }
 
     async fn end_sandbox(self: &Arc<Self>, id: &SandboxId) -> Result<()> {

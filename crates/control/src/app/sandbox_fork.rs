@@ -165,13 +165,16 @@ impl App {
         error: Error,
     ) -> Result<Vec<Sandbox>> {
         tracing::info!(sandbox = %fork.source, error = error.chain(), "not forked");
-        if self.rollback_create(ids, "its fork failed").await? {
+        let may_run = |failed: Error| failed.after_change("the children may have been made");
+        let rolled_back = self.rollback_create(ids, "its fork failed").await;
+        if rolled_back.map_err(may_run)? {
             return Err(error);
         }
         let rows = ids.iter().map(|id| self.store.sandbox_get_any_team(id));
         let mut children = Vec::new();
         for row in futures::future::join_all(rows).await {
-            children.extend(row?.filter(|child| !child.deleting));
+            let row = row.map_err(|failed| may_run(failed.into()))?;
+            children.extend(row.filter(|child| !child.deleting));
         }
         if children.len() == fork.count as usize {
             Ok(children)

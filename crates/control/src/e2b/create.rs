@@ -18,7 +18,7 @@ use super::template_ref::{self, TemplateRef};
 use super::time_limit::{DEFAULT_SEC, DEFAULT_V1_SEC, check_timeout};
 use super::types::{self, SandboxAnswer};
 use crate::api::read_idempotency;
-use crate::app::sandbox_create::{CreateRequest, Created};
+use crate::app::sandbox_create::CreateRequest;
 use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
 
@@ -102,10 +102,10 @@ async fn create_sandbox(
     };
     let creating = {
         let (app, principal) = (Arc::clone(&app), principal.clone());
-        async move { Box::pin(app.create_sandbox(&principal, request)).await }
+        async move { Box::pin(app.create_opened(&principal, request)).await }
     };
-    let (Created::New(row) | Created::Existing(row)) = spawn_detached(creating).await?;
-    let answer = types::answer(&app, &principal, row, &headers).await?;
+    let opened = spawn_detached(creating).await?;
+    let answer = types::answer(&app, opened, &headers);
     Ok((StatusCode::CREATED, Answer(answer)))
 }
 

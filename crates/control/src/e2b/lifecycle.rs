@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::body::{Body, Id};
 use super::error::{Failure, Result};
-use super::living::{disk_only_pause, find_living};
+use super::living::{disk_only_pause, find_living, living_or_gone};
 use super::time_limit::{DEFAULT_SEC, DEFAULT_V1_SEC, check_timeout};
 use super::types::{self, SandboxAnswer};
-use crate::app::sandbox_timeout::{Connected, RunTime};
+use crate::app::sandbox_open::OpenedSandbox;
+use crate::app::sandbox_timeout::RunTime;
 use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
 
@@ -90,16 +91,12 @@ pub async fn connect_sandbox(
     Id(id): Id,
     Body(body): Body<ConnectBody>,
 ) -> Result<(StatusCode, Answer<SandboxAnswer>)> {
-    let Connected {
-        sandbox,
-        was_paused,
-    } = connect(&app, &principal, &id, &body).await?;
+    let (opened, was_paused) = connect(&app, &principal, &id, &body).await?;
     let status = match was_paused {
         true => StatusCode::CREATED,
         false => StatusCode::OK,
     };
-    let answer = types::answer(&app, &principal, sandbox, &headers).await?;
-    Ok((status, Answer(answer)))
+    Ok((status, Answer(types::answer(&app, opened, &headers))))
 }
 
 /// Resumes a paused sandbox, for clients of before `connect`.
@@ -115,8 +112,8 @@ pub async fn resume_sandbox(
         let text = format!("sandbox {id} is running already");
         return Err(Failure::new(StatusCode::CONFLICT, text));
     }
-    let connected = connect(&app, &principal, &id, &body).await?;
-    let answer = types::answer(&app, &principal, connected.sandbox, &headers).await?;
+    let (opened, _) = connect(&app, &principal, &id, &body).await?;
+    let answer = types::answer(&app, opened, &headers);
     Ok((StatusCode::CREATED, Answer(answer)))
 }
 
@@ -125,7 +122,7 @@ async fn connect(
     principal: &Principal,
     id: &SandboxId,
     body: &ConnectBody,
-) -> Result<Connected> {
+) -> Result<(OpenedSandbox, bool)> {
     let run_ms = check_timeout(body.timeout.unwrap_or(DEFAULT_SEC), 0, &app.limits)?;
     let row = find_living(app, principal, id).await?;
     // A running sandbox goes on; `memory` is about how a paused one starts.
@@ -134,9 +131,12 @@ async fn connect(
     }
     let connecting = {
         let (app, principal, id) = (Arc::clone(app), principal.clone(), id.clone());
-        async move { app.connect_sandbox(&principal, &id, run_ms).await }
+        async move { app.connect_opened(&principal, &id, run_ms).await }
     };
-    Ok(spawn_detached(connecting).await?)
+    match spawn_detached(connecting).await {
+        Ok(connected) => Ok(connected),
+        Err(error) => Err(living_or_gone(app, principal, id, error).await),
+    }
 }
 
 /// Pauses a sandbox with its memory; 409 if it is paused.
@@ -154,8 +154,14 @@ pub async fn pause_sandbox(
         let text = format!("sandbox {id} is paused already");
         return Err(Failure::new(StatusCode::CONFLICT, text));
     }
-    spawn_detached(async move { app.pause_sandbox(&principal, &id).await }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let pausing = {
+        let (app, principal, id) = (Arc::clone(&app), principal.clone(), id.clone());
+        async move { app.pause_sandbox(&principal, &id).await }
+    };
+    match spawn_detached(pausing).await {
+        Ok(_) => Ok(StatusCode::NO_CONTENT),
+        Err(error) => Err(living_or_gone(&app, &principal, &id, error).await),
+    }
 }
 
 /// Sets how long a sandbox runs from now on, which may be shorter than before.
@@ -195,6 +201,8 @@ async fn set_run_time(
         let (app, principal, id) = (Arc::clone(app), principal.clone(), id.clone());
         async move { app.set_run_time(&principal, &id, time).await }
     };
-    spawn_detached(setting).await?;
-    Ok(StatusCode::NO_CONTENT)
+    match spawn_detached(setting).await {
+        Ok(_) => Ok(StatusCode::NO_CONTENT),
+        Err(error) => Err(living_or_gone(app, principal, id, error).await),
+    }
 }

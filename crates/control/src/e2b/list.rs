@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use http::{HeaderName, HeaderValue, StatusCode};
-use model::{LabelFilter, SandboxState};
+use model::{LabelFilter, Labels, SandboxState};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::Value;
@@ -155,12 +155,23 @@ fn read_states(text: Option<&str>) -> Result<Vec<SandboxState>> {
         "paused" => Ok(SandboxState::Paused),
         _ => Err(Failure::invalid("state must be running, paused, or both")),
     };
-    text.split(',').map(read).collect()
+    let names: Vec<&str> = text.split(',').take(both.len() + 1).collect();
+    if names.len() > both.len() {
+        let text = format!("state must name at most {} states", both.len());
+        return Err(Failure::invalid(text));
+    }
+    names.into_iter().map(read).collect()
 }
 
 /// Reads the metadata of a query that is decoded once already.
 fn metadata_filters(form: Option<&str>) -> Result<Vec<LabelFilter>> {
     let form = form.unwrap_or_default();
+    let count = form.split('&').filter(|pair| !pair.is_empty()).count();
+    let most = Labels::MAX_COUNT;
+    if count > most {
+        let text = format!("metadata must have at most {most} pairs, not {count}");
+        return Err(Failure::invalid(text));
+    }
     let decode = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
         let decoded = decoded.map(std::borrow::Cow::into_owned);
@@ -171,6 +182,13 @@ fn metadata_filters(form: Option<&str>) -> Result<Vec<LabelFilter>> {
             let (key, value) = (decode(&key)?, decode(&value)?);
             if key.contains('\0') || value.contains('\0') {
                 return Err(Failure::invalid("metadata must have no NUL"));
+            }
+            let (longest_key, longest) = (Labels::MAX_METADATA_KEY, Labels::MAX_METADATA_VALUE);
+            if key.len() > longest_key || value.len() > longest {
+                let text = format!(
+                    "metadata must have keys of at most {longest_key} bytes and values of at most {longest}"
+                );
+                return Err(Failure::invalid(text));
             }
             let value = Some(value);
             Ok(LabelFilter { key, value })
@@ -194,6 +212,32 @@ mod tests {
         assert_eq!(metadata_filters(None).unwrap(), []);
         assert_eq!(metadata_filters(Some("a=1&b=2")).unwrap().len(), 2);
         assert!(metadata_filters(Some("a=%2500")).is_err());
+    }
+
+    #[test]
+    fn filters_beyond_limits_name_limit() {
+        let refused = |form: &str| match metadata_filters(Some(form)) {
+            Ok(filters) => panic!("{} filters", filters.len()),
+            Err(failure) => format!("{failure:?}"),
+        };
+        let most = Labels::MAX_COUNT;
+        let pairs = "a=1&".repeat(most);
+        assert_eq!(metadata_filters(Some(&pairs)).unwrap().len(), most);
+        assert!(refused(&format!("{pairs}a=1")).contains(&format!("at most {most} pairs")));
+        let key = "k".repeat(Labels::MAX_METADATA_KEY);
+        let value = "v".repeat(Labels::MAX_METADATA_VALUE);
+        assert_eq!(
+            metadata_filters(Some(&format!("{key}={value}")))
+                .unwrap()
+                .len(),
+            1
+        );
+        for longer in [format!("{key}k={value}"), format!("{key}={value}v")] {
+            assert!(refused(&longer).contains("at most 255 bytes"));
+        }
+        assert_eq!(read_states(Some("paused,paused")).unwrap().len(), 2);
+        let states = read_states(Some("paused,running,paused")).unwrap_err();
+        assert!(format!("{states:?}").contains("at most 2 states"));
     }
 
     #[test]

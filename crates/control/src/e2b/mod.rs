@@ -14,13 +14,15 @@
 //! |---|---|
 //! | end of a sandbox | `ends_at` with `EndPolicy::StopRunning`, or `PauseRunning` for `autoPause` |
 //! | metadata | labels, of any text |
-//! | paused sandboxes have no end | the report that one is paused takes its end away |
+//! | paused sandboxes have no end | the report that one is paused takes its end away; until then the pause is claimed (`app::claimed_pause`) |
+//! | tokens in answers | reports of hosts, or nothing is made (`app::sandbox_open`) |
 //! | traffic is public unless refused | `public_ports` |
 //! | a sandbox is gone after its end | `stopped` and `error` are 404 |
 //! | snapshots, named or not | snapshots |
 //!
 //! Idle timeouts are set to the longest that there is, since E2B has none. Sandboxes that came in by
-//! either face are seen by both.
+//! either face are seen by both; what a timeout of E2B means for one of the other is in
+//! `app::sandbox_timeout`.
 //!
 //! Routes of features that are missing here answer 501 with the name of the feature
 //! ([`unsupported`]), so that no client takes it for a sandbox that is missing.

@@ -162,12 +162,12 @@ pub async fn fork_sandbox(
     };
     let forking = {
         let (app, principal) = (Arc::clone(&app), principal.clone());
-        async move { app.fork_sandbox(&principal, fork).await }
+        async move { app.fork_opened(&principal, fork).await }
     };
-    let mut answers = Vec::new();
-    for child in spawn_detached(forking).await? {
-        let sandbox = types::answer(&app, &principal, child, &headers).await?;
-        answers.push(json!({ "sandbox": sandbox }));
-    }
-    Ok((StatusCode::CREATED, Answer(answers)))
+    let children = spawn_detached(forking).await?.into_iter();
+    let answers = children.map(|child| {
+        let sandbox = types::answer(&app, child, &headers);
+        json!({ "sandbox": sandbox })
+    });
+    Ok((StatusCode::CREATED, Answer(answers.collect())))
 }

@@ -9,12 +9,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use store::Sandbox;
 
-use super::error::Result;
 use super::network::network_json;
 use super::spec;
 use crate::api::format_time;
 use crate::app::App;
-use crate::auth::Principal;
+use crate::app::sandbox_open::OpenedSandbox;
 
 /// Version of E2B's guest agent whose protocol ours speaks. Clients go by it in what they use.
 pub const ENVD_VERSION: &str = "0.6.13";
@@ -40,26 +39,18 @@ pub struct SandboxAnswer {
 }
 
 /// Returns the answer about a sandbox, with the credentials that open it.
-///
-/// # Errors
-/// The host's, which has the token.
-pub async fn answer(
-    app: &App,
-    principal: &Principal,
-    row: Sandbox,
-    headers: &HeaderMap,
-) -> Result<SandboxAnswer> {
-    let envd_access_token = app.get_access_token(principal, &row.id).await?;
+pub fn answer(app: &App, opened: OpenedSandbox, headers: &HeaderMap) -> SandboxAnswer {
+    let row = opened.sandbox;
     let is_private = !spec::is_public(&row.spec);
-    Ok(SandboxAnswer {
+    SandboxAnswer {
         template_id: row.spec.template_name().to_owned(),
         traffic_access_token: is_private.then(|| app.ports.signer.sign_all_ports(&row.id)),
         sandbox_id: row.id.to_string(),
         client_id: CLIENT_ID,
         envd_version: ENVD_VERSION,
-        envd_access_token,
+        envd_access_token: opened.access_token,
         domain: domain(app, headers),
-    })
+    }
 }
 
 /// Returns the domain of ports, with the port of this server as the client wrote it.
@@ -104,7 +95,13 @@ pub fn listed(row: &Sandbox) -> Value {
 pub fn detail(row: &Sandbox, domain_headers: (&App, &HeaderMap)) -> Value {
     let (app, headers) = domain_headers;
     let rules = spec::network_rules(&row.spec);
-    let action = match row.attributes.end_policy {
+    let attributes = &row.attributes;
+    let policy = match attributes.ends_at.or(attributes.run_ms) {
+        Some(_) => attributes.end_policy,
+        // It ends when it is idle.
+        None => row.spec.idle_end_policy(),
+    };
+    let action = match policy {
         EndPolicy::PauseRunning => "pause",
         EndPolicy::Stop | EndPolicy::StopRunning => "kill",
     };

@@ -64,8 +64,8 @@ pub use host::HostInfo;
 pub use inventory::{Inventory, Reservation};
 pub use logs::{LogEntry, LogStream};
 pub use pulls::{ImagePull, PullCredentials, PullEvent, PullProgress, PullStream};
-pub use reports::{HostSettings, SandboxReport};
-pub use sandboxes::{HostRecord, SignedFile, WatchEvent, WatchStream};
+pub use reports::{HostSettings, ReportedToken, SandboxReport};
+pub use sandboxes::{HostRecord, WatchEvent, WatchStream};
 pub use snapshots::{Checkpoint, History, UndoTarget, Undone};
 pub use stats::{ResourceSizes, SandboxUsage, UsagePoint, UsageQuery, UsageSeries};
 pub use templates::Template;
@@ -335,6 +335,18 @@ pub fn is_refusal(error: &Error) -> bool {
             ErrorCode::HostUnavailable | ErrorCode::InvalidRequest
         ),
     }
+}
+
+/// Returns true if the host answered that it did not do it: then no earlier call is doing it either,
+/// as a host carries commands to a sandbox out one after the other.
+#[must_use]
+pub fn has_refused(error: &Error) -> bool {
+    let connect = error
+        .cause
+        .as_ref()
+        .and_then(|cause| cause.downcast_ref::<ConnectError>());
+    let is_answer = connect.is_some_and(|error| error.source_arc().is_none());
+    is_answer && error.code != ErrorCode::Timeout
 }
 
 /// Maps a Connect code to ours (<https://connectrpc.com/docs/protocol#error-codes>).

@@ -16,11 +16,46 @@ pub enum SandboxReport {
         report: Box<Report>,
         /// Settings that the host goes by; `None` where it sent no spec.
         settings: Option<HostSettings>,
-        /// SHA-256 of the token of the guest agent; `None` from hosts of a version before.
-        access_token_sha256: Option<[u8; 32]>,
+        /// Token of the guest agent; `None` from hosts of a version before.
+        token: Option<ReportedToken>,
     },
     /// The host has nothing of it any more.
     Removed { id: SandboxId, host_id: String },
+}
+
+impl SandboxReport {
+    /// Returns the id of the sandbox.
+    #[must_use]
+    pub fn id(&self) -> &SandboxId {
+        match self {
+            Self::Present { report, .. } => &report.id,
+            Self::Removed { id, .. } => id,
+        }
+    }
+}
+
+/// Token of a guest agent, as its host reports it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ReportedToken {
+    Whole(String),
+    /// SHA-256 of it, from hosts of a version before.
+    Hash([u8; 32]),
+}
+
+impl std::fmt::Debug for ReportedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ReportedToken(…)")
+    }
+}
+
+impl ReportedToken {
+    fn from_report(report: &rpc::SandboxReport) -> Option<Self> {
+        if !report.access_token.is_empty() {
+            return Some(Self::Whole(report.access_token.clone()));
+        }
+        let hash = report.access_token_sha256.as_slice().try_into().ok();
+        hash.map(Self::Hash)
+    }
 }
 
 /// Settings of a sandbox that its host goes by.
@@ -96,6 +131,7 @@ fn from_message(
             ));
         }
     };
+    let token = ReportedToken::from_report(&report);
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     let time = |time: i64| Some(time).filter(|&time| time > 0);
     let disk = report.disk.into_option();
@@ -107,7 +143,6 @@ fn from_message(
         .transpose()?
         .flatten();
     let settings = spec.as_ref().map(HostSettings::from_spec);
-    let access_token_sha256 = report.access_token_sha256.as_slice().try_into().ok();
     let report = Report {
         id,
         host_id: host_id.to_owned(),
@@ -131,6 +166,6 @@ fn from_message(
     Ok(SandboxReport::Present {
         report: Box::new(report),
         settings,
-        access_token_sha256,
+        token,
     })
 }

@@ -37,18 +37,6 @@ pub struct HostRecord {
     pub created_at: i64,
 }
 
-/// URL of a file that was signed with the token of a guest agent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SignedFile {
-    /// `None`: the URL does not say.
-    pub sandbox: Option<SandboxId>,
-    pub path: String,
-    pub username: String,
-    pub signature: String,
-    pub expiration: Option<String>,
-    pub is_write: bool,
-}
-
 pub type WatchStream = Messages<WatchSandboxesResponseView<'static>>;
 
 next_part!(WatchSandboxesResponseView, WatchSandboxesResponse, event: Event);
@@ -286,35 +274,12 @@ impl Host {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        let answer = unary!(
+        let answer = query!(
             self,
             sandboxes.get_access_token_with_options(request),
             ASK_TIMEOUT
         )?;
         Ok(answer.access_token)
-    }
-
-    /// Finds the sandbox with whose token the URL of a file was signed.
-    ///
-    /// # Errors
-    /// The host's, or that it cannot be reached.
-    pub async fn find_file_signature(&self, signed: &SignedFile) -> Result<Option<SandboxId>> {
-        let id = signed.sandbox.as_ref();
-        let request = rpc::FindFileSignatureRequest {
-            sandbox_id: id.map(ToString::to_string).unwrap_or_default(),
-            path: signed.path.clone(),
-            username: signed.username.clone(),
-            signature: signed.signature.clone(),
-            expiration: signed.expiration.clone().unwrap_or_default(),
-            is_write: signed.is_write,
-            ..Default::default()
-        };
-        let answer = unary!(
-            self,
-            sandboxes.find_file_signature_with_options(request),
-            ASK_TIMEOUT
-        )?;
-        Ok(answer.sandbox_id.parse().ok())
     }
 
     /// Makes children of a sandbox; reports of all of them, in the order of `children`.

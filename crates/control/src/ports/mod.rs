@@ -1,12 +1,15 @@
 //! Ports of sandboxes: their names, and the credentials that open them. [`crate::proxy`] serves them.
 
+pub mod file_signature;
 pub mod guest_tokens;
+pub mod search_limit;
 pub mod signed_url;
 
 use model::SandboxId;
 
 use crate::hosts::Connections;
 use guest_tokens::GuestTokens;
+use search_limit::SearchLimit;
 use signed_url::UrlSigner;
 
 /// A port of a sandbox.
@@ -57,6 +60,7 @@ pub struct Ports {
     pub settings: PortSettings,
     pub signer: UrlSigner,
     pub guest_tokens: GuestTokens,
+    pub search_limit: SearchLimit,
     pub connections: Connections,
 }
 
@@ -67,6 +71,7 @@ impl Ports {
             settings,
             signer: UrlSigner::new(secret),
             guest_tokens: GuestTokens::default(),
+            search_limit: SearchLimit::default(),
             connections: Connections::default(),
         }
     }

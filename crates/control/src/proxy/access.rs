@@ -14,15 +14,15 @@ use http::header::{AUTHORIZATION, COOKIE, ORIGIN, REFERER, SEC_WEBSOCKET_PROTOCO
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use listener::ConnectionHandle;
-use model::{ApiKey, Resource, SandboxId};
+use model::{ApiKey, Resource, SandboxId, SandboxState};
 use stdx::time::now_ms;
 use store::Sandbox;
 
 use super::address::{AGENT_PORT, Addressing, ID_HEADER, PORT_HEADER, PortAddress};
-use super::signed_file;
 use crate::app::App;
 use crate::auth::{KEY_HEADER, Principal, authenticate, web_socket};
 use crate::ports::PortTarget;
+use crate::ports::file_signature::SignedFile;
 use crate::ports::signed_url::{LINK_PARAMETER, SignedUrlError, UrlSigner};
 
 /// Header that holds a link; the other one is that of the E2B SDKs.
@@ -70,7 +70,8 @@ pub enum Denied {
     Forged,
     /// A page of another origin made the request.
     CrossOrigin,
-    Store(String),
+    /// Whether it may go there cannot be found out now.
+    Unknown(String),
 }
 
 /// Parts of a request that hold credentials.
@@ -124,23 +125,34 @@ async fn check_credentials(
         return Ok(Access::Open);
     }
     if is_guest_agent && let Some(token) = headers.get(GUEST_TOKEN_HEADER) {
-        // With a key as well, the agent is to say what is wrong with the token.
-        if app
-            .ports
-            .guest_tokens
-            .is_token_of(&address.target.id, token.as_bytes())
-        {
-            return Ok(Access::GuestToken);
-        }
         // Clients of E2B ask this way whether a sandbox is there still.
-        if sandbox.is_none_or(|sandbox| sandbox.state.is_terminal()) {
-            return Err(Denied::Gone);
+        let sandbox = sandbox.filter(|sandbox| !sandbox.state.is_terminal());
+        let sandbox = sandbox.ok_or(Denied::Gone)?;
+        let checked = app.check_guest_token(sandbox, token.as_bytes()).await;
+        match checked {
+            Ok(true) => return Ok(Access::GuestToken),
+            // With a key as well, the agent is to say what is wrong with the token.
+            _ if has_key(headers) => {}
+            Ok(false) => {}
+            Err(error) => return Err(Denied::Unknown(error.message)),
         }
     }
     if is_guest_agent
-        && signed_file::is_signed(app, &address.target, request.method, request.uri).await
+        && let Some(signed) = SignedFile::from_request(request.method, request.uri)
+        && let Some(sandbox) = sandbox.filter(|sandbox| !sandbox.state.is_terminal())
     {
-        return Ok(Access::SignedFile);
+        match app.check_file_signature(sandbox, &signed).await {
+            // The guest agent would refuse it, and be woken for that.
+            Ok(true)
+                if sandbox.state == SandboxState::Paused && signed.is_expired(now_ms() / 1000) =>
+            {
+                return Err(Denied::Expired);
+            }
+            Ok(true) => return Ok(Access::SignedFile),
+            _ if has_key(headers) => {}
+            Ok(false) => {}
+            Err(error) => return Err(Denied::Unknown(error.message)),
+        }
     }
     if has_key(headers) {
         let principal =
@@ -148,7 +160,7 @@ async fn check_credentials(
                 .await
                 .map_err(|error| match error.code {
                     model::ErrorCode::Unauthorized => Denied::Key(error.message),
-                    _ => Denied::Store(error.message),
+                    _ => Denied::Unknown(error.message),
                 })?;
         return check_principal(&principal, sandbox);
     }

@@ -3,13 +3,17 @@
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use model::ErrorCode;
 use serde_json::json;
 
 use super::access::Denied;
 use super::address::{Addressing, PortAddress};
+use crate::app::sandbox_token::TooManySearches;
+use crate::quota::whole_seconds;
 
 const PAGE_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox";
@@ -26,6 +30,8 @@ pub struct ProxyError {
     /// Advice: what to do.
     pub hint: String,
     target: Option<(String, u16)>,
+    /// Seconds after which it may be tried again.
+    retry_after: Option<u64>,
 }
 
 impl ProxyError {
@@ -42,6 +48,7 @@ impl ProxyError {
             text: text.into(),
             hint: hint.into(),
             target: None,
+            retry_after: None,
         }
     }
 
@@ -99,6 +106,23 @@ impl ProxyError {
         Self::not_found("no sandbox that is there has this access token", hint)
     }
 
+    /// Creates the error for the URL of a file whose sandbox is not looked for.
+    pub fn too_many_searches(refused: TooManySearches) -> Self {
+        let seconds = whole_seconds(refused.wait).max(1);
+        let text = "there are too many requests for signed files that name no sandbox";
+        let hint = format!("try again in {seconds} s, or name the sandbox in E2b-Sandbox-Id");
+        let failure = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::ResourceExhausted,
+            text,
+            hint,
+        );
+        Self {
+            retry_after: Some(seconds),
+            ..failure
+        }
+    }
+
     pub fn denied(denied: &Denied, address: &PortAddress) -> Self {
         let (id, port) = super::access::log_fields(&address.target);
         let make = format!(
@@ -111,7 +135,7 @@ impl ProxyError {
             Denied::Expired => "this link has expired".to_owned(),
             Denied::Forged => "this link is not for this port".to_owned(),
             Denied::CrossOrigin => "another site asked for this with your link to it".to_owned(),
-            Denied::Store(text) => {
+            Denied::Unknown(text) => {
                 return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     ErrorCode::HostUnavailable,
@@ -169,6 +193,9 @@ impl ProxyError {
             HeaderValue::from_static(PAGE_POLICY),
         );
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 

@@ -47,7 +47,7 @@ use address::PortAddress;
 use connector::Connector;
 use error_response::ProxyError;
 use signed_file::UnnamedFile;
-use token_route::TokenTarget;
+use token_route::UnnamedToken;
 
 /// An open connection is activity of its sandbox, so an unused one is not kept for long; and not as
 /// long as servers keep theirs (5 s: Node, uvicorn), so that a request rarely meets a connection
@@ -123,21 +123,18 @@ pub async fn intercept(State(proxy): State<Proxy>, request: Request, next: Next)
 /// Serves a request that names no port: to the guest agent whose token it has or was signed with,
 /// else to the API.
 async fn serve_unnamed(proxy: &Proxy, request: Request, next: Next) -> Response {
-    match token_route::find_target(&proxy.app, &request) {
-        Some(TokenTarget::Found(address)) => {
-            return forward::serve_request(proxy, address, request).await;
-        }
-        Some(TokenTarget::Unknown) => return ProxyError::unknown_token().to_response(&request),
-        None => {}
-    }
-    let Some(file) = UnnamedFile::from_request(&request) else {
-        if token_route::has_signature(request.uri()) {
-            return ProxyError::unknown_signature().to_response(&request);
-        }
+    let app = &proxy.app;
+    let found = if let Some(token) = UnnamedToken::from_request(&request) {
+        token.find_address(app).await
+    } else if let Some(file) = UnnamedFile::from_request(app, &request) {
+        file.find_address(app).await
+    } else if token_route::has_signature(request.uri()) {
+        return ProxyError::unknown_signature().to_response(&request);
+    } else {
         return next.run(request).await;
     };
-    match file.find_address(&proxy.app).await {
-        Some(address) => forward::serve_request(proxy, address, request).await,
-        None => ProxyError::unknown_signature().to_response(&request),
+    match found {
+        Ok(address) => forward::serve_request(proxy, address, request).await,
+        Err(refused) => refused.to_response(&request),
     }
 }

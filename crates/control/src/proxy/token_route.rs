@@ -11,6 +11,7 @@ use model::SandboxId;
 
 use super::access::GUEST_TOKEN_HEADER;
 use super::address::{AGENT_PORT, Addressing, PortAddress};
+use super::error_response::ProxyError;
 use crate::app::App;
 use crate::ports::PortTarget;
 
@@ -33,24 +34,35 @@ pub fn has_signature(uri: &Uri) -> bool {
     uri.path() == PATHS[0] && pairs.any(|pair| pair.starts_with("signature="))
 }
 
-/// Target of a request that has a token and names no sandbox.
-#[derive(Debug, PartialEq, Eq)]
-pub enum TokenTarget {
-    Found(PortAddress),
-    /// No sandbox that is there has the token.
-    Unknown,
+/// Request that has a token and names no sandbox.
+#[derive(Debug)]
+pub struct UnnamedToken {
+    token: Vec<u8>,
+    /// Host and port as the client wrote them.
+    authority: String,
 }
 
-/// Finds the guest agent that a request without the name of a sandbox is for, by its token; `None`
-/// if it is for the API.
-pub fn find_target(app: &App, request: &Request) -> Option<TokenTarget> {
-    let token = read_token(request)?;
-    let id = app.ports.guest_tokens.find_sandbox(token);
-    let host = request.headers().get(http::header::HOST);
-    let authority = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    Some(id.map_or(TokenTarget::Unknown, |id| {
-        TokenTarget::Found(agent_address(id, authority))
-    }))
+impl UnnamedToken {
+    /// Reads a request; `None` if it has no token, or is for the API.
+    pub fn from_request(request: &Request) -> Option<Self> {
+        let token = read_token(request)?.to_vec();
+        let host = request.headers().get(http::header::HOST);
+        let authority = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        Some(Self {
+            token,
+            authority: authority.to_owned(),
+        })
+    }
+
+    /// Finds the guest agent that asks for the token.
+    ///
+    /// # Errors
+    /// No sandbox that is there has the token.
+    pub async fn find_address(self, app: &App) -> Result<PortAddress, ProxyError> {
+        let found = app.find_token_owner(&self.token).await;
+        let id = found.ok_or_else(ProxyError::unknown_token)?;
+        Ok(agent_address(id, &self.authority))
+    }
 }
 
 fn agent_address(id: SandboxId, authority: &str) -> PortAddress {

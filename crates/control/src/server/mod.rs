@@ -121,7 +121,7 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<QuotaState>> {
 
 /// Returns the address of the client. That of one behind a proxy of the operator's is what the proxy
 /// says: the last entry, since clients can write those before it.
-fn client_address(app: &App, request: &Request) -> Option<IpAddr> {
+pub fn client_address(app: &App, request: &Request) -> Option<IpAddr> {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
     if app.ports.settings.public_url.is_none() {

@@ -1,9 +1,12 @@
 //! Keeps the watch on one host: connects, applies every report, and connects again when the stream
 //! breaks or falls silent.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+
+use model::SandboxId;
 
 use super::reconcile;
 use crate::app::App;
@@ -53,8 +56,9 @@ async fn watch_once(app: &Arc<App>, host: &Arc<Host>, delay: &mut Duration) -> E
     };
     let host_id = about.id;
     // All reports that there are come before `synced`.
-    if let Err(error) = apply_until_synced(app, &mut stream).await {
-        return error;
+    match apply_until_synced(app, &mut stream).await {
+        Ok(listed) => app.ports.guest_tokens.retain_reported(&host_id, &listed),
+        Err(error) => return error,
     }
     if host.set_up() {
         tracing::info!(
@@ -105,11 +109,16 @@ async fn next(stream: &mut WatchStream) -> Result<Option<WatchEvent>> {
         .map_err(|_| silent())?
 }
 
-async fn apply_until_synced(app: &App, stream: &mut WatchStream) -> Result<()> {
+/// Applies the reports of all sandboxes that the host has, and returns their ids.
+async fn apply_until_synced(app: &App, stream: &mut WatchStream) -> Result<BTreeSet<SandboxId>> {
+    let mut listed = BTreeSet::new();
     while let Some(event) = next(stream).await? {
         match event {
-            WatchEvent::Synced => return Ok(()),
-            WatchEvent::Report(report) => app.apply_report(report).await?,
+            WatchEvent::Synced => return Ok(listed),
+            WatchEvent::Report(report) => {
+                listed.insert(report.id().clone());
+                app.apply_report(report).await?;
+            }
             WatchEvent::CommandsEnded(id, commands) => {
                 app.apply_command_ends(&id, commands).await?;
             }

@@ -10,7 +10,7 @@ use testkit::host::access_token;
 
 use crate::support::{Plane, eventually, one};
 
-async fn send(plane: &Plane, method: Method, path: &str, body: Value) -> (u16, Value) {
+pub async fn send(plane: &Plane, method: Method, path: &str, body: Value) -> (u16, Value) {
     let request = plane.request(method, path);
     let request = if body.is_null() {
         request
@@ -20,7 +20,7 @@ async fn send(plane: &Plane, method: Method, path: &str, body: Value) -> (u16, V
     read(request.send().await.unwrap()).await
 }
 
-async fn read(response: Response) -> (u16, Value) {
+pub async fn read(response: Response) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.unwrap();
     let body = match text.as_str() {
@@ -47,7 +47,7 @@ async fn get(plane: &Plane, id: &str) -> (u16, Value) {
     send(plane, Method::GET, &format!("/sandboxes/{id}"), Value::Null).await
 }
 
-async fn post(plane: &Plane, id: &str, call: &str, body: Value) -> (u16, Value) {
+pub async fn post(plane: &Plane, id: &str, call: &str, body: Value) -> (u16, Value) {
     send(
         plane,
         Method::POST,
@@ -58,7 +58,7 @@ async fn post(plane: &Plane, id: &str, call: &str, body: Value) -> (u16, Value) 
 }
 
 /// Seconds until the end that a sandbox has.
-async fn seconds_left(plane: &Plane, id: &str) -> i64 {
+pub async fn seconds_left(plane: &Plane, id: &str) -> i64 {
     let row = plane.store.sandbox_get_any_team(&id.parse().unwrap()).await;
     let end = row.unwrap().unwrap().attributes.ends_at.expect("an end");
     (end - stdx_now()) / 1000
@@ -141,6 +141,12 @@ async fn errors_have_shape_of_e2b() {
             400,
         ),
         (Method::GET, "/v2/sandboxes?limit=1000", Value::Null, 400),
+        (
+            Method::GET,
+            "/v2/sandboxes?state=running,paused,running",
+            Value::Null,
+            400,
+        ),
         (Method::DELETE, "/templates/none", json!({}), 404),
         (
             Method::GET,

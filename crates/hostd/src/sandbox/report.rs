@@ -32,6 +32,7 @@ pub fn sandbox_report(ledger: &Ledger, record: &Record, handle: &Handle) -> rpc:
             .map_or(0, |_| handle.activity.last_ms()),
         disk: disk(ledger, record).into(),
         access_token_sha256: Sha256::digest(record.token.as_bytes()).to_vec(),
+        access_token: record.token.clone(),
         ..rpc::SandboxReport::default()
     }
 }

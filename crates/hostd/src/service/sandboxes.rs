@@ -6,13 +6,10 @@ use std::sync::Arc;
 use connectrpc::{
     ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
-use guest_rpc::http::file_signature;
 use host_rpc as rpc;
 use host_rpc::SandboxService;
 use model::SandboxId;
-use sha2::{Digest, Sha256};
 
-use crate::sandbox::handle::Handle;
 use crate::sandbox::state::End;
 
 use super::error::{from_sandbox_error, invalid_argument};
@@ -156,25 +153,6 @@ impl SandboxService for Agent {
         })
     }
 
-    async fn find_file_signature(
-        &self,
-        _: RequestContext,
-        request: ServiceRequest<'_, rpc::FindFileSignatureRequest>,
-    ) -> ServiceResult<rpc::FindFileSignatureResponse> {
-        let request = request.to_owned_message();
-        let is_signer = |handle: &Handle| {
-            let is_asked =
-                request.sandbox_id.is_empty() || request.sandbox_id == handle.id.as_str();
-            is_asked && is_signed_by(&request, &handle.record.borrow().token)
-        };
-        let sandboxes = self.manager.list_sandboxes().await;
-        let signer = sandboxes.iter().find(|handle| is_signer(handle));
-        Response::ok(rpc::FindFileSignatureResponse {
-            sandbox_id: signer.map_or_else(String::new, |handle| handle.id.to_string()),
-            ..Default::default()
-        })
-    }
-
     async fn fork_sandbox(
         &self,
         _: RequestContext,
@@ -233,16 +211,6 @@ fn fork_response(
         response.children.push(report);
     }
     response
-}
-
-/// Returns true if the URL of a file was signed with `token`. Hashes are compared, so that times tell
-/// nothing of the right signature.
-fn is_signed_by(request: &rpc::FindFileSignatureRequest, token: &str) -> bool {
-    let operation = if request.is_write { "write" } else { "read" };
-    let expiration = Some(request.expiration.as_str()).filter(|text| !text.is_empty());
-    let (path, user) = (&request.path, &request.username);
-    let right = file_signature(path, operation, user, token, expiration);
-    Sha256::digest(right) == Sha256::digest(&request.signature)
 }
 
 fn child_ids(ids: &[String]) -> Result<Vec<SandboxId>, ConnectError> {

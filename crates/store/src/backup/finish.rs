@@ -191,7 +191,10 @@ impl Transaction<'_> {
     /// Puts ends off that are near, and returns their number.
     async fn postpone_ends(&mut self, now: i64) -> Result<u64, Error> {
         let sql = concat!(
-            "UPDATE sandboxes SET ends_at = $1, revision = revision + 1 WHERE ends_at < $1 AND ",
+            "UPDATE sandboxes SET ends_at = CASE WHEN ends_at < $1 THEN $1 ELSE ends_at END,",
+            // The control plane that was pausing it is gone.
+            " pausing_until = NULL, revision = revision + 1",
+            " WHERE (ends_at < $1 OR pausing_until IS NOT NULL) AND ",
             is_alive!(),
             " RETURNING id"
         );

@@ -74,8 +74,8 @@ pub struct Sandbox {
     pub last_updated: i64,
     /// Disk as the host reported it last.
     pub disk: Option<Disk>,
-    /// Time until which a control plane is pausing it because its end has come. Its end does not
-    /// move until then.
+    /// There while a control plane is pausing it, until a report or the host's refusal decides: its end
+    /// neither comes nor moves. After this time another control plane takes the pause over.
     pub pausing_until: Option<i64>,
     /// True if its deletion was asked for.
     pub deleting: bool,
@@ -91,10 +91,10 @@ impl Sandbox {
         }
     }
 
-    /// Returns true if a control plane is pausing it at `now` because its end has come.
+    /// Returns true if a control plane is pausing it, or may be.
     #[must_use]
-    pub fn is_pausing(&self, now: i64) -> bool {
-        self.pausing_until.is_some_and(|until| until > now)
+    pub const fn is_pausing(&self) -> bool {
+        self.pausing_until.is_some()
     }
 }
 

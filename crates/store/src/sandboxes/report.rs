@@ -149,7 +149,7 @@ impl Report {
         }
         let is_running = self.state == SandboxState::Running;
         let attributes = SandboxAttributes {
-            ends_at: self.end_after(&before.attributes, now),
+            ends_at: self.end_after(before, now),
             ..before.attributes.clone()
         };
         Sandbox {
@@ -174,18 +174,18 @@ impl Report {
         }
     }
 
-    /// Returns the end that a sandbox has after this report.
-    fn end_after(&self, before: &SandboxAttributes, now: i64) -> Option<i64> {
-        if before.end_policy.is_stop() {
-            return before.ends_at;
+    /// Returns the end that a sandbox has after this report. A run begins with a new one; one that is
+    /// found again goes on with that which it had.
+    fn end_after(&self, before: &Sandbox, now: i64) -> Option<i64> {
+        let attributes = &before.attributes;
+        if attributes.end_policy.is_stop() {
+            return attributes.ends_at;
         }
+        let begins = matches!(before.state, SandboxState::Pending | SandboxState::Paused);
         match self.state {
             SandboxState::Paused => None,
-            SandboxState::Running => {
-                let end = before.run_ms.map(|run| now.saturating_add(run));
-                before.ends_at.or(end)
-            }
-            _ => before.ends_at,
+            SandboxState::Running if begins => attributes.run_ms.map(|run| now.saturating_add(run)),
+            _ => attributes.ends_at,
         }
     }
 }

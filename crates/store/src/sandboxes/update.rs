@@ -10,7 +10,7 @@ use super::Sandbox;
 use super::events::{sandbox_event, update_event};
 use super::insert::{labels_text, spec_text};
 use super::row::{SandboxRow, columns, is_alive};
-use crate::db::{one, row, rows};
+use crate::db::{all, one, row, rows};
 use crate::transaction::rows_in;
 use crate::{Error, Store};
 
@@ -47,7 +47,8 @@ impl Store {
     ) -> Result<Option<Sandbox>, Error> {
         let sql = concat!(
             "UPDATE sandboxes SET spec = $3, name = $4, labels = $5, ends_at = $6, last_updated = $7,",
-            " end_policy = $8, run_ms = $9, revision = revision + 1 WHERE id = $1 AND revision = $2 AND ",
+            " end_policy = $8, run_ms = $9, revision = revision + 1",
+            " WHERE id = $1 AND revision = $2 AND state = $10 AND ",
             is_alive!(),
             " RETURNING ",
             columns!()
@@ -65,7 +66,8 @@ impl Store {
             attributes.ends_at,
             now,
             attributes.end_policy.as_str(),
-            attributes.run_ms
+            attributes.run_ms,
+            before.state.as_str()
         );
         let Some(updated) = one(updated.map_err(name_taken)?)? else {
             transaction.rollback().await?;
@@ -79,14 +81,15 @@ impl Store {
         Ok(Some(updated))
     }
 
-    /// Lists the living sandboxes of all teams that end first, at most `limit`.
+    /// Lists the living sandboxes of all teams that end first, at most `limit`, without those that are
+    /// being paused.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
     pub async fn sandbox_list_due(&self, limit: u32) -> Result<Vec<DueSandbox>, Error> {
         let sql = concat!(
             "SELECT id, ends_at, end_policy FROM sandboxes WHERE ends_at IS NOT NULL",
-            " AND (end_policy = 'stop' OR state = 'running') AND ",
+            " AND (end_policy = 'stop' OR state = 'running' AND pausing_until IS NULL) AND ",
             is_alive!(),
             " ORDER BY ends_at LIMIT $1"
         );
@@ -107,7 +110,7 @@ impl Store {
     }
 
     /// Marks a sandbox as stopped if its end has come by `now`. `None` if it does not live, its end
-    /// is later by now, or means something else. Its host is told afterwards; what it reports before that is stale.
+    /// is later by now or means something else, or it is being paused. Its host is told afterwards; what it reports before that is stale.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
@@ -120,7 +123,8 @@ impl Store {
         let sql = concat!(
             "UPDATE sandboxes SET state = $3, stop_reason = $4, reason = $5, last_updated = $2,",
             " revision = revision + 1 WHERE id = $1 AND ends_at <= $2",
-            " AND (end_policy = 'stop' OR end_policy = 'stop_running' AND state = 'running') AND ",
+            " AND (end_policy = 'stop'",
+            " OR end_policy = 'stop_running' AND state = 'running' AND pausing_until IS NULL) AND ",
             is_alive!(),
             " RETURNING ",
             columns!()
@@ -147,42 +151,85 @@ impl Store {
         Ok(Some(expired))
     }
 
-    /// Claims a running sandbox that is to be paused at its end, if that has come by `now`: until
-    /// `until` no other call gets it, and its end does not move. `None` if there is nothing to claim.
+    /// Claims a running sandbox for a pause: its end neither comes nor moves until a report that it
+    /// does not run any more, or [`Store::sandbox_release_pause`]. After `until` it is listed as due to be
+    /// taken over. `None` if it was changed since `before` was read.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
-    pub async fn sandbox_claim_end_pause(
+    pub async fn sandbox_claim_pause(
         &self,
-        id: &SandboxId,
-        now: i64,
+        before: &Sandbox,
         until: i64,
     ) -> Result<Option<Sandbox>, Error> {
-        // Renewals that have read the row before are stale by the revision.
+        // Renewals that have read the row before are stale by the revision. No two claims are the same.
         let sql = concat!(
-            "UPDATE sandboxes SET ends_at = $3, pausing_until = $3, revision = revision + 1",
-            " WHERE id = $1 AND ends_at <= $2 AND end_policy = 'pause_running' AND state = 'running'",
-            " AND NOT deleting RETURNING ",
+            "UPDATE sandboxes SET revision = revision + 1,",
+            " pausing_until = CASE WHEN pausing_until >= $3 THEN pausing_until + 1 ELSE $3 END",
+            " WHERE id = $1 AND revision = $2 AND state = 'running' AND NOT deleting RETURNING ",
             columns!()
         );
-        let call = self.write("claiming a sandbox whose end has come");
-        one(rows!(call, SandboxRow, sql, id.as_str(), now, until)?)
+        let call = self.write("claiming a sandbox for a pause");
+        let id = before.id.as_str();
+        one(rows!(call, SandboxRow, sql, id, before.revision, until)?)
     }
 
-    /// Gives a claim up that ended without a pause: the end comes again at `again`.
+    /// Lists the sandboxes of all teams whose pause is due to be taken over at `now`, at most `limit`.
     ///
     /// # Errors
     /// As [`Store::sandbox_get`].
-    pub async fn sandbox_release_end_pause(
+    pub async fn sandbox_list_claimed(&self, now: i64, limit: u32) -> Result<Vec<Sandbox>, Error> {
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sandboxes WHERE pausing_until <= $1 AND state = 'running' AND NOT deleting",
+            " ORDER BY pausing_until LIMIT $2"
+        );
+        let db = self.read("looking for pauses to take over");
+        all(rows!(db, SandboxRow, sql, now, i64::from(limit))?)
+    }
+
+    /// Sets until when a claim is kept. Returns false if it is decided, or another control plane has it.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_renew_pause(
+        &self,
+        claimed: &mut Sandbox,
+        until: i64,
+    ) -> Result<bool, Error> {
+        let sql = "UPDATE sandboxes SET pausing_until = $3, revision = revision + 1 \
+                   WHERE id = $1 AND pausing_until = $2 AND state = 'running' RETURNING id";
+        let call = self.write("keeping the claim of a pause");
+        let (id, held) = (claimed.id.as_str(), claimed.pausing_until);
+        let renewed = rows!(call, (String,), sql, id, held, until)?;
+        let is_held = !renewed.is_empty();
+        if is_held {
+            claimed.pausing_until = Some(until);
+        }
+        Ok(is_held)
+    }
+
+    /// Gives a claim up that ended without a pause. An end at which it was to be paused, and which has
+    /// come by `now`, comes again at `again`.
+    ///
+    /// # Errors
+    /// As [`Store::sandbox_get`].
+    pub async fn sandbox_release_pause(
         &self,
         claimed: &Sandbox,
+        now: i64,
         again: i64,
     ) -> Result<(), Error> {
-        let sql = "UPDATE sandboxes SET ends_at = $3, pausing_until = NULL, revision = revision + 1 \
+        let sql = "UPDATE sandboxes SET pausing_until = NULL, revision = revision + 1, ends_at = \
+                   CASE WHEN end_policy = 'pause_running' AND ends_at <= $3 THEN $4 ELSE ends_at END \
                    WHERE id = $1 AND pausing_until = $2 AND state = 'running' RETURNING id";
-        let call = self.write("releasing a sandbox whose end has come");
-        let until = claimed.pausing_until;
-        rows!(call, (String,), sql, claimed.id.as_str(), until, again).map(drop)
+        let call = self.write("releasing the claim of a pause");
+        let (id, held) = (claimed.id.as_str(), claimed.pausing_until);
+        rows!(call, (String,), sql, id, held, now, again)?;
+        self.changes.publish(&claimed.id);
+        self.changes.publish_end();
+        Ok(())
     }
 }
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use model::{
-    EndPolicy, LabelFilter, Labels, SandboxAttributes, SandboxName, SandboxState, StopReason,
-    TeamId,
+    LabelFilter, Labels, SandboxAttributes, SandboxName, SandboxState, StopReason, TeamId,
 };
 use store::{Applied, Error, Inserted, NewSandbox, Sandbox, SandboxFilter, Store};
 
@@ -325,62 +324,6 @@ pub async fn renewal_and_expiry_never_both_win(db: Db) {
         let due = stores[1].sandbox_list_due(1000).await.unwrap();
         let is_listed = due.iter().any(|due| due.id == row.id && due.ends_at == 200);
         assert_eq!(is_listed, renewed.is_some());
-    }
-}
-
-pub async fn claimed_pause_and_renewal_never_meet(db: Db) {
-    let stores = [db.store().await, db.empty().await];
-    for _ in 0..24 {
-        let attributes = SandboxAttributes {
-            end_policy: EndPolicy::PauseRunning,
-            run_ms: Some(50),
-            ..SandboxAttributes::default()
-        };
-        let new = NewSandbox {
-            attributes,
-            ..new_sandbox(1)
-        };
-        let row = insert_new(&stores[0], &new).await;
-        // The report that it runs makes its end.
-        let running = report(&row.id, 7, SandboxState::Running);
-        stores[0].sandbox_apply_report(&running, 50).await.unwrap();
-        let row = stores[0].sandbox_get_any_team(&row.id).await.unwrap();
-        let row = row.unwrap();
-        assert_eq!(row.attributes.ends_at, Some(100));
-        assert_eq!(
-            stores[0]
-                .sandbox_expire(&row.id, "over", 100)
-                .await
-                .unwrap(),
-            None
-        );
-        let renewed = SandboxAttributes {
-            ends_at: Some(200),
-            ..row.attributes.clone()
-        };
-        let (renewed, claimed) = tokio::join!(
-            stores[0].sandbox_update(&row, &row.spec, &renewed, 100),
-            stores[1].sandbox_claim_end_pause(&row.id, 100, 500),
-        );
-        let (renewed, claimed) = (renewed.unwrap(), claimed.unwrap());
-        assert!(renewed.is_some() != claimed.is_some());
-        let Some(claimed) = claimed else { continue };
-        assert!(claimed.is_pausing(499) && !claimed.is_pausing(500));
-        let again = stores[0].sandbox_claim_end_pause(&row.id, 499, 600).await;
-        assert_eq!(again.unwrap(), None);
-        stores[1]
-            .sandbox_release_end_pause(&claimed, 300)
-            .await
-            .unwrap();
-        let again = stores[0].sandbox_claim_end_pause(&row.id, 300, 600).await;
-        assert!(again.unwrap().is_some());
-        // The report that it is paused takes end and claim away.
-        let paused = report(&row.id, 8, SandboxState::Paused);
-        stores[0].sandbox_apply_report(&paused, 310).await.unwrap();
-        let row = stores[1].sandbox_get_any_team(&row.id).await.unwrap();
-        let row = row.unwrap();
-        assert_eq!((row.attributes.ends_at, row.pausing_until), (None, None));
-        assert_eq!(row.attributes.run_ms, Some(50));
     }
 }
 

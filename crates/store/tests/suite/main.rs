@@ -11,6 +11,7 @@ mod events;
 mod inserts;
 mod keys;
 mod lifecycle;
+mod pauses;
 mod reports;
 mod schema;
 mod secrets;
@@ -43,7 +44,6 @@ suite! {
     attributes::filters_agree_with_plain_search,
     attributes::outdated_update_changes_nothing,
     attributes::renewal_and_expiry_never_both_win,
-    attributes::claimed_pause_and_renewal_never_meet,
     attributes::metadata_of_any_text_is_found,
     attributes::waiters_hear_of_every_change,
     adoptions::adopted_sandbox_is_as_reported,
@@ -74,6 +74,9 @@ suite! {
     lifecycle::a_deletion_has_two_steps,
     lifecycle::writers_in_crowds_are_all_served,
     lifecycle::callers_that_leave_disturb_nobody,
+    pauses::claimed_pause_and_renewal_never_meet,
+    pauses::claim_is_taken_over_after_lease,
+    pauses::ends_hold_in_random_histories,
     reports::rows_follow_the_model,
     reports::the_newest_report_wins_in_any_order,
     schema::is_made_by_many_at_once_and_only_once,

@@ -24,6 +24,8 @@ pub struct World {
     pub is_old: bool,
     /// True if it takes no new sandboxes.
     pub is_draining: bool,
+    /// True if its agent is of a version that reports no tokens of sandboxes added from now on.
+    pub hides_tokens: bool,
     /// Addresses of the servers on ports, which are the same in every sandbox.
     pub ports: BTreeMap<u16, SocketAddr>,
     /// Connections to ports that are open now.
@@ -61,6 +63,8 @@ pub struct Sandbox {
     pub stop_reason: rpc::StopReason,
     /// True if its guest cannot do what its spec asks for.
     pub is_refused: bool,
+    /// True if reports are without its token.
+    pub hides_token: bool,
     /// Pings of it, with `ask_guest` of each.
     pub pings: Vec<bool>,
     pub generation: u64,
@@ -107,6 +111,7 @@ impl World {
             is_full: false,
             is_old: false,
             is_draining: false,
+            hides_tokens: false,
             ports: BTreeMap::new(),
             open_tunnels: 0,
             open_watches: 0,
@@ -156,6 +161,7 @@ impl World {
             reason: String::new(),
             stop_reason: rpc::StopReason::default(),
             is_refused: false,
+            hides_token: self.hides_tokens,
             pings: Vec::new(),
             generation: self.next_generation(),
             content: Content::default(),
@@ -215,6 +221,7 @@ impl Sandbox {
                 String::new()
             }
         };
+        let token = (!self.hides_token).then(|| access_token(&self.id));
         rpc::SandboxReport {
             sandbox_id: self.id.clone(),
             generation: self.generation,
@@ -227,7 +234,11 @@ impl Sandbox {
             created_at_ms: self.created_at_ms,
             started_at_ms: self.started_at_ms,
             last_active_at_ms: self.started_at_ms,
-            access_token_sha256: Sha256::digest(access_token(&self.id)).to_vec(),
+            access_token_sha256: token
+                .as_ref()
+                .map(|token| Sha256::digest(token).to_vec())
+                .unwrap_or_default(),
+            access_token: token.unwrap_or_default(),
             ..Default::default()
         }
     }

@@ -7,7 +7,6 @@ use connectrpc::{
     ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use futures::StreamExt;
-use guest_rpc::http::file_signature;
 use host_rpc as rpc;
 use host_rpc::__buffa::oneof::watch_sandboxes_response::Event;
 use host_rpc::{SandboxService, SandboxState};
@@ -95,16 +94,6 @@ impl SandboxService for Agent {
             return Err(ConnectError::not_found(format!("there is no sandbox {id}")));
         }
         rpc::GetAccessTokenResponse { access_token: access_token(id), ..Default::default() }
-    });
-
-    unary!(find_file_signature(self, request: FindFileSignatureRequest) -> FindFileSignatureResponse, "FindFileSignature", {
-        let operation = if request.is_write { "write" } else { "read" };
-        let expiration = Some(request.expiration.as_str()).filter(|text| !text.is_empty());
-        let sign = |id: &str| file_signature(&request.path, operation, &request.username, &access_token(id), expiration);
-        let world = self.shared.world();
-        let mut ids = world.sandboxes.keys().filter(|id| request.sandbox_id.is_empty() || request.sandbox_id == **id);
-        let found = ids.find(|id| sign(id) == request.signature);
-        rpc::FindFileSignatureResponse { sandbox_id: found.cloned().unwrap_or_default(), ..Default::default() }
     });
 
     unary!(fork_sandbox(self, request: ForkSandboxRequest) -> ForkSandboxResponse, "ForkSandbox", {
