@@ -6,10 +6,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json as Answer};
 use http::{HeaderMap, StatusCode};
-use model::{EndPolicy, Labels, ResourceRequest, SandboxAttributes, SandboxSpec, TemplateName};
+use model::{
+    EndPolicy, Labels, ResourceRequest, SandboxAttributes, SandboxSpec, SupervisedCommand,
+    TemplateName,
+};
 use serde::Deserialize;
 
 use super::body::Body;
+use super::code_interpreter;
 use super::error::{Failure, Result};
 use super::living::disk_only_pause;
 use super::network::NetworkBody;
@@ -89,13 +93,17 @@ async fn create_sandbox(
     refuse_unsupported(&body)?;
     let template = find_template(&app, &principal, body.template_id.as_deref()).await;
     let template = template?;
+    let memory_mb = template.memory_mb;
     let run_ms = check_timeout(body.timeout.unwrap_or(default_sec), 1, &app.limits)?;
     let spec = spec_from(&app, template, &body)?;
     let attributes = attributes_from(&body, run_ms)?;
     let idempotency = read_idempotency(&headers, &(&spec, &attributes))?;
     let request = CreateRequest {
         spec,
-        resources: ResourceRequest::default(),
+        resources: ResourceRequest {
+            memory_mb,
+            ..ResourceRequest::default()
+        },
         attributes,
         returns_existing: false,
         idempotency,
@@ -128,27 +136,58 @@ fn refuse_unsupported(body: &CreateBody) -> Result<()> {
     Ok(())
 }
 
-/// Finds the name of a template as this server has it.
+/// Template as this server has it, with what a reference to it asks for besides.
+#[derive(Debug, Default)]
+struct FoundTemplate {
+    name: TemplateName,
+    start_command: Option<SupervisedCommand>,
+    /// MiB.
+    memory_mb: Option<u32>,
+}
+
+/// Finds the template that a reference stands for.
 async fn find_template(
     app: &App,
     principal: &Principal,
     reference: Option<&str>,
-) -> Result<TemplateName> {
+) -> Result<FoundTemplate> {
     let reference = reference.unwrap_or(template_ref::BASE);
     let name = TemplateRef::parse(reference)?.name;
-    let is_base = name.as_str() == template_ref::BASE;
+    let stands_for = match name.as_str() {
+        template_ref::BASE => FoundTemplate::default(),
+        code_interpreter::TEMPLATE => FoundTemplate {
+            name: code_interpreter::image_name(),
+            start_command: Some(code_interpreter::server_command()),
+            memory_mb: Some(code_interpreter::IMAGE_MEMORY_MB),
+        },
+        _ => return Ok(FoundTemplate::from(name)),
+    };
     // Another team's snapshot of that name is none of theirs.
-    if is_base && !app.has_template(principal, &name).await? {
-        return Ok(TemplateName::default());
+    if app.has_template(principal, &name).await? {
+        return Ok(FoundTemplate::from(name));
     }
-    Ok(name)
+    let is_default = stands_for.start_command.is_none();
+    if is_default || app.has_template(principal, &stands_for.name).await? {
+        return Ok(stands_for);
+    }
+    Err(template_ref::missing(reference))
 }
 
-fn spec_from(app: &App, template: TemplateName, body: &CreateBody) -> Result<SandboxSpec> {
+impl From<TemplateName> for FoundTemplate {
+    fn from(name: TemplateName) -> Self {
+        Self {
+            name,
+            ..Self::default()
+        }
+    }
+}
+
+fn spec_from(app: &App, template: FoundTemplate, body: &CreateBody) -> Result<SandboxSpec> {
     let traffic = body.traffic.as_ref();
     let allows_internet = body.allow_internet_access.unwrap_or(true);
     let options = SpecOptions {
-        template,
+        template: template.name,
+        start_command: template.start_command,
         environment: body.env_vars.clone().unwrap_or_default(),
         wakes: body.resume.as_ref().is_some_and(|resume| resume.enabled),
         is_public: traffic.is_none_or(NetworkBody::allows_public_traffic),

@@ -28,6 +28,7 @@
 //! ([`unsupported`]), so that no client takes it for a sandbox that is missing.
 
 mod body;
+mod code_interpreter;
 mod create;
 mod error;
 mod lifecycle;

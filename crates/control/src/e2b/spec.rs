@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Limits, NetworkSpec, OnTimeout, SandboxSpec, TemplateName};
+use model::{Limits, NetworkSpec, OnTimeout, SandboxSpec, SupervisedCommand, TemplateName};
 
 use super::error::Result;
 
@@ -10,6 +10,7 @@ use super::error::Result;
 #[derive(Debug)]
 pub struct SpecOptions {
     pub template: TemplateName,
+    pub start_command: Option<SupervisedCommand>,
     pub environment: BTreeMap<String, String>,
     /// True if traffic resumes it.
     pub wakes: bool,
@@ -31,8 +32,11 @@ impl SpecOptions {
             .on_timeout(OnTimeout::Pause)
             .auto_resume(self.wakes)
             .public_ports(self.is_public)
-            .network(self.rules)
-            .build();
+            .network(self.rules);
+        let spec = match self.start_command {
+            Some(command) => spec.start_command(command).build(),
+            None => spec.build(),
+        };
         spec.check(limits)?;
         Ok(spec)
     }
