@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Tests published clients of E2B against a real server with real VMs: test-e2b.sh [--all] [--update] [NAME…]
+# or those of the code interpreter, with its template saved running: test-e2b.sh --code-interpreter [NAME…]
 #
 # The server is `wrenn up` in a directory of its own; all of it goes at the end. tests/e2b/run.py has the arguments.
 set -euo pipefail
@@ -17,6 +18,15 @@ key=$(read_credential WRENN_API_KEY)
 # The same key as their clients spell it.
 E2B_API_KEY=e2b_${key#wrn_}
 export E2B_API_URL E2B_API_KEY E2B_SANDBOX_URL=$E2B_API_URL E2B_VOLUME_API_URL=$E2B_API_URL
+
+if [[ ${1:-} == --code-interpreter ]]; then
+    shift
+    [[ $# -gt 0 ]] || set -- cells-2.6.0 cells-2.8.1 cells-2.10.0 cells-2.11.5 cells-js-2.8.0
+    export_credentials
+    WRENN=$wrenn scripts/save-code-interpreter.sh
+    # One at a time: kernels of several would share the processors with what is measured.
+    set -- --jobs 1 "$@"
+fi
 
 status=0
 python3 tests/e2b/run.py "$@" || status=1

@@ -50,6 +50,8 @@ class Part:
     script: str | None = None
     min_python: tuple[int, int] = (3, 0)
     runs: str | None = None
+    # Template beside the base images that it needs; the part runs only where it is named.
+    needs: str | None = None
     calls: Calls | None = None
 
     @property
@@ -122,6 +124,7 @@ def read_parts() -> list[Part]:
                 client["script"],
                 tuple(client.get("min_python", (3, 0))),
                 client.get("runs"),
+                client.get("needs"),
             )
         )
     return parts
@@ -278,7 +281,9 @@ def main() -> int:
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(part.name for part in parts)}")
     chosen = [
-        part for part in parts if part.name in options.names or (not options.names and (options.all or part.quick))
+        part
+        for part in parts
+        if part.name in options.names or (not options.names and not part.needs and (options.all or part.quick))
     ]
     if options.install:
         for part in chosen:
