@@ -21,4 +21,5 @@ scripts/test-integrations.sh --long
 scripts/test-code-interpreter.sh
 stories=$(scripts/test-programs.sh e2e/stories)
 cd tests/e2e
+CUTS_MB=100 "${stories##* }" cuts --nocapture
 KILLS_SEC=600 exec "${stories##* }" kills --nocapture

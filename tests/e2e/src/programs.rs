@@ -102,6 +102,16 @@ impl Programs {
         child.wait().expect("the program ends");
     }
 
+    /// Process id of a program that runs.
+    #[must_use]
+    pub fn pid(&self, program: Program) -> u32 {
+        let child = match program {
+            Program::ControlPlane => &self.plane,
+            Program::HostAgent => &self.agent,
+        };
+        child.as_ref().expect("it runs").id()
+    }
+
     /// Panics if a program has ended by itself.
     pub fn assert_running(&mut self) {
         for program in Program::ALL {

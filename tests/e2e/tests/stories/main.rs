@@ -8,6 +8,7 @@ mod churn;
 mod command_line;
 mod console;
 mod crash;
+mod cuts;
 mod first_steps;
 mod guest_ends;
 mod isolation;
