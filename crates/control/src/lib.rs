@@ -15,6 +15,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+mod client_address;
 pub mod config;
 mod e2b;
 pub mod error;

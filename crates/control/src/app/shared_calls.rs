@@ -62,20 +62,21 @@ impl<K: Ord, T: Clone> SharedCalls<K, T> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use futures::future::{join_all, pending};
 
     use super::*;
     use crate::error::Error;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn waiting_requests_share_one_call() {
         let calls = SharedCalls::default();
         let made = Arc::new(AtomicUsize::new(0));
         let call = || {
             let made = Arc::clone(&made);
             async move {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 match made.fetch_add(1, Ordering::Relaxed) {
                     0 => Err(Error::invalid("first")),
                     number => Ok(number),

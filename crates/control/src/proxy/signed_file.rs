@@ -13,9 +13,9 @@ use axum::extract::Request;
 use super::address::{AGENT_PORT, Addressing, PortAddress};
 use super::error_response::ProxyError;
 use crate::app::App;
+use crate::client_address::client_address;
 use crate::ports::PortTarget;
 use crate::ports::file_signature::SignedFile;
-use crate::server::client_address;
 
 /// Request for a signed file that names no sandbox.
 #[derive(Debug)]

@@ -3,12 +3,11 @@
 
 mod log;
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use listener::{ConnectionHandle, ListenerLimits};
@@ -21,6 +20,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::api::error::Logged;
 use crate::api::{self, Served};
 use crate::app::App;
+use crate::client_address::client_address;
 use crate::error::Result;
 use crate::metrics::InFlight;
 use crate::proxy::{self, Proxy};
@@ -117,24 +117,6 @@ async fn admit(app: &App, request: &mut Request) -> Result<Option<QuotaState>> {
     let quota = app.rate_limits.count_request(&principal.key_id)?;
     request.extensions_mut().insert(principal);
     Ok(quota)
-}
-
-/// Returns the address of the client. That of one behind a proxy of the operator's is what the proxy
-/// says: the last entry, since clients can write those before it.
-pub fn client_address(app: &App, request: &Request) -> Option<IpAddr> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
-    if app.ports.settings.public_url.is_none() {
-        return peer;
-    }
-    let forwarded = request
-        .headers()
-        .get_all("x-forwarded-for")
-        .iter()
-        .next_back();
-    let forwarded = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next());
-    let client = forwarded.and_then(|client| client.trim().parse().ok());
-    client.or(peer)
 }
 
 /// Waits for `shutdown`, and then `time` longer, in which requests are still taken although
