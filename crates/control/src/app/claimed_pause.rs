@@ -86,7 +86,7 @@ impl App {
     async fn call_pause(&self, claimed: &mut Sandbox) -> Result<Sandbox> {
         let id = claimed.id.clone();
         let host = self.find_host(&id, claimed.host_id.as_deref())?;
-        let mut call = std::pin::pin!(host.pause_sandbox(&id));
+        let mut call = Box::pin(host.pause_sandbox(&id));
         let report = loop {
             match tokio::time::timeout(RENEW_EVERY, &mut call).await {
                 Ok(report) => break report?,

@@ -97,7 +97,7 @@ async fn relay(caller: TcpStream, server: TcpStream, limit: Arc<AtomicUsize>) {
     }
 }
 
-fn settings<'a>(images: &'a Path) -> [(&'static str, &'a str); 2] {
+fn settings(images: &Path) -> [(&'static str, &str); 2] {
     [
         ("AGENT_IMAGES_PATH", images.to_str().unwrap()),
         ("AGENT_REGISTRY_NETWORKS", "127.0.0.0/8"),

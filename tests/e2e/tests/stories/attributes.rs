@@ -112,14 +112,14 @@ fn names_and_labels_survive_everything() {
     let change = ["update", &child, "-l", "env=prod", "-l", "owner=me"];
     let _ = wrenn.run(change).succeeded();
     // Filters by value and by presence, all of which hold.
-    assert_eq!(ids(&wrenn, &["-l", "env=prod"]), [child.clone()]);
+    assert_eq!(ids(&wrenn, &["-l", "env=prod"]), [child.as_str()]);
     assert_eq!(ids(&wrenn, &["-l", "env"]), sorted([&web, &child]));
     assert_eq!(
         ids(&wrenn, &["-l", "env=test", "-l", "team=search"]),
-        [web.clone()]
+        [web.as_str()]
     );
     assert_eq!(ids(&wrenn, &["-l", "env=test", "-l", "owner"]), [""; 0]);
-    assert_eq!(ids(&wrenn, &["-f", "name=we"]), [web.clone()]);
+    assert_eq!(ids(&wrenn, &["-f", "name=we"]), [web.as_str()]);
     assert_eq!(pages(&rest, "team"), sorted([&web, &child]));
     let count = |query: &str| -> Value { rest.get(query).json().expect("JSON") };
     assert_eq!(count("/count?label=team=search")["count"], 2);
