@@ -219,11 +219,16 @@ impl Scene {
         });
     }
 
-    /// Has the command write while two readers follow it, and cuts their connections.
-    fn write_and_cut(&self, name: &str, readers: &[Reader; 2]) {
+    /// Has the command write while two readers follow it, and cuts their connections. Returns the
+    /// most memory that a reader had, KiB.
+    fn write_and_cut(&self, name: &str, readers: &[Reader; 2]) -> u64 {
         let deadline = Instant::now() + PATIENCE + Duration::from_secs(self.bytes / 100_000);
         let (mut asked, mut cuts) = (0, 0);
+        let mut most = 0;
         loop {
+            for reader in readers {
+                most = most.max(peak(reader.child.id()).unwrap_or(0));
+            }
             let [first, slow] = [readers[0].count(), readers[1].count()];
             let slowest = first.min(slow);
             if slowest >= self.bytes {
@@ -245,6 +250,8 @@ impl Scene {
             thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(cuts, CUTS, "{name}");
+        assert_ne!(most, 0, "{name}: no reader was looked at");
+        most
     }
 
     /// Has a command write so many pieces.
@@ -313,10 +320,7 @@ fn follow(scene: &Scene, name: &str, terminal: &Value) -> (PathBuf, u64) {
         let path = scene.programs.dir().join(format!("{name}-{reader}"));
         Reader::start(&wrenn, &scene.id, name, path, Duration::from_millis(pause))
     });
-    scene.write_and_cut(name, &readers);
-    let peaks = readers
-        .each_ref()
-        .map(|reader| peak(reader.child.id()).unwrap_or(0));
+    let most = scene.write_and_cut(name, &readers);
     let [first, slow] = readers.map(Reader::finish);
     let [one, other] = [&first, &slow].map(|path| fs::read(path).expect("the file"));
     assert_eq!(one.len() as u64, scene.bytes, "{name}");
@@ -324,7 +328,7 @@ fn follow(scene: &Scene, name: &str, terminal: &Value) -> (PathBuf, u64) {
     let tail = REPLAYED.to_string();
     let replay = ["attach", "--tail", &tail, &scene.id, name];
     scene.compare(&replay, 7, &first, REPLAYED);
-    (first, peaks[0].max(peaks[1]))
+    (first, most)
 }
 
 #[test]
