@@ -375,8 +375,11 @@ async fn terminal_outlives_page(console: &mut Console) {
     console.press("Enter", 0).await;
     console.until(&drawn("same-connection")).await;
     console.evaluate("window.isOld = true").await;
-    let tab = Some(&console.tab);
-    console.browser.call(tab, "Page.reload", json!({})).await;
+    let tab = &console.tab;
+    console
+        .browser
+        .load_page(tab, "Page.reload", json!({}))
+        .await;
     console.until("!window.isOld && document.body").await;
     console.until(&drawn("same-connection")).await;
     let input = "document.querySelector('section:not([hidden]) .xterm-helper-textarea')";

@@ -90,11 +90,16 @@ impl Browser {
 
     /// Goes to an address, and waits until the page is loaded. `events` then has all of the new page.
     pub async fn go(&mut self, tab: &Tab, url: &str) {
-        self.events.clear();
-        let went = self
-            .call(Some(tab), "Page.navigate", json!({ "url": url }))
+        self.load_page(tab, "Page.navigate", json!({ "url": url }))
             .await;
-        assert!(went.get("errorText").is_none(), "{url}: {went}");
+    }
+
+    /// Calls a method that loads a page, and waits until it is loaded: the browser gives up what is
+    /// evaluated before.
+    pub async fn load_page(&mut self, tab: &Tab, method: &str, params: Value) {
+        self.events.clear();
+        let went = self.call(Some(tab), method, params).await;
+        assert!(went.get("errorText").is_none(), "{method}: {went}");
         let is_loaded = |event: &Value| {
             event["method"] == "Page.loadEventFired" && event["sessionId"] == tab.0.as_str()
         };
