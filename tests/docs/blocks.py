@@ -23,7 +23,7 @@ REASON = re.compile(r"^ *<!-- (not run|run by): (.*) -->$")
 PROGRAMS = ("sh", "python", "ts", "go")
 OTHERS = ("output", "json", "text", "javascript")
 # Blocks that say nothing of themselves, by page, until the page is written anew.
-PLAIN = {"code-interpreter.md": 2, "e2b.md": 1, "events.md": 1, "images.md": 3, "sandboxes.md": 2}
+PLAIN = {"code-interpreter.md": 2, "e2b.md": 1, "events.md": 1, "images.md": 4, "sandboxes.md": 2}
 
 
 @dataclasses.dataclass
