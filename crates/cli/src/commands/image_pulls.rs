@@ -129,7 +129,7 @@ fn stored_credentials(registry: &str) -> anyhow::Result<Option<RegistryCredentia
     };
     let mut found = Err(CredentialRetrievalError::NoCredentialConfigured);
     for (file, name) in [(docker_config(), server), (podman_config(), registry)] {
-        // One that is not there has none.
+        // A missing file has no credentials.
         if let Some(Ok(file)) = file.map(File::open) {
             found = docker_credential::get_credential_from_reader(BufReader::new(file), name);
         }

@@ -18,7 +18,7 @@ use crate::hosts::Template;
 pub struct Pruned {
     /// Images that were deleted, or would be, by name.
     pub images: Vec<Template>,
-    /// Those that could not be deleted.
+    /// Images that could not be deleted.
     pub failed: Vec<(TemplateName, Error)>,
 }
 

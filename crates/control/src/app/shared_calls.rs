@@ -89,7 +89,7 @@ mod tests {
                 .iter()
                 .all(|got| got.as_ref().unwrap_err().message == "first")
         );
-        // What failed is asked again by the next one.
+        // The next caller asks again after a failure.
         assert_eq!(calls.join_call("a", call()).await.unwrap(), 1);
         let other = tokio::join!(calls.join_call("a", call()), calls.join_call("b", call()));
         assert!(other.0.unwrap() != other.1.unwrap());
