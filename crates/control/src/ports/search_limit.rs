@@ -17,7 +17,7 @@ use governor::{Quota, RateLimiter};
 
 /// Hashes a second: about a tenth of a processor.
 const ALL: NonZeroU32 = NonZeroU32::new(400_000).expect("not 0");
-/// Number of searches that one address may cause.
+/// Hashes a second that one address may cause.
 const OF_ADDRESS: NonZeroU32 = NonZeroU32::new(100_000).expect("not 0");
 /// Cost of a search beside its hashes: parsing, and a wait where nothing is found.
 const BASE_COST: u32 = 1000;
