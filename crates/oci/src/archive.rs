@@ -35,8 +35,13 @@ pub(crate) struct Archive {
 
 impl Archive {
     /// Reads the headers of an archive. Returns `None` as soon as it has a file that no archive of
-    /// an image has, since it is a root file system then.
-    pub(crate) fn read_index(file: &File, mut budget: Budget) -> Result<Option<Self>> {
+    /// an image has, since it is a root file system then. `needs_end` refuses one without the blocks
+    /// that end archives.
+    pub(crate) fn read_index(
+        file: &File,
+        needs_end: bool,
+        mut budget: Budget,
+    ) -> Result<Option<Self>> {
         let length = file.metadata()?.len();
         let section = Section::new(file, 0, length)?;
         let mut stream = TarStream::new(Counted::new(section, false, &mut budget)?);
@@ -79,7 +84,7 @@ impl Archive {
                 return Ok(None);
             }
         }
-        if !stream.is_ended() {
+        if needs_end && !stream.is_ended() {
             return Err(invalid(
                 "the archive has no end: it was truncated; send it again",
             ));

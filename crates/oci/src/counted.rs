@@ -57,9 +57,11 @@ impl Read for Counted<'_> {
 impl Source for Counted<'_> {
     fn skip(&mut self, bytes: u64) -> io::Result<u64> {
         self.budget.check_bytes(bytes)?;
-        if self.hasher.is_none() && self.source.skip_in_file(bytes)? {
-            self.budget.count_bytes(bytes)?;
-            return Ok(bytes);
+        if self.hasher.is_none()
+            && let Some(skipped) = self.source.skip_in_file(bytes)
+        {
+            self.budget.count_bytes(skipped)?;
+            return Ok(skipped);
         }
         let mut left = bytes;
         let mut buffer = vec![0; CHUNK.min(usize::try_from(bytes).unwrap_or(CHUNK))];

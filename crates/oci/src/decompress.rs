@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -122,7 +122,7 @@ pub struct Unpacked {
 
 enum Decoder {
     None(Section),
-    Gzip(MultiGzDecoder<BufReader<Section>>),
+    Gzip(Box<Members>),
     Zstd(Box<Frames>),
     Xz(XzDecoder<BufReader<Section>>),
 }
@@ -145,7 +145,7 @@ impl Unpacked {
         let buffered = |section| BufReader::with_capacity(BUFFER, section);
         let decoder = match compression {
             Compression::None => Decoder::None(section),
-            Compression::Gzip => Decoder::Gzip(MultiGzDecoder::new(buffered(section))),
+            Compression::Gzip => Decoder::Gzip(Box::new(Members::new(buffered(section)))),
             Compression::Zstd => Decoder::Zstd(Box::new(Frames::new(buffered(section)))),
             Compression::Xz => {
                 let stream = Stream::new_stream_decoder(MAX_WINDOW, liblzma::stream::CONCATENATED);
@@ -175,19 +175,15 @@ impl Unpacked {
         Ok(())
     }
 
-    /// Skips bytes of a file that is not compressed. Returns false for others.
-    ///
-    /// # Errors
-    /// When it ends before.
-    pub(crate) fn skip_in_file(&mut self, bytes: u64) -> io::Result<bool> {
+    /// Skips bytes of a file that is not compressed, and returns how many there were before its
+    /// end; `None` for others.
+    pub(crate) fn skip_in_file(&mut self, bytes: u64) -> Option<u64> {
         let Decoder::None(section) = &mut self.decoder else {
-            return Ok(false);
+            return None;
         };
-        if bytes > section.end - section.at {
-            return Err(too_short());
-        }
-        section.at += bytes;
-        Ok(true)
+        let skipped = bytes.min(section.len());
+        section.at += skipped;
+        Some(skipped)
     }
 
     /// Skips bytes.
@@ -195,13 +191,14 @@ impl Unpacked {
     /// # Errors
     /// When it ends before.
     pub(crate) fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        if self.skip_in_file(bytes)? {
+        let skipped = match self.skip_in_file(bytes) {
+            Some(skipped) => skipped,
+            None => io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?,
+        };
+        if skipped == bytes {
             return Ok(());
         }
-        match io::copy(&mut self.by_ref().take(bytes), &mut io::sink())? {
-            skipped if skipped == bytes => Ok(()),
-            _ => Err(too_short()),
-        }
+        Err(too_short())
     }
 }
 
@@ -231,6 +228,56 @@ impl Read for Unpacked {
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let mut pieces = bytes.chunks(ZEROES.len());
     pieces.all(|piece| *piece == ZEROES[..piece.len()])
+}
+
+/// Members of gzip one after the other: parallel compressors and eStargz make many. As with gzip
+/// itself, zeroes may follow the last one, which fill blocks of a tape or a download.
+struct Members(Option<GzDecoder<BufReader<Section>>>);
+
+impl Members {
+    fn new(source: BufReader<Section>) -> Self {
+        Self(Some(GzDecoder::new(source)))
+    }
+
+    /// Returns the source behind zeroes, `None` at the end.
+    fn skip_zeroes(mut source: BufReader<Section>) -> io::Result<Option<BufReader<Section>>> {
+        let mut has_skipped = false;
+        loop {
+            let bytes = source.fill_buf()?;
+            let zeroes = bytes.iter().take_while(|byte| **byte == 0).count();
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            if zeroes == 0 && !has_skipped {
+                return Ok(Some(source));
+            }
+            if zeroes < bytes.len() {
+                return Err(io::Error::other(
+                    "bytes that are no gzip follow its end: it is damaged",
+                ));
+            }
+            source.consume(zeroes);
+            has_skipped = true;
+        }
+    }
+}
+
+impl Read for Members {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while let Some(decoder) = &mut self.0 {
+            let count = decoder.read(buffer)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            let source = self.0.take().map(GzDecoder::into_inner);
+            let next = source.map(Self::skip_zeroes).transpose()?.flatten();
+            self.0 = next.map(GzDecoder::new);
+        }
+        Ok(0)
+    }
 }
 
 /// Frames of zstd one after the other: parallel compressors make many, and zstd:chunked ends with

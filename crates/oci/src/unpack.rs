@@ -65,6 +65,16 @@ impl LayerSource {
     }
 }
 
+/// How a layer is to be read.
+#[derive(Debug, Clone, Copy)]
+struct LayerForm {
+    /// It may have whiteouts.
+    is_layer: bool,
+    /// Nothing but the blocks at its end tells that it is whole.
+    needs_end: bool,
+    is_hashed: bool,
+}
+
 /// An image whose layers were merged.
 #[derive(Debug)]
 pub struct Unpacking {
@@ -123,13 +133,15 @@ impl Unpacking {
             });
         }
         check_is_tar(&source)?;
-        let index = Archive::read_index(&source, budget.for_other_pass())?;
+        // A stream that was unpacked is whole: it has an end of its own.
+        let needs_end = !is_spooled;
+        let index = Archive::read_index(&source, needs_end, budget.for_other_pass())?;
         let mut unpacking = match index {
             Some(index) => match Image::find_in(&index, architecture)? {
                 Some(image) => Self::merge_image(&index, image, budget)?,
-                None => Self::merge_tar(source, whole(&budget)?, budget)?,
+                None => Self::merge_tar(source, needs_end, whole(&budget)?, budget)?,
             },
-            None => Self::merge_tar(source, whole(&budget)?, budget)?,
+            None => Self::merge_tar(source, needs_end, whole(&budget)?, budget)?,
         };
         unpacking.tree.ensure_lost_and_found()?;
         unpacking.plan.result = PlannedResult::Fill(Need::of_tree(&unpacking.tree));
@@ -173,7 +185,12 @@ impl Unpacking {
             }
             let is_verified =
                 compression == Compression::None && layer.blob.as_ref() == Some(&layer.unpacked);
-            let found = merged.merge_layer(section, true, !is_verified)?;
+            let form = LayerForm {
+                is_layer: true,
+                needs_end: false,
+                is_hashed: !is_verified,
+            };
+            let found = merged.merge_layer(section, form)?;
             if !is_verified {
                 layer.unpacked.verify(&found)?;
             }
@@ -181,10 +198,16 @@ impl Unpacking {
         Ok(merged)
     }
 
-    fn merge_tar(source: File, digest: Digest, budget: Budget) -> Result<Self> {
+    fn merge_tar(source: File, needs_end: bool, digest: Digest, budget: Budget) -> Result<Self> {
         let length = source.metadata()?.len();
         let mut merged = Self::new(Format::Tar, &digest, budget);
-        merged.merge_layer(Section::new(&source, 0, length)?, false, false)?;
+        let section = Section::new(&source, 0, length)?;
+        let form = LayerForm {
+            is_layer: false,
+            needs_end,
+            is_hashed: false,
+        };
+        merged.merge_layer(section, form)?;
         if merged.tree.children(crate::tree::ROOT).next().is_none() {
             return Err(invalid("the archive has no files"));
         }
@@ -192,21 +215,22 @@ impl Unpacking {
     }
 
     /// Adds a layer, and returns the digest of what it unpacks to, if that is wanted.
-    fn merge_layer(&mut self, section: Section, is_layer: bool, is_hashed: bool) -> Result<Digest> {
+    fn merge_layer(&mut self, section: Section, form: LayerForm) -> Result<Digest> {
         let number = self.layers.len();
         let layer = LayerSource {
             file: section.file().try_clone()?,
             start: section.start(),
             length: section.len(),
         };
-        let counted = Counted::new(section, is_hashed, &mut self.budget)?;
+        let counted = Counted::new(section, form.is_hashed, &mut self.budget)?;
         let mut stream = TarStream::new(counted);
         while let Some(entry) = stream.next_entry()? {
             let budget = &mut *stream.get_mut().budget;
             budget.count_entry()?;
-            self.tree.apply_entry(number, entry, is_layer, budget)?;
+            self.tree
+                .apply_entry(number, entry, form.is_layer, budget)?;
         }
-        if !is_layer && !stream.is_ended() {
+        if form.needs_end && !stream.is_ended() {
             return Err(invalid(
                 "the archive has no end: it was truncated; send it again",
             ));

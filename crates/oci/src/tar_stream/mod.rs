@@ -93,7 +93,7 @@ impl Data {
 
 /// Where an archive comes from.
 pub(crate) trait Source: Read {
-    /// Skips bytes, and returns how many there were.
+    /// Skips bytes, and returns how many there were before the end.
     fn skip(&mut self, bytes: u64) -> io::Result<u64>;
 }
 
@@ -105,6 +105,8 @@ pub(crate) struct TarStream<R> {
     position: u64,
     /// Bytes of the current entry that were not read, with padding.
     rest: u64,
+    /// Bytes of `rest` that only fill the last block.
+    padding: u64,
     global: Arc<Pax>,
     is_ended: bool,
 }
@@ -115,6 +117,7 @@ impl<R: Source> TarStream<R> {
             source,
             position: 0,
             rest: 0,
+            padding: 0,
             global: Arc::default(),
             is_ended: false,
         }
@@ -158,7 +161,7 @@ impl<R: Source> TarStream<R> {
             if !is_extension {
                 // The label of a volume of GNU tar.
                 if kind.as_byte() == b'V' {
-                    self.rest = padded(header.entry_size()?);
+                    self.expect_data(header.entry_size()?);
                     self.skip_rest()?;
                     continue;
                 }
@@ -280,7 +283,7 @@ impl<R: Source> TarStream<R> {
             // Old tar has no type for directories.
             EntryType::Regular if path.ends_with(b"/") => Ok(EntryKind::Directory),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.rest = padded(size);
+                self.expect_data(size);
                 self.read_data(header, pax, path, size).map(EntryKind::File)
             }
             other => Err(invalid(format!(
@@ -392,10 +395,20 @@ impl<R: Source> TarStream<R> {
         )))
     }
 
+    fn expect_data(&mut self, size: u64) {
+        self.rest = padded(size);
+        self.padding = self.rest.saturating_sub(size);
+    }
+
+    /// Skips what is left of the current entry. The last block of an archive may be short: umoci
+    /// and Go's archive/tar leave the padding out where no end follows.
     fn skip_rest(&mut self) -> Result<()> {
-        let skipped = self.source.skip(self.rest)?;
+        let rest = std::mem::take(&mut self.rest);
+        let padding = std::mem::take(&mut self.padding).min(rest);
+        let data = self.source.skip(rest - padding)?;
+        let skipped = data + self.source.skip(padding)?;
         self.position += skipped;
-        if skipped != std::mem::take(&mut self.rest) {
+        if data != rest - padding {
             return Err(truncated());
         }
         Ok(())

@@ -165,6 +165,56 @@ fn unusable_images_are_refused_by_reason() {
     assert!(message(unpack(&damaged)).contains("is damaged"));
 }
 
+/// Cuts what follows the last byte of the last file, as umoci writes layers.
+fn without_padding(mut archive: Vec<u8>) -> Vec<u8> {
+    let last = archive.iter().rposition(|byte| *byte != 0).unwrap();
+    archive.truncate(last + 1);
+    archive
+}
+
+#[test]
+fn layer_without_padding_is_whole() {
+    let layer = |name: &str| without_padding(Tar::new().file(name, b"content").finish());
+    let layers = [layer("plain"), layer("packed")];
+    let image = unpack(&oci_archive(&layers, LAYER, ARCHITECTURE)).unwrap();
+    assert_eq!(image.names("/"), ["packed", "plain"]);
+    assert_eq!(image.content("/plain"), b"content");
+    assert_eq!(image.content("/packed"), b"content");
+    for number in [0, 1] {
+        let mut cut = layers.clone();
+        cut[number].pop();
+        let text = message(unpack(&oci_archive(&cut, LAYER, ARCHITECTURE)));
+        assert!(text.contains("ends within a file"), "{number}: {text}");
+    }
+}
+
+#[test]
+fn compressed_archive_needs_no_end() {
+    let plain = without_padding(Tar::new().file("a", b"1").file("b", b"2").finish());
+    let image = unpack(&gzip(&plain)).unwrap();
+    assert_eq!(image.content("/b"), b"2");
+    assert!(message(unpack(&plain)).contains("has no end"));
+    let packed = gzip(&plain);
+    let text = message(unpack(&packed[..packed.len() - 9]));
+    assert!(!text.is_empty());
+}
+
+/// Of parallel compressors, of eStargz, and of tapes.
+#[test]
+fn members_of_gzip_add_up() {
+    let plain = Tar::new().file("a", &[b'x'; 2000]).finish();
+    let (first, second) = plain.split_at(700);
+    let members = [gzip(first), gzip(b""), gzip(second), gzip(b"")].concat();
+    let image = unpack(&members).unwrap();
+    assert_eq!(image.content("/a"), [b'x'; 2000]);
+    let filled = [&members[..], &[0; 700_000]].concat();
+    assert_eq!(unpack(&filled).unwrap().content("/a"), [b'x'; 2000]);
+    for garbage in [&b"garbage"[..], b"\0\0garbage"] {
+        let damaged = [&members[..], garbage].concat();
+        assert!(unpack(&damaged).is_err(), "{}", garbage.escape_ascii());
+    }
+}
+
 /// What some tools put beside an image: a signature, and an index entry without a platform.
 #[test]
 fn manifests_of_no_image_are_passed_over() {
