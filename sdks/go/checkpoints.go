@@ -10,7 +10,17 @@ func (s *Sandbox) Rollback(ctx context.Context, name string) (*SandboxInfo, erro
 
 // Undo goes back so many automatic checkpoints.
 func (s *Sandbox) Undo(ctx context.Context, steps int) (*Undone, error) {
-	request := &call{operation: "undo_sandbox", path: s.path(), body: map[string]any{"steps": steps}, isLong: true}
+	count := int64(steps)
+	return s.undo(ctx, UndoSandbox{Steps: &count})
+}
+
+// UndoTo goes back to any checkpoint by its name. The state before is saved, unlike with Rollback.
+func (s *Sandbox) UndoTo(ctx context.Context, checkpoint string) (*Undone, error) {
+	return s.undo(ctx, UndoSandbox{Checkpoint: &checkpoint})
+}
+
+func (s *Sandbox) undo(ctx context.Context, body UndoSandbox) (*Undone, error) {
+	request := &call{operation: "undo_sandbox", path: s.path(), body: body, isLong: true}
 	undone, err := fetch[Undone](ctx, s.client, request)
 	if err != nil {
 		return nil, err

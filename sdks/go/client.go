@@ -42,13 +42,25 @@ type Client struct {
 }
 
 // defaultTransport finds dead peers behind idle streams, and waits as long as the context of a call does.
-var defaultTransport = sync.OnceValue(func() http.RoundTripper {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+var defaultTransport = sync.OnceValue(newTransport)
+
+func newTransport() http.RoundTripper {
+	transport := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		ForceAttemptHTTP2:   true,
+		TLSHandshakeTimeout: 10 * time.Second,
+	}
+	// A program may have set another one, which is not of this type.
+	if standard, ok := http.DefaultTransport.(*http.Transport); ok {
+		transport = standard.Clone()
+	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	transport.DialContext = dialer.DialContext
 	transport.MaxIdleConnsPerHost = 32
+	// The server ends connections that were idle for a minute.
+	transport.IdleConnTimeout = 30 * time.Second
 	return transport
-})
+}
 
 // NewClient returns a client. Without a key in the options every call finds server and key as the command line does.
 func NewClient(options ...ClientOptions) *Client {

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -145,6 +148,126 @@ func TestRepeatedDeleteThatFindsNothingIsDone(t *testing.T) {
 	killed, err = fake.sandbox().Kill(t.Context())
 	noError(t, err)
 	equal(t, killed, false)
+	fake.replies = []reply{{status: 502, text: "of a proxy"}, refusal(404, "not_found")}
+	killed, err = fake.sandbox().Kill(t.Context())
+	noError(t, err)
+	equal(t, killed, true)
+	// Nothing was done at the first attempt.
+	fake.replies = []reply{refusal(429, "resource_exhausted"), refusal(404, "not_found")}
+	killed, err = fake.sandbox().Kill(t.Context())
+	noError(t, err)
+	equal(t, killed, false)
+}
+
+func TestMissingFileIsFalseAndMissingSandboxAnError(t *testing.T) {
+	fake := newFake(t, refusal(404, "not_found"), reply{text: testInfo})
+	is, err := fake.sandbox().Files.Exists(t.Context(), "a")
+	noError(t, err)
+	equal(t, is, false)
+	fake.replies = []reply{refusal(404, "not_found")}
+	_, err = fake.sandbox().Files.Exists(t.Context(), "a")
+	want(t, err, ErrNotFound)
+}
+
+func TestForeignAnswerHasCodeOfStatus(t *testing.T) {
+	codes := map[int]*Error{
+		409: ErrConflict, 410: ErrExpired, 415: ErrUnsupportedMediaType, 507: ErrInsufficientStorage, 418: ErrInternal,
+	}
+	for status, target := range codes {
+		_, err := newFake(t, reply{status: status, text: "<html>"}).sandbox().Info(t.Context())
+		want(t, err, target)
+	}
+}
+
+func TestRequestThatWasNotSentIsUnreachable(t *testing.T) {
+	fake := newFake(t)
+	secure := httptest.NewTLSServer(fake.Config.Handler)
+	defer secure.Close()
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	refusing := newFake(t, reply{status: 403, text: "no"})
+	for _, proxy := range []string{"", "http://127.0.0.1:1", refusing.URL} {
+		transport := &http.Transport{}
+		if proxy != "" {
+			address, err := url.Parse(proxy)
+			noError(t, err)
+			transport.Proxy = http.ProxyURL(address)
+		}
+		client := NewClient(ClientOptions{
+			APIURL: secure.URL, APIKey: "wrn_test", Retries: -1, HTTPClient: &http.Client{Transport: transport},
+		})
+		// By POST, which may be sent again only where it was not sent.
+		err := client.newSandbox(&SandboxInfo{ID: testID}).SetTimeout(t.Context(), time.Minute)
+		want(t, err, ErrUnreachable)
+	}
+	equal(t, len(fake.lines()), 0)
+}
+
+type wrapped struct{ http.RoundTripper }
+
+func TestWrappedDefaultTransportIsLeftAlone(t *testing.T) {
+	before := http.DefaultTransport
+	defer func() { http.DefaultTransport = before }()
+	http.DefaultTransport = wrapped{before}
+	if _, ok := newTransport().(*http.Transport); !ok {
+		t.Fatal("not a transport of its own")
+	}
+}
+
+func TestWaitForOutputIsBesideTimeOfCall(t *testing.T) {
+	request := &call{operation: "read_command_output", wait: time.Minute}
+	for limit, wanted := range map[time.Duration]time.Duration{0: 2 * time.Minute, time.Second: time.Second} {
+		budget := NewClient(ClientOptions{Timeout: limit}).budget(t.Context(), request)
+		equal(t, budget.limit, wanted)
+		budget.close()
+	}
+}
+
+func TestWebhookGetsAllEventsAgain(t *testing.T) {
+	fake := newFake(t, reply{text: `{}`})
+	_, err := fake.client().Webhooks.Update(t.Context(), "w", UpdateWebhook{Events: []string{}})
+	noError(t, err)
+	_, err = fake.client().Webhooks.Update(t.Context(), "w", UpdateWebhook{})
+	noError(t, err)
+	equal(t, fake.asked[0].body+fake.asked[1].body, `{"events":[]}{}`)
+}
+
+func TestUndoGoesToCheckpoint(t *testing.T) {
+	fake := newFake(t, reply{text: `{"sandbox":` + testInfo + `}`})
+	_, err := fake.sandbox().UndoTo(t.Context(), "a")
+	noError(t, err)
+	_, err = fake.sandbox().Undo(t.Context(), 2)
+	noError(t, err)
+	equal(t, fake.asked[0].body+fake.asked[1].body, `{"checkpoint":"a"}{"steps":2}`)
+}
+
+func TestOldestOutputIsDroppedFirst(t *testing.T) {
+	handle := newHandle(nil)
+	handle.keep(Output{Stderr, make([]byte, maxKept-1)})
+	handle.keep(Output{Stdout, make([]byte, 2)})
+	equal(t, len(handle.joined(Stderr)), 0)
+	equal(t, len(handle.joined(Stdout)), 2)
+}
+
+func TestSilentEventStreamConnectsAgain(t *testing.T) {
+	fake := newFake(t)
+	attempts := 0
+	fake.handle = func(w http.ResponseWriter, r *http.Request, _ string) {
+		if attempts++; attempts == 1 {
+			_, _ = io.WriteString(w, ": hello\n\n")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			return
+		}
+		_, _ = io.WriteString(w, "data: {\"cursor\":\"7\"}\n\n")
+	}
+	stream := &EventStream{client: fake.client(), silence: 100 * time.Millisecond}
+	stream.patience.limit = time.Minute
+	stream.ctx, stream.cancel = context.WithCancel(t.Context())
+	defer stream.Close()
+	event, err := stream.Next()
+	noError(t, err)
+	equal(t, event.Cursor, "7")
+	equal(t, len(fake.lines()), 2)
 }
 
 func TestSilentServerIsTimeout(t *testing.T) {
@@ -323,7 +446,6 @@ func TestMissingThingsAreFalse(t *testing.T) {
 	s, c, ctx := fake.sandbox(), fake.client(), t.Context()
 	calls := []func() (bool, error){
 		func() (bool, error) { return s.IsRunning(ctx) },
-		func() (bool, error) { return s.Files.Exists(ctx, "a") },
 		func() (bool, error) { return s.Commands.Kill(ctx, "c") },
 		func() (bool, error) { return s.Checkpoints.Delete(ctx, "c") },
 		func() (bool, error) { return c.DeleteSnapshot(ctx, "s") },

@@ -258,7 +258,9 @@ func (c *Commands) ReadOutput(ctx context.Context, command string, options ...Re
 		query.Set("wait", strconv.FormatInt(ceilSeconds(selected.Wait), 10))
 	}
 	var part OutputPart
-	request := &call{operation: "read_command_output", path: c.commandPath(command), query: query}
+	request := &call{
+		operation: "read_command_output", path: c.commandPath(command), query: query, wait: max(0, selected.Wait),
+	}
 	header, err := c.client.page(ctx, request, &part.Data)
 	if err != nil {
 		return nil, err

@@ -113,8 +113,8 @@ func (e *OutputLostError) Error() string {
 // codesByStatus are for answers that are not the API's own, such as the page of a proxy.
 var codesByStatus = map[int]string{
 	400: "invalid_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed",
-	409: "conflict", 413: "too_large", 415: "unsupported_media_type", 429: "resource_exhausted", 502: "agent_error",
-	503: "host_unavailable", 504: "timeout", 507: "insufficient_storage",
+	409: "conflict", 410: "expired", 413: "too_large", 415: "unsupported_media_type", 429: "resource_exhausted",
+	502: "agent_error", 503: "host_unavailable", 504: "timeout", 507: "insufficient_storage",
 }
 
 // errorFromAnswer returns the error of an answer, from its body if that is one of the API's.

@@ -95,11 +95,13 @@ type EventStream struct {
 	closed atomic.Bool
 
 	patience patience
+	// silence is the time without a byte after which a connection is broken.
+	silence time.Duration
 }
 
 // Stream follows events: those behind Cursor, or all that happen after this call has returned. It ends with ctx.
 func (e *Events) Stream(ctx context.Context, filters ...EventFilter) (*EventStream, error) {
-	stream := &EventStream{client: e.client, filter: firstOption(filters)}
+	stream := &EventStream{client: e.client, filter: firstOption(filters), silence: silence}
 	stream.cursor = stream.filter.Cursor
 	stream.patience.limit = e.client.patience
 	stream.ctx, stream.cancel = context.WithCancel(ctx)
@@ -120,7 +122,8 @@ func (s *EventStream) connect() error {
 		query.Del("since")
 		header.Set("Last-Event-Id", s.cursor)
 	}
-	opened, err := s.client.open(s.ctx, &call{operation: "stream_events", query: query, header: header})
+	request := &call{operation: "stream_events", query: query, header: header, silence: s.silence}
+	opened, err := s.client.open(s.ctx, request)
 	if err != nil {
 		return err
 	}

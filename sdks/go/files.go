@@ -203,10 +203,14 @@ func collect[T any](items iter.Seq2[T, error]) ([]T, error) {
 	return found, nil
 }
 
-// Exists returns true if something is there.
+// Exists returns true if something is there. A sandbox that is gone is an error.
 func (f *Files) Exists(ctx context.Context, path string, options ...FileOptions) (bool, error) {
 	_, err := f.Info(ctx, path, options...)
-	return falseIfMissing(err)
+	if errors.Is(err, ErrNotFound) {
+		// So that a sandbox that is gone is not taken for a file that is.
+		return false, f.client.json(ctx, &call{operation: "get_sandbox", path: f.path()}, nil)
+	}
+	return err == nil, err
 }
 
 // Info gets what is there.

@@ -54,9 +54,10 @@ type CommandHandle struct {
 	connection connection
 	mutex      sync.Mutex
 	exitCode   *int
-	kept       map[Stream][][]byte
-	keptBytes  int
-	isWaiting  bool
+	// kept is output in the order in which it came, so that the oldest goes first.
+	kept      []Output
+	keptBytes int
+	isWaiting bool
 	// inputError is the error of the reader that the standard input is copied from.
 	inputError error
 	// isPassed is true where writers get the output, so that none of it is kept.
@@ -64,7 +65,7 @@ type CommandHandle struct {
 }
 
 func newHandle(connection connection) *CommandHandle {
-	return &CommandHandle{connection: connection, kept: map[Stream][][]byte{}}
+	return &CommandHandle{connection: connection}
 }
 
 // PID returns the id of the process in the sandbox.
@@ -120,12 +121,12 @@ func (h *CommandHandle) keep(output Output) {
 	if h.isPassed {
 		return
 	}
-	h.kept[output.Stream] = append(h.kept[output.Stream], output.Data)
+	h.kept = append(h.kept, output)
 	h.keptBytes += len(output.Data)
-	for !h.isWaiting && h.keptBytes > maxKept && len(h.kept[output.Stream]) > 1 {
-		h.keptBytes -= len(h.kept[output.Stream][0])
-		h.kept[output.Stream][0] = nil
-		h.kept[output.Stream] = h.kept[output.Stream][1:]
+	for !h.isWaiting && h.keptBytes > maxKept && len(h.kept) > 1 {
+		h.keptBytes -= len(h.kept[0].Data)
+		h.kept[0] = Output{}
+		h.kept = h.kept[1:]
 	}
 }
 
@@ -155,17 +156,20 @@ func (h *CommandHandle) Wait() (*Result, error) {
 		}
 	}
 	code, _ := h.ExitCode()
-	result := &Result{ExitCode: code, Stdout: join(h.kept[Stdout]), Stderr: join(h.kept[Stderr])}
+	result := &Result{ExitCode: code, Stdout: h.joined(Stdout), Stderr: h.joined(Stderr)}
 	if code != 0 {
 		return result, &CommandExitError{Result: result}
 	}
 	return result, nil
 }
 
-func join(parts [][]byte) []byte {
+// joined returns what is kept of a stream.
+func (h *CommandHandle) joined(stream Stream) []byte {
 	var whole []byte
-	for _, part := range parts {
-		whole = append(whole, part...)
+	for _, output := range h.kept {
+		if output.Stream == stream {
+			whole = append(whole, output.Data...)
+		}
 	}
 	return whole
 }

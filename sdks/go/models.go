@@ -159,11 +159,11 @@ type CreateSandbox struct {
 	// Time (RFC 3339) at which it is stopped, whatever it does. Default: none.
 	EndsAt *string `json:"ends_at,omitempty"`
 	// Environment of every process in the sandbox.
-	Envs map[string]string `json:"envs,omitempty"`
+	Envs map[string]string `json:"envs,omitzero"`
 	// What to do if a sandbox of that name lives already. Default `error`.
 	IfExists *IfExists `json:"if_exists,omitempty"`
 	// Keys and values to find it by.
-	Labels map[string]string `json:"labels,omitempty"`
+	Labels map[string]string `json:"labels,omitzero"`
 	// MiB. Default 512; from a snapshot with memory always the snapshot's.
 	MemoryMB *int64 `json:"memory_mb,omitempty"`
 	// Name, which stands for the id wherever one does. Unique among the team's sandboxes that are
@@ -202,7 +202,7 @@ type CreateSnapshot struct {
 type CreateWebhook struct {
 	Description *string `json:"description,omitempty"`
 	// Types of events, such as `sandbox.*` or `key.created`. Default: all.
-	Events []string `json:"events,omitempty"`
+	Events []string `json:"events,omitzero"`
 	// `https`, and at a public address. `CP_WEBHOOK_ALLOW` of the server allows others.
 	URL string `json:"url"`
 }
@@ -329,12 +329,12 @@ type EventActor struct {
 
 // Text frames from the client on `GET /v1/sandboxes/{id}/exec/stream`. The first one is `start`.
 type ExecClientMessage struct {
-	Args     []string          `json:"args,omitempty"`
+	Args     []string          `json:"args,omitzero"`
 	Cmd      *string           `json:"cmd,omitempty"`
 	Cwd      *string           `json:"cwd,omitempty"`
 	Data     *string           `json:"data,omitempty"`
 	Encoding *Encoding         `json:"encoding,omitempty"`
-	Envs     map[string]string `json:"envs,omitempty"`
+	Envs     map[string]string `json:"envs,omitzero"`
 	Signal   *ProcessSignal    `json:"signal,omitempty"`
 	Size     *TerminalSize     `json:"size,omitempty"`
 	// Whether `stdin` frames will follow; otherwise the process reads end of file at once.
@@ -353,7 +353,7 @@ type ExecClientMessage struct {
 // arguments, variables and working directory a byte that is not UTF-8 is written as U+10FFFD, `x`
 // and two hexadecimal digits.
 type ExecRequest struct {
-	Args []string `json:"args,omitempty"`
+	Args []string `json:"args,omitzero"`
 	// Starts a background command and returns 202 at once; see `POST commands`, which can do more.
 	// Without `timeout_sec` it may then run for ever.
 	Background *bool `json:"background,omitempty"`
@@ -362,7 +362,7 @@ type ExecRequest struct {
 	// Working directory. Where absent, that of the image's configuration, else the user's home.
 	Cwd *string `json:"cwd,omitempty"`
 	// Added to the environment of the sandbox.
-	Envs map[string]string `json:"envs,omitempty"`
+	Envs map[string]string `json:"envs,omitzero"`
 	// Name of the background command.
 	Tag *string `json:"tag,omitempty"`
 	// Seconds until the process group gets SIGTERM, and SIGKILL 10 seconds later; the answer is
@@ -599,10 +599,10 @@ type MoveFileRequest struct {
 type NetworkRules struct {
 	// Whether what is in neither list is allowed. Default true.
 	AllowInternet *bool    `json:"allow_internet,omitempty"`
-	AllowOut      []string `json:"allow_out,omitempty"`
+	AllowOut      []string `json:"allow_out,omitzero"`
 	// With a name in either list, other addresses can only be reached as those of a name that is
 	// not denied.
-	DenyOut []string `json:"deny_out,omitempty"`
+	DenyOut []string `json:"deny_out,omitzero"`
 	// How fast it may send, in Mbit/s; without it as fast as its host lets all sandboxes be.
 	EgressMbps *int64 `json:"egress_mbps,omitempty"`
 	// How fast it may receive, in Mbit/s; as `egress_mbps`.
@@ -772,7 +772,7 @@ type SandboxInfo struct {
 	GuestIP      *string           `json:"guest_ip,omitempty"`
 	HostIP       *string           `json:"host_ip,omitempty"`
 	ID           string            `json:"id"`
-	Labels       map[string]string `json:"labels,omitempty"`
+	Labels       map[string]string `json:"labels,omitzero"`
 	LastActiveAt *string           `json:"last_active_at,omitempty"`
 	LastUpdated  string            `json:"last_updated"`
 	MemoryMB     int64             `json:"memory_mb"`
@@ -924,13 +924,13 @@ type Space struct {
 // Body of `POST /v1/sandboxes/{id}/commands`. The command is run directly, not by a shell. Bytes
 // that are not UTF-8 are written as in an exec.
 type StartCommand struct {
-	Args []string `json:"args,omitempty"`
+	Args []string `json:"args,omitzero"`
 	// Name or path of the program.
 	Cmd string `json:"cmd"`
 	// Working directory. Where absent, that of the image's configuration, else the user's home.
 	Cwd *string `json:"cwd,omitempty"`
 	// Added to the environment of the sandbox.
-	Envs map[string]string `json:"envs,omitempty"`
+	Envs map[string]string `json:"envs,omitzero"`
 	// Counts as use of the sandbox for as long as the command runs: it is not paused for idleness.
 	KeepAlive *bool `json:"keep_alive,omitempty"`
 	// Name of the command, unique among those that run; it begins with a letter. Without one it
@@ -967,7 +967,7 @@ const (
 // directly, not by a shell. Of its bytes `cmd`, `args` and `envs` have at most 64 KiB together. It
 // is a background command named `start`; one that cannot be started has the reason as its output.
 type SupervisedCommand struct {
-	Args []string `json:"args,omitempty"`
+	Args []string `json:"args,omitzero"`
 	// Of lists: not all arguments are in `args`, which has the first of them there, up to 4 KiB.
 	// Refused in requests.
 	ArgsTruncated *bool `json:"args_truncated,omitempty"`
@@ -976,7 +976,7 @@ type SupervisedCommand struct {
 	// Working directory. Where absent, that of the image's configuration, else the user's home.
 	Cwd *string `json:"cwd,omitempty"`
 	// Added to the environment of the sandbox. Left out of answers.
-	Envs map[string]string `json:"envs,omitempty"`
+	Envs map[string]string `json:"envs,omitzero"`
 	// Most restarts in a row, with `on_failure`. Default: no bound.
 	MaxRetries *int64 `json:"max_retries,omitempty"`
 	// After which end it is started again: 1 s later, and twice as long each time, up to 60 s,
@@ -1015,7 +1015,7 @@ type TemplateInfo struct {
 	// Configuration of an image under the names of the OCI image specification: commands in
 	// sandboxes have its `Env`, `User` and `WorkingDir`. Absent where the image has none, and in
 	// lists.
-	ImageConfig map[string]any `json:"image_config,omitempty"`
+	ImageConfig map[string]any `json:"image_config,omitzero"`
 	// MiB; as `vcpus`.
 	MemoryMB *int64 `json:"memory_mb,omitempty"`
 	Name     string `json:"name"`
@@ -1074,7 +1074,7 @@ type UpdateSandbox struct {
 	// Time (RFC 3339) at which it is stopped; `null`: it does not end by itself.
 	EndsAt *string `json:"ends_at,omitempty"`
 	// Labels to set; those that are `null` are removed, and all others stay.
-	Labels map[string]*string `json:"labels,omitempty"`
+	Labels map[string]*string `json:"labels,omitzero"`
 	// `null` takes the name away.
 	Name      *string    `json:"name,omitempty"`
 	OnTimeout *OnTimeout `json:"on_timeout,omitempty"`
@@ -1088,7 +1088,7 @@ type UpdateWebhook struct {
 	// True: what waits is sent at once, and events from now on.
 	Enabled *bool `json:"enabled,omitempty"`
 	// Empty: all.
-	Events []string `json:"events,omitempty"`
+	Events []string `json:"events,omitzero"`
 	URL    *string  `json:"url,omitempty"`
 }
 

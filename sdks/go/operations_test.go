@@ -450,8 +450,13 @@ var sandboxOperations = map[string]func(w *world, s *Sandbox, f fields) (any, er
 		}
 		return result2(children, err)
 	},
-	"rollback":    func(w *world, s *Sandbox, f fields) (any, error) { return result2(s.Rollback(w.ctx, f.text("name"))) },
-	"undo":        func(w *world, s *Sandbox, f fields) (any, error) { return result2(s.Undo(w.ctx, f.number("steps"))) },
+	"rollback": func(w *world, s *Sandbox, f fields) (any, error) { return result2(s.Rollback(w.ctx, f.text("name"))) },
+	"undo": func(w *world, s *Sandbox, f fields) (any, error) {
+		if f["checkpoint"] != nil {
+			return result2(s.UndoTo(w.ctx, f.text("checkpoint")))
+		}
+		return result2(s.Undo(w.ctx, f.number("steps")))
+	},
 	"get_history": func(w *world, s *Sandbox, _ fields) (any, error) { return result2(s.History(w.ctx)) },
 	"diff":        diff,
 	"create_snapshot": func(w *world, s *Sandbox, f fields) (any, error) {

@@ -84,7 +84,7 @@ func (c *Client) dialOnce(ctx, opening context.Context, settings *settings, addr
 			text, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
 			return nil, errorFromAnswer(response.StatusCode, text, response.Header.Get)
 		}
-		described := describe(err)
+		described := (&dialTrace{}).describe(err)
 		if errors.Is(described, ErrConnectionBroken) {
 			// Before it was open nothing was asked.
 			described = &Error{Code: "unreachable", Message: "no WebSocket to the server", Cause: err}

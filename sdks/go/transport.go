@@ -9,8 +9,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -54,6 +56,10 @@ type call struct {
 	isLong bool
 	// isData is true for a call that carries data of any size: it may take as long as something moves.
 	isData bool
+	// wait is the time that the server may wait before it answers, beside the time of the call.
+	wait time.Duration
+	// silence, if not 0, is the time without a byte after which a stream that was opened is broken.
+	silence time.Duration
 }
 
 // errStalled ends a call on which nothing has moved for too long.
@@ -78,6 +84,7 @@ func (c *Client) budget(ctx context.Context, request *call) *budget {
 		if request.isLong || request.isData {
 			b.limit = longCallTimeout
 		}
+		b.limit += request.wait
 	}
 	b.Context, b.cancel = context.WithCancelCause(ctx)
 	deadline, hasDeadline := ctx.Deadline()
@@ -189,6 +196,11 @@ func (c *Client) open(ctx context.Context, request *call) (*body, error) {
 		return nil, err
 	}
 	budget.pause()
+	if request.silence > 0 {
+		budget.limit, budget.isData = request.silence, true
+		budget.timer = time.AfterFunc(budget.limit, func() { budget.cancel(errStalled) })
+		budget.pause()
+	}
 	return result, nil
 }
 
@@ -231,6 +243,7 @@ func (c *Client) attempts(ctx *budget, request *call, read func(*http.Response) 
 	if request.isOnce {
 		retries = 0
 	}
+	mayBeDone := false
 	for attempt := 0; ; attempt++ {
 		err := c.attempt(ctx, settings, method, address, request, read)
 		if err == nil {
@@ -239,9 +252,11 @@ func (c *Client) attempts(ctx *budget, request *call, read func(*http.Response) 
 		if ctx.Err() != nil {
 			return contextError(ctx)
 		}
-		if attempt > 0 && method == http.MethodDelete && errors.Is(err, ErrNotFound) {
+		// What an attempt before this one deleted is no longer there.
+		if mayBeDone && method == http.MethodDelete && errors.Is(err, ErrNotFound) {
 			return nil
 		}
+		mayBeDone = mayBeDone || isUncertain(err)
 		pause, ok := pauseBefore(err, attempt, mayRepeat)
 		if !ok || attempt >= retries || !ctx.allows(pause) {
 			return err
@@ -255,7 +270,8 @@ func (c *Client) attempts(ctx *budget, request *call, read func(*http.Response) 
 func (c *Client) attempt(
 	ctx *budget, settings *settings, method, address string, request *call, read func(*http.Response) error,
 ) error {
-	message, err := http.NewRequestWithContext(ctx, method, address, nil)
+	dialing := &dialTrace{}
+	message, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, dialing.trace()), method, address, nil)
 	if err != nil {
 		return err
 	}
@@ -268,7 +284,7 @@ func (c *Client) attempt(
 	}
 	response, err := c.http().Do(message)
 	if err != nil {
-		return describe(err)
+		return dialing.describe(err)
 	}
 	if response.StatusCode < 300 {
 		return read(response)
@@ -343,19 +359,44 @@ func isRepeatableMethod(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead || method == http.MethodPut || method == http.MethodDelete
 }
 
+// dialTrace notes whether a request had a connection on which it could be sent. One that failed without, at the name,
+// the proxy or the certificate, did not reach the server. Transports that are not net/http's tell neither.
+type dialTrace struct {
+	isWanted atomic.Bool
+	isThere  atomic.Bool
+}
+
+func (d *dialTrace) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { d.isWanted.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { d.isThere.Store(true) },
+	}
+}
+
 // describe turns what net/http returns into an error of this package.
-func describe(err error) error {
+func (d *dialTrace) describe(err error) error {
 	var own *Error
 	if errors.As(err, &own) {
 		return err
 	}
 	var dialing *net.OpError
 	var resolving *net.DNSError
-	if (errors.As(err, &dialing) && dialing.Op == "dial") || errors.As(err, &resolving) {
+	isDialing := errors.As(err, &dialing) && (dialing.Op == "dial" || dialing.Op == "proxyconnect")
+	if isDialing || errors.As(err, &resolving) || (d.isWanted.Load() && !d.isThere.Load()) {
 		message := "no connection to the server; is it running? Start it with `wrenn up`"
 		return &Error{Code: "unreachable", Message: message, Cause: err}
 	}
 	return broken(err)
+}
+
+// isUncertain returns true for an error after which it is not known whether the request was carried out.
+func isUncertain(err error) bool {
+	var own *Error
+	if !errors.As(err, &own) {
+		return false
+	}
+	isOfProxy := own.isForeign && (own.Status == 502 || own.Status == 503 || own.Status == 504)
+	return own.Code == "connection_broken" || isOfProxy
 }
 
 // pauseBefore returns the time to wait before a request is sent again, and whether it may be.
@@ -369,10 +410,8 @@ func pauseBefore(err error, attempt int, mayRepeat bool) (time.Duration, bool) {
 	switch {
 	case own.Code == "unreachable":
 		return pause, true
-	case own.Code == "connection_broken":
-		return pause, mayRepeat
 	case own.Status == 429 || (own.Status == 503 && !own.isForeign):
-	case own.isForeign && (own.Status == 502 || own.Status == 503 || own.Status == 504) && mayRepeat:
+	case isUncertain(err) && mayRepeat:
 	default:
 		return 0, false
 	}

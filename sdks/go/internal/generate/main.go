@@ -142,11 +142,14 @@ func fieldsOf(doc *document, s *schema) (map[string]*schema, []string) {
 func writeField(out *bytes.Buffer, doc *document, name string, s *schema, required bool) {
 	kind, pointer := goType(doc, s)
 	tag := name
-	if !required {
+	switch {
+	case required:
+	case pointer:
 		tag += ",omitempty"
-		if pointer {
-			kind = "*" + kind
-		}
+		kind = "*" + kind
+	default:
+		// A list or an object that is empty is not one that is left out.
+		tag += ",omitzero"
 	}
 	comment(out, "\t", "", describe(s))
 	fmt.Fprintf(out, "%s %s `json:\"%s\"`\n", goName(name), kind, tag)
