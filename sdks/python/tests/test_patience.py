@@ -181,6 +181,16 @@ def test_iterated_output_is_kept_in_part() -> None:
     assert len(collector.result(0).stderr_bytes) == 1 << 20
 
 
+def test_oldest_output_is_dropped_first() -> None:
+    collector = OutputCollector()
+    collector.keep(OutputChunk("stderr", bytes(1 << 20), None))
+    for _ in range(15):
+        collector.keep(OutputChunk("stdout", bytes(1 << 20), None))
+    collector.keep(OutputChunk("stdout", b"x", None))
+    kept = collector.result(0)
+    assert (len(kept.stdout_bytes), len(kept.stderr_bytes)) == ((15 << 20) + 1, 0)
+
+
 def test_default_client_goes_with_its_loop(
     monkeypatch: pytest.MonkeyPatch, fake: FakeServer
 ) -> None:

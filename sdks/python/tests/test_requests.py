@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+import pickle
 import ssl
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 from fake import CUT, SANDBOX, Answer, FakeServer, Request, error
+from test_surface import sample
 
 import wrenn_sandbox as sdk
 from wrenn_sandbox import AsyncClient, AsyncSandbox, Client, Sandbox
@@ -94,6 +96,115 @@ def test_repeated_delete_has_succeeded(sandbox: Sandbox, fake: FakeServer) -> No
     fake.answers = [CUT, error(404, "not_found")]
     assert sandbox.kill() is True
     assert sandbox.kill() is False
+    fake.answers = [Answer(502, b"of a proxy"), error(404, "not_found")]
+    assert sandbox.checkpoints.delete("a") is True
+    # Nothing was done at the first attempt.
+    fake.answers = [error(429, "resource_exhausted"), error(404, "not_found")]
+    assert sandbox.kill() is False
+
+
+def test_refused_socket_is_opened_again(
+    sandbox: Sandbox, fake: FakeServer, no_pauses: list[float]
+) -> None:
+    fake.answers = [error(429, "resource_exhausted", retry_after="7")]
+    with pytest.raises(sdk.ResourceExhaustedError):
+        sandbox.commands.run("true")
+    assert no_pauses == [7.0] * 3
+    fake.requests.clear()
+    fake.answers = [Answer(502, b"<h1>of a proxy</h1>")]
+    with pytest.raises(sdk.AgentError):
+        sandbox.commands.run("true")
+    assert len(fake.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (409, "conflict"),
+        (410, "expired"),
+        (415, "unsupported_media_type"),
+        (507, "insufficient_storage"),
+        (418, "internal_error"),
+    ],
+)
+def test_foreign_answer_has_code_of_status(
+    sandbox: Sandbox, fake: FakeServer, status: int, code: str
+) -> None:
+    fake.answers = [Answer(status, b"<h1>of a proxy</h1>")]
+    with pytest.raises(sdk.WrennError) as caught:
+        sandbox.get_info()
+    assert caught.value.code == code
+
+
+def test_errors_survive_pickling() -> None:
+    result = sdk.CommandResult(b"out", b"bad\n", 3)
+    errors: list[sdk.WrennError] = [
+        sdk.CommandExitError(result),
+        sdk.CommandNotStartedError("no such program", exit_code=127, status=400),
+        sdk.OutputLostError(5),
+        sdk.OperationTimeoutError("too slow", status=504, request_id="r-1"),
+    ]
+    for known in errors:
+        found = pickle.loads(pickle.dumps(known))
+        assert type(found) is type(known)
+        assert str(found) == str(known)
+        assert vars(found) == vars(known)
+
+
+def test_call_has_limit_of_its_own(sandbox: Sandbox, fake: FakeServer) -> None:
+    fake.answers = [Answer(200, SANDBOX, delay=0.5)]
+    hurried = sandbox.with_options(request_timeout=0.1)
+    with pytest.raises(sdk.OperationTimeoutError):
+        hurried.get_info()
+    assert sandbox.get_info().id == SANDBOX["id"]
+    with Client(fake.url, KEY) as client, pytest.raises(sdk.OperationTimeoutError):
+        client.with_options(request_timeout=0.1).webhooks.get("w")
+
+
+def test_wait_ends_with_request_timeout(sandbox: Sandbox, fake: FakeServer) -> None:
+    fake.answers = [error(504, "timeout")]
+    begin = time.monotonic()
+    with pytest.raises(sdk.OperationTimeoutError):
+        sandbox.with_options(request_timeout=0.2).wait("paused")
+    assert time.monotonic() - begin < 10
+
+
+def test_upload_ends_with_request_timeout(sandbox: Sandbox, fake: FakeServer) -> None:
+    begun = Answer(201, None, (("location", "/v1/sandboxes/sb-1/files/uploads/u1"),))
+    arrived = Answer(200, None, (("upload-offset", "1"),))
+    fake.answers = [begun, Answer(204, delay=0.6), arrived, Answer(204)]
+    with pytest.raises(sdk.OperationTimeoutError):
+        sandbox.with_options(request_timeout=0.3).files.upload(b"abc", "/a")
+    assert [request.method for request in fake.requests if request.method == "PATCH"] == ["PATCH"]
+
+
+def test_silent_event_stream_connects_again(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wrenn_sandbox._sync.events.SILENCE", 0.2)
+    expired = b'event: error\ndata: {"error": {"code": "expired", "message": "too old"}}\n\n'
+    fake.answers = [Answer(200, b": hello\n\n", pause=5), Answer(200, expired)]
+    begin = time.monotonic()
+    with (
+        Client(fake.url, KEY) as client,
+        client.events.stream() as events,
+        pytest.raises(sdk.ExpiredError),
+    ):
+        next(events)
+    assert time.monotonic() - begin < 4
+
+
+def test_list_of_events_has_limit(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = sample({"$ref": "#/components/schemas/Event"})
+    monkeypatch.setattr("wrenn_sandbox._sync.events.PAGE", 2)
+    pages = (("x-next-cursor", "2"),)
+    fake.answers = [Answer(200, [event] * 2, pages), Answer(200, [event], pages)]
+    with Client(fake.url, KEY) as client:
+        assert len(list(client.events.list(limit=3))) == 3
+    assert [request.path for request in fake.requests] == [
+        "/v1/events?limit=2",
+        "/v1/events?limit=1&cursor=2",
+    ]
 
 
 def test_unreachable_server_is_tried_again(no_pauses: list[float]) -> None:

@@ -23,6 +23,7 @@ from websockets.sync.server import ServerConnection, serve
 
 import wrenn_sandbox as sdk
 from wrenn_sandbox import AsyncClient, AsyncSandbox, Client, Sandbox
+from wrenn_sandbox._async.handles import AsyncBackgroundHandle
 from wrenn_sandbox._models import CommandInfo
 from wrenn_sandbox._sync.handles import BackgroundHandle
 
@@ -508,3 +509,79 @@ def test_socket_trusts_own_authority(tmp_path: pathlib.Path) -> None:
             Sandbox("sb-1", client._connection).commands.run("true")
     finally:
         sockets.stop()
+
+
+def hold(connection: ServerConnection) -> None:
+    """Says nothing until the client is gone."""
+    for _ in connection:
+        pass
+
+
+def test_silent_peer_is_noticed(
+    sandbox: Sandbox, sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wrenn_sandbox._io_async.SILENCE", 0.4)
+
+    def ping(connection: ServerConnection) -> None:
+        for _ in range(10):
+            connection.ping()
+            time.sleep(0.1)
+        frames({"type": "start", "pid": 7}, EXIT)(connection)
+
+    # Pings of the server are a sign of life.
+    sockets.scripts = [ping]
+    assert sandbox.commands.run("true").exit_code == 0
+    sockets.scripts = [hold]
+    with pytest.raises(sdk.ConnectionBrokenError, match=r"nothing came .* for 0\.4 seconds"):
+        sandbox.commands.run("true")
+
+
+def test_first_frame_of_run_has_limit(
+    sandbox: Sandbox, sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wrenn_sandbox._sync.handles.FIRST_FRAME_TIMEOUT", 0.3)
+    sockets.scripts = [hold]
+    with pytest.raises(sdk.OperationTimeoutError):
+        sandbox.commands.run("true")
+
+
+def test_cancelled_attach_closes_connection(sockets: Sockets) -> None:
+    ended = threading.Event()
+
+    def attach(connection: ServerConnection) -> None:
+        hold_until_end(connection)
+        ended.set()
+
+    def hold_until_end(connection: ServerConnection) -> None:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            hold(connection)
+
+    sockets.scripts = [attach]
+
+    async def awaited() -> None:
+        async with AsyncClient(sockets.url, KEY) as client:
+            commands = AsyncSandbox("sb-1", client._connection).commands
+            handle = AsyncBackgroundHandle(commands, CommandInfo.from_json(COMMAND), 0)
+            task = asyncio.ensure_future(handle.wait())
+            while handle._socket is None:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(ended.wait, 5)
+
+    asyncio.run(awaited())
+
+
+def test_character_that_breaks_off_is_told(sandbox: Sandbox, sockets: Sockets) -> None:
+    half = base64.b64encode("é".encode()[:1]).decode()
+    script = [{"type": "start", "pid": 7}, {"type": "stdout", "data": half}, EXIT]
+    sockets.scripts = [frames(*script)]
+    parts: list[str] = []
+    assert sandbox.commands.run("x", on_stdout=parts.append).stdout == "\ufffd"
+    assert "".join(parts) == "\ufffd"
+    with sandbox.commands.stream("x", pty=sdk.PtySize(1, 2)) as terminal:
+        terminal.wait(on_stdout=parts.append)
+    assert "".join(parts) == "\ufffd" * 2
+    with sandbox.commands.stream("x") as handle:
+        assert "".join(piece.stdout or "" for piece in handle) == "\ufffd"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
@@ -22,8 +23,8 @@ from ._net import (
     opening_error,
     reset_on_close,
 )
-from ._values import CHUNK
-from .errors import OperationTimeoutError, WrennError
+from ._values import CHUNK, SILENCE
+from .errors import ConnectionBrokenError, OperationTimeoutError, WrennError
 
 T = TypeVar("T")
 
@@ -36,7 +37,11 @@ ByteSource = Iterable[bytes] | AsyncIterable[bytes]
 async def within(seconds: float | None, action: Awaitable[T]) -> T:
     """Awaits an action for so long at most."""
     try:
-        return await asyncio.wait_for(action, seconds)
+        if sys.version_info < (3, 11):
+            return await asyncio.wait_for(action, seconds)
+        # `wait_for` of 3.11 takes no notice of a cancellation that comes with the result.
+        async with asyncio.timeout(seconds):
+            return await action
     except (asyncio.TimeoutError, TimeoutError) as error:
         if isinstance(error, WrennError):
             raise
@@ -87,11 +92,26 @@ class _Connect(connect):
         return exc
 
 
-class WebSocket:
-    """A WebSocket whose errors are those of this package."""
+class _Connection(ClientConnection):
+    """A connection that knows when the last byte came; pings of the server are bytes, too."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    heard_at = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = monotonic()
+        super().data_received(data)
+
+
+class WebSocket:
+    """A WebSocket whose errors are those of this package.
+
+    It is broken when nothing comes for `SILENCE` while a message is waited for. That time begins
+    anew with each wait: a slow reader does not read the pings of the server.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
         self._connection = connection
+        self._is_silent = False
 
     @classmethod
     async def open(
@@ -109,8 +129,9 @@ class WebSocket:
                 ssl=tls,
                 proxy=proxy,
                 open_timeout=timeout,
-                # A reader that is slow would miss the answers to pings; TCP finds dead peers.
+                # A reader that is slow would miss the answers to pings; the server sends its own.
                 ping_interval=None,
+                create_connection=_Connection,
                 close_timeout=CLOSE_TIMEOUT,
                 compression=None,
                 max_size=MAX_FRAME,
@@ -121,14 +142,30 @@ class WebSocket:
             if known is None:
                 raise
             raise known from error
+        assert isinstance(connection, _Connection)
         keep_alive(connection.transport.get_extra_info("socket"))
         return cls(connection)
 
     async def recv(self, timeout: float | None = None) -> str | bytes:
+        self._connection.heard_at = monotonic()
+        self._abort_if_silent()
         try:
             return await within(timeout, self._connection.recv())
         except websockets.ConnectionClosed as error:
+            if self._is_silent:
+                text = f"nothing came from the server for {SILENCE:g} seconds"
+                raise ConnectionBrokenError(text) from error
             raise broken(error) from error
+        finally:
+            self._watching.cancel()
+
+    def _abort_if_silent(self) -> None:
+        left = self._connection.heard_at + SILENCE - monotonic()
+        if left <= 0:
+            self._is_silent = True
+            self._connection.transport.abort()
+            return
+        self._watching = asyncio.get_running_loop().call_later(left, self._abort_if_silent)
 
     async def send(self, data: str | bytes) -> None:
         try:

@@ -10,6 +10,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 import websockets
+from websockets.exceptions import ProxyError
 
 from ._settings import is_loopback, origin
 from .errors import (
@@ -36,8 +37,11 @@ def opening_error(error: BaseException, url: str) -> WrennError | None:
         response = error.response
         if 300 <= response.status_code < 400:
             return redirect_error(url, response.headers.get("location"))
-        request_id = response.headers.get("x-request-id")
-        return error_from_answer(response.status_code, bytes(response.body or b""), request_id)
+        return error_from_answer(
+            response.status_code, bytes(response.body or b""), response.headers
+        )
+    if isinstance(error, ProxyError):
+        return UnreachableError(f"no connection to {server} through the proxy: {error}")
     if isinstance(error, websockets.InvalidHandshake | websockets.ConnectionClosed | EOFError):
         return ConnectionBrokenError(f"the connection to {server} broke off: {error}")
     if isinstance(error, ConnectionResetError | BrokenPipeError):
@@ -75,16 +79,25 @@ def broken(error: BaseException) -> ConnectionBrokenError:
     )
 
 
+KEEP_ALIVE_OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+]
+"""Options with which the kernel finds a dead peer behind an idle stream, within a minute."""
+
+
 def keep_alive(connection: socket.socket | None) -> None:
-    """Has the kernel find a dead peer behind an idle stream, within a minute."""
+    """Has the kernel find a dead peer behind an idle stream."""
     if connection is None:
         return
     # It may be closed already, which the next read tells.
     with contextlib.suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        for level, name, value in KEEP_ALIVE_OPTIONS:
+            connection.setsockopt(level, name, value)
 
 
 def loopback_pair() -> tuple[socket.socket, socket.socket]:

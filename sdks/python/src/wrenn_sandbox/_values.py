@@ -37,6 +37,9 @@ MAX_KEPT = 16 * 1024 * 1024
 FIRST_FRAME_TIMEOUT = 60.0
 """Seconds until a stream that was opened says that it began."""
 
+SILENCE = 60.0
+"""Seconds without a byte after which a connection is broken: the server sends every 15 seconds."""
+
 CHUNK = 64 * 1024
 """Bytes of a part of a stream."""
 
@@ -228,21 +231,17 @@ class OutputCollector:
     def __init__(self) -> None:
         self.is_wanted = False
         self._size = 0
-        self._parts: dict[str, collections.deque[bytes]] = {
-            "stdout": collections.deque(),
-            "stderr": collections.deque(),
-        }
+        # In the order in which they came, so that the oldest goes first.
+        self._chunks: collections.deque[OutputChunk] = collections.deque()
         decoder = codecs.getincrementaldecoder("utf-8")
-        names = (*self._parts, "pty")
+        names = ("stdout", "stderr", "pty")
         self._decoders = {name: decoder(errors="replace") for name in names}
 
     def keep(self, chunk: OutputChunk) -> None:
-        name = "stderr" if chunk.stream == "stderr" else "stdout"
-        parts = self._parts[name]
-        parts.append(chunk.data)
+        self._chunks.append(chunk)
         self._size += len(chunk.data)
-        while not self.is_wanted and self._size > MAX_KEPT and len(parts) > 1:
-            self._size -= len(parts.popleft())
+        while not self.is_wanted and self._size > MAX_KEPT and len(self._chunks) > 1:
+            self._size -= len(self._chunks.popleft().data)
 
     def decode(self, chunk: OutputChunk) -> CommandOutput:
         if chunk.stream == "pty":
@@ -256,10 +255,27 @@ class OutputCollector:
         """Decodes output of a terminal; a character over two pieces stands in the second one."""
         return self._decoders["pty"].decode(data)
 
+    def flush(self) -> CommandOutput | None:
+        """Returns what a character that broke off at the end became; `None` for no more."""
+        if text := self._flush_stream("stdout"):
+            return CommandOutput(stdout=text)
+        if text := self._flush_stream("stderr"):
+            return CommandOutput(stderr=text)
+        return None
+
+    def flush_pty(self) -> str:
+        """Returns the same for the output of a terminal; an empty text for none."""
+        return self._flush_stream("pty")
+
+    def _flush_stream(self, name: str) -> str:
+        text = self._decoders[name].decode(b"", final=True)
+        self._decoders[name].reset()
+        return text
+
     def result(self, exit_code: int) -> CommandResult:
-        return CommandResult(
-            b"".join(self._parts["stdout"]), b"".join(self._parts["stderr"]), exit_code
-        )
+        stdout = [chunk.data for chunk in self._chunks if chunk.stream != "stderr"]
+        stderr = [chunk.data for chunk in self._chunks if chunk.stream == "stderr"]
+        return CommandResult(b"".join(stdout), b"".join(stderr), exit_code)
 
 
 class Patience:

@@ -7,10 +7,21 @@ says what was wrong and what to do.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._values import CommandResult
+
+
+def _rebuild(
+    kind: type[BaseException], args: tuple[Any, ...], state: Mapping[str, Any]
+) -> BaseException:
+    """Rebuilds an error from a pickle: constructors take other arguments than `args`."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class WrennError(Exception):
@@ -28,6 +39,12 @@ class WrennError(Exception):
         """HTTP status; `None` where it came inside of a stream, or from this side."""
         self.request_id = request_id
         """Id under which the server's log has the request."""
+        self._is_foreign = False
+        """True for an answer that is not the API's own, such as the page of a proxy."""
+        self._retry_after: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class InvalidRequestError(WrennError):
@@ -234,10 +251,12 @@ _CODE_OF_STATUS = {
     409: "conflict",
     410: "expired",
     413: "too_large",
+    415: "unsupported_media_type",
     429: "resource_exhausted",
     502: "agent_error",
     503: "host_unavailable",
     504: "timeout",
+    507: "insufficient_storage",
 }
 
 
@@ -270,9 +289,18 @@ def parse_error_body(body: bytes) -> dict[str, Any] | None:
     return detail if has_text and isinstance(detail.get("message"), str) else None
 
 
-def error_from_answer(status: int, body: bytes, request_id: str | None) -> WrennError:
+def error_from_answer(status: int, body: bytes, headers: Mapping[str, str]) -> WrennError:
     """Returns the error that an answer tells of."""
     detail = parse_error_body(body)
+    error = _error_from_detail(status, detail, headers.get("x-request-id"))
+    error._is_foreign = detail is None
+    error._retry_after = headers.get("retry-after")
+    return error
+
+
+def _error_from_detail(
+    status: int, detail: dict[str, Any] | None, request_id: str | None
+) -> WrennError:
     if detail is None:
         text = f"the server answered with status {status} and no explanation; is it a Wrenn server?"
         code = _CODE_OF_STATUS.get(status, "internal_error")

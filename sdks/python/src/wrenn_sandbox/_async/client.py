@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .. import _io_async as io
 from .._models import DiskUsage, Health, HostMetrics
@@ -13,6 +14,9 @@ from .closing import AsyncClosing
 from .connection import AsyncConnection
 from .events import AsyncEvents
 from .webhooks import AsyncWebhooks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class AsyncClient(AsyncClosing):
@@ -43,6 +47,17 @@ class AsyncClient(AsyncClosing):
         )
         self.events = AsyncEvents(self._connection)
         self.webhooks = AsyncWebhooks(self._connection)
+
+    def with_options(self, *, request_timeout: float | None) -> Self:
+        """Returns this client with another limit of time for its calls, over the same pool.
+
+        Closing either of the two closes the connections of both.
+        """
+        other = copy.copy(self)
+        other._connection = self._connection.with_request_timeout(request_timeout)
+        other.events = AsyncEvents(other._connection)
+        other.webhooks = AsyncWebhooks(other._connection)
+        return other
 
     @property
     def url(self) -> str:

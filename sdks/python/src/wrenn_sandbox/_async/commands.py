@@ -150,7 +150,7 @@ class AsyncCommands:
         if pty is not None:
             start = {**start, "terminal": terminal_json(pty)}
         try:
-            await handle.start_and_check(start)
+            await handle.start(start)
         except BaseException:
             await handle.disconnect()
             raise
@@ -297,9 +297,14 @@ class AsyncPty:
         start = {**start, **without_none({"name": name}), "keep_alive": keep_alive}
         return await self._commands._start_background({**start, "terminal": terminal_json(size)})
 
-    async def connect(self, id: str, *, offset: int | None = None) -> AsyncCommandHandle:
-        """Follows a terminal; what is kept of its output comes first."""
-        return await self._commands.connect(id, offset=offset)
+    async def connect(
+        self, id: str, *, offset: int | None = None, tail_bytes: int | None = None
+    ) -> AsyncCommandHandle:
+        """Follows a terminal; what is kept of its output comes first.
+
+        It begins at `offset`, or so many bytes before the end as `tail_bytes` says.
+        """
+        return await self._commands.connect(id, offset=offset, tail_bytes=tail_bytes)
 
     async def send_stdin(self, id: str, data: bytes | str) -> None:
         """Types into a terminal."""

@@ -8,6 +8,7 @@ from typing import Any
 from .. import _io_async as io
 from .._models import Event
 from .._values import (
+    SILENCE,
     LineSplitter,
     Patience,
     ServerSentEvents,
@@ -55,22 +56,24 @@ class AsyncEvents:
         type: str | None = None,
         sandbox: str | None = None,
         since: str | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[Event]:
         """Lists events, oldest first, up to those that have just happened.
 
         `cursor` is that of an event: what comes behind it. `type` has types with commas between
-        them; `sandbox.*` is all of a subject.
+        them; `sandbox.*` is all of a subject. `limit` is the number of events. Default: all.
         """
-        query = without_none(
-            {"cursor": cursor, "type": type, "sandbox": sandbox, "since": since, "limit": PAGE}
-        )
-        while True:
+        query = without_none({"cursor": cursor, "type": type, "sandbox": sandbox, "since": since})
+        left = limit
+        while left is None or left > 0:
+            query["limit"] = PAGE if left is None else min(PAGE, left)
             answer = await self._connection.call("list_events", query=query)
             page = parse_json(answer.content)
             for entry in page:
                 yield Event.from_json(entry)
+            left = None if left is None else left - len(page)
             query["cursor"] = answer.headers.get("x-next-cursor", "")
-            if len(page) < PAGE or not query["cursor"]:
+            if len(page) < query["limit"] or not query["cursor"]:
                 return
 
     async def stream(
@@ -114,7 +117,7 @@ class AsyncEventStream(AsyncClosing):
 
     async def _connect(self) -> AsyncByteStream:
         self._body = await self._connection.stream(
-            "stream_events", query=self._query, is_endless=True
+            "stream_events", query=self._query, is_endless=True, silence=SILENCE
         )
         self._lines = LineSplitter()
         self._parser = ServerSentEvents()

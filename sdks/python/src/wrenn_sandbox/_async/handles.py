@@ -77,7 +77,10 @@ class AsyncCommandHandle:
     async def __anext__(self) -> CommandOutput:
         chunk = await self._next()
         if chunk is None:
-            raise StopAsyncIteration
+            rest = self._collector.flush()
+            if rest is None:
+                raise StopAsyncIteration
+            return rest
         self._collector.keep(chunk)
         return self._collector.decode(chunk)
 
@@ -106,6 +109,9 @@ class AsyncCommandHandle:
                 on_stdout(text)
             if output.stderr and on_stderr is not None:
                 on_stderr(output.stderr)
+        rest = self._collector.flush_pty()
+        if rest and on_stdout is not None:
+            on_stdout(rest)
         if self._exit_code is None:
             raise InvalidStateError("the handle was disconnected before the command ended")
         result = self._collector.result(self._exit_code)
@@ -172,20 +178,20 @@ class AsyncStreamHandle(AsyncCommandHandle):
     """A command that ends with its connection."""
 
     async def start(self, start: dict[str, Any]) -> None:
+        """Starts, and waits until the program runs, or does not."""
+        await self._open(start)
+        frame = await self._receive(FIRST_FRAME_TIMEOUT)
+        if frame["type"] != "start":
+            raise ProtocolError(f"a stream that begins with {frame['type']}")
+        self.pid = frame["pid"]
+
+    async def _open(self, start: dict[str, Any]) -> None:
         self._socket = await self._commands._connection.web_socket(
             "exec_stream", path=self._commands._path
         )
         # A server that refuses closes at once; its last frame is read below.
         with contextlib.suppress(ConnectionBrokenError):
             await self._send(start)
-
-    async def start_and_check(self, start: dict[str, Any]) -> None:
-        """Starts, and waits until the program runs, or does not."""
-        await self.start(start)
-        frame = await self._receive(FIRST_FRAME_TIMEOUT)
-        if frame["type"] != "start":
-            raise ProtocolError(f"a stream that begins with {frame['type']}")
-        self.pid = frame["pid"]
 
     async def _send(self, frame: dict[str, Any]) -> None:
         if self._socket is None or self._is_closed:
@@ -268,9 +274,14 @@ class AsyncBackgroundHandle(AsyncCommandHandle):
             await socket.abort()
             raise ConnectionBrokenError("the handle was disconnected")
         self._socket = socket
-        frame: dict[str, Any] = parse_json(await socket.recv(FIRST_FRAME_TIMEOUT))
-        if frame["type"] == "error":
-            raise error_from_code(frame["code"], frame["data"])
+        try:
+            frame: dict[str, Any] = parse_json(await socket.recv(FIRST_FRAME_TIMEOUT))
+            if frame["type"] == "error":
+                raise error_from_code(frame["code"], frame["data"])
+        except BaseException:
+            # Also where the task was cancelled: the next attempt opens another connection.
+            await self._drop()
+            raise
         self._patience.connected()
         return socket
 

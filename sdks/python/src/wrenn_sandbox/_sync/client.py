@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .. import _io_sync as io
 from .._models import DiskUsage, Health, HostMetrics
@@ -14,6 +15,9 @@ from .closing import Closing
 from .connection import Connection
 from .events import Events
 from .webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Client(Closing):
@@ -44,6 +48,17 @@ class Client(Closing):
         )
         self.events = Events(self._connection)
         self.webhooks = Webhooks(self._connection)
+
+    def with_options(self, *, request_timeout: float | None) -> Self:
+        """Returns this client with another limit of time for its calls, over the same pool.
+
+        Closing either of the two closes the connections of both.
+        """
+        other = copy.copy(self)
+        other._connection = self._connection.with_request_timeout(request_timeout)
+        other.events = Events(other._connection)
+        other.webhooks = Webhooks(other._connection)
+        return other
 
     @property
     def url(self) -> str:

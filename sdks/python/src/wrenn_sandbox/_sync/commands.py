@@ -151,7 +151,7 @@ class Commands:
         if pty is not None:
             start = {**start, "terminal": terminal_json(pty)}
         try:
-            handle.start_and_check(start)
+            handle.start(start)
         except BaseException:
             handle.disconnect()
             raise
@@ -298,9 +298,14 @@ class Pty:
         start = {**start, **without_none({"name": name}), "keep_alive": keep_alive}
         return self._commands._start_background({**start, "terminal": terminal_json(size)})
 
-    def connect(self, id: str, *, offset: int | None = None) -> CommandHandle:
-        """Follows a terminal; what is kept of its output comes first."""
-        return self._commands.connect(id, offset=offset)
+    def connect(
+        self, id: str, *, offset: int | None = None, tail_bytes: int | None = None
+    ) -> CommandHandle:
+        """Follows a terminal; what is kept of its output comes first.
+
+        It begins at `offset`, or so many bytes before the end as `tail_bytes` says.
+        """
+        return self._commands.connect(id, offset=offset, tail_bytes=tail_bytes)
 
     def send_stdin(self, id: str, data: bytes | str) -> None:
         """Types into a terminal."""

@@ -7,6 +7,7 @@ connections, so a call that is cancelled leaves nothing behind on this side.
 
 from __future__ import annotations
 
+import copy
 import json
 import ssl
 from collections.abc import Iterator, Callable, Mapping
@@ -18,7 +19,7 @@ import httpx
 
 from .. import _io_sync as io
 from .. import _settings
-from .._net import environment_proxy, redirect_error
+from .._net import KEEP_ALIVE_OPTIONS, environment_proxy, redirect_error
 from .._operations import OPERATIONS, Operation
 from .._values import ATTEMPTS, FAST_TIMEOUT, PATIENCE, SLOW_TIMEOUT, back_off, parse_json
 from ..errors import (
@@ -30,7 +31,6 @@ from ..errors import (
     UnreachableError,
     WrennError,
     error_from_answer,
-    parse_error_body,
 )
 from .closing import Closing
 
@@ -54,10 +54,9 @@ except PackageNotFoundError:
 class _Retry(Exception):
     """An attempt that failed, and may be made again after a pause."""
 
-    def __init__(self, error: WrennError, retry_after: str | None = None) -> None:
+    def __init__(self, error: WrennError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.retry_after = retry_after
 
 
 class Answer(NamedTuple):
@@ -96,13 +95,16 @@ class Connection:
         try:
             self._http = httpx.Client(
                 headers=self._headers,
-                # For plain HTTP no certificates are loaded: with none, all TLS fails.
-                verify=self._tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                proxy=self._proxy,
+                transport=httpx.HTTPTransport(
+                    # For plain HTTP no certificates are loaded: with none, all TLS fails.
+                    verify=self._tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                    proxy=self._proxy,
+                    limits=httpx.Limits(max_connections=200, max_keepalive_connections=20),
+                    socket_options=KEEP_ALIVE_OPTIONS,
+                ),
                 # Its proxies are known; those for loopback would see the key of this machine.
                 trust_env=False,
                 follow_redirects=False,
-                limits=httpx.Limits(max_connections=200, max_keepalive_connections=20),
             )
         except UnicodeEncodeError as error:
             raise CredentialsError(
@@ -111,6 +113,12 @@ class Connection:
 
     def close(self) -> None:
         self._http.close()
+
+    def with_request_timeout(self, seconds: float | None) -> Connection:
+        """Returns a connection over the same pool whose calls have another limit of time."""
+        other = copy.copy(self)
+        other.request_timeout = seconds
+        return other
 
     def route(
         self,
@@ -140,12 +148,14 @@ class Connection:
         body: Body | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        deadline: float = WITHOUT_LIMIT,
         is_repeatable: bool | None = None,
         is_used_up: bool = False,
     ) -> Answer:
         """Sends a request, again where it may be, and returns the answer with its body.
 
-        `is_used_up`: the body is a stream of the caller, which cannot be sent twice.
+        `is_used_up`: the body is a stream of the caller, which cannot be sent twice. It ends at
+        the `deadline`, whatever time it has of its own.
         """
 
         def attempt(deadline: float, operation: Operation) -> Answer:
@@ -156,7 +166,9 @@ class Connection:
                 response.close()
             return Answer(response.status_code, response.headers, content)
 
-        answer: Answer = self._with_retries(name, attempt, timeout, is_repeatable, is_used_up)
+        answer: Answer = self._with_retries(
+            name, attempt, timeout, is_repeatable, is_used_up, deadline
+        )
         return answer
 
     def stream(
@@ -169,16 +181,18 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         is_endless: bool = False,
+        silence: float | None = None,
     ) -> ByteStream:
         """Sends a request, and returns the body of the answer as it comes.
 
-        `is_endless`: the next part may come at any time.
+        `is_endless`: the next part may come at any time, or within `silence` seconds where the
+        server says so often that it is there.
         """
 
         def attempt(deadline: float, operation: Operation) -> ByteStream:
-            response = self._send(
-                operation, path, query, json_body, None, headers, deadline, is_endless
-            )
+            response = self._send(operation, path, query, json_body, None, headers, deadline)
+            if is_endless:
+                response.request.extensions["timeout"]["read"] = silence
             return ByteStream(response)
 
         stream: ByteStream = self._with_retries(name, attempt, timeout)
@@ -193,9 +207,8 @@ class Connection:
         """Sends a `DELETE`; false if there is nothing to delete."""
         try:
             self.call(name, path=path, **request)
-        except NotFoundError as error:
-            # What an attempt before this one deleted is no longer there.
-            return bool(getattr(error, "was_repeated", False))
+        except NotFoundError:
+            return False
         return True
 
     def web_socket(
@@ -212,7 +225,7 @@ class Connection:
                     url, headers, self._tls, self._proxy, min(left, CONNECT_TIMEOUT * 3)
                 )
             except WrennError as error:
-                raise _classified(error, is_foreign=False, is_repeatable=True) from error
+                raise _classified(error, is_repeatable=True) from error
 
         # Nothing has begun before the WebSocket is open.
         opened: io.WebSocket = self._with_retries(name, attempt, None, True)
@@ -225,23 +238,26 @@ class Connection:
         timeout: float | None,
         is_repeatable: bool | None = None,
         is_used_up: bool = False,
+        until: float = WITHOUT_LIMIT,
     ) -> Any:
         operation = OPERATIONS[name]
         if is_repeatable is not None:
             operation = operation._replace(is_repeatable=is_repeatable)
         limit = self.request_timeout or timeout or FAST_TIMEOUT
-        deadline = io.monotonic() + limit
+        deadline = min(io.monotonic() + limit, until)
         number = 0
-        is_broken = False
+        may_be_done = False
         while True:
             try:
                 return attempt(deadline, operation)
             except _Retry as failed:
                 error = failed.error
-                pause = back_off(number, failed.retry_after)
-                is_broken = is_broken or isinstance(error, ConnectionBrokenError)
-            except NotFoundError as missing:
-                missing.was_repeated = is_broken  # type: ignore[attr-defined]
+                pause = back_off(number, error._retry_after)
+                may_be_done = may_be_done or _may_be_done(error)
+            except NotFoundError:
+                # What an attempt before this one deleted is no longer there.
+                if may_be_done and operation.method == "DELETE":
+                    return Answer(204, httpx.Headers(), b"")
                 raise
             number += 1
             if number >= ATTEMPTS or is_used_up or io.monotonic() + pause >= deadline:
@@ -257,7 +273,6 @@ class Connection:
         body: Body | None,
         headers: Mapping[str, str] | None,
         deadline: float,
-        is_endless: bool = False,
     ) -> httpx.Response:
         url = self.route(operation, path or {}, query)
         fields = dict(headers or {})
@@ -267,8 +282,7 @@ class Connection:
             fields["content-type"] = "application/json"
         left = max(0.05, deadline - io.monotonic())
         each = min(left, SLOW_TIMEOUT)
-        read = None if is_endless else each
-        times = httpx.Timeout(each, connect=min(left, CONNECT_TIMEOUT), read=read)
+        times = httpx.Timeout(each, connect=min(left, CONNECT_TIMEOUT))
         request = self._http.build_request(
             operation.method, url, content=content, headers=fields, timeout=times
         )
@@ -278,14 +292,15 @@ class Connection:
             )
         except (httpx.HTTPError, OSError) as error:
             known = _transport_error(error, self.url)
-            raise _classified(known, True, operation.is_repeatable) from error
+            raise _classified(known, operation.is_repeatable) from error
         if response.status_code < 300:
             return response
         if response.status_code < 400:
             response.close()
             raise redirect_error(url, response.headers.get("location"))
         body_read = _read_error(response, deadline)
-        raise _answer_error(response, body_read, operation.is_repeatable)
+        refusal = error_from_answer(response.status_code, body_read, response.headers)
+        raise _classified(refusal, operation.is_repeatable)
 
 
 class ByteStream(Closing):
@@ -302,6 +317,10 @@ class ByteStream(Closing):
     def __next__(self) -> bytes:
         try:
             return self._parts.__next__()
+        except httpx.ReadTimeout as error:
+            self.close()
+            server = _settings.origin(str(self._response.url))
+            raise ConnectionBrokenError(f"nothing came from {server} for too long") from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             self.close()
             raise _transport_error(error, str(self._response.url)) from error
@@ -341,7 +360,7 @@ def _read(response: httpx.Response, deadline: float, is_repeatable: bool) -> byt
         if isinstance(error, WrennError):
             raise
         known = _transport_error(error, str(response.url))
-        raise _classified(known, True, is_repeatable) from error
+        raise _classified(known, is_repeatable) from error
     return b"".join(parts)
 
 
@@ -359,26 +378,18 @@ def _read_error(response: httpx.Response, deadline: float) -> bytes:
     return body[:MAX_ERROR_BODY]
 
 
-def _answer_error(response: httpx.Response, body: bytes, is_repeatable: bool) -> Exception:
-    request_id = response.headers.get("x-request-id")
-    error = error_from_answer(response.status_code, body, request_id)
-    is_foreign = parse_error_body(body) is None
-    return _classified(error, is_foreign, is_repeatable, response.headers.get("retry-after"))
-
-
-def _classified(
-    error: WrennError, is_foreign: bool, is_repeatable: bool, retry_after: str | None = None
-) -> Exception:
+def _classified(error: WrennError, is_repeatable: bool) -> Exception:
     """Returns the error, as one after which the request may be sent again where that is so."""
-    if isinstance(error, UnreachableError):
+    is_refused = error.status == 429 or (error.status == 503 and not error._is_foreign)
+    if isinstance(error, UnreachableError) or is_refused:
         return _Retry(error)
-    if isinstance(error, ConnectionBrokenError):
-        return _Retry(error) if is_repeatable else error
-    if error.status == 429 or (error.status == 503 and not is_foreign):
-        return _Retry(error, retry_after)
-    if error.status in (502, 503, 504) and is_foreign and is_repeatable:
-        return _Retry(error, retry_after)
-    return error
+    return _Retry(error) if is_repeatable and _may_be_done(error) else error
+
+
+def _may_be_done(error: WrennError) -> bool:
+    """Returns true if it is not known whether the request was carried out."""
+    is_of_proxy = error._is_foreign and error.status in (502, 503, 504)
+    return isinstance(error, ConnectionBrokenError) or is_of_proxy
 
 
 def _transport_error(error: Exception, url: str) -> WrennError:

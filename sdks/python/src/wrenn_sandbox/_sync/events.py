@@ -9,6 +9,7 @@ from typing import Any
 from .. import _io_sync as io
 from .._models import Event
 from .._values import (
+    SILENCE,
     LineSplitter,
     Patience,
     ServerSentEvents,
@@ -56,22 +57,24 @@ class Events:
         type: str | None = None,
         sandbox: str | None = None,
         since: str | None = None,
+        limit: int | None = None,
     ) -> Iterator[Event]:
         """Lists events, oldest first, up to those that have just happened.
 
         `cursor` is that of an event: what comes behind it. `type` has types with commas between
-        them; `sandbox.*` is all of a subject.
+        them; `sandbox.*` is all of a subject. `limit` is the number of events. Default: all.
         """
-        query = without_none(
-            {"cursor": cursor, "type": type, "sandbox": sandbox, "since": since, "limit": PAGE}
-        )
-        while True:
+        query = without_none({"cursor": cursor, "type": type, "sandbox": sandbox, "since": since})
+        left = limit
+        while left is None or left > 0:
+            query["limit"] = PAGE if left is None else min(PAGE, left)
             answer = self._connection.call("list_events", query=query)
             page = parse_json(answer.content)
             for entry in page:
                 yield Event.from_json(entry)
+            left = None if left is None else left - len(page)
             query["cursor"] = answer.headers.get("x-next-cursor", "")
-            if len(page) < PAGE or not query["cursor"]:
+            if len(page) < query["limit"] or not query["cursor"]:
                 return
 
     def stream(
@@ -115,7 +118,7 @@ class EventStream(Closing):
 
     def _connect(self) -> ByteStream:
         self._body = self._connection.stream(
-            "stream_events", query=self._query, is_endless=True
+            "stream_events", query=self._query, is_endless=True, silence=SILENCE
         )
         self._lines = LineSplitter()
         self._parser = ServerSentEvents()

@@ -279,7 +279,7 @@ class Files:
 
         `local` is a path on this side, bytes, or a file that can be read from any place. What is
         at `path` stays until everything has arrived. It goes on for up to a minute without
-        progress.
+        progress, and for the `request_timeout` of the client in all, if it has one.
         """
         if isinstance(local, str | os.PathLike):
             with open(local, "rb") as file:
@@ -290,6 +290,7 @@ class Files:
             self._upload(local, path, user, mode)
 
     def _upload(self, file: IO[bytes], path: str, user: str | None, mode: str | None) -> None:
+        deadline = io.monotonic() + (self._connection.request_timeout or WITHOUT_LIMIT)
         size, digest = io.call_in_background(lambda: _measure(file))
         fields = without_none({"path": path, "user": user, "mode": mode, "sha256": digest})
         encoded = [f"{name} {_base64(value)}" for name, value in fields.items()]
@@ -307,7 +308,7 @@ class Files:
             raise ProtocolError("an upload without a location")
         place = {**self._path, "upload": upload}
         try:
-            self._send_parts(file, size, place)
+            self._send_parts(file, size, place, deadline)
         except BaseException:
             self._give_up(place)
             raise
@@ -319,16 +320,18 @@ class Files:
             # Where it cannot be reached it expires.
             pass
 
-    def _send_parts(self, file: IO[bytes], size: int, place: dict[str, str]) -> None:
+    def _send_parts(
+        self, file: IO[bytes], size: int, place: dict[str, str], deadline: float
+    ) -> None:
         offset = 0
         patience = Patience(self._connection.patience)
         while True:
             try:
-                self._send_part(file, offset, size, place)
+                self._send_part(file, offset, size, place, deadline)
                 return
             except _UPLOAD_GOES_ON_AFTER as error:
                 failure: WrennError = error
-            arrived = self._offset_after(failure, place, patience)
+            arrived = self._offset_after(failure, place, patience, deadline)
             if arrived >= size:
                 return
             if arrived > offset:
@@ -336,18 +339,21 @@ class Files:
             offset = arrived
 
     def _offset_after(
-        self, failure: WrennError, place: dict[str, str], patience: Patience
+        self, failure: WrennError, place: dict[str, str], patience: Patience, deadline: float
     ) -> int:
         """Returns the offset at which an upload goes on; asks until there is an answer."""
         while True:
-            io.sleep(patience.next_pause(failure, io.monotonic()))
+            pause = patience.next_pause(failure, io.monotonic())
+            if io.monotonic() + pause >= deadline:
+                raise OperationTimeoutError("the upload takes longer than it may") from failure
+            io.sleep(pause)
             try:
-                return self._offset(place)
+                return self._offset(place, deadline)
             except _UPLOAD_GOES_ON_AFTER as error:
                 failure = error
 
     def _send_part(
-        self, file: IO[bytes], offset: int, size: int, place: dict[str, str]
+        self, file: IO[bytes], offset: int, size: int, place: dict[str, str], deadline: float
     ) -> None:
         file.seek(offset)
 
@@ -369,12 +375,15 @@ class Files:
             body=rest,
             headers=headers,
             timeout=WITHOUT_LIMIT,
+            deadline=deadline,
             is_repeatable=False,
             is_used_up=True,
         )
 
-    def _offset(self, place: dict[str, str]) -> int:
-        answer = self._connection.call("get_upload", path=place, headers=_TUS)
+    def _offset(self, place: dict[str, str], deadline: float) -> int:
+        answer = self._connection.call(
+            "get_upload", path=place, headers=_TUS, deadline=deadline
+        )
         return int(answer.headers["upload-offset"])
 
     def download(
@@ -401,20 +410,35 @@ class Files:
                     os.unlink(temporary)
                 raise
 
-    def read_archive(self, path: str, *, user: str | None = None) -> ByteStream:
-        """Reads a directory as a tar archive, whose names are relative to it."""
+    def read_archive(
+        self, path: str, *, user: str | None = None, single_file: bool | None = None
+    ) -> ByteStream:
+        """Reads a directory as a tar archive, whose names are relative to it.
+
+        With `single_file` the path is a file, which is the only entry, without its holes.
+        """
         return self._connection.stream(
             "read_archive",
             path=self._path,
-            query=without_none({"path": path, "user": user}),
+            query=without_none({"path": path, "user": user, "single_file": single_file}),
         )
 
-    def write_archive(self, path: str, data: Data, *, user: str | None = None) -> None:
-        """Unpacks a tar archive below a directory, which is made where it is missing."""
+    def write_archive(
+        self,
+        path: str,
+        data: Data,
+        *,
+        user: str | None = None,
+        single_file: bool | None = None,
+    ) -> None:
+        """Unpacks a tar archive below a directory, which is made where it is missing.
+
+        With `single_file` the path is that of a file, the only entry of the archive.
+        """
         self._connection.call(
             "write_archive",
             path=self._path,
-            query=without_none({"path": path, "user": user}),
+            query=without_none({"path": path, "user": user, "single_file": single_file}),
             body=lambda: _parts(data),
             headers={"content-type": "application/x-tar"},
             timeout=WITHOUT_LIMIT,

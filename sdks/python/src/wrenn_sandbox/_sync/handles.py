@@ -78,7 +78,10 @@ class CommandHandle:
     def __next__(self) -> CommandOutput:
         chunk = self._next()
         if chunk is None:
-            raise StopIteration
+            rest = self._collector.flush()
+            if rest is None:
+                raise StopIteration
+            return rest
         self._collector.keep(chunk)
         return self._collector.decode(chunk)
 
@@ -107,6 +110,9 @@ class CommandHandle:
                 on_stdout(text)
             if output.stderr and on_stderr is not None:
                 on_stderr(output.stderr)
+        rest = self._collector.flush_pty()
+        if rest and on_stdout is not None:
+            on_stdout(rest)
         if self._exit_code is None:
             raise InvalidStateError("the handle was disconnected before the command ended")
         result = self._collector.result(self._exit_code)
@@ -173,20 +179,20 @@ class StreamHandle(CommandHandle):
     """A command that ends with its connection."""
 
     def start(self, start: dict[str, Any]) -> None:
+        """Starts, and waits until the program runs, or does not."""
+        self._open(start)
+        frame = self._receive(FIRST_FRAME_TIMEOUT)
+        if frame["type"] != "start":
+            raise ProtocolError(f"a stream that begins with {frame['type']}")
+        self.pid = frame["pid"]
+
+    def _open(self, start: dict[str, Any]) -> None:
         self._socket = self._commands._connection.web_socket(
             "exec_stream", path=self._commands._path
         )
         # A server that refuses closes at once; its last frame is read below.
         with contextlib.suppress(ConnectionBrokenError):
             self._send(start)
-
-    def start_and_check(self, start: dict[str, Any]) -> None:
-        """Starts, and waits until the program runs, or does not."""
-        self.start(start)
-        frame = self._receive(FIRST_FRAME_TIMEOUT)
-        if frame["type"] != "start":
-            raise ProtocolError(f"a stream that begins with {frame['type']}")
-        self.pid = frame["pid"]
 
     def _send(self, frame: dict[str, Any]) -> None:
         if self._socket is None or self._is_closed:
@@ -269,9 +275,14 @@ class BackgroundHandle(CommandHandle):
             socket.abort()
             raise ConnectionBrokenError("the handle was disconnected")
         self._socket = socket
-        frame: dict[str, Any] = parse_json(socket.recv(FIRST_FRAME_TIMEOUT))
-        if frame["type"] == "error":
-            raise error_from_code(frame["code"], frame["data"])
+        try:
+            frame: dict[str, Any] = parse_json(socket.recv(FIRST_FRAME_TIMEOUT))
+            if frame["type"] == "error":
+                raise error_from_code(frame["code"], frame["data"])
+        except BaseException:
+            # Also where the task was cancelled: the next attempt opens another connection.
+            self._drop()
+            raise
         self._patience.connected()
         return socket
 

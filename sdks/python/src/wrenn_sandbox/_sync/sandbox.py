@@ -147,6 +147,7 @@ class Sandbox:
         timeout: int | None = None,
         envs: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
         vcpus: int | None = None,
         memory_mb: int | None = None,
         disk_mb: int | None = None,
@@ -154,9 +155,11 @@ class Sandbox:
         auto_resume: bool | None = None,
         ends_at: str | None = None,
         network: NetworkRules | None = None,
+        allow_internet_access: bool | None = None,
         public_ports: bool | None = None,
         auto_checkpoint: AutoCheckpoint | None = None,
         start_command: SupervisedCommand | None = None,
+        idempotency_key: str | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> Self:
         """Gets the living sandbox of that name, or creates it.
@@ -169,19 +172,19 @@ class Sandbox:
             if_exists="return",
             timeout_sec=timeout,
             envs=envs,
-            labels=labels,
+            labels=labels if labels is not None else metadata,
             vcpus=vcpus,
             memory_mb=memory_mb,
             disk_mb=disk_mb,
             on_timeout=on_timeout,
             auto_resume=auto_resume,
             ends_at=ends_at,
-            network=network and network.to_json(),
+            network=_network_json(network, allow_internet_access),
             public_ports=public_ports,
             auto_checkpoint=auto_checkpoint and auto_checkpoint.to_json(),
             start_command=start_command and start_command.to_json(),
         )
-        return cls._create(body, None, options)
+        return cls._create(body, idempotency_key, options)
 
     @classmethod
     def _create(
@@ -239,13 +242,14 @@ class Sandbox:
         cls,
         *,
         labels: Mapping[str, str | None] | None = None,
+        metadata: Mapping[str, str | None] | None = None,
         status: SandboxStatus | Sequence[SandboxStatus] | None = None,
         template: str | None = None,
         name_prefix: str | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> int:
         """Counts the sandboxes that a list with these filters would have."""
-        query = _filter(labels, status, template, name_prefix)
+        query = _filter(labels or metadata, status, template, name_prefix)
         return int((connection_of(options).json("count_sandboxes", query=query))["count"])
 
     @classmethod
@@ -293,6 +297,16 @@ class Sandbox:
         trace: types.TracebackType | None,
     ) -> None:
         self.kill()
+
+    def with_options(self, *, request_timeout: float | None) -> Self:
+        """Returns a handle of the same sandbox whose calls have another limit of time, in seconds.
+
+        ```python
+        sandbox.with_options(request_timeout=5).get_info()
+        ```
+        """
+        connection = self._connection.with_request_timeout(request_timeout)
+        return type(self)(self.sandbox_id, connection)
 
     def _post(self, name: str, **request: Any) -> SandboxInfo:
         changed = self._connection.json(
@@ -348,8 +362,10 @@ class Sandbox:
     def wait(
         self, status: SandboxStatus | Sequence[SandboxStatus], *, timeout: float | None = None
     ) -> SandboxInfo:
-        """Waits until the sandbox has the status, for ever unless there is a `timeout`.
+        """Waits until the sandbox has the status.
 
+        It ends with an `OperationTimeoutError` after `timeout`, without one after the
+        `request_timeout` of the client; without both it never does.
         One that will never have it is an `InvalidStateError`.
         """
         statuses = [status] if isinstance(status, str) else [*status]
@@ -361,10 +377,11 @@ class Sandbox:
             self._wait({"deleted": True}, timeout)
 
     def _wait(self, query: dict[str, Any], timeout: float | None) -> Any:
-        deadline = None if timeout is None else io.monotonic() + timeout
+        limit = self._connection.request_timeout if timeout is None else timeout
+        deadline = None if limit is None else io.monotonic() + limit
         while True:
             left = MAX_WAIT if deadline is None else max(0.0, deadline - io.monotonic())
-            seconds = max(1, min(MAX_WAIT, round(left)))
+            seconds = max(1, round(min(MAX_WAIT, left)))
             try:
                 answer = self._connection.call(
                     "wait_for_sandbox",
