@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 21] = [
+const MAY: [(&str, &[&str]); 22] = [
     ("stdx", &[]),
     ("runtime", &["stdx"]),
     ("model", &[]),
@@ -29,6 +29,7 @@ const MAY: [(&str, &[&str]); 21] = [
             "store",
         ],
     ),
+    ("dockerfile", &["model"]),
     ("linux", &["stdx"]),
     ("disk-diff", &["linux", "model"]),
     ("oci", &["linux"]),
