@@ -42,6 +42,7 @@ loops() {
     named link /sys/class/net/*
     named 'device-mapper device' /dev/mapper/*
     named 'file' /tmp/wrenn-* target/testdata/run/*
+    named 'image' target/testdata/images/imported/*
     find /run/wrenn -xdev -type f -not -path '/run/wrenn/host/*' -not -path /run/wrenn/slots/next \
         -not -path /run/wrenn/netns.lock \
         -printf 'file %p\n' 2>/dev/null

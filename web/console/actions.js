@@ -111,17 +111,18 @@ export function destroy(id) {
   });
 }
 
-/** @param {string} name */
-export function deleteSnapshot(name) {
+/** @param {{ name: string, digest?: string }} template an imported image, which has a digest, or a snapshot */
+export function deleteTemplate({ name, digest }) {
+  const [kind, path] = digest ? ['image', 'v1/images'] : ['snapshot', 'v1/snapshots'];
   return openDialog({
-    title: `Delete the snapshot ${name}?`,
+    title: `Delete the ${kind} ${name}?`,
     text: 'Sandboxes that were created from it stay.',
     action: 'Delete',
     busy: 'Deleting…',
     isDanger: true,
     act: async () => {
-      await api.remove(`v1/snapshots/${encodeURIComponent(name)}`);
-      notify(`The snapshot ${name} is deleted.`);
+      await api.remove(`${path}/${encodeURIComponent(name)}`);
+      notify(`The ${kind} ${name} is deleted.`);
       await state.refresh();
     },
   });

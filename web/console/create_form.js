@@ -70,7 +70,7 @@ function renderTemplates() {
       el(
         'option',
         { value: template.name },
-        printable(template.name) + (template.type === 'base' ? '' : ' · snapshot'),
+        printable(template.name) + optionSuffix(template),
       ),
     ),
   );
@@ -79,9 +79,16 @@ function renderTemplates() {
   showFixed();
 }
 
-/** @param {string} type */
-export function templateKind(type) {
+/** @param {{ type: string, digest?: string }} template */
+function optionSuffix({ type, digest }) {
+  if (type === 'base') return '';
+  return digest ? ' · image' : ' · snapshot';
+}
+
+/** @param {{ type: string, digest?: string }} template */
+export function templateKind({ type, digest }) {
   if (type === 'snapshot') return 'snapshot with memory';
+  if (digest) return 'imported image';
   return type === 'image' ? 'snapshot of the disk' : 'base image';
 }
 

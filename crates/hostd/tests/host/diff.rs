@@ -8,7 +8,7 @@ use rpc::SandboxState as State;
 use tokio::process::Command;
 
 use super::agent::Agent;
-use super::imports::{archive, import};
+use super::imports::{archive, import, remove};
 
 /// Result of a comparison.
 #[derive(Debug, Default)]
@@ -218,5 +218,6 @@ async fn replaced_agent_starts_own_version() {
     assert_eq!(found.lines(), [format!("A {home}/new")]);
     let image = import(&agent, "imported", &archive()).await.unwrap();
     assert_eq!(image.template.name, "imported");
+    remove(&agent, "imported").await.unwrap();
     agent.finish().await;
 }

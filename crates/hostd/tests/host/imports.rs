@@ -92,7 +92,7 @@ pub async fn import(agent: &Agent, name: &str, archive: &[u8]) -> Result<rpc::Im
     Ok(answer.into_owned())
 }
 
-async fn remove(agent: &Agent, name: &str) -> Result<(), ConnectError> {
+pub async fn remove(agent: &Agent, name: &str) -> Result<(), ConnectError> {
     let request = rpc::RemoveImageRequest {
         name: name.to_owned(),
         ..Default::default()

@@ -447,11 +447,10 @@ async fn delete_by_keyboard(console: &mut Console) {
             .until(&format!("{rows} === {left} && !{dialog}"))
             .await;
     }
-    console.click("#templates", "Delete").await;
+    let saved = "document.querySelector('#templates [aria-label=\"Delete the snapshot saved\"]')";
+    console.evaluate(&format!("{saved}.click()")).await;
     console.click("dialog", "Delete").await;
-    console
-        .until("!document.querySelector('#templates .danger')")
-        .await;
+    console.until(&format!("!{saved}")).await;
 }
 
 async fn forgotten_key_is_gone(console: &mut Console) {
