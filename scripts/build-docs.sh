@@ -12,7 +12,7 @@ mdbook=target/tools/bin/mdbook
 scripts/deps.sh build docs
 if [[ "$("$mdbook" --version 2>/dev/null)" != "mdbook v$version" ]]; then
     echo 'docs: compiling mdBook (the first time takes some minutes)'
-    scripts/cargo.sh install --quiet --locked --root target/tools --version "$version" \
+    scripts/cargo.sh install --quiet --locked --debug --root target/tools --version "$version" \
         --no-default-features --features search mdbook
 fi
 work=target/docs
