@@ -30,7 +30,10 @@ start_server() {
     trap end_server EXIT
     trap 'exit 130' INT TERM
     export WRENN_DIR=$dir AGENT_ENVD_PATH=$envd
-    export AGENT_KERNEL_PATH=$data/kernels/vmlinux AGENT_IMAGES_PATH=$data/images
+    # A directory of its own, since images that are imported would be seen by the next server.
+    mkdir "$dir/images"
+    cp --link "$data/images/"*.ext4 "$dir/images" 2>/dev/null || cp --sparse=always "$data/images/"*.ext4 "$dir/images"
+    export AGENT_KERNEL_PATH=$data/kernels/vmlinux AGENT_IMAGES_PATH=$dir/images
     set -m
     "$wrenn" up --json --listen 127.0.0.1:0 >"$dir/ready" 2>"$dir/up.log" &
     server=$!
