@@ -8,11 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 logs=target/test-logs
-# cargo itself, not nextest: it is on every machine, and one PostgreSQL server then serves all tests of a crate.
-# Every call names the whole workspace, since another choice of packages means other features and a second build.
-cargo=(scripts/cargo.sh test --locked --no-fail-fast --workspace)
-
-suite_crates() { "${cargo[@]}" --exclude e2e; }
+suite_crates() { scripts/test-crates.sh; }
 # One story at a time: each compares the host before and after.
 suite_stories() {
     local program

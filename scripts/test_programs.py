@@ -1,6 +1,6 @@
 """Finds test programs in what `cargo build --message-format=json` prints (on standard input).
 
-Arguments are suites, CRATE/TEST; prints a line `CRATE TEST PROGRAM` for each of them.
+Arguments are suites, CRATE/TEST, or `--all-but CRATE`; prints a line `CRATE TEST PROGRAM` for each program.
 """
 
 import json
@@ -16,8 +16,14 @@ def test_program(message):
     return f"{crate}/{message['target']['name']}", message.get("executable")
 
 
-found = dict(filter(None, (test_program(json.loads(line)) for line in sys.stdin)))
-for suite in sys.argv[1:]:
-    if not found.get(suite):
-        sys.exit(f"cargo built no program for the suite {suite}")
-    print(*suite.split("/"), found[suite])
+found = [program for program in map(test_program, map(json.loads, sys.stdin)) if program and program[1]]
+if sys.argv[1] == "--all-but":
+    chosen = [(suite, program) for suite, program in found if suite.split("/")[0] != sys.argv[2]]
+else:
+    by_suite = dict(found)
+    for suite in sys.argv[1:]:
+        if suite not in by_suite:
+            sys.exit(f"cargo built no program for the suite {suite}")
+    chosen = [(suite, by_suite[suite]) for suite in sys.argv[1:]]
+for suite, program in chosen:
+    print(*suite.split("/"), program)
