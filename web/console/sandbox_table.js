@@ -165,6 +165,6 @@ function idle({
   if (status !== 'running') return '';
   const from = Date.parse(lastActive ?? started ?? updated);
   const left = (from + limit * 1000 - Date.now() - clockOffset) / 1000;
-  const verb = action === 'kill' ? 'is deleted' : 'pauses';
+  const verb = action === 'kill' ? 'stops' : 'pauses';
   return left > 0 ? `${verb} in ${formatDuration(left)}` : `${verb} when idle`;
 }

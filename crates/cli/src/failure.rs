@@ -118,7 +118,7 @@ impl Described {
     fn from_client(error: &client::Error, subject: Subject) -> Self {
         let code = match error {
             client::Error::Api { code, .. } => code.as_str(),
-            client::Error::NotStarted { .. } => "not_started",
+            client::Error::NotStarted { .. } => "command_not_started",
             client::Error::Unreachable { .. } => "unreachable",
             client::Error::Broken(_) | client::Error::Truncated => "connection_broken",
             client::Error::InvalidUrl { .. } | client::Error::InvalidKey => "usage",
@@ -266,6 +266,29 @@ mod tests {
             ("unauthorized", "no such thing")
         );
         assert!(described.hint.unwrap().contains("key"));
+    }
+
+    #[test]
+    fn errors_document_lists_own_codes() {
+        let document = include_str!("../../../docs/errors.md");
+        let listed: Vec<&str> = document
+            .lines()
+            .filter_map(|line| Some(line.strip_prefix("| *`")?.split_once("`*")?.0))
+            .collect();
+        let of_client = |error| Described::from_client(&error, Subject::Server).code;
+        let not_started = client::Error::NotStarted {
+            message: String::new(),
+            exit_code: 127,
+        };
+        let own = [
+            Described::from_error(&usage_error("wrong"), Subject::Server).code,
+            Described::from_error(&anyhow::anyhow!("wrong"), Subject::Server).code,
+            of_client(not_started),
+            "unreachable".to_owned(),
+            of_client(client::Error::Truncated),
+            "protocol_error".to_owned(),
+        ];
+        assert_eq!(listed, own);
     }
 
     #[test]

@@ -220,7 +220,7 @@ pub async fn restore(config: &Config, file: Option<&Path>) -> anyhow::Result<()>
     }
     if restored.disabled_webhooks > 0 {
         say(format_args!(
-            "{} webhooks are disabled: their URLs and secrets are those of the backup; `wrenn webhooks update ID --enable` enables one",
+            "{} webhooks are disabled: their URLs and secrets are those of the backup; `wrenn webhook update ID --enable` enables one",
             restored.disabled_webhooks
         ))?;
     }

@@ -45,6 +45,8 @@ event_kinds! {
     /// Children were made of it.
     SandboxForked = "sandbox.forked",
     SandboxCheckpointed = "sandbox.checkpointed",
+    /// One of its checkpoints was deleted.
+    SandboxCheckpointDeleted = "sandbox.checkpoint_deleted",
     SandboxRolledBack = "sandbox.rolled_back",
     /// Its deletion was asked for.
     SandboxDeleting = "sandbox.deleting",

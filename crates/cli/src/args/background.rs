@@ -64,8 +64,8 @@ Escapes at the beginning of a line, as of ssh: ~. detaches, ~^Z suspends, ~? sho
 While a terminal is attached the sandbox is in use; a detached one does not keep it from being paused, unless it was
 started with --keep-alive.")]
 pub struct ShellArgs {
-    /// Go on with a shell that runs: its name, id or pid
-    #[arg(short, long, value_name = "NAME", conflicts_with_all = ["name", "keep_alive", "envs", "workdir", "user", "command"])]
+    /// Go on with a shell that runs: its name, id or pid [without one: shell]
+    #[arg(short, long, value_name = "NAME", num_args = 0..=1, default_missing_value = "shell", conflicts_with_all = ["name", "keep_alive", "envs", "workdir", "user", "command"])]
     pub attach: Option<String>,
 
     /// Output of before to show with --attach, in bytes, or with a unit as in 64k

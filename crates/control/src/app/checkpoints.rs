@@ -25,7 +25,7 @@ impl App {
         principal.require_write(Resource::Sandboxes)?;
         let (_, host) = self.find_alive(principal, id).await?;
         let checkpoint = host.create_checkpoint(id, name).await?;
-        self.record_checkpoint(principal, EventKind::SandboxCheckpointed, id, name)
+        self.record_checkpoint(principal, EventKind::SandboxCheckpointed, id, name.as_str())
             .await;
         Ok(checkpoint)
     }
@@ -65,7 +65,11 @@ impl App {
             );
             return Err(Error::new(ErrorCode::NotFound, text));
         }
-        host.remove_checkpoint(id, name).await
+        host.remove_checkpoint(id, name).await?;
+        let kind = EventKind::SandboxCheckpointDeleted;
+        self.record_checkpoint(principal, kind, id, name.as_str())
+            .await;
+        Ok(())
     }
 
     /// Rolls a sandbox back. It runs then if it ran before.
@@ -84,19 +88,19 @@ impl App {
         let report = host.rollback_sandbox(id, name).await?;
         let applied = self.apply_response(id, report).await;
         let sandbox = applied.map_err(|error| error.after_change("the rollback is done"))?;
-        self.record_checkpoint(principal, EventKind::SandboxRolledBack, id, name)
+        self.record_checkpoint(principal, EventKind::SandboxRolledBack, id, name.as_str())
             .await;
         Ok(sandbox)
     }
 
-    async fn record_checkpoint(
+    pub(super) async fn record_checkpoint(
         &self,
         principal: &Principal,
         kind: EventKind,
         id: &SandboxId,
-        name: &CheckpointName,
+        name: &str,
     ) {
-        let data = json!({ "checkpoint": name.as_str() });
+        let data = json!({ "checkpoint": name });
         self.record_event(principal, kind, id.as_str(), Some(id), data)
             .await;
     }

@@ -76,7 +76,7 @@ impl App {
     /// If no host answers.
     pub(super) async fn find_templates(&self, principal: &Principal) -> Result<FoundTemplates> {
         let hosts = self.hosts.all();
-        let answers = hosts.iter().map(|host| host.list_templates());
+        let answers = hosts.iter().map(|host| host.recent_templates());
         let answers = futures::future::join_all(answers).await;
         let owners = self.store.snapshot_owners().await?;
         let mut found = FoundTemplates::default();

@@ -3,7 +3,7 @@
 //! Of the policy it has the last word, and the row has a copy, for users to read: written after the
 //! host has answered, and by `tasks::reconcile` where we die in between.
 
-use model::{AutoCheckpoint, Resource, SandboxId};
+use model::{AutoCheckpoint, EventKind, Resource, SandboxId};
 use stdx::time::now_ms;
 use store::Sandbox;
 
@@ -82,9 +82,17 @@ impl App {
     ) -> Result<(Sandbox, Undone)> {
         principal.require_write(Resource::Sandboxes)?;
         let (_, host) = self.find_alive(principal, id).await?;
+        let _actor = self.actors.note(id, principal);
         let undone = host.undo_sandbox(id, target).await?;
         let applied = self.apply_response(id, undone.report.clone()).await;
         let sandbox = applied.map_err(|error| error.after_change("the undo is done"))?;
+        for (kind, checkpoint) in [
+            (EventKind::SandboxCheckpointed, &undone.saved_as),
+            (EventKind::SandboxRolledBack, &undone.checkpoint),
+        ] {
+            self.record_checkpoint(principal, kind, id, checkpoint)
+                .await;
+        }
         Ok((sandbox, undone))
     }
 }

@@ -6,9 +6,13 @@
 //! create.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Host, HostInfo, Template};
 use crate::error::Result;
+
+/// Time for a host to answer a reader, before it gets what is cached.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A host as it described itself last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +89,21 @@ impl Host {
         match self.connection.inventory() {
             Some(inventory) => Ok(inventory),
             None => self.refresh_inventory().await,
+        }
+    }
+
+    /// Lists the templates of the host, or those of the cached inventory if it does not answer at
+    /// once: readers do not wait for a host that hangs.
+    ///
+    /// # Errors
+    /// The host's, or that it cannot be reached.
+    pub async fn recent_templates(&self) -> Result<Vec<Template>> {
+        let cached = self.connection.inventory();
+        let asked = tokio::time::timeout(READ_PATIENCE, self.list_templates());
+        match (asked.await, cached) {
+            (Ok(answer), _) => answer,
+            (Err(_), Some(inventory)) => Ok(inventory.templates.clone()),
+            (Err(_), None) => Err(self.unreachable("it does not answer")),
         }
     }
 

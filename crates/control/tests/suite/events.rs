@@ -38,6 +38,7 @@ async fn every_change_is_told_with_actor() {
     client.set_network(&id, &rules).await.unwrap();
     client.create_checkpoint(&id, Some("first")).await.unwrap();
     client.rollback(&id, "first").await.unwrap();
+    client.delete_checkpoint(&id, "first").await.unwrap();
     let child = client.fork(&id, 1).await.unwrap().remove(0).id;
     let snapshot = CreateSnapshot {
         sandbox_id: id.clone(),
@@ -64,6 +65,7 @@ async fn every_change_is_told_with_actor() {
             ("sandbox.resumed", &id),
             ("sandbox.checkpointed", &id),
             ("sandbox.rolled_back", &id),
+            ("sandbox.checkpoint_deleted", &id),
             ("sandbox.created", &child),
             ("sandbox.started", &child),
             ("sandbox.forked", &id),

@@ -1,6 +1,7 @@
 //! Lists, logs, templates.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use client::ListQuery;
 use reqwest::Method;
@@ -104,6 +105,17 @@ async fn logs_come_as_they_are_written() {
         "invalid_request",
     )
     .await;
+}
+
+#[tokio::test]
+async fn hanging_host_delays_no_list() {
+    let (host, _ground, plane) = one().await;
+    plane.create().await;
+    let _gate = host.hold_next("ListTemplates");
+    let asked = plane.client().templates();
+    let listed = tokio::time::timeout(Duration::from_secs(4), asked).await;
+    let listed = listed.expect("before the host's own time is over").unwrap();
+    assert_eq!(listed[0].name, "minimal");
 }
 
 #[tokio::test]

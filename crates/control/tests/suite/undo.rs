@@ -1,6 +1,7 @@
 //! Automatic checkpoints, and going back in their history.
 
 use api_types::{AutoCheckpoint, CreateSandbox, UndoSandbox};
+use client::EventQuery;
 use reqwest::Method;
 
 use crate::support::{eventually, one, refused};
@@ -100,4 +101,11 @@ async fn undo_goes_to_step_or_name() {
     let both = r#"{"steps": 1, "checkpoint": "mine"}"#;
     refused(plane.post(&path, both), 400, "invalid_request").await;
     refused(plane.post(&path, r#"{"steps": 0}"#), 400, "invalid_request").await;
+    let query = EventQuery {
+        kinds: Some("sandbox.rolled_back".to_owned()),
+        ..EventQuery::default()
+    };
+    let events = client.events(&query).await.unwrap().items;
+    let gone_back_to: Vec<_> = events.iter().map(|it| &it.data["checkpoint"]).collect();
+    assert_eq!(gone_back_to, ["auto-2", &*undone.saved_as, "mine"]);
 }

@@ -167,7 +167,11 @@ async fn overflow_is_said_and_watch_goes_on() {
         count += 1;
         fs::write(folder.path().join(format!("mark-{count}")), "").expect("writes");
         let mark = format!("create mark-{count}");
-        if watching.until_any(&["lost", &mark]).await.ends_with(&[mark]) {
+        if watching
+            .until_any(&["lost", &mark])
+            .await
+            .ends_with(&[mark])
+        {
             break;
         }
     }

@@ -189,6 +189,7 @@ fn an_idle_sandbox_stops_and_a_busy_one_does_not() {
         wrenn.info(&idle).filter(|info| info["status"] == "stopped")
     });
     assert!(info["reason"].as_str().unwrap().contains('3'), "{info}");
+    assert_eq!(info["stop_reason"], "idle_timeout", "{info}");
     let refused = wrenn.sh(&idle, "true");
     assert!(
         refused.code != 0 && refused.stderr.contains("stopped"),

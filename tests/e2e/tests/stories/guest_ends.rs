@@ -44,12 +44,15 @@ fn power_off_reboot_and_panic_end_with_a_reason() {
         &id,
         "python3 -c 'import ctypes; ctypes.CDLL(None).reboot(0x4321fedc)'",
     );
-    assert_eq!(ended(&wrenn, &id)["status"], "stopped");
+    let shut_down = ended(&wrenn, &id);
+    assert_eq!(shut_down["status"], "stopped", "{shut_down}");
+    assert_eq!(shut_down["stop_reason"], "guest_shutdown", "{shut_down}");
 
     let id = wrenn.create(&[]);
     root(&id, "echo b > /proc/sysrq-trigger");
     let rebooted = ended(&wrenn, &id);
     assert_eq!(rebooted["status"], "stopped", "{rebooted}");
+    assert_eq!(rebooted["stop_reason"], "guest_reboot", "{rebooted}");
 
     let id = wrenn.create(&[]);
     root(
@@ -58,6 +61,7 @@ fn power_off_reboot_and_panic_end_with_a_reason() {
     );
     let panicked = ended(&wrenn, &id);
     assert_eq!(panicked["status"], "error", "{panicked}");
+    assert_eq!(panicked["stop_reason"], "guest_crashed", "{panicked}");
     assert!(
         panicked["reason"]
             .as_str()
@@ -80,7 +84,9 @@ fn a_killed_vmm_is_an_error_of_that_sandbox_alone() {
         nix::sys::signal::Signal::SIGKILL,
     )
     .unwrap();
-    assert_eq!(ended(&wrenn, &victim)["status"], "error");
+    let killed = ended(&wrenn, &victim);
+    assert_eq!(killed["status"], "error", "{killed}");
+    assert_eq!(killed["stop_reason"], "vmm_exited", "{killed}");
     assert_eq!(wrenn.sh(&other, "echo alive").succeeded().text(), "alive");
     platform.finish();
 }
