@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use crate::arguments as args;
 use crate::failure::{Answer, Failure, text};
 use crate::server::SandboxServer;
-use crate::text::{Excerpt, MAX_TEXT, last_line};
+use crate::text::{Excerpt, MAX_TEXT, bounded_list, last_line};
 
 /// Seconds of a command that are allowed where it does not say.
 const DEFAULT_SECONDS: u32 = 120;
@@ -144,8 +144,8 @@ impl SandboxServer {
     async fn list_commands(&self, Parameters(args): Parameters<args::Sandbox>) -> Answer {
         let id = self.session.resolve(args.sandbox.as_deref()).await?;
         let commands = self.session.client()?.commands(&id).await?;
-        let shown: Vec<_> = commands.iter().map(describe).collect();
-        Ok(CallToolResult::structured(json!({ "commands": shown })))
+        let shown = bounded_list("commands", commands.iter().map(describe).collect());
+        Ok(CallToolResult::structured(shown))
     }
 
     /// End a started command with all that it has started.

@@ -12,7 +12,7 @@ use crate::arguments as args;
 use crate::failure::{Answer, Failure, text};
 use crate::file_text::{LineRange, replace};
 use crate::server::SandboxServer;
-use crate::text::MAX_TEXT;
+use crate::text::{MAX_TEXT, drop_excess};
 use crate::whole_file::read_whole;
 
 /// Lines of an answer where it is not said.
@@ -102,19 +102,22 @@ impl SandboxServer {
     #[tool(annotations(title = "List files", read_only_hint = true))]
     async fn list_files(&self, Parameters(args): Parameters<args::ListFiles>) -> Answer {
         let id = self.session.resolve(args.sandbox.as_deref()).await?;
-        let request = ListFilesRequest {
+        let mut request = ListFilesRequest {
             path: args.path,
             depth: args.depth,
             user: args.user,
             limit: Some(ENTRIES),
             cursor: args.cursor,
         };
-        let page = self
-            .session
-            .client()?
-            .list_files_page(&id, &request)
-            .await?;
-        let entries: Vec<_> = page.items.iter().map(describe).collect();
+        let client = self.session.client()?;
+        let mut page = client.list_files_page(&id, &request).await?;
+        let mut entries: Vec<_> = page.items.iter().map(describe).collect();
+        if drop_excess(&mut entries) > 0 {
+            // The server's cursor is behind the last entry of its page, so that has to end here.
+            request.limit = u32::try_from(entries.len()).ok();
+            page = client.list_files_page(&id, &request).await?;
+            entries = page.items.iter().map(describe).collect();
+        }
         let mut shown = json!({ "entries": entries });
         if let Some(next) = page.next {
             shown["next_cursor"] = json!(next);

@@ -12,6 +12,7 @@ use crate::arguments as args;
 use crate::failure::{Answer, text};
 use crate::server::SandboxServer;
 use crate::session::{LABEL, Session, TEMPORARY};
+use crate::text::bounded_list;
 
 #[tool_router(router = sandbox_tools, vis = "pub(crate)")]
 impl SandboxServer {
@@ -41,8 +42,9 @@ impl SandboxServer {
         let client = self.session.client()?;
         if !self.session.has_memory() {
             let all = client.list_matching(&of_tools()).await?;
-            let shown: Vec<_> = all.iter().map(|one| describe(&self.session, one)).collect();
-            return Ok(CallToolResult::structured(json!({ "sandboxes": shown })));
+            let shown = all.iter().map(|one| describe(&self.session, one));
+            let shown = bounded_list("sandboxes", shown.collect());
+            return Ok(CallToolResult::structured(shown));
         }
         let ids = self.session.ids();
         let found = join_all(ids.iter().map(|id| client.get(id))).await;
@@ -54,20 +56,21 @@ impl SandboxServer {
                 Err(error) => return Err(error.into()),
             });
         }
-        Ok(CallToolResult::structured(
-            json!({ "sandboxes": sandboxes }),
-        ))
+        Ok(CallToolResult::structured(bounded_list(
+            "sandboxes",
+            sandboxes,
+        )))
     }
 
     /// List the templates that sandboxes can be created from.
     #[tool(annotations(title = "List templates", read_only_hint = true))]
     async fn list_templates(&self) -> Answer {
         let templates = self.session.client()?.templates().await?;
-        let shown: Vec<_> = templates
+        let shown = templates
             .iter()
-            .map(|template| json!({ "name": template.name, "type": template.kind }))
-            .collect();
-        Ok(CallToolResult::structured(json!({ "templates": shown })))
+            .map(|template| json!({ "name": template.name, "type": template.kind }));
+        let shown = bounded_list("templates", shown.collect());
+        Ok(CallToolResult::structured(shown))
     }
 
     /// Use a sandbox that exists already in this session. Only for one that the user named. It is

@@ -1,5 +1,7 @@
 //! Bounded text: a model that gets a megabyte of a build log has no room left to think.
 
+use serde_json::{Value, json};
+
 /// Bytes of one answer.
 pub const MAX_TEXT: usize = 32 * 1024;
 
@@ -75,6 +77,29 @@ impl Excerpt {
     }
 }
 
+/// Drops the items of a list that do not fit into an answer, and returns their number.
+pub fn drop_excess(items: &mut Vec<Value>) -> usize {
+    let mut length = 0;
+    let fits = |item: &&Value| {
+        length += item.to_string().len();
+        length <= MAX_TEXT
+    };
+    let fitting = items.iter().take_while(fits).count();
+    let excess = items.len() - fitting;
+    items.truncate(fitting);
+    excess
+}
+
+/// Returns a list as an answer, which says how many items are left out of it.
+pub fn bounded_list(name: &str, mut items: Vec<Value>) -> Value {
+    let excess = drop_excess(&mut items);
+    let mut answer = json!({ name: items });
+    if excess > 0 {
+        answer["omitted"] = json!(excess);
+    }
+    answer
+}
+
 /// Returns the last line that is not empty, at most `limit` characters of it.
 #[must_use]
 pub fn last_line(bytes: &[u8], limit: usize) -> Option<String> {
@@ -93,6 +118,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn lists_are_bounded() {
+        let items = |count| vec![json!("x".repeat(1000)); count];
+        let all = bounded_list("files", items(3));
+        assert_eq!(all, json!({ "files": items(3) }));
+        let cut = bounded_list("files", items(100));
+        assert!(cut["files"].to_string().len() <= MAX_TEXT + 100);
+        assert_eq!(cut["omitted"], 100 - cut["files"].as_array().unwrap().len());
+    }
 
     proptest! {
         #[test]
