@@ -56,6 +56,7 @@ const CODES_BY_STATUS: Record<number, ErrorCode> = {
   404: "not_found",
   405: "method_not_allowed",
   409: "conflict",
+  410: "expired",
   413: "too_large",
   415: "unsupported_media_type",
   429: "resource_exhausted",

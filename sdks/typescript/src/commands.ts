@@ -7,7 +7,7 @@ import type { CommandResult } from "./errors.js";
 import { ExecConnection } from "./exec.js";
 import { CommandHandle, type OutputCallbacks, type WaitOptions } from "./handle.js";
 import type { CommandInfo, CommandState, ProcessSignal, TerminalSize } from "./models.js";
-import type { Transport } from "./transport.js";
+import { REQUEST_TIMEOUT_MS, type Transport } from "./transport.js";
 
 /** A command: text for a shell of the sandbox, or a program and its arguments, which are run as they are. */
 export type CommandLine = string | readonly [program: string, ...args: string[]];
@@ -148,7 +148,9 @@ export class Commands {
   async readOutput(command: CommandId, options: ReadOutputOptions = {}): Promise<OutputPart> {
     const { offset, stream, wait, ...rest } = options;
     const input = { path: this.path(command), query: { offset, stream, wait } };
-    return this.transport.bytes("read_command_output", input, rest, (data, headers) => ({
+    // The wait is beside the time of the call.
+    const limits = { ...rest, defaultMs: REQUEST_TIMEOUT_MS + (wait ?? 0) * 1000 };
+    return this.transport.bytes("read_command_output", input, limits, (data, headers) => ({
       data,
       nextOffset: Number(headers.get("wrenn-next-offset") ?? 0),
       dropped: Number(headers.get("wrenn-dropped") ?? 0),

@@ -7,7 +7,7 @@ import { ConnectionBrokenError } from "./errors.js";
 import { createApiError } from "./answers.js";
 import type { EventInfo, Schemas } from "./models.js";
 import { isTransientAnswer, Patience } from "./patience.js";
-import { describe, parseJson, type OpenAnswer, type Transport } from "./transport.js";
+import { failureOf, parseJson, type OpenAnswer, type Transport } from "./transport.js";
 
 export interface EventFilter {
   /** `cursor` of an event: what comes behind it. */
@@ -22,6 +22,9 @@ export interface EventFilter {
 
 /** Entries of a page. */
 const PAGE = 1000;
+
+/** Time without a byte after which a stream is broken: the server sends every 15 seconds. */
+const SILENCE_MS = 60_000;
 
 /** Events of the team: `client.events`. */
 export class Events {
@@ -59,6 +62,7 @@ export class EventStream implements AsyncIterable<EventInfo>, AsyncDisposable {
   private hasEnded = false;
   private readonly controller = new AbortController();
   private readonly patience: Patience;
+  private readonly silenceMs: number = SILENCE_MS;
   private readonly onAbort = (): void => this.controller.abort(this.options.signal?.reason);
 
   private constructor(
@@ -98,7 +102,8 @@ export class EventStream implements AsyncIterable<EventInfo>, AsyncDisposable {
     }
     const headers: Record<string, string> = this.last === undefined ? {} : { "last-event-id": this.last };
     const options = { signal: this.controller.signal, requestTimeoutMs };
-    const answer = await this.transport.open("stream_events", { query, headers }, options);
+    const { silenceMs: stallMs } = this;
+    const answer = await this.transport.open("stream_events", { query, headers, stallMs }, options);
     this.lines = linesWithErrors(answer);
     this.release = answer.release;
   }
@@ -204,7 +209,7 @@ async function* linesWithErrors(answer: OpenAnswer): AsyncGenerator<string, void
   try {
     yield* linesOf(iterate(answer.response.body!));
   } catch (error) {
-    throw describe(error, answer.url);
+    throw failureOf(error, answer);
   }
 }
 

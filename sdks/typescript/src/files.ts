@@ -10,7 +10,7 @@ import type { RequestOptions } from "./deadline.js";
 import { ConflictError, NotFoundError } from "./errors.js";
 import type { EntryInfo, Schemas } from "./models.js";
 import type { Sent } from "./casing.js";
-import { describe, type OpenAnswer, type Transport } from "./transport.js";
+import { failureOf, type OpenAnswer, type Transport } from "./transport.js";
 import { uploadFile, type UploadSource } from "./uploads.js";
 import { DirectoryWatch, FileSearch } from "./watch.js";
 
@@ -114,16 +114,19 @@ export class Files {
     } while (cursor);
   }
 
-  /** Returns true if something is there. */
+  /** Returns true if something is there. A sandbox that is gone is an error. */
   async exists(path: string, options: FileOptions = {}): Promise<boolean> {
     try {
       await this.getInfo(path, options);
       return true;
     } catch (error) {
-      if (error instanceof NotFoundError) {
-        return false;
+      if (!(error instanceof NotFoundError)) {
+        throw error;
       }
-      throw error;
+      // So that a sandbox that is gone is not taken for a file that is.
+      const { signal, requestTimeoutMs } = options;
+      await this.transport.json("get_sandbox", { path: this.path }, { signal, requestTimeoutMs });
+      return false;
     }
   }
 
@@ -222,7 +225,8 @@ function octal(mode: number | string | undefined): string | undefined {
 }
 
 /** Returns the body of an answer, with errors of this package. */
-function bodyOf({ response, url, release }: OpenAnswer): ReadableStream<Uint8Array> {
+function bodyOf(answer: OpenAnswer): ReadableStream<Uint8Array> {
+  const { response, release } = answer;
   const reader = response.body!.getReader();
   return new ReadableStream<Uint8Array>(
     {
@@ -237,7 +241,7 @@ function bodyOf({ response, url, release }: OpenAnswer): ReadableStream<Uint8Arr
           }
         } catch (error) {
           release();
-          throw describe(error, url);
+          throw failureOf(error, answer);
         }
       },
       async cancel(reason) {

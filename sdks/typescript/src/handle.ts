@@ -60,7 +60,8 @@ export interface OutputCallbacks {
 /** A command that runs, in the background or as long as its connection. */
 export class CommandHandle implements AsyncIterable<Output>, AsyncDisposable {
   private readonly decoders = { stdout: textDecoder(), stderr: textDecoder() };
-  private readonly collected = { stdout: [] as Uint8Array[], stderr: [] as Uint8Array[] };
+  /** Output in the order in which it came, so that the oldest goes first. */
+  private readonly collected: RawOutput[] = [];
   /** Bytes in `collected`. */
   private kept = 0;
   private isDraining = false;
@@ -109,16 +110,30 @@ export class CommandHandle implements AsyncIterable<Output>, AsyncDisposable {
         return { ...next, text };
       }
     }
+    return this.flush();
+  }
+
+  /** Returns what a character that broke off at the end became. */
+  private flush(): Output | undefined {
+    for (const stream of ["stdout", "stderr"] as const) {
+      const text = this.decoders[stream].decode();
+      if (text !== "") {
+        return { stream, data: new Uint8Array(0), text };
+      }
+    }
     return undefined;
   }
 
-  private keep({ stream, data }: RawOutput): void {
-    const kept = this.collected[stream];
-    kept.push(data);
-    this.kept += data.length;
-    while (!this.isDraining && this.kept > MAX_KEPT && kept.length > 1) {
-      this.kept -= kept.shift()!.length;
+  private keep(output: RawOutput): void {
+    this.collected.push(output);
+    this.kept += output.data.length;
+    while (!this.isDraining && this.kept > MAX_KEPT && this.collected.length > 1) {
+      this.kept -= this.collected.shift()!.data.length;
     }
+  }
+
+  private bytesOf(stream: Output["stream"]): Uint8Array {
+    return concat(this.collected.filter((output) => output.stream === stream).map(({ data }) => data));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Output, void, void> {
@@ -141,8 +156,8 @@ export class CommandHandle implements AsyncIterable<Output>, AsyncDisposable {
       this.draining = undefined;
       throw error;
     }
-    const stdoutBytes = concat(this.collected.stdout);
-    const stderrBytes = concat(this.collected.stderr);
+    const stdoutBytes = this.bytesOf("stdout");
+    const stderrBytes = this.bytesOf("stderr");
     const text = (bytes: Uint8Array): string => textDecoder().decode(bytes);
     const result = {
       exitCode: this.code!,

@@ -83,7 +83,10 @@ export interface SandboxFilter {
 }
 
 export interface WaitOptions extends RequestOptions {
-  /** Milliseconds until the wait fails with `OperationTimeoutError`. Default: never. */
+  /**
+   * Milliseconds until the wait fails with `OperationTimeoutError`. Default: `requestTimeoutMs` of the call or of the
+   * client, without both never.
+   */
   timeoutMs?: number;
 }
 
@@ -255,8 +258,10 @@ export class Sandbox implements AsyncDisposable {
   }
 
   private async waitFor(query: object, options: WaitOptions): Promise<SandboxInfo | undefined> {
-    const { signal, timeoutMs = Number.POSITIVE_INFINITY } = options;
-    const end = Date.now() + timeoutMs;
+    const { signal } = options;
+    const limitMs = options.timeoutMs ?? options.requestTimeoutMs ?? this.transport.options.requestTimeoutMs;
+    const isLimited = options.timeoutMs !== undefined || (limitMs ?? 0) > 0;
+    const end = isLimited ? Date.now() + limitMs! : Number.POSITIVE_INFINITY;
     for (;;) {
       const left = Math.max(1, Math.min(WAIT_SEC, Math.ceil((end - Date.now()) / 1000)));
       const input = { path: this.path, query: { ...query, timeoutSec: left } };

@@ -96,6 +96,25 @@ const UNSENT = new Set([
   "UND_ERR_CONNECT_TIMEOUT",
   "ConnectionRefused",
   "FailedToOpenSocket",
+  // Certificates: they are checked before a request is sent.
+  "CERT_CHAIN_TOO_LONG",
+  "CERT_HAS_EXPIRED",
+  "CERT_NOT_YET_VALID",
+  "CERT_REJECTED",
+  "CERT_REVOKED",
+  "CERT_SIGNATURE_FAILURE",
+  "CERT_UNTRUSTED",
+  "DEPTH_ZERO_SELF_SIGNED_CERT",
+  "ERR_SSL_WRONG_VERSION_NUMBER",
+  "ERR_TLS_CERT_ALTNAME_INVALID",
+  "HOSTNAME_MISMATCH",
+  "INVALID_CA",
+  "INVALID_PURPOSE",
+  "PATH_LENGTH_EXCEEDED",
+  "SELF_SIGNED_CERT_IN_CHAIN",
+  "UNABLE_TO_GET_ISSUER_CERT",
+  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
 ]);
 
 type Name = keyof Operations;
@@ -117,6 +136,8 @@ export interface OpenAnswer {
   url: URL;
   /** Lets go of the signal of the caller, once the body is read or given up. */
   release: () => void;
+  /** Aborted by the caller, or by the time of the call. */
+  signal: AbortSignal;
 }
 
 /** Parts of a request, with names in the style of this package. */
@@ -130,6 +151,8 @@ export interface CallInput<N extends Name> {
   repeatable?: boolean;
   /** True for a call that carries data of any size: it may take as long as something moves. */
   isData?: boolean;
+  /** Milliseconds without a byte after which the answer is broken. Default: that of `isData`, else no limit. */
+  stallMs?: number;
 }
 
 /** What this package asks of `fetch` beside the standard; others ignore it. */
@@ -200,10 +223,10 @@ export class Transport {
   async bytes<N extends Name, T>(
     name: N,
     input: CallInput<N>,
-    options: RequestOptions,
+    options: RequestOptions & { defaultMs?: number },
     read: (data: Uint8Array, headers: Headers) => T,
   ): Promise<T> {
-    const deadline = this.deadline(options, input.isData ? 0 : undefined);
+    const deadline = this.deadline(options, input.isData ? 0 : options.defaultMs);
     try {
       return await this.attempts(name, input, deadline, async (response) =>
         read(new Uint8Array(await response.arrayBuffer()), response.headers),
@@ -224,7 +247,8 @@ export class Transport {
       const response = await this.attempts(name, input, deadline, async (response) => response);
       deadline.stopTimer();
       const { apiUrl } = await this.load();
-      return { response, url: new URL(apiUrl), release: () => deadline.dispose() };
+      const { signal } = deadline;
+      return { response, url: new URL(apiUrl), release: () => deadline.dispose(), signal };
     } catch (error) {
       deadline.dispose();
       throw error;
@@ -264,6 +288,7 @@ export class Transport {
     const isRepeatable = !once && (input.repeatable || REPEATABLE_METHODS.has(method) || REPEATABLE.has(name));
     const retries = once ? 0 : (this.options.retries ?? DEFAULT_RETRIES);
     const url = await this.url(name, input);
+    let mayBeDone = false;
     for (let attempt = 0; ; attempt += 1) {
       try {
         return await read(await this.send(method, url, input, deadline));
@@ -272,9 +297,11 @@ export class Transport {
           throw input.raw.failure.error;
         }
         const error = deadline.signal.aborted ? deadline.signal.reason : describe(cause, url);
-        if (attempt > 0 && method === "DELETE" && error instanceof NotFoundError) {
+        // What an attempt before this one deleted is no longer there.
+        if (mayBeDone && method === "DELETE" && error instanceof NotFoundError) {
           return await read(new Response(null, { status: 204 }));
         }
+        mayBeDone ||= isUncertain(error);
         const pause = pauseBefore(error, attempt, isRepeatable);
         if (attempt >= retries || deadline.signal.aborted || pause === undefined || pause >= deadline.remainingMs) {
           throw error;
@@ -298,8 +325,9 @@ export class Transport {
       ...input.headers,
     };
     const init: FetchInit = { method, headers, redirect: "manual", signal: deadline.signal, network: this.network };
-    if (input.isData) {
-      init.stallMs = STALL_MS;
+    const stallMs = input.stallMs ?? (input.isData ? STALL_MS : undefined);
+    if (stallMs !== undefined) {
+      init.stallMs = stallMs;
     }
     if (input.raw) {
       init.body = input.raw.make();
@@ -351,6 +379,17 @@ async function boundedText(response: Response): Promise<string> {
   return text;
 }
 
+/** Returns the error of an answer that broke off: the reason of the signal where that ended it. */
+export function failureOf(cause: unknown, answer: Pick<OpenAnswer, "signal" | "url">): unknown {
+  return answer.signal.aborted ? answer.signal.reason : describe(cause, answer.url);
+}
+
+/** Returns true for an error after which it is not known whether the request was carried out. */
+function isUncertain(error: unknown): boolean {
+  const isOfProxy = error instanceof ApiError && !error.isOurs && [502, 503, 504].includes(error.status);
+  return error instanceof ConnectionBrokenError || isOfProxy;
+}
+
 /** Converts what `fetch` throws to an error of this package. */
 export function describe(cause: unknown, url: URL): unknown {
   if (cause instanceof WrennError) {
@@ -371,16 +410,10 @@ export function pauseBefore(error: unknown, attempt: number, isRepeatable: boole
   if (error instanceof UnreachableError) {
     return pause;
   }
-  if (error instanceof ConnectionBrokenError) {
-    return isRepeatable ? pause : undefined;
-  }
-  if (!(error instanceof ApiError)) {
-    return undefined;
-  }
-  const nothingDone = error.status === 429 || (error.status === 503 && error.isOurs);
-  const mayBeDone = !error.isOurs && [502, 503, 504].includes(error.status);
-  if (nothingDone || (mayBeDone && isRepeatable)) {
-    return error.retryAfterMs ?? pause;
+  const refusal = error instanceof ApiError ? error : undefined;
+  const nothingDone = refusal && (refusal.status === 429 || (refusal.status === 503 && refusal.isOurs));
+  if (nothingDone || (isUncertain(error) && isRepeatable)) {
+    return refusal?.retryAfterMs ?? pause;
   }
   return undefined;
 }

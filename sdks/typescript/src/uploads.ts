@@ -47,8 +47,23 @@ export async function uploadFile(
   options: RequestOptions,
 ): Promise<void> {
   const file = await openSource(source);
-  const upload = await beginUpload(transport, sandboxId, file.size, metadata, options);
-  const path = { id: sandboxId, upload };
+  // A time that the caller gives is for all of the upload; each request has its own beside it.
+  const deadline = transport.deadline(options, 0);
+  const limited = { signal: deadline.signal };
+  try {
+    const upload = await beginUpload(transport, sandboxId, file.size, metadata, limited);
+    await sendOrDelete(transport, { id: sandboxId, upload }, file, limited);
+  } finally {
+    deadline.dispose();
+  }
+}
+
+async function sendOrDelete(
+  transport: Transport,
+  path: { id: string; upload: string },
+  file: OpenSource,
+  options: RequestOptions,
+): Promise<void> {
   try {
     await sendParts(transport, path, file, options);
   } catch (error) {

@@ -7,7 +7,7 @@ import { ConnectionBrokenError } from "./errors.js";
 import { createApiError } from "./answers.js";
 import type { DiffSummary, FileDiff, Schemas, SearchMatch, SearchSummary, WatchEvent } from "./models.js";
 import { MessageSocket } from "./socket.js";
-import { describe, parseJson, type OpenAnswer, type Transport } from "./transport.js";
+import { failureOf, parseJson, type OpenAnswer, type Transport } from "./transport.js";
 
 type ServerMessage = Received<Schemas["WatchServerMessage"]>;
 
@@ -95,7 +95,7 @@ export async function* jsonLines<T>(answer: OpenAnswer): AsyncGenerator<Received
       }
     }
   } catch (error) {
-    throw describe(error, answer.url);
+    throw failureOf(error, answer);
   } finally {
     answer.release();
   }

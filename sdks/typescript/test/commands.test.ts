@@ -53,6 +53,37 @@ test("run_gives_output_and_exit_code", async () => {
   assert.equal(server.requests[0]!.headers["x-api-key"], "wrn_test");
 });
 
+test("character_that_breaks_off_is_told", async () => {
+  await using server = await FakeServer.start();
+  const sandbox = await server.sandbox();
+  server.onSocket = (socket) =>
+    hear(socket, () => {
+      const half = stdout(Buffer.from("é").subarray(0, 1));
+      say(socket, { type: "start", pid: 5 }, half, { type: "exit", exit_code: 0 });
+    });
+  const pieces: string[] = [];
+  const result = await sandbox.commands.run("x", { onStdout: (text) => void pieces.push(text) });
+  assert.deepEqual([result.stdout, pieces.join("")], ["\ufffd", "\ufffd"]);
+});
+
+test("oldest_output_is_dropped_first", async () => {
+  await using server = await FakeServer.start();
+  const sandbox = await server.sandbox();
+  const part = base64(new Uint8Array(1 << 20));
+  server.onSocket = (socket) =>
+    hear(socket, () => {
+      say(socket, { type: "start", pid: 5 }, { type: "stderr", data: part });
+      say(socket, ...Array.from({ length: 16 }, () => ({ type: "stdout", data: part })), {
+        type: "exit",
+        exit_code: 0,
+      });
+    });
+  const handle = await sandbox.commands.stream("x");
+  while ((await handle.read()) !== undefined);
+  const { stdoutBytes, stderrBytes } = await handle.wait();
+  assert.deepEqual([stdoutBytes.length, stderrBytes.length], [16 << 20, 0]);
+});
+
 test("nonzero_exit_code_is_an_error", async () => {
   await using server = await FakeServer.start();
   const sandbox = await server.sandbox();

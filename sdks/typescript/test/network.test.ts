@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { WebSocketServer } from "ws";
 
 import * as sdk from "@wrenn/sandbox";
-import { environmentProxy } from "../dist/esm/platform/node_network.js";
+import { agentFor, environmentProxy } from "../dist/esm/platform/node_network.js";
 import { test } from "./bounded.js";
 import { FakeServer, INFO } from "./fake_server.js";
 
@@ -56,6 +56,20 @@ test("requests_and_sockets_go_through_proxy", async () => {
     proxy.server.closeAllConnections();
     proxy.server.close();
   }
+});
+
+test("connection_that_waits_has_limit", async () => {
+  await using server = await FakeServer.start([{ json: INFO }]);
+  // It says nothing of how long it keeps a connection.
+  (server as unknown as { server: Server }).server.keepAliveTimeout = 0;
+  await sdk.Sandbox.get("sb-1", { client: server.client() });
+  const { freeSockets } = agentFor(new URL(server.url), {});
+  // It waits again once its answer was read.
+  while (!freeSockets[`127.0.0.1:${new URL(server.url).port}:`]) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  const [waiting] = freeSockets[`127.0.0.1:${new URL(server.url).port}:`]!;
+  assert.equal(waiting!.timeout, 30_000);
 });
 
 test("environment_names_proxy_but_not_for_loopback", () => {
@@ -116,7 +130,7 @@ test("own_authority_is_trusted", async () => {
     const sandbox = await sdk.Sandbox.get("sb-1", { apiUrl, apiKey: "wrn_test", ca });
     assert.equal((await sandbox.commands.run(["true"])).exitCode, 0);
     const untrusting = sdk.Sandbox.get("sb-1", { apiUrl, apiKey: "wrn_test", retries: 0 });
-    await assert.rejects(untrusting, sdk.WrennError);
+    await assert.rejects(untrusting, sdk.UnreachableError);
   } finally {
     server.closeAllConnections();
     server.close();

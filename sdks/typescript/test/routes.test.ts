@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "./bounded.js";
 
-import { Sandbox, Template, VERSION, type Client } from "@wrenn/sandbox";
+import { Sandbox, Template, VERSION, type Client, NotFoundError } from "@wrenn/sandbox";
 import { FakeServer, ID, INFO, refusal, send, type Reply } from "./fake_server.js";
 
 type Call = (sandbox: Sandbox, client: Client) => Promise<unknown>;
@@ -202,7 +202,6 @@ test("missing_things_are_false", async () => {
   const calls = [
     sandbox.kill(),
     sandbox.isRunning(),
-    sandbox.files.exists("a"),
     sandbox.commands.kill("c"),
     sandbox.checkpoints.delete("c"),
     Sandbox.deleteSnapshot("s", { client }),
@@ -213,6 +212,14 @@ test("missing_things_are_false", async () => {
     calls.map(() => false),
   );
   await sandbox.waitDeleted();
+});
+
+test("missing_file_is_false_and_missing_sandbox_told", async () => {
+  await using server = await FakeServer.start([refusal(404, "not_found"), { json: INFO }]);
+  const sandbox = await server.sandbox();
+  assert.equal(await sandbox.files.exists("a"), false);
+  server.replies = [refusal(404, "not_found")];
+  await assert.rejects(sandbox.files.exists("a"), NotFoundError);
 });
 
 test("other_errors_are_told", async () => {

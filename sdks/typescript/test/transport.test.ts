@@ -76,6 +76,15 @@ test("proxy_page_is_error_by_status", async () => {
   });
 });
 
+test("foreign_answer_has_code_of_status", async () => {
+  await using server = await FakeServer.start();
+  const codes = { 409: "conflict", 410: "expired", 415: "unsupported_media_type", 507: "insufficient_storage" };
+  for (const [status, code] of Object.entries(codes)) {
+    server.replies = [{ status: Number(status), text: "<html>" }];
+    await assert.rejects(Sandbox.get(ID, { client: server.client() }), { code });
+  }
+});
+
 test("answer_that_is_no_json_is_protocol_error", async () => {
   await using server = await FakeServer.start([{ text: "hello" }]);
   await assert.rejects(Sandbox.get(ID, { client: server.client() }), sdk.ProtocolError);
@@ -164,6 +173,11 @@ test("repeated_delete_that_finds_nothing_is_done", async () => {
   await using server = await FakeServer.start([{ cut: "after" }, refusal(404, "not_found")]);
   const sandbox = await server.sandbox();
   assert.equal(await sandbox.kill(), true);
+  assert.equal(await sandbox.kill(), false);
+  server.replies = [{ status: 502, text: "of a proxy" }, refusal(404, "not_found")];
+  assert.equal(await sandbox.kill(), true);
+  // Nothing was done at the first attempt.
+  server.replies = [refusal(429, "resource_exhausted"), refusal(404, "not_found")];
   assert.equal(await sandbox.kill(), false);
 });
 

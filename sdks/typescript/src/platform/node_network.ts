@@ -7,8 +7,11 @@ import { HttpsProxyAgent } from "https-proxy-agent";
 
 import type { NetworkOptions } from "../transport.js";
 
-/** Connections that wait for the next request, and seconds after which TCP asks whether a peer is there. */
-const AGENT_OPTIONS = { keepAlive: true, keepAliveMsecs: 30_000, maxFreeSockets: 32 };
+/**
+ * Connections that wait for the next request, and milliseconds after which TCP asks whether a peer is there, and after
+ * which a connection that waits is closed: the server ends those that were idle for a minute.
+ */
+const AGENT_OPTIONS = { keepAlive: true, keepAliveMsecs: 30_000, maxFreeSockets: 32, timeout: 30_000 };
 
 const http = new HttpAgent(AGENT_OPTIONS);
 const https = new HttpsAgent(AGENT_OPTIONS);
