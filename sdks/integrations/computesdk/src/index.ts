@@ -110,12 +110,9 @@ const define = defineProvider<Sandbox, WrennConfig, never, WrennSnapshot>({
         return snapshotOf(await sandbox.createSnapshot(options?.name));
       },
       list: async (config, options) => {
-        if (options?.sandboxId !== undefined) {
-          throw new TypeError(
-            "the server does not record which sandbox a snapshot was made of: list without sandboxId",
-          );
-        }
-        const found = await Sandbox.listSnapshots({ client: clientOf(config) });
+        const all = await Sandbox.listSnapshots({ client: clientOf(config) });
+        const id = options?.sandboxId;
+        const found = id === undefined ? all : all.filter(({ sourceSandboxId }) => sourceSandboxId === id);
         return found.map(snapshotOf).slice(0, options?.limit);
       },
       delete: async (config, name) => {

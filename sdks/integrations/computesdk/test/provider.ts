@@ -169,7 +169,12 @@ describe("provider", { skip: !isLong, timeout: 900_000 }, () => {
     const snapshot = await compute.snapshot!.create(sandbox.sandboxId, { name });
     assert.equal(snapshot.id, name);
     assert.ok((await compute.snapshot!.list()).some(({ id }) => id === name));
-    await assert.rejects(compute.snapshot!.list({ sandboxId: sandbox.sandboxId }), /list without sandboxId/);
+    const ofSandbox = await compute.snapshot!.list({ sandboxId: sandbox.sandboxId });
+    assert.deepEqual(
+      ofSandbox.map(({ id }) => id),
+      [name],
+    );
+    assert.deepEqual(await compute.snapshot!.list({ sandboxId: "sb-00000000000000000000" }), []);
     const other = await compute.sandbox.create({ snapshotId: name });
     try {
       assert.equal(await other.filesystem.readFile("/tmp/state"), "kept");
