@@ -19,6 +19,7 @@ suite_api() { scripts/check-api.sh; }
 suite_sdks() { scripts/test-sdks.sh; }
 suite_integrations() { scripts/test-integrations.sh; }
 suite_mcp() { scripts/test-mcp.sh; }
+suite_original() { scripts/test-original.sh; }
 suite_docs() { scripts/test-docs.sh; }
 # What needs device-mapper, in a VM that has it.
 suite_lab() { scripts/lab.sh run; }
@@ -39,7 +40,7 @@ suite_leftovers() {
     echo 'test result: ok. 1 passed; 0 failed'
 }
 # name:seconds it may take
-all=(crates:2100 stories:2100 api:1800 sdks:900 mcp:600 docs:600 lab:1200 scripts:240 leftovers:60)
+all=(crates:2100 stories:2100 api:1800 sdks:900 mcp:600 original:600 docs:600 lab:1200 scripts:240 leftovers:60)
 # Only when named: scripts/test-long.sh has it whole.
 named=(integrations:1800)
 

@@ -4,6 +4,7 @@
 //! ```text
 //! api  → app → store            the edge, the use cases, what is remembered
 //! e2b  ↗                        the same use cases as E2B has them
+//! capsules ↗                    the same as the published SDK of the original has them
 //!          ↘ hosts → host agents
 //! tasks ↗                       make both sides agree, whatever was lost
 //! ```
@@ -15,6 +16,7 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+mod capsules;
 mod client_address;
 pub mod config;
 mod e2b;

@@ -1,37 +1,30 @@
-//! `/v1/sandboxes/{id}/commands/{command}/attach`: a background command over a WebSocket.
-//!
-//! As an exec stream (`exec_stream`), but the end of the session ends nothing else: the command
-//! runs on, and a client that comes back at its last offset gets the bytes that it lacks. A client
-//! that does not read stops the call to the host, upon which the guest keeps the output.
+//! `/v1/sandboxes/{id}/commands/{command}/attach`: a background command over a WebSocket, with the
+//! frames of our own API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::{AttachServerMessage, Encoding};
 use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::response::Response;
-use futures::{SinkExt, StreamExt};
-use model::{ErrorCode, SandboxId};
+use bytes::Bytes;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 use utoipa::IntoParams;
 
+use super::attached::{AttachSession, CommandFrames, exit_code};
 use super::exec_stream::{
-    INPUT_QUEUE, PING_INTERVAL, Sink, encode_output, forward_input, read_frames, say_goodbye, send,
-    upgrade_of,
+    PING_INTERVAL, ReadFrame, encode_output, read_message, text_frame, upgrade_of,
 };
 use super::extract::{CommandRef, Id, Query};
 use super::text::Utf8;
 use super::view;
 use crate::app::App;
-use crate::app::commands::AttachedCommand;
 use crate::auth::Principal;
 use crate::error::{Error, Result};
-use crate::hosts::{AttachEvent, AttachStream, CommandInfo};
-
-const STREAM_ENDED: &str = "the host agent ended the stream before the command ended; attach again";
+use crate::hosts::CommandInfo;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -81,9 +74,15 @@ pub async fn attach_command(
     // By id from here on: a name or a pid may be another command's later.
     let command = app.find_attachable(&principal, &id, &command).await?;
     let from = query.first_offset(&command)?;
-    let (command, encoding) = (command.id, query.encoding);
-    Ok(upgrade
-        .on_upgrade(move |socket| session(app, principal, id, command, (from, encoding), socket)))
+    let session = AttachSession {
+        app,
+        principal,
+        sandbox: id,
+        command: command.id,
+        from,
+    };
+    let frames = OwnFrames::new(query.encoding, from);
+    Ok(upgrade.on_upgrade(move |socket| session.run(frames, socket)))
 }
 
 impl AttachQuery {
@@ -99,141 +98,85 @@ impl AttachQuery {
     }
 }
 
-async fn session(
-    app: Arc<App>,
-    principal: Principal,
-    id: SandboxId,
-    command: String,
-    (from, encoding): (u64, Encoding),
-    socket: WebSocket,
-) {
-    let (mut sink, mut frames) = socket.split();
-    let attached = tokio::select! {
-        attached = app.attach_command(&principal, &id, &command, from) => attached,
-        () = app.shutdown.cancelled() => Err(Error::shutting_down()),
-    };
-    let last = match attached {
-        Ok(AttachedCommand {
-            mut stream,
-            process,
-        }) => {
-            let (queue, waiting) = mpsc::channel(INPUT_QUEUE);
-            tokio::select! {
-                ended = write_output(&mut stream, from, encoding, &mut sink) => ended,
-                ended = read_frames(&mut frames, &process, queue) => ended.map(|()| None),
-                error = forward_input(&process, waiting) => Err(error),
-                () = app.shutdown.cancelled() => Err(Error::shutting_down()),
-            }
-        }
-        Err(error) => Err(error),
-    };
-    let last = match last {
-        Ok(Some(command)) => {
-            let (app, id, ended) = (app.clone(), id.clone(), command.clone());
-            // The client does not wait for it.
-            tokio::spawn(async move { app.record_command_end(&principal, &id, &ended).await });
-            exit(&command)
-        }
-        // The client is gone.
-        Ok(None) => return,
-        Err(error) => Err(error),
-    };
-    let last = last.unwrap_or_else(|error| {
-        tracing::debug!(sandbox = %id, error = error.chain(), "attach ended");
-        AttachServerMessage::Error {
-            code: error.code.as_str().to_owned(),
-            data: error.message,
-        }
-    });
-    say_goodbye(&mut sink, &mut frames, &last).await;
-}
-
-/// Writes output to the client. Returns the command that has ended; `None` when the client is gone.
-async fn write_output(
-    stream: &mut AttachStream,
-    from: u64,
+/// Frames of our own API.
+#[derive(Debug)]
+struct OwnFrames {
     encoding: Encoding,
-    sink: &mut Sink,
-) -> Result<Option<CommandInfo>> {
-    let mut texts = [Utf8::default(), Utf8::default()];
-    let mut end = from;
-    let mut is_attached = false;
-    let mut ping = tokio::time::interval(PING_INTERVAL);
-    loop {
-        let event = tokio::select! {
-            event = stream.next() => event.map_err(|error| stream_error(error, is_attached))?,
-            _ = ping.tick() => {
-                if sink.send(Message::Ping(bytes::Bytes::new())).await.is_err() {
-                    return Ok(None);
-                }
-                continue;
-            }
-        };
-        let message = match event {
-            Some(AttachEvent::Attached(command)) => {
-                is_attached = true;
-                let command = Box::new(view::command(command));
-                AttachServerMessage::Attached { command }
-            }
-            Some(AttachEvent::Output {
-                offset,
-                is_stderr,
-                data,
-            }) => {
-                end = offset.saturating_add(data.len() as u64);
-                let decoder = &mut texts[usize::from(is_stderr)];
-                let text = encode_output(encoding, decoder, &data);
-                if text.is_empty() {
-                    continue;
-                }
-                // A client that comes back there gets the character that is not whole yet.
-                output(is_stderr, text, end.saturating_sub(decoder.held_bytes()))
-            }
-            Some(AttachEvent::Dropped { bytes, offset }) => {
-                end = offset;
-                // Bytes after a gap do not complete a character that began before it.
-                texts = [Utf8::default(), Utf8::default()];
-                AttachServerMessage::Dropped {
-                    bytes,
-                    next_offset: end,
-                }
-            }
-            Some(AttachEvent::Ended(command)) => {
-                if send_rests(sink, texts, end).await.is_none() {
-                    return Ok(None);
-                }
-                return Ok(Some(command));
-            }
-            None => {
-                return Err(Error::new(ErrorCode::HostUnavailable, STREAM_ENDED));
-            }
-        };
-        if send(sink, &message).await.is_none() {
-            return Ok(None);
+    /// Decoders of standard output and standard error.
+    texts: [Utf8; 2],
+    /// Offset behind the last byte of output.
+    end: u64,
+}
+
+impl OwnFrames {
+    fn new(encoding: Encoding, from: u64) -> Self {
+        Self {
+            encoding,
+            texts: Default::default(),
+            end: from,
         }
     }
 }
 
-/// Returns `HostUnavailable` for a stream that breaks after the host has begun to answer: the RPC
-/// client reports a lost connection as an internal error of the host.
-fn stream_error(error: Error, is_attached: bool) -> Error {
-    match error.code {
-        ErrorCode::AgentError if is_attached => {
-            Error::new(ErrorCode::HostUnavailable, STREAM_ENDED).because(error)
-        }
-        _ => error,
-    }
-}
+impl CommandFrames for OwnFrames {
+    const KEEP_ALIVE: Duration = PING_INTERVAL;
 
-/// Sends what are no whole characters at the end of the output; `None` when the client is gone.
-async fn send_rests(sink: &mut Sink, texts: [Utf8; 2], end: u64) -> Option<()> {
-    for (is_stderr, mut text) in [false, true].into_iter().zip(texts) {
-        let rest = text.finish();
-        if !rest.is_empty() {
-            send(sink, &output(is_stderr, rest, end)).await?;
-        }
+    fn begin(&mut self, command: CommandInfo) -> Option<Message> {
+        let command = Box::new(view::command(command));
+        text_frame(&AttachServerMessage::Attached { command })
     }
-    Some(())
+
+    fn output(&mut self, offset: u64, is_stderr: bool, data: Vec<u8>) -> Option<Message> {
+        self.end = offset.saturating_add(data.len() as u64);
+        let decoder = &mut self.texts[usize::from(is_stderr)];
+        let text = encode_output(self.encoding, decoder, &data);
+        if text.is_empty() {
+            return None;
+        }
+        // A client that comes back there gets the character that is not whole yet.
+        let next = self.end.saturating_sub(decoder.held_bytes());
+        text_frame(&output(is_stderr, text, next))
+    }
+
+    fn gap(&mut self, bytes: u64, offset: u64) -> Option<Message> {
+        self.end = offset;
+        // Bytes after a gap do not complete a character that began before it.
+        self.texts = Default::default();
+        text_frame(&AttachServerMessage::Dropped {
+            bytes,
+            next_offset: offset,
+        })
+    }
+
+    fn end(&mut self, command: &CommandInfo) -> Result<Vec<Message>> {
+        let mut last = Vec::new();
+        for (is_stderr, text) in [false, true].into_iter().zip(&mut self.texts) {
+            let rest = text.finish();
+            if !rest.is_empty() {
+                last.push(output(is_stderr, rest, self.end));
+            }
+        }
+        last.push(AttachServerMessage::Exit {
+            exit_code: exit_code(command)?,
+            signal: command.signal,
+        });
+        Ok(last.iter().filter_map(text_frame).collect())
+    }
+
+    fn failure(&self, error: &Error) -> Option<Message> {
+        text_frame(&AttachServerMessage::Error {
+            code: error.code.as_str().to_owned(),
+            data: error.message.clone(),
+        })
+    }
+
+    fn keep_alive(&self) -> Message {
+        Message::Ping(Bytes::new())
+    }
+
+    fn reader(&self) -> ReadFrame {
+        read_message
+    }
 }
 
 fn output(is_stderr: bool, data: String, next_offset: u64) -> AttachServerMessage {
@@ -241,15 +184,4 @@ fn output(is_stderr: bool, data: String, next_offset: u64) -> AttachServerMessag
         false => AttachServerMessage::Stdout { data, next_offset },
         true => AttachServerMessage::Stderr { data, next_offset },
     }
-}
-
-fn exit(command: &CommandInfo) -> Result<AttachServerMessage> {
-    let no_code = || {
-        let text = "the guest agent did not say how the command ended";
-        Error::new(ErrorCode::AgentError, text)
-    };
-    Ok(AttachServerMessage::Exit {
-        exit_code: command.exit_code.ok_or_else(no_code)?,
-        signal: command.signal,
-    })
 }

@@ -34,7 +34,8 @@ const NO_NUL: &str = "^[^\\u0000]*$";
         title = "Wrenn Sandbox",
         description = "Runs untrusted code in microVMs. Every route but those of the tag `server` needs an API key. \
             [/test](/test) is a console to try it with.\n\n\
-            Everything below `/v1/sandboxes` is also there below `/v1/capsules`.\n\n\
+            Everything below `/v1/sandboxes` is also there below `/v1/capsules`; what the original's later API has of \
+            it has that one's forms and defaults there.\n\n\
             HTTP, WebSocket included, to a port of a sandbox: any method at `http://{port}-{id}.{domain}/`, at \
             `/v1/sandboxes/{id}/ports/{port}/` on this server, or anywhere on it with the headers `E2b-Sandbox-Id` and \
             `E2b-Sandbox-Port`. It needs an API key or a signed URL (`POST /v1/sandboxes/{id}/port-links`), \

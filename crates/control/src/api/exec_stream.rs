@@ -46,18 +46,18 @@ const MAX_START: usize = 6 * ExecLimits::MAX_COMMAND_BYTES + 64 * 1024;
 /// Bytes of a frame beyond which the connection breaks; up to it we can still say what is wrong.
 const MAX_READ: usize = 16 * 1024 * 1024;
 /// Frames of input that wait for the program to read.
-pub(super) const INPUT_QUEUE: usize = 16;
+pub(crate) const INPUT_QUEUE: usize = 16;
 /// Time for the first frame to come.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interval of pings, which keep proxies from taking the connection for dead.
-pub(super) const PING_INTERVAL: Duration = Duration::from_secs(15);
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// Time without a frame after which a client that has sent a ping is gone: it sends one every 15
 /// seconds.
 const CLIENT_SILENCE: Duration = Duration::from_secs(60);
 /// Time for the client to take the last frame and to close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-pub(super) type Sink = SplitSink<WebSocket, Message>;
+pub(crate) type Sink = SplitSink<WebSocket, Message>;
 
 /// Run a command as a stream
 ///
@@ -79,13 +79,27 @@ pub async fn exec_stream(
     Query(NoQuery {}): Query<NoQuery>,
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response> {
+    open_stream(app, principal, id, upgrade, None).await
+}
+
+/// Opens an exec stream, whose program runs as `default_user` unless its `start` names another one.
+///
+/// # Errors
+/// The sandbox's state; a request that is no WebSocket's.
+pub(crate) async fn open_stream(
+    app: Arc<App>,
+    principal: Principal,
+    id: SandboxId,
+    upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    default_user: Option<&'static str>,
+) -> Result<Response> {
     let upgrade = upgrade_of(upgrade)?;
     app.check_usable(&principal, &id).await?;
-    Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, socket)))
+    Ok(upgrade.on_upgrade(move |socket| session(app, principal, id, socket, default_user)))
 }
 
 /// Returns the upgrade of a request, or an error for one that is no WebSocket's.
-pub(super) fn upgrade_of(
+pub(crate) fn upgrade_of(
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<WebSocketUpgrade> {
     let upgrade = upgrade.map_err(|error| {
@@ -100,9 +114,15 @@ pub(super) fn upgrade_of(
         .max_frame_size(MAX_READ))
 }
 
-async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket: WebSocket) {
+async fn session(
+    app: Arc<App>,
+    principal: Principal,
+    id: SandboxId,
+    mut socket: WebSocket,
+    default_user: Option<&str>,
+) {
     let begun = tokio::select! {
-        begun = begin(&app, &principal, &id, &mut socket) => begun,
+        begun = begin(&app, &principal, &id, &mut socket, default_user) => begun,
         () = app.shutdown.cancelled() => Err(Error::shutting_down()),
     };
     let (mut sink, mut frames) = socket.split();
@@ -127,18 +147,20 @@ async fn session(app: Arc<App>, principal: Principal, id: SandboxId, mut socket:
             }
         }
     };
-    say_goodbye(&mut sink, &mut frames, &last).await;
+    if let Some(last) = text_frame(&last) {
+        say_goodbye(&mut sink, &mut frames, last).await;
+    }
 }
 
 /// Sends the last message and closes. Closing with frames unread would reset the connection, and
 /// the client might never see that message.
-pub(super) async fn say_goodbye(
+pub(crate) async fn say_goodbye(
     sink: &mut Sink,
     frames: &mut SplitStream<WebSocket>,
-    last: &impl Serialize,
+    last: Message,
 ) {
     let _ = timeout(GOODBYE, async {
-        let _ = send(sink, last).await;
+        let _ = sink.send(last).await;
         let close = CloseFrame {
             code: close_code::NORMAL,
             reason: "".into(),
@@ -149,12 +171,18 @@ pub(super) async fn say_goodbye(
     .await;
 }
 
+/// Returns a message as a text frame of JSON.
+pub(crate) fn text_frame(message: &impl Serialize) -> Option<Message> {
+    serde_json::to_string(message).ok().map(Message::text)
+}
+
 /// Reads `start` and starts the program. `None` when the client went away instead.
 async fn begin(
     app: &App,
     principal: &Principal,
     id: &SandboxId,
     socket: &mut WebSocket,
+    default_user: Option<&str>,
 ) -> Result<Option<(Running, Encoding)>> {
     let late = |_| {
         Error::new(
@@ -193,7 +221,7 @@ async fn begin(
         args,
         envs,
         cwd,
-        user,
+        user: user.or_else(|| default_user.map(str::to_owned)),
         timeout_sec,
         stdin,
         terminal,
@@ -240,7 +268,7 @@ async fn converse(
     let process = running.process(pid);
     tokio::select! {
         ended = write_output(&mut running, encoding, sink) => ended,
-        ended = read_frames(frames, &process, queue) => ended.map(|()| None),
+        ended = read_frames(frames, &process, queue, read_message) => ended.map(|()| None),
         error = forward_input(&process, waiting) => Err(error),
         () = app.shutdown.cancelled() => Err(Error::shutting_down()),
     }
@@ -248,8 +276,7 @@ async fn converse(
 
 /// Sends a message to the client; `None` when the client is gone.
 pub(super) async fn send(sink: &mut Sink, message: &impl Serialize) -> Option<()> {
-    let text = serde_json::to_string(message).ok()?;
-    sink.send(Message::text(text)).await.ok()
+    sink.send(text_frame(message)?).await.ok()
 }
 
 async fn write_output(
@@ -325,7 +352,7 @@ async fn rests(sink: &mut Sink, mut stdout: Utf8, mut stderr: Utf8) -> Option<()
     Some(())
 }
 
-type Frame = std::result::Result<Message, axum::Error>;
+pub(crate) type Frame = std::result::Result<Message, axum::Error>;
 
 /// Waits for a frame that is no ping. `None`: the client is gone.
 async fn next_frame(
@@ -345,45 +372,58 @@ async fn next_frame(
     }
 }
 
-/// Reads the client's messages until it is gone, or sends an invalid one.
-pub(super) async fn read_frames(
+/// Wish of a client about a program that runs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ClientWish {
+    /// Waits until the program takes it.
+    Input(CommandInput),
+    /// Does not.
+    Signal(ProcessSignal),
+    Nothing,
+}
+
+impl ClientWish {
+    /// Returns the wish for input, none if it has no bytes.
+    pub(crate) fn write(data: Vec<u8>) -> Self {
+        match data.is_empty() {
+            true => Self::Nothing,
+            false => Self::Input(CommandInput::Data(data)),
+        }
+    }
+
+    /// Returns the wish for another size of the terminal.
+    ///
+    /// # Errors
+    /// When no terminal has such a size.
+    pub(crate) fn resize(size: api_types::TerminalSize) -> Result<Self> {
+        let size = view::terminal_size(size);
+        check_size(size)?;
+        Ok(Self::Input(CommandInput::Resize(size)))
+    }
+}
+
+/// Reads a frame of the client; `None` when the client is gone.
+pub(crate) type ReadFrame = fn(Option<Frame>) -> Result<Option<ClientWish>>;
+
+/// Reads the client's frames until it is gone, or sends an invalid one.
+pub(crate) async fn read_frames(
     frames: &mut SplitStream<WebSocket>,
     process: &Process,
     queue: mpsc::Sender<CommandInput>,
+    read: ReadFrame,
 ) -> Result<()> {
     let mut sends_pings = false;
     loop {
         let frame = next_frame(frames, &mut sends_pings).await;
-        let Some(message) = client_message(frame, MAX_FRAME)? else {
-            return Ok(());
-        };
-        let input = match message {
-            ExecClientMessage::Start { .. } => {
-                return Err(Error::invalid(
-                    "start came twice, or a command was attached to; open another WebSocket",
-                ));
-            }
-            ExecClientMessage::Signal { signal } => {
-                send_signal(process, signal).await?;
+        let input = match read(frame)? {
+            Some(ClientWish::Input(input)) => input,
+            Some(ClientWish::Signal(signal)) => {
+                let sent = process.send_signal(signal.number()).await;
+                sent.or_else(ignore_ended)?;
                 continue;
             }
-            ExecClientMessage::Stop => {
-                send_signal(process, ProcessSignal::Kill).await?;
-                continue;
-            }
-            ExecClientMessage::Stdin { data, encoding } => {
-                let data = decoded(data, encoding)?;
-                if data.is_empty() {
-                    continue;
-                }
-                CommandInput::Data(data)
-            }
-            ExecClientMessage::StdinClose => CommandInput::EndOfFile,
-            ExecClientMessage::Resize { size } => {
-                let size = view::terminal_size(size);
-                check_size(size)?;
-                CommandInput::Resize(size)
-            }
+            Some(ClientWish::Nothing) => continue,
+            None => return Ok(()),
         };
         if queue.send(input).await.is_err() {
             return Ok(());
@@ -391,9 +431,23 @@ pub(super) async fn read_frames(
     }
 }
 
-async fn send_signal(process: &Process, signal: ProcessSignal) -> Result<()> {
-    let sent = process.send_signal(signal.number()).await;
-    sent.or_else(ignore_ended)
+/// Reads a frame of our own API.
+pub(crate) fn read_message(frame: Option<Frame>) -> Result<Option<ClientWish>> {
+    let Some(message) = client_message(frame, MAX_FRAME)? else {
+        return Ok(None);
+    };
+    Ok(Some(match message {
+        ExecClientMessage::Start { .. } => {
+            return Err(Error::invalid(
+                "start came twice, or a command was attached to; open another WebSocket",
+            ));
+        }
+        ExecClientMessage::Signal { signal } => ClientWish::Signal(signal),
+        ExecClientMessage::Stop => ClientWish::Signal(ProcessSignal::Kill),
+        ExecClientMessage::Stdin { data, encoding } => ClientWish::write(decoded(data, encoding)?),
+        ExecClientMessage::StdinClose => ClientWish::Input(CommandInput::EndOfFile),
+        ExecClientMessage::Resize { size } => ClientWish::resize(size)?,
+    }))
 }
 
 fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
@@ -406,7 +460,7 @@ fn decoded(data: String, encoding: Encoding) -> Result<Vec<u8>> {
 }
 
 /// Forwards input to the program in the order in which it came. Returns only on an error.
-pub(super) async fn forward_input(
+pub(crate) async fn forward_input(
     process: &Process,
     mut queue: mpsc::Receiver<CommandInput>,
 ) -> Error {

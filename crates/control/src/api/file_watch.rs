@@ -17,7 +17,7 @@ use model::{ErrorCode, SandboxId};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::exec_stream::{PING_INTERVAL, Sink, say_goodbye, send, upgrade_of};
+use super::exec_stream::{PING_INTERVAL, Sink, say_goodbye, send, text_frame, upgrade_of};
 use super::extract::{Id, Query};
 use crate::app::App;
 use crate::auth::Principal;
@@ -93,7 +93,9 @@ async fn session(app: Arc<App>, id: SandboxId, mut changes: ChangeStream, socket
         }
     };
     drop(changes);
-    say_goodbye(&mut sink, &mut frames, &last).await;
+    if let Some(last) = text_frame(&last) {
+        say_goodbye(&mut sink, &mut frames, last).await;
+    }
 }
 
 /// Reads what the client sends, until it is gone.

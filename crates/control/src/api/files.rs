@@ -82,7 +82,7 @@ pub async fn stream_read_file(
 
 /// Returns a response whose connection breaks when the content does, so that a part is never taken
 /// for the whole.
-pub(super) fn download_response(media_type: &'static str, content: Download) -> Response {
+pub(crate) fn download_response(media_type: &'static str, content: Download) -> Response {
     (
         [(CONTENT_TYPE, media_type)],
         Body::from_stream(pieces(content)),

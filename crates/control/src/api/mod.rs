@@ -2,7 +2,8 @@
 //! come.
 
 mod archive;
-mod attach;
+pub(crate) mod attach;
+pub(crate) mod attached;
 mod checkpoints;
 mod commands;
 mod console;
@@ -12,12 +13,12 @@ mod docs;
 pub mod document;
 pub mod error;
 pub(crate) mod events;
-mod exec;
-mod exec_stream;
-mod extract;
+pub(crate) mod exec;
+pub(crate) mod exec_stream;
+pub(crate) mod extract;
 mod file_search;
 mod file_watch;
-mod files;
+pub(crate) mod files;
 mod form;
 mod guide;
 mod health;
@@ -26,21 +27,21 @@ mod images;
 mod lifecycle;
 mod logs;
 mod mcp;
-mod metrics;
+pub(crate) mod metrics;
 mod network;
 mod ports;
-mod processes;
+pub(crate) mod processes;
 pub mod rate_limit;
-mod sandbox_list;
-mod sandboxes;
-mod snapshots;
+pub(crate) mod sandbox_list;
+pub(crate) mod sandboxes;
+pub(crate) mod snapshots;
 mod templates;
-mod text;
+pub(crate) mod text;
 mod tunnel;
 mod undo;
-mod upload;
+pub(crate) mod upload;
 mod uploads;
-mod view;
+pub(crate) mod view;
 mod webhooks;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -65,29 +66,48 @@ pub(crate) use view::parse_time;
 #[schema(value_type = String, format = Binary)]
 pub struct Binary(#[allow(dead_code, reason = "stands for bytes in the API document")] Vec<u8>);
 
-/// Returns all routes below `/v1/sandboxes`, which are also served below `/v1/capsules`.
+/// Returns all routes below `/v1/sandboxes`.
 fn of_sandboxes() -> OpenApiRouter<Arc<App>> {
-    of_whole_sandboxes().merge(within_sandboxes())
+    own_forms().merge(shared_routes())
 }
 
-/// Returns the routes about sandboxes as a whole.
-fn of_whole_sandboxes() -> OpenApiRouter<Arc<App>> {
+/// Returns the routes that are others below `/v1/capsules`, with the form or the defaults of the
+/// original (`crate::capsules`).
+fn own_forms() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(
             sandboxes::create_sandbox,
             sandbox_list::list_sandboxes
         ))
+        .routes(routes!(sandboxes::get_sandbox, sandboxes::delete_sandbox))
+        .routes(routes!(lifecycle::pause_sandbox))
+        .routes(routes!(lifecycle::resume_sandbox))
+        .routes(routes!(exec::exec))
+        .routes(routes!(exec_stream::exec_stream))
+        .routes(routes!(processes::stream_process))
+        .routes(routes!(files::list_files))
+        .routes(routes!(files::make_directory))
+        .routes(routes!(files::read_file))
+        .routes(routes!(files::stream_read_file))
+        .routes(routes!(files::remove_file))
+        .routes(routes!(upload::write_file))
+        .routes(routes!(upload::stream_write_file))
+        .routes(routes!(metrics::get_sandbox_metrics))
+}
+
+/// Returns the routes that are the same below `/v1/sandboxes` and `/v1/capsules`.
+fn shared_routes() -> OpenApiRouter<Arc<App>> {
+    of_whole_sandboxes().merge(within_sandboxes())
+}
+
+/// Returns the shared routes about sandboxes as a whole.
+fn of_whole_sandboxes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(sandbox_list::count_sandboxes))
-        .routes(routes!(
-            sandboxes::get_sandbox,
-            sandboxes::update_sandbox,
-            sandboxes::delete_sandbox
-        ))
+        .routes(routes!(sandboxes::update_sandbox))
         .routes(routes!(lifecycle::wait_for_sandbox))
         .routes(routes!(lifecycle::ping_sandbox))
         .routes(routes!(lifecycle::keep_sandbox_alive))
-        .routes(routes!(lifecycle::pause_sandbox))
-        .routes(routes!(lifecycle::resume_sandbox))
         .routes(routes!(lifecycle::fork_sandbox))
         .routes(routes!(network::set_network))
         .routes(routes!(
@@ -105,12 +125,10 @@ fn of_whole_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(diff::diff_sandbox))
 }
 
-/// Returns the routes about what is in a sandbox.
+/// Returns the shared routes about what is in a sandbox.
 fn within_sandboxes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .routes(routes!(exec::exec))
         .routes(routes!(exec::signal_exec))
-        .routes(routes!(exec_stream::exec_stream))
         .routes(routes!(commands::start_command, commands::list_commands))
         .routes(routes!(commands::get_command))
         .routes(routes!(commands::signal_command))
@@ -120,26 +138,17 @@ fn within_sandboxes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(attach::attach_command))
         .routes(routes!(processes::list_processes))
         .routes(routes!(processes::kill_process))
-        .routes(routes!(processes::stream_process))
         .merge(of_files())
         .routes(routes!(logs::logs))
         .routes(routes!(metrics::get_usage))
-        .routes(routes!(metrics::get_sandbox_metrics))
         .routes(routes!(ports::create_port_link))
         .routes(routes!(ports::tunnel))
 }
 
-/// Returns the routes of files, as [`of_sandboxes`] nests them.
+/// Returns the shared routes of files.
 fn of_files() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .routes(routes!(files::read_file))
-        .routes(routes!(files::stream_read_file))
-        .routes(routes!(upload::write_file))
-        .routes(routes!(upload::stream_write_file))
         .routes(routes!(files::stat_file))
-        .routes(routes!(files::list_files))
-        .routes(routes!(files::make_directory))
-        .routes(routes!(files::remove_file))
         .routes(routes!(files::move_file))
         .routes(routes!(files::change_mode))
         .routes(routes!(files::change_owner))
@@ -194,18 +203,24 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(docs::openapi_yaml))
 }
 
-/// Builds the router. `served` is the API document as clients get it; `other_face` has routes of an
-/// API that is not ours and not in that document.
-pub fn router(app: Arc<App>, served: Served, other_face: Router<Arc<App>>) -> Router {
-    let (router, _) = documented().split_for_parts();
-    let (capsules, _) = of_sandboxes().split_for_parts();
+/// Prefixes of the paths of capsules, as sandboxes are called by the original. It serves its API
+/// below `/api`, and its SDK leaves that to the user.
+pub const CAPSULES: [&str; 2] = ["/v1/capsules", "/api/v1/capsules"];
+
+/// Builds the router. `served` is the API document as clients get it; `other_faces` has routes of
+/// APIs that are not ours and not in that document.
+pub fn router(app: Arc<App>, served: Served, other_faces: Router<Arc<App>>) -> Router {
+    let (mut router, _) = documented().split_for_parts();
+    for prefix in CAPSULES {
+        let (capsules, _) = shared_routes().split_for_parts();
+        router = router.nest(prefix, capsules);
+    }
     router
-        .nest("/v1/capsules", capsules)
         .merge(docs::pages_router())
         .merge(guide::pages_router())
         .merge(console::pages_router())
         .merge(mcp::tools_router(Arc::clone(&app)))
-        .merge(other_face)
+        .merge(other_faces)
         .layer(axum::Extension(served))
         .fallback(error::no_route)
         .with_state(app)

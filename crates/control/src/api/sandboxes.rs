@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json as Answer};
 use http::{HeaderMap, StatusCode};
-use model::{IdleChange, Labels, ResourceRequest, SandboxAttributes, SandboxSpec};
+use model::{IdleChange, Labels, Limits, ResourceRequest, SandboxAttributes, SandboxSpec};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use store::Idempotency;
@@ -50,6 +50,24 @@ pub async fn create_sandbox(
     headers: HeaderMap,
     Json(body): Json<CreateSandbox>,
 ) -> Result<Response> {
+    let request = create_request(body, &headers, &app.limits)?;
+    let created = async move { Box::pin(app.create_sandbox(&principal, request)).await };
+    let (status, sandbox) = match spawn_detached(created).await? {
+        Created::New(sandbox) => (StatusCode::CREATED, sandbox),
+        Created::Existing(sandbox) => (StatusCode::OK, sandbox),
+    };
+    Ok((status, Answer(view::sandbox(sandbox))).into_response())
+}
+
+/// Reads the body of a create, and the idempotency key beside it.
+///
+/// # Errors
+/// Names the field that is wrong.
+pub(crate) fn create_request(
+    body: CreateSandbox,
+    headers: &HeaderMap,
+    limits: &Limits,
+) -> Result<CreateRequest> {
     let resources = ResourceRequest::from(&body);
     let attributes = attributes_from(&body)?;
     let returns_existing = body.if_exists == Some(IfExists::Return);
@@ -58,26 +76,20 @@ pub async fn create_sandbox(
         return Err(Error::invalid(text));
     }
     let spec = SandboxSpec::try_from(body)?;
-    spec.check(&app.limits)?;
+    spec.check(limits)?;
     let idempotency = if attributes == SandboxAttributes::default() {
         // As earlier versions did, whose keys are still remembered.
-        read_idempotency(&headers, &spec)?
+        read_idempotency(headers, &spec)?
     } else {
-        read_idempotency(&headers, &(&spec, &attributes))?
+        read_idempotency(headers, &(&spec, &attributes))?
     };
-    let request = CreateRequest {
+    Ok(CreateRequest {
         spec,
         resources,
         attributes,
         returns_existing,
         idempotency,
-    };
-    let created = async move { Box::pin(app.create_sandbox(&principal, request)).await };
-    let (status, sandbox) = match spawn_detached(created).await? {
-        Created::New(sandbox) => (StatusCode::CREATED, sandbox),
-        Created::Existing(sandbox) => (StatusCode::OK, sandbox),
-    };
-    Ok((status, Answer(view::sandbox(sandbox))).into_response())
+    })
 }
 
 fn attributes_from(body: &CreateSandbox) -> Result<SandboxAttributes> {

@@ -16,6 +16,7 @@ use crate::app::snapshots::{self, NewSnapshot};
 use crate::app::{App, spawn_detached};
 use crate::auth::Principal;
 use crate::error::Result;
+use crate::hosts;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -44,9 +45,23 @@ pub struct CreateQuery {
 pub async fn create_snapshot(
     State(app): State<Arc<App>>,
     Extension(principal): Extension<Principal>,
+    query: Query<CreateQuery>,
+    body: Json<CreateSnapshot>,
+) -> Result<(StatusCode, Answer<Template>)> {
+    let made = make_snapshot(app, principal, query, body).await?;
+    Ok((StatusCode::CREATED, Answer(view::template(made))))
+}
+
+/// Makes the snapshot that a request asks for.
+///
+/// # Errors
+/// A name that is none; those of the use case.
+pub(crate) async fn make_snapshot(
+    app: Arc<App>,
+    principal: Principal,
     Query(query): Query<CreateQuery>,
     Json(body): Json<CreateSnapshot>,
-) -> Result<(StatusCode, Answer<Template>)> {
+) -> Result<hosts::Template> {
     let name = match body.name {
         Some(name) => name.parse::<TemplateName>()?,
         None => snapshots::random_name("template")?,
@@ -57,9 +72,7 @@ pub async fn create_snapshot(
         memory: body.memory.unwrap_or(true),
         overwrite: body.overwrite.or(query.overwrite).unwrap_or(false),
     };
-    let made = async move { app.create_snapshot(&principal, new).await };
-    let made = spawn_detached(made).await?;
-    Ok((StatusCode::CREATED, Answer(view::template(made))))
+    spawn_detached(async move { app.create_snapshot(&principal, new).await }).await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -4,11 +4,11 @@
 /// UTF-8 decoder of a stream, which keeps an incomplete character until its other bytes come. Bytes
 /// that are not UTF-8 become `U+FFFD`.
 #[derive(Debug, Default)]
-pub(super) struct Utf8(Vec<u8>);
+pub(crate) struct Utf8(Vec<u8>);
 
 impl Utf8 {
     /// Appends `bytes` and returns all complete characters, without the incomplete one at the end.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> String {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
         self.0.extend_from_slice(bytes);
         let complete = self.0.len() - cut_character(&self.0);
         let rest = self.0.split_off(complete);
@@ -18,19 +18,19 @@ impl Utf8 {
     }
 
     /// Returns the number of bytes of an incomplete last character.
-    pub(super) fn held_bytes(&self) -> u64 {
+    pub(crate) fn held_bytes(&self) -> u64 {
         self.0.len() as u64
     }
 
     /// Returns the bytes of an incomplete last character as `U+FFFD`; empty if there are none.
-    pub(super) fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.0)).into_owned()
     }
 }
 
 /// Returns the number of bytes at the end that begin a character whose rest may follow: at most
 /// three.
-pub(super) fn cut_character(bytes: &[u8]) -> usize {
+pub(crate) fn cut_character(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     let begins = |&at: &usize| match std::str::from_utf8(&bytes[at..]) {
         Err(error) => error.valid_up_to() == 0 && error.error_len().is_none(),

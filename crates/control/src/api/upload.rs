@@ -6,6 +6,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
+use model::SandboxId;
 use utoipa::ToSchema;
 
 use super::extract::{Id, NoQuery, Query};
@@ -56,12 +57,14 @@ pub async fn write_file(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode> {
-    let limit = app.max_upload_bytes;
-    let form = Form::read(&headers, body, Some(limit)).await?;
-    let (target, file) = form.into_parts()?;
-    app.write_file(&principal, &id, target, file.content(Some(limit)))
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+    let limit = Some(app.max_upload_bytes);
+    let upload = Upload {
+        headers,
+        body,
+        limit,
+        default_user: None,
+    };
+    upload.receive(&app, &principal, &id).await
 }
 
 /// Write a file of any size
@@ -87,9 +90,42 @@ pub async fn stream_write_file(
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode> {
-    let form = Form::read(&headers, body, None).await?;
-    let (target, file) = form.into_parts()?;
-    app.write_file(&principal, &id, target, file.content(None))
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+    let upload = Upload {
+        headers,
+        body,
+        limit: None,
+        default_user: None,
+    };
+    upload.receive(&app, &principal, &id).await
+}
+
+/// A form with a file, on its way.
+pub(crate) struct Upload {
+    pub headers: HeaderMap,
+    pub body: Body,
+    /// Most bytes of the file; without it the file goes into the sandbox as it comes.
+    pub limit: Option<u64>,
+    /// User that writes it, where the form names none; `None`: that of the template.
+    pub default_user: Option<&'static str>,
+}
+
+impl Upload {
+    /// Writes the file into a sandbox.
+    ///
+    /// # Errors
+    /// A form that is none; the guest's.
+    pub(crate) async fn receive(
+        self,
+        app: &App,
+        principal: &Principal,
+        id: &SandboxId,
+    ) -> Result<StatusCode> {
+        let form = Form::read(&self.headers, self.body, self.limit).await?;
+        let (mut target, file) = form.into_parts()?;
+        let default_user = self.default_user.map(str::to_owned);
+        target.path.user = target.path.user.or(default_user);
+        app.write_file(principal, id, target, file.content(self.limit))
+            .await?;
+        Ok(StatusCode::NO_CONTENT)
+    }
 }

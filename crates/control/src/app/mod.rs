@@ -33,6 +33,7 @@ mod placement;
 pub mod ports;
 mod report;
 pub mod resources;
+pub mod run_history;
 pub mod sandbox_create;
 pub mod sandbox_delete;
 pub mod sandbox_end;

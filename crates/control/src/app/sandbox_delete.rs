@@ -51,6 +51,23 @@ impl App {
         })
     }
 
+    /// Deletes a sandbox as [`Self::delete_sandbox`] does, for callers that do not wait for its host:
+    /// succeeds once the deletion is noted, since nothing can reach the sandbox any more then.
+    ///
+    /// # Errors
+    /// `NotFound`; the store's.
+    pub async fn delete_or_note(&self, principal: &Principal, id: &SandboxId) -> Result<()> {
+        let Err(error) = self.delete_sandbox(principal, id).await else {
+            return Ok(());
+        };
+        match self.get_sandbox(principal, id).await {
+            Err(gone) if gone.code == ErrorCode::NotFound && error.code != ErrorCode::NotFound => {
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
     async fn delete_on_full_disk(&self, principal: &Principal, id: &SandboxId) -> Result<()> {
         let row = self.store.sandbox_get(&principal.team_id, id).await?;
         let sandbox = row.ok_or_else(|| Error::no_sandbox(id))?;

@@ -10,6 +10,9 @@ use crate::auth::Principal;
 use crate::error::{Error, Result};
 use crate::hosts::Host;
 
+/// Sandboxes that one look at the store gets for a list without pages.
+const PAGE: u32 = 1000;
+
 /// Sandboxes on one page.
 #[derive(Debug)]
 pub struct Page {
@@ -69,6 +72,28 @@ impl App {
         let last = sandboxes.last().filter(|_| has_more);
         let next = last.map(Sandbox::cursor);
         Ok(Page { sandboxes, next })
+    }
+
+    /// Returns all of the team's sandboxes that meet the filter, newest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn list_all_sandboxes(
+        &self,
+        principal: &Principal,
+        filter: &SandboxFilter,
+    ) -> Result<Vec<Sandbox>> {
+        let mut all = Vec::new();
+        let mut after: Option<Cursor> = None;
+        loop {
+            let page = self.list_sandboxes(principal, filter, after.as_ref(), PAGE);
+            let page = page.await?;
+            all.extend(page.sandboxes);
+            after = page.next;
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
     }
 
     /// Counts the team's sandboxes that meet the filter.

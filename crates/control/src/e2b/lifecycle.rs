@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json as Answer};
 use http::{HeaderMap, StatusCode};
-use model::{ErrorCode, SandboxId, SandboxState};
+use model::{SandboxId, SandboxState};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -68,19 +68,8 @@ pub async fn kill_sandbox(
     Id(id): Id,
 ) -> Result<StatusCode> {
     find_living(&app, &principal, &id).await?;
-    let deleting = {
-        let (app, principal, id) = (Arc::clone(&app), principal.clone(), id.clone());
-        async move { app.delete_sandbox(&principal, &id).await }
-    };
-    let Err(error) = spawn_detached(deleting).await else {
-        return Ok(StatusCode::NO_CONTENT);
-    };
-    match app.get_sandbox(&principal, &id).await {
-        Err(gone) if gone.code == ErrorCode::NotFound && error.code != ErrorCode::NotFound => {
-            Ok(StatusCode::NO_CONTENT)
-        }
-        _ => Err(error.into()),
-    }
+    spawn_detached(async move { app.delete_or_note(&principal, &id).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Makes a sandbox run for the timeout from now on: 201 if it was paused, 200 otherwise.

@@ -27,8 +27,6 @@ use crate::auth::Principal;
 const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
 /// Most entries of a page, and those of one where the query does not say.
 const MAX_LIMIT: u32 = 100;
-/// Entries that one look at the store gets for a list without pages.
-const STORE_PAGE: u32 = 1000;
 
 /// Query of both lists, checked later.
 #[derive(Debug, Default, Deserialize)]
@@ -54,17 +52,8 @@ pub async fn list_sandboxes_v1(
         states: vec![SandboxState::Running],
         ..SandboxFilter::default()
     };
-    let mut listed = Vec::new();
-    let mut after: Option<Cursor> = None;
-    loop {
-        let page = app.list_sandboxes(&principal, &filter, after.as_ref(), STORE_PAGE);
-        let page = page.await?;
-        listed.extend(page.sandboxes.iter().map(types::listed));
-        after = page.next;
-        if after.is_none() {
-            return Ok(Answer(listed));
-        }
-    }
+    let rows = app.list_all_sandboxes(&principal, &filter).await?;
+    Ok(Answer(rows.iter().map(types::listed).collect()))
 }
 
 /// Lists running and paused sandboxes, one page of them.

@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::metrics::InFlight;
 use crate::proxy::{self, Proxy};
 use crate::quota::QuotaState;
-use crate::{auth, e2b, hosts};
+use crate::{auth, capsules, e2b, hosts};
 
 /// Time at the end for answers that are on their way.
 const GOODBYE: Duration = Duration::from_secs(10);
@@ -51,7 +51,8 @@ const PUBLIC: [&str; 14] = [
 
 /// Builds the whole HTTP service.
 pub fn build_service(app: &Arc<App>, served: Served) -> Router {
-    let routes = api::router(Arc::clone(app), served, e2b::routes())
+    let faces = e2b::routes().merge(capsules::routes());
+    let routes = api::router(Arc::clone(app), served, faces)
         .layer(from_fn_with_state(Arc::clone(app), authorise));
     // Around the router and not in it: what a wrong method is told comes from the router itself.
     Router::new()

@@ -51,7 +51,7 @@ async fn a_sandbox_comes_runs_and_goes() {
 async fn defaults_are_the_originals_and_zero_means_the_default_time() {
     let (_host, _ground, plane) = one().await;
     let answer = plane
-        .post("/v1/capsules", r#"{"timeout_sec": 0, "vcpus": null}"#)
+        .post("/v1/sandboxes", r#"{"timeout_sec": 0, "vcpus": null}"#)
         .send()
         .await
         .unwrap();

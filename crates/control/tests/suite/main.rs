@@ -3,6 +3,7 @@
 mod attributes;
 mod auth;
 mod browser;
+mod capsules;
 mod checkpoints;
 mod commands;
 mod conformance;
