@@ -13,16 +13,14 @@ export CP_METRICS_ADDR=off AGENT_METRICS_ADDR=off
 # Variables that would lead the clients elsewhere.
 unset E2B_DEBUG E2B_DOMAIN E2B_ACCESS_TOKEN E2B_VALIDATE_API_KEY
 start_server e2b
-E2B_API_URL=$(read_credential WRENN_API_URL)
-key=$(read_credential WRENN_API_KEY)
+export_credentials
 # The same key as their clients spell it.
-E2B_API_KEY=e2b_${key#wrn_}
-export E2B_API_URL E2B_API_KEY E2B_SANDBOX_URL=$E2B_API_URL E2B_VOLUME_API_URL=$E2B_API_URL
+export E2B_API_URL=$WRENN_API_URL E2B_API_KEY=e2b_${WRENN_API_KEY#wrn_}
+export E2B_SANDBOX_URL=$E2B_API_URL E2B_VOLUME_API_URL=$E2B_API_URL
 
 if [[ ${1:-} == --code-interpreter ]]; then
     shift
     [[ $# -gt 0 ]] || set -- cells-2.6.0 cells-2.8.1 cells-2.10.0 cells-2.11.5 cells-js-2.8.0
-    export_credentials
     WRENN=$wrenn scripts/save-code-interpreter.sh
     # One at a time: kernels of several would share the processors with what is measured.
     set -- --jobs 1 "$@"
@@ -31,5 +29,7 @@ fi
 status=0
 python3 tests/e2b/run.py "$@" || status=1
 check_server || status=1
+# Those that ended at their timeouts are stopped, and none of E2B's calls deletes them.
+"$wrenn" ls --all -q --filter status=stopped | xargs --no-run-if-empty "$wrenn" rm >/dev/null
 check_no_sandboxes || status=1
 exit "$status"

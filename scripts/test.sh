@@ -18,6 +18,8 @@ suite_stories() {
 suite_api() { scripts/check-api.sh; }
 suite_sdks() { scripts/test-sdks.sh; }
 suite_integrations() { scripts/test-integrations.sh; }
+# Published clients of E2B; `scripts/test-e2b.sh --all` has more versions of them.
+suite_e2b() { scripts/test-e2b.sh; }
 suite_mcp() { scripts/test-mcp.sh; }
 suite_original() { scripts/test-original.sh; }
 suite_docs() { scripts/test-docs.sh; }
@@ -41,8 +43,8 @@ suite_leftovers() {
 }
 # name:seconds it may take
 all=(crates:2100 stories:2100 api:1800 sdks:900 mcp:600 original:600 docs:600 lab:1200 scripts:240 leftovers:60)
-# Only when named: scripts/test-long.sh has it whole.
-named=(integrations:1800)
+# Only when named: scripts/test-long.sh has them whole.
+named=(e2b:900 integrations:1800)
 
 say() { printf '\n=== %s\n' "$*"; }
 
@@ -128,6 +130,7 @@ prepare 'programs and tests (the first time takes some minutes)' \
     scripts/cargo.sh build --locked --workspace --all-targets
 prepare 'guest kernel and image' scripts/test-data.sh
 [[ " ${wanted[*]} " != *" docs "* ]] || prepare 'the guide' scripts/build-docs.sh
+[[ " ${wanted[*]} " != *" e2b "* ]] || prepare 'clients of E2B' python3 tests/e2b/run.py --install
 scripts/leftovers.sh >"$logs/before"
 
 for suite in "${named[@]}" "${all[@]}"; do

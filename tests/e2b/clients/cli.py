@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 
 PROGRAM = pathlib.Path(os.environ["E2B_TEST_PACKAGE"]) / "node_modules/.bin/e2b"
-COMMAND_SEC = 60
+COMMAND_SEC = 240
 
 
 def e2b(*arguments: str, stdin: str = "", code: int = 0) -> str:
@@ -28,7 +28,7 @@ def listed(*options: str) -> list[str]:
     return [one["sandboxId"] for one in json.loads(sandbox("list", "--format", "json", *options))]
 
 
-sandbox_id = sandbox("create", "--detach", "--timeout", "300").strip()
+sandbox_id = sandbox("create", "--detach", "--timeout", "900").strip()
 try:
     assert sandbox_id in listed()
     info = json.loads(sandbox("info", "--format", "json", sandbox_id))

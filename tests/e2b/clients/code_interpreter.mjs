@@ -5,7 +5,7 @@ import { join } from 'node:path'
 
 const { Sandbox } = createRequire(join(process.env.E2B_TEST_PACKAGE, 'package.json'))('@e2b/code-interpreter')
 
-const sandbox = await Sandbox.create('base', { timeoutMs: 120_000 })
+const sandbox = await Sandbox.create('base', { timeoutMs: 600_000 })
 try {
     assert.equal((await sandbox.commands.run('echo $((6 * 7))')).stdout, '42\n')
     await sandbox.files.write('a.txt', 'content')

@@ -11,7 +11,7 @@ TEMPLATE = "base"
 
 
 def use() -> None:
-    sandbox = Sandbox.create(TEMPLATE, timeout=120)
+    sandbox = Sandbox.create(TEMPLATE, timeout=600)
     try:
         assert isinstance(sandbox, e2b_code_interpreter.Sandbox)
         assert sandbox.commands.run("echo $((6 * 7))").stdout == "42\n"
@@ -27,7 +27,7 @@ def use() -> None:
 
 
 async def use_async() -> None:
-    sandbox = await AsyncSandbox.create(TEMPLATE, timeout=120)
+    sandbox = await AsyncSandbox.create(TEMPLATE, timeout=600)
     try:
         assert (await sandbox.commands.run("echo $((6 * 7))")).stdout == "42\n"
     finally:

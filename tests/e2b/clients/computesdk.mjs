@@ -6,7 +6,8 @@ import { join } from 'node:path'
 const { e2b } = createRequire(join(process.env.E2B_TEST_PACKAGE, 'package.json'))('@computesdk/e2b')
 
 const compute = e2b({ apiKey: process.env.E2B_API_KEY })
-const sandbox = await compute.sandbox.create({ timeout: 120_000, envs: { FROM: 'create' }, metadata: { by: 'computesdk' } })
+const options = { timeout: 600_000, envs: { FROM: 'create' }, metadata: { by: 'computesdk' } }
+const sandbox = await compute.sandbox.create(options)
 try {
     const result = await sandbox.runCommand('echo "$FROM $PWD"; echo oh >&2; exit 3')
     assert.deepEqual([result.stdout, result.stderr, result.exitCode], ['create /home/user\n', 'oh\n', 3])

@@ -9,7 +9,7 @@ os.environ |= {"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true", 
 
 from crewai_tools import E2BExecTool, E2BFileTool
 
-shell = E2BExecTool(persistent=True, sandbox_timeout=300, envs={"FROM": "tool"})
+shell = E2BExecTool(persistent=True, sandbox_timeout=900, envs={"FROM": "tool"})
 try:
     done = shell.run(command="echo $FROM; pwd", cwd="/tmp")
     assert (done["exit_code"], done["stdout"]) == (0, "tool\n/tmp\n"), done
@@ -18,7 +18,7 @@ finally:
     shell.close()
 
 # Its action "append" writes a bytearray, which version 2.20 of e2b refuses before it sends anything.
-files = E2BFileTool(persistent=True, sandbox_timeout=300)
+files = E2BFileTool(persistent=True, sandbox_timeout=900)
 try:
     files.run(action="write", path="/home/user/d/a.txt", content="one\n")
     assert files.run(action="read", path="/home/user/d/a.txt")["content"] == "one\n"
@@ -27,5 +27,5 @@ try:
 finally:
     files.close()
 
-once = E2BExecTool(sandbox_timeout=300)
+once = E2BExecTool(sandbox_timeout=900)
 assert once.run(command="echo once")["stdout"] == "once\n"

@@ -35,7 +35,7 @@ async def main_async(sandbox_id: str) -> None:
     await use_async(AsyncE2BSandbox(sandbox=await e2b.AsyncSandbox.connect(sandbox_id)))
 
 
-sandbox = e2b.Sandbox.create(timeout=300)
+sandbox = e2b.Sandbox.create(timeout=900)
 try:
     use(E2BSandbox(sandbox=sandbox))
     asyncio.run(main_async(sandbox.sandbox_id))

@@ -29,7 +29,7 @@ async def use(session: SandboxSession) -> None:
 async def main() -> None:
     client = E2BSandboxClient()
     options = E2BSandboxClientOptions(
-        sandbox_type="e2b", timeout=300, envs={"FROM": "options"}, pause_on_exit=True, exposed_ports=(3000,)
+        sandbox_type="e2b", timeout=900, envs={"FROM": "options"}, pause_on_exit=True, exposed_ports=(3000,)
     )
     # Its default is a directory at the root, which the user could not make himself.
     assert Manifest().root == "/workspace"

@@ -1,6 +1,6 @@
 // Calls whose thing there is not are refused, and say what it is.
 import assert from 'node:assert/strict'
-import { covers, create, e2b, output } from './harness.mjs'
+import { covers, create, e2b, killAnswer, output } from './harness.mjs'
 
 async function isRefused(call, thing, status) {
     const error = await call().then(() => assert.fail('it was not refused'), (error) => error)
@@ -22,12 +22,12 @@ covers('Sandbox.pause(keepMemory)', 'is refused where false', async () => {
     const sandbox = await create()
     await isRefused(() => sandbox.pause({ keepMemory: false }), /memory/, '400')
     assert.equal(await output(sandbox, 'echo still running'), 'still running')
-    assert.equal(await sandbox.kill(), true)
+    assert.equal(await sandbox.kill(), killAnswer(true))
 }, { refused: '400' })
 
 covers('Sandbox.connect(onResume)', 'is refused where a reboot', async () => {
     const sandbox = await create()
     await sandbox.pause()
     await isRefused(() => sandbox.connect({ onResume: 'reboot' }), /memory/, '400')
-    assert.equal(await sandbox.kill(), true)
+    assert.equal(await sandbox.kill(), killAnswer(true))
 }, { refused: '400' })

@@ -1,6 +1,6 @@
 // `commands`, and the handles that it gives.
 import assert from 'node:assert/strict'
-import { covers, e2b, isSince, output, until } from './harness.mjs'
+import { covers, e2b, isSince, newPlace, output, until, untilExists } from './harness.mjs'
 
 const isGone = async (box, command) => (await output(box, `pgrep -fx '${command}' || echo gone`)) === 'gone'
 
@@ -24,7 +24,7 @@ covers('commands.run', 'uses the login shell of the user', async (box) => {
 covers('commands.run', 'passes large and odd output', async (box) => {
     const large = await box.commands.run("head -c 3000000 /dev/zero | tr '\\0' x")
     assert.equal(large.stdout.length, 3_000_000)
-    if (isSince('2.26')) {
+    if (isSince('2.39')) {
         const odd = await box.commands.run("printf '\\xc3'; sleep 0.2; printf '\\xa9'")
         assert.equal(odd.stdout, 'é')
     }
@@ -67,8 +67,9 @@ covers('commands.run(timeoutMs)', 'holds without the client', async (box) => {
 })
 
 covers('commands.run(background)', 'has the pid of the guest', async (box) => {
-    const handle = await box.commands.run('echo begun; sleep 0.5; echo ended', { background: true })
-    assert.equal(await output(box, `kill -0 ${handle.pid} && echo alive`), 'alive')
+    const go = `${await newPlace(box)}/go`
+    const handle = await box.commands.run(`echo begun; ${untilExists(go)}; echo ended`, { background: true })
+    assert.equal(await output(box, `kill -0 ${handle.pid} && echo alive; touch ${go}`), 'alive')
     const result = await handle.wait()
     assert.deepEqual([result.stdout, result.exitCode, handle.exitCode], ['begun\nended\n', 0, 0])
 })
@@ -124,18 +125,23 @@ covers('handle.kill', 'ends the command', async (box) => {
 })
 
 covers('commands.connect', 'gets output and end', async (box) => {
-    const first = await box.commands.run('sleep 0.5; echo later; exit 3', { background: true })
+    const go = `${await newPlace(box)}/go`
+    const first = await box.commands.run(`${untilExists(go)}; echo later; exit 3`, { background: true })
     first.wait().catch(() => {})
     const second = await box.commands.connect(first.pid)
+    await box.files.write(go, '')
     const error = await second.wait().catch((error) => error)
     assert.deepEqual([error.stdout, error.exitCode], ['later\n', 3])
     await assert.rejects(box.commands.connect(999_999), e2b.NotFoundError)
 })
 
 covers('handle.disconnect', 'lets the command go on', async (box) => {
-    const handle = await box.commands.run('sleep 1; echo "went on" > /tmp/disconnected', { background: true })
+    const go = `${await newPlace(box)}/go`
+    const command = `${untilExists(go)}; echo "went on" > /tmp/disconnected`
+    const handle = await box.commands.run(command, { background: true })
     await handle.disconnect()
     const again = await box.commands.connect(handle.pid)
+    await box.files.write(go, '')
     await again.wait()
     assert.equal(await output(box, 'cat /tmp/disconnected'), 'went on')
 })

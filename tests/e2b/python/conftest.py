@@ -27,8 +27,8 @@ from packaging.version import Version
 VERSION = Version(importlib.metadata.version("e2b"))
 API_URL = os.environ["E2B_API_URL"]
 SANDBOX_URL = os.environ["E2B_SANDBOX_URL"]
-# Long enough for a test under load, short enough that a run that was killed leaves nothing behind for long.
-LIFETIME_SEC = 600
+# Longer than all tests take under load.
+LIFETIME_SEC = 3600
 
 # Types of parameters whose keys are told apart.
 _KEYS = {"network": e2b.SandboxNetworkOpts}
@@ -60,7 +60,7 @@ async def go(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-async def until(check: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+async def until(check: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     """Calls `check` until it returns something true."""
     deadline = time.monotonic() + seconds
     while True:
@@ -123,7 +123,7 @@ class Sdk:
 def port_request(sandbox: Any, port: int, path: str = "/", **options: Any) -> httpx.Response:
     """Asks a port of a sandbox over the address that all of them share."""
     headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": str(port), **options.pop("headers", {})}
-    return httpx.get(SANDBOX_URL + path, headers=headers, timeout=30, **options)
+    return httpx.get(SANDBOX_URL + path, headers=headers, timeout=90, **options)
 
 
 def _has(face: str, label: str) -> bool:

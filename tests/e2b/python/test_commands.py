@@ -13,6 +13,11 @@ from conftest import VERSION, Sdk, covers, go, stream_input, until
 from packaging.version import Version
 
 
+def until_exists(path: str) -> str:
+    """Returns a command that waits for a file."""
+    return f"until [ -e {path} ]; do sleep 0.05; done"
+
+
 @covers("commands.run")
 async def test_run_returns_output_and_code(sdk: Sdk, box: Any) -> None:
     result = await go(box.commands.run("echo out; echo err >&2"))
@@ -108,9 +113,9 @@ async def _is_gone(sdk: Sdk, box: Any, command: str) -> bool:
 
 
 @covers("commands.run(background)")
-async def test_background_command_has_pid_of_guest(sdk: Sdk, box: Any) -> None:
-    handle = await sdk.start(box, "echo begun; sleep 0.5; echo ended")
-    assert await sdk.output(box, f"kill -0 {handle.pid} && echo alive") == "alive"
+async def test_background_command_has_pid_of_guest(sdk: Sdk, box: Any, place: str) -> None:
+    handle = await sdk.start(box, f"echo begun; {until_exists(f'{place}/go')}; echo ended")
+    assert await sdk.output(box, f"kill -0 {handle.pid} && echo alive; touch {place}/go") == "alive"
     result = await go(handle.wait())
     assert (result.stdout, result.exit_code) == ("begun\nended\n", 0)
 
@@ -207,10 +212,11 @@ async def test_handle_kills_command(sdk: Sdk, box: Any) -> None:
 
 
 @covers("commands.connect")
-async def test_connect_gets_output_and_end(sdk: Sdk, box: Any) -> None:
-    first = await sdk.start(box, "sleep 0.5; echo later; exit 3")
+async def test_connect_gets_output_and_end(sdk: Sdk, box: Any, place: str) -> None:
+    first = await sdk.start(box, f"{until_exists(f'{place}/go')}; echo later; exit 3")
     second = await go(box.commands.connect(first.pid))
     assert second.pid == first.pid
+    await go(box.files.write(f"{place}/go", ""))
     with pytest.raises(e2b.CommandExitException) as caught:
         await go(second.wait())
     assert (caught.value.stdout, caught.value.exit_code) == ("later\n", 3)
@@ -233,7 +239,7 @@ async def test_disconnected_command_goes_on(sdk: Sdk, box: Any) -> None:
 
 @covers("handle.wait")
 async def test_handles_beside_each_other_keep_apart(sdk: Sdk, box: Any) -> None:
-    handles = [await sdk.start(box, f"sleep 0.2; echo {number}") for number in range(12)]
+    handles = [await sdk.start(box, f"sleep 0.2; echo {number}", timeout=0) for number in range(12)]
     if sdk.is_async:
         results = await asyncio.gather(*(handle.wait() for handle in handles))
     else:

@@ -272,12 +272,12 @@ async def test_removed_directory_is_gone(sdk: Sdk, box: Any, place: str) -> None
 
 
 @covers("files.make_dir")
-async def test_directory_is_made_as_user(sdk: Sdk, box: Any) -> None:
-    # A difference: their guest agent acts as root and gives away what it made.
-    path = f"/workspace-{sdk.run_id}"
-    with pytest.raises(e2b.SandboxException):
-        await go(box.files.make_dir(path))
-    assert await go(box.files.make_dir(path, user="root")) is True
+async def test_directory_is_made_anywhere_for_user(sdk: Sdk, box: Any) -> None:
+    top = f"/workspace-{sdk.run_id}"
+    assert await go(box.files.make_dir(f"{top}/of-user")) is True
+    assert await go(box.files.make_dir(f"{top}/of-root", user="root")) is True
+    shown = await sdk.output(box, f"stat -c '%U %a' {top} {top}/of-user {top}/of-root")
+    assert shown.splitlines() == ["user 755", "user 755", "root 755"]
 
 
 @covers("files.make_dir")

@@ -162,7 +162,7 @@ async def test_clone_that_needs_password_raises(sdk: Sdk, box: Any, place: str) 
     )
     await go(box.files.write(f"{place}/server.py", script))
     server = await sdk.start(box, f"python3 {place}/server.py")
-    await go(box.commands.run("timeout 20 sh -c 'until ss -ltn | grep -q :8418; do sleep 0.1; done'"))
+    await go(box.commands.run("timeout 100 sh -c 'until ss -ltn | grep -q :8418; do sleep 0.1; done'", timeout=120))
     with pytest.raises(e2b.GitAuthException):
         await go(box.git.clone("http://127.0.0.1:8418/x.git", path=f"{place}/x"))
     await go(server.kill())
