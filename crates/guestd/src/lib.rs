@@ -31,10 +31,13 @@ pub mod mtu;
 mod own_thread;
 pub mod process;
 pub mod reaper;
+pub mod relay;
 pub mod settings;
+pub mod sftp;
 mod syscall;
 #[cfg(test)]
 mod test_image;
+pub mod tools;
 pub mod user;
 
 use ::http::{Method, StatusCode, Uri};

@@ -1,5 +1,6 @@
 //! `envd`, the guest agent: PID 1 of a guest, or an ordinary program with `--not-guest`. The kernel
-//! also starts it to load a module ([`modprobe`]).
+//! also starts it to load a module ([`modprobe`]), and SSH connections for what images lack
+//! ([`tools`]).
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +16,7 @@ use guestd::listener::{Caller, Listener};
 use guestd::process::{Commands, Processes};
 use guestd::reaper::Reaper;
 use guestd::settings::Settings;
-use guestd::{Agent, boot, modprobe};
+use guestd::{Agent, boot, modprobe, tools};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,6 +25,9 @@ fn main() -> ExitCode {
         return modprobe::run(&module);
     }
     let first = std::process::id() == 1;
+    if !first && let Some(tool) = tools::requested_tool(std::env::args_os().skip(1)) {
+        return tools::run_tool(&tool);
+    }
     let args = Args::read(first);
     if args.commit {
         println!("{}", option_env!("WRENN_COMMIT").unwrap_or("unknown"));
