@@ -28,11 +28,12 @@ declare -A purposes=(
     # patch for the unified diffs of `wrenn diff`.
     # Prometheus and its promtool for the metrics and alerts; npm for a library that verifies webhooks.
     # skopeo and umoci for images to import, and what they unpack to; a registry, with certificates of openssl, to
-    # pull them from.
+    # pull them from. OpenSSH, rsync and git for SSH to sandboxes.
     [test]='busybox-static:busybox musl-tools:musl-gcc postgresql:psql python3:python3 python3-venv: util-linux:setpriv
         chromium:chromium nginx-light:nginx faketime:faketime nftables:nft
         patch:patch prometheus:prometheus ?npm:npm skopeo:skopeo umoci:umoci
-        docker-registry:docker-registry openssl:openssl'
+        docker-registry:docker-registry openssl:openssl
+        openssh-client:ssh rsync:rsync git:git'
     # The server of images/code-interpreter, to test it on this machine.
     [interpreter]='python3-pytest: python3-ipykernel: python3-jupyter-client: python3-tornado: python3-pandas:
         python3-matplotlib: python3-pil: node-acorn: esbuild:esbuild ?nodejs:node acl:setfacl procps:pgrep'

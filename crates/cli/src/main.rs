@@ -12,6 +12,7 @@ mod escapes;
 mod failure;
 mod ids;
 mod interrupt;
+mod openssh;
 mod output;
 mod process;
 mod quiet;
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
             failure::WRENN_FAILED
         }
         // As in diff(1) and grep(1).
+        // As ssh itself has it.
+        Command::Ssh(_) | Command::SshProxy(_) => 255,
         Command::Saved(SavedCommand::Diff(ref args)) if args.exit_code => 2,
         _ => 1,
     };

@@ -56,11 +56,12 @@ const MAY: [(&str, &[&str]); 22] = [
     ("guestd", &["guest-rpc", "runtime", "sparse", "stdx"]),
     ("client", &["api-types", "guest-rpc"]),
     ("mcp", &["client"]),
+    ("ssh", &["client"]),
     // The last two for `wrenn up`, which is both in one process.
     (
         "cli",
         &[
-            "client", "control", "hostd", "mcp", "model", "registry", "runtime", "sparse",
+            "client", "control", "hostd", "mcp", "model", "registry", "runtime", "sparse", "ssh",
         ],
     ),
     ("testkit", &["model", "guest-rpc", "host-rpc", "stdx"]),

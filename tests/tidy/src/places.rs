@@ -23,6 +23,8 @@ const GUEST_UNSAFE: [&str; 2] = [
 const COMMANDS: &str = "crates/linux/src/programs.rs";
 const INHERITS: [[&str; 2]; 3] = [["Command", "new"], ["env", "vars"], ["env", "vars_os"]];
 const GUEST_SPAWNS: &str = "crates/guestd/src/process/spawn.rs";
+/// Where the command line becomes the user's own ssh, with the user's environment.
+const CLI_SPAWNS: &str = "crates/cli/src/openssh/start.rs";
 
 /// Paths that start a program, by their last two parts.
 const SPAWNING: [[&str; 2]; 5] = [
@@ -41,9 +43,10 @@ const INPUT_OUTPUT: [[&str; 2]; 5] = [
     ["std", "io"],
 ];
 /// Files that name the shell that runs in the guest.
-const GUEST_SHELL: [&str; 2] = [
+const GUEST_SHELL: [&str; 3] = [
     "crates/cli/src/commands/shell.rs",
     "crates/mcp/src/commands.rs",
+    "crates/ssh/src/request.rs",
 ];
 const SHELLS: [&str; 6] = [
     "sh",
@@ -125,7 +128,11 @@ impl Places<'_> {
                 .windows(2)
                 .any(|window| window[0] == pair[0] && window[1] == pair[1])
         };
-        if SPAWNING.iter().any(has) && !self.is_in(LINUX) && !self.is_in(GUEST_SPAWNS) {
+        if SPAWNING.iter().any(has)
+            && !self.is_in(LINUX)
+            && !self.is_in(GUEST_SPAWNS)
+            && !self.is_in(CLI_SPAWNS)
+        {
             self.found(
                 spanned,
                 "starts a program: only the crate `linux` does that on the host",

@@ -19,6 +19,7 @@ mod lifecycle;
 mod mcp;
 mod network;
 mod ports;
+mod ssh;
 mod start;
 mod stats;
 mod webhooks;
@@ -41,6 +42,7 @@ pub use lifecycle::{
 pub use mcp::McpArgs;
 pub use ports::{Mapping, PortForwardArgs, UrlArgs};
 
+pub use ssh::{SshArgs, SshConfigArgs, SshProxyArgs};
 pub use start::StartArgs;
 pub use stats::{StatsArgs, StatsFormat};
 pub use webhooks::{
@@ -153,6 +155,12 @@ pub enum Command {
     Url(UrlArgs),
     /// Make ports of a sandbox reachable as ports here
     PortForward(PortForwardArgs),
+    /// Open an SSH session in a sandbox, with forwarded ports where they are asked for
+    Ssh(SshArgs),
+    /// Write the configuration of ssh, so that ssh, scp, rsync, git and editors reach sandboxes
+    SshConfig(SshConfigArgs),
+    /// Serve one SSH connection on standard input and output, for ssh
+    SshProxy(SshProxyArgs),
     /// Print the address of the test console, with the key, for a browser
     #[command(after_help = CONSOLE_HELP)]
     Console,

@@ -30,6 +30,7 @@ mod rm;
 mod run;
 mod shell;
 mod snapshot;
+mod ssh;
 mod stats;
 mod templates;
 mod undo;
@@ -101,6 +102,9 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Saved(command) => return dispatch_saved(&session()?, command).await,
         Command::Url(args) => ports::print_url(&session()?, &args).await,
         Command::PortForward(args) => ports::port_forward(&session()?, args).await,
+        Command::Ssh(args) => return ssh::start_ssh(&session()?, &connection, args).await,
+        Command::SshConfig(args) => ssh::configure_ssh(&connection, &args, json),
+        Command::SshProxy(args) => ssh::serve_ssh(&session()?, args).await,
         Command::Console => console::print_console_url(&connection, json),
         Command::Logs(args) => logs::print_logs(&session()?, &args).await,
         Command::Stats(args) => stats::show_stats(&session()?, &args).await,
@@ -161,6 +165,10 @@ fn check(command: &Command, json: bool) -> anyhow::Result<()> {
         Command::Mcp(_) if json => Err(failure::usage_error(
             "mcp speaks JSON on standard output by itself; leave out --json",
         )),
+        Command::Ssh(_) if json => Err(failure::usage_error(
+            "ssh prints what the command does; leave out --json",
+        )),
+        Command::SshProxy(_) => ssh::check_proxy(json),
         Command::Cp(args) => Direction::of(&args.source, &args.target).map(drop),
         _ => Ok(()),
     }
@@ -171,7 +179,7 @@ fn reads_stdin(command: &Command) -> bool {
         Command::Run(args) => args.process.interactive,
         Command::Exec(args) => args.process.interactive && !args.detach.detach,
         Command::Attach(args) => args.interactive,
-        Command::Shell(_) | Command::Mcp(_) => true,
+        Command::Shell(_) | Command::Mcp(_) | Command::Ssh(_) | Command::SshProxy(_) => true,
         Command::Cp(args) => args.source.as_os_str() == "-",
         Command::Image(ImageArgs {
             command: ImageCommand::Import(args),

@@ -7,6 +7,7 @@
 //!   SIGKILL. `careful`: cleans up upon a signal, exits with 3.
 //! - `flood`: writes until nobody reads any more. `late`: is ended for its time.
 //! - `hex`: writes its arguments and its environment in hexadecimal digits.
+//! - `/bin/sh`: the program that its last argument names, with the words behind it.
 //! - `vanish`: the stream ends without an exit. `script` is there and cannot be executed; anything
 //!   else is not there.
 
@@ -130,6 +131,13 @@ async fn play(peer: &mut Peer, world: &std::sync::Mutex<World>) -> Option<()> {
     } = peer.hear().await?
     else {
         panic!("the first message is start");
+    };
+    let (cmd, args) = match (cmd.as_str(), args.last()) {
+        ("/bin/sh", Some(line)) => {
+            let mut words = line.split(' ').map(str::to_owned);
+            (words.next().unwrap_or_default(), words.collect())
+        }
+        _ => (cmd, args),
     };
     assert_eq!(encoding, Encoding::Base64);
     if let Some((exit_code, reason)) = not_started(&cmd) {

@@ -16,5 +16,6 @@ mod kills;
 mod metrics;
 mod otlp;
 mod ports;
+mod ssh;
 mod start_command;
 mod trace;
