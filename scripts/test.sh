@@ -42,9 +42,9 @@ suite_leftovers() {
     echo 'test result: ok. 1 passed; 0 failed'
 }
 # name:seconds it may take
-all=(crates:2100 stories:2100 api:1800 sdks:900 mcp:600 original:600 docs:600 lab:1200 scripts:240 leftovers:60)
+all=(crates:2100 stories:2100 api:1800 sdks:900 mcp:600 docs:600 lab:1200 scripts:240 leftovers:60)
 # Only when named: scripts/test-long.sh has them whole.
-named=(e2b:900 integrations:1800)
+named=(e2b:900 original:900 integrations:1800)
 
 say() { printf '\n=== %s\n' "$*"; }
 

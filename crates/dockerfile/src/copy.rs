@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::error::{DockerfileError, Result};
-use crate::instruction::{json_array, take_flags};
+use crate::flags::{json_array, take_flags};
 use crate::lines::{Heredoc, LogicalLine};
-use crate::stages::StageBase;
+use crate::stage_base::StageBase;
 
 /// `COPY` or `ADD`, not expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]

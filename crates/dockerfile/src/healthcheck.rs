@@ -3,7 +3,7 @@
 use model::Healthcheck;
 
 use crate::error::{DockerfileError, Result};
-use crate::instruction::{CommandForm, Flag, take_flags};
+use crate::flags::{CommandForm, Flag, take_flags};
 
 const USAGE: &str =
     "HEALTHCHECK is written HEALTHCHECK [--interval=30s …] CMD COMMAND, or HEALTHCHECK NONE";

@@ -11,24 +11,29 @@
 //! `parse-dockerfile` only one that begins a `RUN`: `RUN cat <<EOF > /file`, which BuildKit takes,
 //! becomes an unknown instruction.
 
+mod build_args;
 mod copy;
 mod error;
 mod evaluate;
 mod expand;
+mod flags;
 mod healthcheck;
 mod ignore;
 mod instruction;
 mod key;
 mod lines;
+mod stage_base;
 mod stages;
 mod words;
 
+pub use build_args::{BuildArgs, Platform};
 pub use copy::{CopySource, CopyStep};
 pub use error::DockerfileError;
-pub use evaluate::{BuildArgs, EvaluatedStage, Platform, RunStep, StageState, Step, StepAction};
+pub use evaluate::{EvaluatedStage, RunStep, StageState, Step, StepAction};
 pub use ignore::{DockerIgnore, IgnoreError};
 pub use key::StepKey;
-pub use stages::{Dockerfile, Selected, Stage, StageBase};
+pub use stage_base::StageBase;
+pub use stages::{Dockerfile, Selected, Stage};
 
 /// Path of a Dockerfile in a context that it is no part of: nothing copies it.
 pub const SEPARATE_DOCKERFILE: &str = ".wrenn-dockerfile";

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
+use crate::build_args::BuildArgs;
 use crate::error::{DockerfileError, Result};
-use crate::evaluate::BuildArgs;
 use crate::expand::Expander;
 use crate::instruction::{Instruction, InstructionKind, read_instruction};
 use crate::lines::split_lines;
+use crate::stage_base::StageBase;
 
 /// Most instructions of a Dockerfile.
 const MAX_INSTRUCTIONS: usize = 2000;
@@ -29,17 +28,6 @@ struct RawStage {
     image: String,
     platform: Option<String>,
     instructions: Vec<Instruction>,
-}
-
-/// Where a stage begins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum StageBase {
-    /// An empty file system.
-    Scratch,
-    /// Number of an earlier stage of the Dockerfile.
-    Stage(usize),
-    /// Reference of an image.
-    Image(String),
 }
 
 /// A stage that the target needs.

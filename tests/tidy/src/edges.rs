@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata};
 use crate::Finding;
 
 /// Crate, and our own crates that it may depend on.
-const MAY: [(&str, &[&str]); 22] = [
+const MAY: [(&str, &[&str]); 23] = [
     ("stdx", &[]),
     ("runtime", &["stdx"]),
     ("model", &[]),

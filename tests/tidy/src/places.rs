@@ -43,8 +43,9 @@ const INPUT_OUTPUT: [[&str; 2]; 5] = [
     ["std", "io"],
 ];
 /// Files that name the shell that runs in the guest.
-const GUEST_SHELL: [&str; 3] = [
+const GUEST_SHELL: [&str; 4] = [
     "crates/cli/src/commands/shell.rs",
+    "crates/dockerfile/src/evaluate/mod.rs",
     "crates/mcp/src/commands.rs",
     "crates/ssh/src/request.rs",
 ];

@@ -6,95 +6,19 @@ use std::collections::BTreeMap;
 use model::ImageConfig;
 use serde::Serialize;
 
+use crate::build_args::BuildArgs;
 use crate::copy::{
     CopyInstruction, CopySource, CopyStep, RawSource, absolute, clean_source, read_mode,
 };
 use crate::error::{DockerfileError, Result};
 use crate::expand::Expander;
-use crate::instruction::{CommandForm, Instruction, InstructionKind};
+use crate::flags::CommandForm;
+use crate::instruction::{Instruction, InstructionKind};
 use crate::lines::Heredoc;
 use crate::stages::{Selected, Stage};
 
 /// Shell of commands that are text, where `SHELL` names no other.
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
-
-/// Arguments that every `RUN` sees when they are given, and that change no layer.
-const PROXY_ARGS: [&str; 5] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "FTP_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-];
-
-/// Platform of a build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Platform {
-    /// As Go and OCI images name it: `amd64`, `arm64`.
-    pub architecture: String,
-}
-
-impl Default for Platform {
-    fn default() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        Self {
-            architecture: architecture.to_owned(),
-        }
-    }
-}
-
-impl Platform {
-    /// Returns the value of a variable about platforms.
-    pub(crate) fn variable(&self, name: &str) -> Option<String> {
-        let name = name
-            .strip_prefix("TARGET")
-            .or_else(|| name.strip_prefix("BUILD"))?;
-        match name {
-            "PLATFORM" => Some(format!("linux/{}", self.architecture)),
-            "OS" => Some("linux".to_owned()),
-            "ARCH" => Some(self.architecture.clone()),
-            "VARIANT" => Some(String::new()),
-            _ => None,
-        }
-    }
-
-    /// Checks that a stage is for this platform.
-    pub(crate) fn check(&self, platform: &str, line: usize) -> Result<()> {
-        let own = format!("linux/{}", self.architecture);
-        let is_own = platform == own
-            || platform
-                .strip_prefix(&own)
-                .is_some_and(|v| v.starts_with('/'));
-        if is_own || platform == self.architecture {
-            return Ok(());
-        }
-        let text = format!("--platform={platform} cannot be built here; the host's is {own}");
-        Err(DockerfileError::new(line, text))
-    }
-}
-
-/// What is given to a build from outside.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BuildArgs {
-    pub values: BTreeMap<String, String>,
-    pub platform: Platform,
-}
-
-impl BuildArgs {
-    /// Returns true for arguments that need no `ARG` and change no layer.
-    pub(crate) fn is_proxy(name: &str) -> bool {
-        PROXY_ARGS.contains(&name.to_ascii_uppercase().as_str())
-    }
-
-    fn proxies(&self) -> impl Iterator<Item = (String, String)> {
-        let given = self.values.iter().filter(|(name, _)| Self::is_proxy(name));
-        given.map(|(name, value)| (name.clone(), value.clone()))
-    }
-}
 
 /// A step that changes files.
 #[derive(Debug, Clone, PartialEq, Eq)]
