@@ -112,8 +112,8 @@ async fn hanging_host_delays_no_list() {
     let (host, _ground, plane) = one().await;
     plane.create().await;
     let _gate = host.hold_next("ListTemplates");
-    let asked = plane.client().templates();
-    let listed = tokio::time::timeout(Duration::from_secs(4), asked).await;
+    let client = plane.client();
+    let listed = tokio::time::timeout(Duration::from_secs(4), client.templates()).await;
     let listed = listed.expect("before the host's own time is over").unwrap();
     assert_eq!(listed[0].name, "minimal");
 }
