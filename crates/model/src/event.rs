@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn filters_select_kinds_of_subject() {
         let all = EventKind::matching("sandbox.*").unwrap();
-        assert_eq!(all.len(), 13);
+        assert_eq!(all.len(), 14);
         assert_eq!(
             EventKind::matching("key.created").unwrap(),
             [EventKind::KeyCreated]

@@ -421,9 +421,9 @@ async fn events_are_told_as_original_does() {
     plane.client().delete(&id).await.unwrap();
     read("capsule.destroy").await;
     let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
-    let events: Vec<Value> = data
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let events = data.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    // That its host is connected may be told before the stream begins, or in it.
+    let events: Vec<Value> = events.filter(|it| it["event"] != "host.up").collect();
     let told: Vec<_> = events.iter().map(|event| event["event"].as_str()).collect();
     let expected = [
         "connected",
