@@ -57,6 +57,10 @@ impl CipherKind {
 }
 
 /// Encrypts packets.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a connection has one, and uses it for each packet"
+)]
 pub enum Sealer {
     /// Before the first keys.
     Plain,
@@ -65,6 +69,10 @@ pub enum Sealer {
 }
 
 /// Decrypts packets.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a connection has one, and uses it for each packet"
+)]
 pub enum Opener {
     /// Before the first keys.
     Plain,

@@ -1,5 +1,5 @@
 //! SSH to a sandbox, with the OpenSSH, rsync and git of this machine and a guest that has none of
-//! them.
+//! them. What docs/ssh.md shows of rsync, git and forwarded ports is done here.
 
 use std::ffi::OsStr;
 use std::fs;
