@@ -277,7 +277,10 @@ fn free_port() -> u16 {
 
 fn get(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(SOON)).ok()?;
     stream.write_all(b"GET /up HTTP/1.0\r\n\r\n").ok()?;
+    // The server keeps its connections until its client's end.
+    stream.shutdown(std::net::Shutdown::Write).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     (!answer.is_empty()).then_some(answer)
@@ -292,7 +295,7 @@ fn ports_are_forwarded(story: &Story, id: &str) {
     let start = "setsid python3 /tmp/server.py 127.0.0.1 3001 >/dev/null 2>&1 </dev/null &";
     let _ = story.wrenn.sh(id, start).succeeded();
     let unix = "import socket as s\nl = s.socket(s.AF_UNIX)\nl.bind('/tmp/s')\nl.listen()\n\
-                while True:\n c, _ = l.accept()\n c.recv(9)\n \
+                while True:\n c, _ = l.accept()\n c.recv(99)\n \
                 c.sendall(b'from unix')\n c.close()\n";
     let start = format!("setsid python3 -c \"{unix}\" >/dev/null 2>&1 </dev/null &");
     let _ = story.wrenn.sh(id, &start).succeeded();
