@@ -429,9 +429,9 @@ fn rsync_and_git_work(story: &Story) {
     git(&work, &["push", "-q", &receive, "origin", "HEAD:main"]);
     git(
         &story.dir,
-        &["clone", "-q", "-b", "main", "-u", &upload, &url, "again"],
+        &["clone", "-q", "-b", "main", "-u", &upload, &url, "cloned"],
     );
-    assert_eq!(fs::read(story.dir.join("again/file")).unwrap(), b"content");
+    assert_eq!(fs::read(story.dir.join("cloned/file")).unwrap(), b"content");
 }
 
 fn mistakes_are_told(story: &Story, platform: &mut Platform) {
