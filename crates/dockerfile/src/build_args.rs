@@ -63,7 +63,7 @@ impl Platform {
     }
 }
 
-/// What is given to a build from outside.
+/// Arguments and platform that the caller of a build gives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildArgs {
     pub values: BTreeMap<String, String>,

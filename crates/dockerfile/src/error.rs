@@ -6,7 +6,7 @@
 pub struct DockerfileError {
     /// From 1 on.
     pub line: usize,
-    /// What is wrong, and what would be right.
+    /// Text that says what is wrong, and what would be right.
     pub problem: String,
 }
 

@@ -27,7 +27,7 @@ impl Expander<'_> {
     /// Expands a word, and removes its quotes.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Text that says what is wrong with it.
     pub(crate) fn expand_word(&self, word: &str) -> Result<String, String> {
         self.expand(word, Quotes::Removed)
     }
@@ -35,7 +35,7 @@ impl Expander<'_> {
     /// Expands variables of a here-document; quotes stay.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Text that says what is wrong with it.
     pub(crate) fn expand_text(&self, text: &str) -> Result<String, String> {
         self.expand(text, Quotes::Kept)
     }

@@ -10,7 +10,7 @@ pub(crate) struct LogicalLine {
     pub(crate) number: usize,
     /// In upper case.
     pub(crate) keyword: String,
-    /// What follows the keyword, without whitespace at both ends.
+    /// Text behind the keyword, without whitespace at both ends.
     pub(crate) rest: String,
     pub(crate) heredocs: Vec<Heredoc>,
 }

@@ -4,7 +4,7 @@
 //! - `listen ADDRESS PORT` listens, for `ssh -R`, and prints a line for each connection that comes;
 //!   `accept NAME NUMBER` carries one of them, which it takes from the process that listens.
 //!
-//! What is printed first tells that it worked: `+` by those that carry, before the bytes of the
+//! The first output tells that it worked: `+` by those that carry, before the bytes of the
 //! connection; `+ PORT NAME` and a newline by the one that listens, then `NUMBER ADDRESS PORT` for
 //! each connection. Errors go to standard error, with exit code 1.
 //!
@@ -34,7 +34,7 @@ const MAX_WAITING: usize = 64;
 /// Tells that what follows are bytes of the connection.
 const CONNECTED: &[u8] = b"+";
 
-/// What to carry.
+/// Connection to carry, or port to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Relay {
     Tcp { host: String, port: u16 },

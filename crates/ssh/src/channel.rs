@@ -172,6 +172,12 @@ impl ChannelSender {
         sent.map_err(|_| Gone)
     }
 
+    /// Tells that input was taken, so that the client gets room for more.
+    pub async fn send_consumed(&self, input: &Bytes) -> Result<(), Gone> {
+        let length = u32::try_from(input.len()).unwrap_or(u32::MAX);
+        self.send(Output::Consumed(length)).await
+    }
+
     /// Sends data, as the client has room for it.
     pub async fn send_data(&self, mut data: Bytes, is_stderr: bool) -> Result<(), Gone> {
         while !data.is_empty() {

@@ -152,7 +152,7 @@ impl Sealer {
         output.extend_from_slice(&u32::try_from(length).map_err(|_| damaged())?.to_be_bytes());
         output.push(u8::try_from(padding).map_err(|_| damaged())?);
         output.extend_from_slice(payload);
-        // Nobody can tell the padding from the rest once it is encrypted.
+        // Encrypted, zeros are as good a padding as random bytes.
         output.resize(start + 4 + length, 0);
         match self {
             Self::Plain => {}

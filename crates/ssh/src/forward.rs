@@ -90,11 +90,10 @@ async fn carry_port(connection: PortConnection, end: ChannelEnd) -> Result<(), G
                 let _ = writer.shutdown().await;
                 break;
             };
-            let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
             if writer.write_all(&data).await.is_err() {
                 break;
             }
-            sender.send(Output::Consumed(length)).await?;
+            sender.send_consumed(&data).await?;
         }
         // The port may still have something to say.
         std::future::pending::<Result<(), Gone>>().await
@@ -222,9 +221,8 @@ async fn pass_to_relay(
     while let Some(message) = messages.recv().await {
         let passed = match message {
             Input::Data(data) => {
-                let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
                 let passed = input.write(&data).await;
-                if let Err(gone) = sender.send(Output::Consumed(length)).await {
+                if let Err(gone) = sender.send_consumed(&data).await {
                     return gone;
                 }
                 passed

@@ -11,7 +11,7 @@ use client::types::ProcessSignal;
 use client::{Client, Error, ExecEvent, ExecInput, ExecOutput, ExecStart};
 use tokio::sync::{mpsc, watch};
 
-use crate::channel::{ChannelEnd, ChannelSender, Gone, Input, Output};
+use crate::channel::{ChannelEnd, ChannelSender, Gone, Input};
 
 /// Exit code where the program was not started, or what became of it is not known; ssh(1) has the
 /// same for its own failures.
@@ -170,9 +170,8 @@ impl GivenInput<'_> {
 
     async fn write(&mut self, data: &Bytes) -> client::Result<()> {
         self.input.write(data).await?;
-        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         // A client that is gone sends no more.
-        let _ = self.sender.send(Output::Consumed(length)).await;
+        let _ = self.sender.send_consumed(data).await;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use tokio_util::io::StreamReader;
 
 use super::Session;
 use crate::args::{ConnectionArgs, SshArgs, SshConfigArgs, SshProxyArgs};
-use crate::openssh::config::{DOMAIN, ProxyCommand, configuration, ssh_options, text};
+use crate::openssh::config::{DOMAIN, ProxyCommand, format_configuration, path_text, ssh_options};
 use crate::openssh::include::{add_include, remove_include};
 use crate::openssh::start::replace_by_ssh;
 use crate::openssh::state::{
@@ -126,7 +126,7 @@ pub fn configure_ssh(
     };
     let ours = dir.join(CONFIG);
     if args.remove {
-        let is_changed = remove_include(&user_config, text(&ours)?)?;
+        let is_changed = remove_include(&user_config, path_text(&ours)?)?;
         remove_if_there(&ours)?;
         let note = match is_changed {
             true => format!("{} includes it no more.", user_config.display()),
@@ -134,7 +134,7 @@ pub fn configure_ssh(
         };
         return told(json, &ours, &user_config, false, &note);
     }
-    let configuration = configuration(&proxy_command(connection)?, &dir, &args.names)?;
+    let configuration = format_configuration(&proxy_command(connection)?, &dir, &args.names)?;
     if !args.install {
         return match json {
             true => output::print_json(&json!({ "configuration": configuration })),
@@ -144,7 +144,7 @@ pub fn configure_ssh(
     create_private_dir(&dir)?;
     prepare_host_key(&dir)?;
     replace_file(&ours, configuration.as_bytes(), None)?;
-    let is_changed = add_include(&user_config, text(&ours)?)?;
+    let is_changed = add_include(&user_config, path_text(&ours)?)?;
     let path = user_config.display();
     let note = match is_changed {
         true => format!("{path} includes it now. `ssh NAME{DOMAIN}` reaches a sandbox."),

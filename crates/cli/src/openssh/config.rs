@@ -27,14 +27,14 @@ impl ProxyCommand {
         let mut words = Vec::new();
         if let Some(dir) = &self.wrenn_dir {
             words.push("env".to_owned());
-            words.push(quote_for_shell(&format!("WRENN_DIR={}", text(dir)?)));
+            words.push(quote_for_shell(&format!("WRENN_DIR={}", path_text(dir)?)));
         }
-        words.push(quote_for_shell(text(&self.program)?));
+        words.push(quote_for_shell(path_text(&self.program)?));
         if let Some(url) = &self.url {
             words.extend(["--url".to_owned(), quote_for_shell(url)]);
         }
         if let Some(file) = &self.key_file {
-            words.extend(["--key-file".to_owned(), quote_for_shell(text(file)?)]);
+            words.extend(["--key-file".to_owned(), quote_for_shell(path_text(file)?)]);
         }
         let words = words.join(" ").replace('%', "%%");
         Ok(format!("{words} ssh-proxy -- {sandbox}"))
@@ -47,7 +47,7 @@ pub fn ssh_options(
     dir: &Path,
     sandbox: &str,
 ) -> anyhow::Result<Vec<(&'static str, String)>> {
-    let known_hosts = text(&dir.join(KNOWN_HOSTS))?.replace('%', "%%");
+    let known_hosts = path_text(&dir.join(KNOWN_HOSTS))?.replace('%', "%%");
     let fixed = |name, value: &str| (name, value.to_owned());
     Ok(vec![
         ("ProxyCommand", proxy.line(sandbox)?),
@@ -63,7 +63,11 @@ pub fn ssh_options(
 }
 
 /// Returns the configuration for every sandbox, in which `names` stand by themselves, too.
-pub fn configuration(proxy: &ProxyCommand, dir: &Path, names: &[String]) -> anyhow::Result<String> {
+pub fn format_configuration(
+    proxy: &ProxyCommand,
+    dir: &Path,
+    names: &[String],
+) -> anyhow::Result<String> {
     let mut hosts = Vec::new();
     for name in names {
         let bare = name.strip_suffix(DOMAIN).unwrap_or(name);
@@ -97,7 +101,7 @@ fn quote_for_shell(word: &str) -> String {
 }
 
 /// Returns a path as text that a line of a configuration can have.
-pub fn text(path: &Path) -> anyhow::Result<&str> {
+pub fn path_text(path: &Path) -> anyhow::Result<&str> {
     path.to_str()
         .filter(|text| !text.contains(['"', '\n', '\r']))
         .ok_or_else(|| {
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn configuration_names_every_sandbox() {
         let names = ["web".to_owned(), "db.wrenn".to_owned()];
-        let text = configuration(&proxy(), Path::new("/home/a b/w"), &names).unwrap();
+        let text = format_configuration(&proxy(), Path::new("/home/a b/w"), &names).unwrap();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         assert_eq!(lines[1], "Host web.wrenn db.wrenn *.wrenn");
         let program = r"env 'WRENN_DIR=/srv/w' '/opt/it'\''s 100%%/wrenn'";
@@ -139,14 +143,14 @@ mod tests {
     #[test]
     fn text_that_breaks_lines_is_refused() {
         for name in ["", "a b", "*", "web\nHost x", "A"] {
-            let refused = configuration(&proxy(), Path::new("/w"), &[name.to_owned()]);
+            let refused = format_configuration(&proxy(), Path::new("/w"), &[name.to_owned()]);
             assert!(refused.is_err(), "{name:?}");
         }
-        assert!(configuration(&proxy(), Path::new("/w\"x"), &[]).is_err());
+        assert!(format_configuration(&proxy(), Path::new("/w\"x"), &[]).is_err());
         let broken = ProxyCommand {
             program: "/a\nb".into(),
             ..proxy()
         };
-        assert!(configuration(&broken, Path::new("/w"), &[]).is_err());
+        assert!(format_configuration(&broken, Path::new("/w"), &[]).is_err());
     }
 }

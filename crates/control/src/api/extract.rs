@@ -2,6 +2,7 @@
 //! name.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use http::request::Parts;
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::{DeliveryId, ErrorCode, InvalidValue, SandboxId, SandboxName, WebhookId};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer};
 
 use crate::app::App;
 use crate::error::Error;
@@ -100,7 +101,21 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         return Err(Error::invalid("the body must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let value = read_body(&mut json)?;
+    json.end()
+        .map_err(|error| Error::invalid(format!("the body is not JSON: {error}")))?;
+    Ok(value)
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// `InvalidRequest` names the field that is wrong.
+pub(crate) fn read_body<'de, T: DeserializeOwned, D: Deserializer<'de>>(body: D) -> Result<T, Error>
+where
+    D::Error: Display,
+{
+    serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
         let error = error.inner();
         match path.as_str() {
@@ -109,10 +124,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
                 "the body is not what this route reads: {path}: {error}"
             )),
         }
-    })?;
-    json.end()
-        .map_err(|error| Error::invalid(format!("the body is not JSON: {error}")))?;
-    Ok(value)
+    })
 }
 
 /// A query string.

@@ -14,10 +14,10 @@ use serde_json::{Map, Value};
 use super::DEFAULT_USER;
 use crate::api::exec;
 use crate::api::exec_stream::open_stream;
-use crate::api::extract::{Id, Json, NoQuery, Query};
+use crate::api::extract::{Id, Json, NoQuery, Query, read_body};
 use crate::app::App;
 use crate::auth::Principal;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Runs a command to its end, or in the background.
 pub async fn run_command(
@@ -49,11 +49,7 @@ fn read_request(mut body: Map<String, Value>) -> Result<ExecRequest> {
     if body.get("timeout_sec") == Some(&Value::from(0)) {
         body.remove("timeout_sec");
     }
-    let mut request: ExecRequest =
-        serde_path_to_error::deserialize(Value::Object(body)).map_err(|error| {
-            let text = format!("the body is not what this route reads: {error}");
-            Error::invalid(text)
-        })?;
+    let mut request: ExecRequest = read_body(Value::Object(body))?;
     if !request.background {
         request.tag = None;
     }

@@ -20,7 +20,7 @@ use store::{Idempotency, Inserted, Sandbox};
 use super::answer::describe_capsule;
 use super::lifecycle::{Patience, Pending, begin};
 use super::unsupported::Unsupported;
-use crate::api::extract::{Json, NoQuery, Query};
+use crate::api::extract::{Json, NoQuery, Query, read_body};
 use crate::api::sandboxes::create_request;
 use crate::app::App;
 use crate::app::sandbox_create::{CreateRequest, Created};
@@ -157,7 +157,7 @@ impl Wanted {
             None | Some(0) => u64::from(limits.max_timeout_sec),
             Some(seconds) => seconds.max(MIN_TIMEOUT_SEC),
         };
-        // What is there and is no such number is refused with its name.
+        // A value that is no such number stays, and is refused with the name of its field.
         let is_number = |value: &Value| value.is_null() || value.is_u64();
         if body.get("timeout_sec").is_none_or(is_number) {
             body.insert("timeout_sec".to_owned(), json!(seconds));
@@ -167,11 +167,7 @@ impl Wanted {
                 body.insert(field.to_owned(), json!(default));
             }
         }
-        let body = Value::Object(body);
-        let body = serde_path_to_error::deserialize(body).map_err(|error| {
-            let text = format!("the body is not what this route reads: {error}");
-            Error::invalid(text)
-        })?;
+        let body = read_body(Value::Object(body))?;
         Ok(Self { body, metadata })
     }
 }

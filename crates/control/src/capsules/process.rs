@@ -88,7 +88,7 @@ impl CommandFrames for ProcessFrames {
                 last.extend(output(is_stderr, &rest));
             }
         }
-        last.extend(text_frame(&exit(command)?));
+        last.extend(text_frame(&exit_frame(command)?));
         Ok(last)
     }
 
@@ -110,7 +110,7 @@ impl CommandFrames for ProcessFrames {
 ///
 /// # Errors
 /// If the guest did not tell how.
-pub(super) fn exit(command: &CommandInfo) -> Result<serde_json::Value> {
+pub(super) fn exit_frame(command: &CommandInfo) -> Result<serde_json::Value> {
     Ok(json!({ "type": "exit", "exit_code": exit_code(command)? }))
 }
 

@@ -29,7 +29,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::DEFAULT_USER;
-use super::process::exit;
+use super::process::exit_frame;
 use crate::api::attached::{AttachSession, CommandFrames};
 use crate::api::exec_stream::{
     ClientWish, Frame, ReadFrame, START_TIMEOUT, say_goodbye, text_frame, upgrade_of,
@@ -243,7 +243,7 @@ impl CommandFrames for TerminalFrames {
     }
 
     fn end(&mut self, command: &CommandInfo) -> Result<Vec<Message>> {
-        Ok(text_frame(&exit(command)?).into_iter().collect())
+        Ok(text_frame(&exit_frame(command)?).into_iter().collect())
     }
 
     fn failure(&self, error: &Error) -> Option<Message> {

@@ -15,7 +15,7 @@ use crate::api::extract::Query;
 use crate::api::format_time;
 use crate::app::App;
 use crate::app::run_history::{
-    DayUse, Reserved, Run, day_of, midnight, peak_reserved, reserved_at, usage_by_day,
+    DayUse, Reserved, Run, day_of, midnight_of, peak_reserved, reserved_at, usage_by_day,
 };
 use crate::auth::Principal;
 use crate::error::{Error, Result};
@@ -70,7 +70,7 @@ pub async fn get_daily_usage(
 ) -> Result<Answer<Value>> {
     let now = now_ms();
     let (first, last) = query.days(day_of(now)?)?;
-    let runs = app.list_runs(&principal, midnight(first)).await?;
+    let runs = app.list_runs(&principal, midnight_of(first)).await?;
     let days = usage_by_day(&runs, first, last, now);
     let points: Vec<Value> = days.iter().map(day_json).collect();
     let answer = json!({ "from": date_text(first), "to": date_text(last), "points": points });

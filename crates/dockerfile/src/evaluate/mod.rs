@@ -30,7 +30,7 @@ pub struct Step {
     pub action: StepAction,
 }
 
-/// What a step does.
+/// Action of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum StepAction {
     Run(RunStep),

@@ -289,7 +289,7 @@ fn mistakes_are_told_with_lines() {
 }
 
 proptest! {
-    /// Whatever is sent is read, or refused.
+    /// Text of any kind is read or refused; the reader never panics.
     #[test]
     fn any_text_is_read_or_refused(
         pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40),

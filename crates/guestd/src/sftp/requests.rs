@@ -25,7 +25,7 @@ const MAX_ENTRIES: usize = 100;
 /// Most files and directories that are open at once.
 pub const MAX_HANDLES: usize = 512;
 
-/// What a handle stands for.
+/// Open file or directory of a handle.
 #[derive(Debug)]
 pub enum Opened {
     File { file: File, append: bool },

@@ -229,7 +229,7 @@ pub fn usage_by_day(runs: &[Run], first: Date, last: Date, now: i64) -> Vec<DayU
     let mut days = Vec::new();
     let mut day = first;
     while day <= last {
-        let begin = midnight(day);
+        let begin = midnight_of(day);
         let end = (begin + DAY_MS).min(now);
         let mut cpu_ms = 0.0;
         let mut memory_ms = 0.0;
@@ -253,7 +253,7 @@ pub fn usage_by_day(runs: &[Run], first: Date, last: Date, now: i64) -> Vec<DayU
 
 /// Returns the first millisecond of a day, UTC.
 #[must_use]
-pub fn midnight(day: Date) -> i64 {
+pub fn midnight_of(day: Date) -> i64 {
     day.midnight().assume_utc().unix_timestamp() * 1000
 }
 

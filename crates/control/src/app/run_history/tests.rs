@@ -107,7 +107,7 @@ fn sandbox_without_event_ran_throughout() {
 
 #[test]
 fn days_have_their_part_of_run() {
-    let noon = midnight(date!(2026 - 03 - 01)) + DAY_MS / 2;
+    let noon = midnight_of(date!(2026 - 03 - 01)) + DAY_MS / 2;
     let all = [run(noon, Some(noon + DAY_MS)), run(noon + DAY_MS, None)];
     let now = noon + DAY_MS + 60_000;
     let days = usage_by_day(&all, date!(2026 - 02 - 28), date!(2026 - 03 - 02), now);
